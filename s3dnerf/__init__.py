@@ -1,0 +1,37 @@
+"""S3D-NeRF: a portrait and a speech recording become a talking video.
+
+    from s3dnerf import TalkingHeadPipeline
+
+    pipeline = TalkingHeadPipeline.from_pretrained()
+
+Importing the package loads nothing heavy: the names below come from their modules when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s3dnerf.config import load_config
+    from s3dnerf.models.s3dnerf import S3DNeRF
+    from s3dnerf.pipeline import TalkingHeadPipeline
+
+__version__ = "0.1.0"
+__all__ = ["S3DNeRF", "TalkingHeadPipeline", "__version__", "load_config"]
+
+_HOMES = {
+    "S3DNeRF": "s3dnerf.models.s3dnerf",
+    "TalkingHeadPipeline": "s3dnerf.pipeline",
+    "load_config": "s3dnerf.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

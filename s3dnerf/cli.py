@@ -1,0 +1,257 @@
+"""The command line: `s3dnerf prepare | train | render | evaluate`, the same as `tools/*.py`.
+
+Each command turns its options into one call of the package. Heavy modules are imported by the command that
+needs them, so that help and mistakes in the options are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from s3dnerf import __version__
+from s3dnerf.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command (`words`, or those the program was started with) and return the exit code.
+
+    0: done; 2: a UserError, printed as one line on the error stream; 130: interrupted with Ctrl-C.
+    """
+    try:
+        options, settings = build_parser().parse_known_args(words)
+        if settings and options.command != "train":
+            raise UserError(
+                f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them."
+            )
+        options.settings = settings
+        options.run(options)
+    except UserError as error:
+        print(f"s3dnerf: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("s3dnerf: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are UserErrors instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(self.prog, message, f"`{self.prog} --help` shows the options.")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions; shows defaults, but not those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the parsed options carry the function to call as `run`."""
+    parser = OneLineParser(
+        prog="s3dnerf", description="A portrait and a speech recording become a talking video."
+    )
+    parser.add_argument("--version", action="version", version=f"s3dnerf {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_prepare(commands)
+    add_train(commands)
+    add_render(commands)
+    add_evaluate(commands)
+    return parser
+
+
+def add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    summary: str,
+    details: str = "",
+    add_help: bool = True,
+) -> argparse.ArgumentParser:
+    """Add one command, whose options will be handed to `run`."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary}.\n{details}",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        add_help=add_help,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "prepare",
+        run_prepare,
+        "Turn a tree of videos into prepared clips for training",
+        "Reads VoxCeleb2's mp4/<person>/<video>/<clip>.mp4, a flat folder (HDTF), or what a manifest names.\n"
+        "A second run does only what is missing; what failed is listed in OUT/report.json.",
+    )
+    parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder with the videos")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the prepared clips"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, metavar="CSV", help="table with id, person, split and sync of each clip"
+    )
+    parser.add_argument("--size", type=int, default=256, help="side of the prepared frames in pixels")
+    parser.add_argument("--workers", type=int, default=2, help="processes at work at once")
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    from s3dnerf.data.prepare import prepare_videos
+
+    report = prepare_videos(
+        videos=options.videos,
+        out=options.out,
+        manifest=options.manifest,
+        size=options.size,
+        workers=options.workers,
+    )
+    for failure in report.failed:
+        print(f"{failure.video}: {failure.reason}", file=sys.stderr)
+    counts = (
+        f"{len(report.prepared)} prepared, {len(report.present)} already there, {len(report.failed)} failed"
+    )
+    print(f"{counts}; see {options.out / 'report.json'}")
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        run_train,
+        "Train on prepared clips",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all.",
+        add_help=False,
+    )
+    parser.add_argument(
+        "--config", default="base.yaml", metavar="NAME", help="settings: a path, or a name in configs/"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in the folder of the run"
+    )
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show this help with all settings and leave"
+    )
+    parser.set_defaults(parser=parser)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from s3dnerf.config import load_config, show_options
+    from s3dnerf.training import S3DNeRFConfig, train
+
+    config = load_config(S3DNeRFConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(S3DNeRFConfig, config, prog=options.parser.prog)
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    checkpoint = train(config, run_dir=run_dir, resume=options.resume)
+    print(f"last checkpoint: {checkpoint}")
+
+
+def add_render(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "render", run_render, "Let a portrait say a speech recording")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the portrait")
+    parser.add_argument(
+        "--audio", type=Path, required=True, metavar="FILE", help="the speech: any sound or video file"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the video (default: outputs/<image>_<audio>.mp4)"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+    )
+    parser.add_argument("--size", type=int, default=256, help="side of the face crop in pixels")
+    parser.add_argument(
+        "--pose", default="idle", help="head motion: static, idle, or a video to take it from"
+    )
+    parser.add_argument(
+        "--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never"
+    )
+    parser.add_argument(
+        "--background",
+        type=lambda word: "color" if word == "colour" else word,
+        choices=("keep", "color"),
+        default="keep",
+        help="what stands behind the head",
+    )
+    parser.add_argument(
+        "--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of idle motion and blinks")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+
+
+def run_render(options: argparse.Namespace) -> None:
+    from s3dnerf.pipeline import render
+
+    render(
+        image=options.image,
+        audio=options.audio,
+        out=options.out or Path("outputs") / f"{options.image.stem}_{options.audio.stem}.mp4",
+        checkpoint=options.checkpoint,
+        size=options.size,
+        pose=options.pose,
+        blink=options.blink,
+        background=options.background,
+        seed=options.seed,
+        device=options.device,
+        face=options.face,
+    )
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "Measure self-reenactment on real clips",
+        "For every clip: its first frame, its own sound and its tracked head poses in, the clip out.\n"
+        "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of real above ours to OUT.",
+    )
+    parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder with mp4 files")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for videos and tables")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+    )
+    parser.add_argument("--manifest", type=Path, metavar="CSV", help="table with the split of each clip")
+    parser.add_argument("--split", help="only clips of this split of the manifest")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="only the first N frames of a clip")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows of the table, such as ours")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the blinks")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from s3dnerf.evaluation.evaluate import ROWS, evaluate_clips
+
+    report = evaluate_clips(
+        clips=options.clips,
+        out=options.out,
+        checkpoint=options.checkpoint,
+        manifest=options.manifest,
+        split=options.split,
+        max_frames=options.max_frames,
+        device=options.device,
+        rows=options.rows or ROWS,
+        seed=options.seed,
+    )
+    for clip, reason in report.skipped.items():
+        print(f"{clip}: {reason}", file=sys.stderr)
+    print(report.format_table())

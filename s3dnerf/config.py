@@ -1,0 +1,230 @@
+"""Settings: typed dataclasses filled from YAML files and from dotted names on the command line.
+
+This module knows no particular setting. The dataclasses stand beside what they configure and are handed in
+as `schema`; a schema may nest other dataclasses to any depth. Every name in a file or an override must exist
+in the schema, every value must have the declared type, and a mistake is answered with the nearest right name.
+
+A YAML file may start with `extends: base.yaml` and then needs only what differs from that file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import pydantic
+import tyro
+import yaml
+
+from s3dnerf.errors import UserError
+from s3dnerf.media.files import replace_when_done
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+
+COMMAND_LINE = "command line"
+
+
+def load_config(schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Return `schema` filled from a YAML file, then from `overrides`; what neither names keeps its default.
+
+    `name_or_path` is a path, or the bare name of a file in `configs/`. `overrides` are command line words
+    like `["--train.batch_size", "4", "--train.lr=1e-3", "--train.amp"]`. Raises UserError for a missing or
+    broken file, an unknown name, and a value of the wrong type.
+    """
+    layers = [*_read_layers(find_config(name_or_path)), (COMMAND_LINE, parse_overrides(overrides))]
+    return _build(schema, layers)
+
+
+def from_dict(schema: type[T], tree: Mapping[str, Any], source: str = "settings") -> T:
+    """Return `schema` filled from a nested mapping, the inverse of `to_dict`. `source` names it in errors."""
+    return _build(schema, [(source, dict(tree))])
+
+
+def to_dict(config: Any) -> Tree:
+    """Return a settings dataclass as nested dicts, lists, strings and numbers that YAML and JSON can hold."""
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def save_config(path: str | Path, config: Any) -> None:
+    """Write a settings dataclass as a complete YAML file that `load_config` reads back to an equal object."""
+    with replace_when_done(path) as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """Return the path of a settings file: as given, or for a bare name the file in `configs/`."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = _config_folder()
+    if path.name == str(path) and (folder / path.name).is_file():
+        return folder / path.name
+    known = sorted(file.name for file in folder.glob("*.yaml"))
+    raise UserError(path, "no such settings file", f"Give a path, or one of: {', '.join(known)}.")
+
+
+def dotted_names(schema: type) -> dict[str, Any]:
+    """Return every setting of `schema` as dotted name -> type, depth first; sections are listed too."""
+    names: dict[str, Any] = {}
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        names[field.name] = hints[field.name]
+        if dataclasses.is_dataclass(hints[field.name]):
+            inner = dotted_names(hints[field.name])
+            names.update({f"{field.name}.{name}": kind for name, kind in inner.items()})
+    return names
+
+
+def parse_overrides(words: Sequence[str]) -> Tree:
+    """Return command line words as a nested tree: `--a.b 4`, `--a.b=4`, and a bare `--a.b` for true.
+
+    Lists and null are written as in YAML (`[1, 2]`, `null`); all else stays text, which the schema converts.
+    """
+    tree: Tree = {}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise UserError(word, "is not an option", "Write settings as --section.name VALUE.")
+        if not equals:
+            text = words.pop(0) if words and not words[0].startswith("--") else "true"
+        *sections, leaf = name.replace("-", "_").split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--{name}", "is set twice", f"--{section} is a value here; leave one out.")
+        node[leaf] = _parse_value(word, text)
+    return tree
+
+
+def show_options(schema: type, default: Any, prog: str) -> None:
+    """Print every dotted option of `schema` with its type, its value in `default` and its line of help.
+
+    The help line of a field is the docstring or the comment beside it. Leaves the program with exit code 0.
+    """
+    tyro.cli(
+        schema,
+        prog=prog,
+        default=default,
+        args=["--help"],
+        config=(tyro.conf.FlagConversionOff,),
+        use_underscores=True,
+    )
+
+
+def nearest_name(name: str, names: Sequence[str]) -> str | None:
+    """Return the entry of `names` most like `name` (the right leaf in the wrong section counts), or None."""
+    leaf = name.rpartition(".")[2]
+    same_leaf = [known for known in names if known.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.5)
+    return close[0] if close else None
+
+
+def _config_folder() -> Path:
+    """The installed copy beside this file, or `configs/` of the repository that this file stands in."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
+    """Read a settings file and those it extends, the most general first."""
+    path = path.resolve()
+    if path in above:
+        raise UserError(path, "extends itself", "Take the circle out of the `extends` lines.")
+    tree = _read_yaml(path)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return [(str(path), tree)]
+    beside = path.parent / str(parent)
+    parent_path = beside if beside.is_file() else find_config(str(parent))
+    return [*_read_layers(parent_path, (*above, path)), (str(path), tree)]
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(path, f"is not valid YAML ({reason})", "Mend the line that it names.") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(path, "holds no settings", "Write it as `section:` with `name: value` lines below.")
+    return tree
+
+
+def _parse_value(word: str, text: str) -> Any:
+    # Numbers and booleans stay text, so that a folder called 2024 or a mode called off is not taken for a
+    # number or a boolean; the validator reads them where the schema wants one.
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(word, f"cannot read the value {text!r}", "Write lists as '[1, 2]'.") from error
+    return value if value is None or isinstance(value, (list, dict)) else text
+
+
+def _build(schema: type[T], layers: Sequence[tuple[str, Tree]]) -> T:
+    merged: Tree = {}
+    for source, tree in layers:
+        _refuse_unknown(schema, tree, source)
+        merged = _merge(merged, tree)
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(merged)
+    except pydantic.ValidationError as error:
+        raise _explain(error, schema, layers) from error
+
+
+def _refuse_unknown(schema: type, tree: Tree, source: str) -> None:
+    names = dotted_names(schema)
+    for name in _flatten(schema, tree):
+        if name not in names:
+            nearest = nearest_name(name, list(names))
+            cure = f"Did you mean '{nearest}'?" if nearest else "`s3dnerf train --help` lists all settings."
+            raise UserError(source, f"unknown setting '{name}'", cure)
+
+
+def _flatten(schema: type | None, tree: Mapping[Any, Any]) -> list[str]:
+    """The dotted names used in `tree`. Sections are entered, the unknown ones too; mapping values are not."""
+    names = []
+    hints = get_type_hints(schema) if schema else {}
+    for key, value in tree.items():
+        kind = hints.get(key)
+        inside = isinstance(value, Mapping) and (kind is None or dataclasses.is_dataclass(kind))
+        if kind is not None or not inside:
+            names.append(str(key))
+        if inside:
+            names += [f"{key}.{name}" for name in _flatten(kind, value)]
+    return names
+
+
+def _merge(lower: Tree, upper: Tree) -> Tree:
+    merged = dict(lower)
+    for key, value in upper.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tuple[str, Tree]]) -> UserError:
+    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands."""
+    first = error.errors(include_url=False)[0]
+    known = dotted_names(schema)
+    # Beyond the setting's own name, a location goes on into a tuple's entries or a union's members.
+    paths = itertools.accumulate((str(part) for part in first["loc"]), "{}.{}".format)
+    name = max((path for path in paths if path in known), key=len, default="settings")
+    sources = [source for source, tree in layers if name in _flatten(schema, tree)]
+    source = sources[-1] if sources else layers[-1][0]
+    if first["type"] == "missing":
+        return UserError(source, f"'{name}' is missing", "Add it.")
+    message = first["msg"].removeprefix("Value error, ")
+    # A dataclass that refuses its own values has said which; its whole content would only hide that.
+    value = "" if first["type"] == "value_error" else f", but is {first['input']!r}"
+    return UserError(source, f"'{name}': {message[:1].lower()}{message[1:]}{value}", "Mend the value.")

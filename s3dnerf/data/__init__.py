@@ -1,0 +1,1 @@
+"""Prepared clips: their format on disk and how they are made."""

@@ -1,0 +1,236 @@
+"""Prepared clips: a tracked, cropped talking head on disk.
+
+A clip is a folder with four files:
+
+    clip.json    id, person, split, sync, frames, size, crop, source, notes, format version
+    video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no sound
+    speech.flac  16 kHz mono, exactly 640 samples a frame; absent when the clip is silent
+    track.npz    landmarks, head pose, eye openness, lip opening, valid frames
+
+Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ..errors import UserError
+from ..face.camera import HeadPose
+from ..face.crop import CropBox
+from ..face.points import KEPT_POINTS
+from ..media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
+from ..media.video import VideoWriter, read_frames
+
+FORMAT_VERSION = 1
+VIDEO_FILE, SPEECH_FILE, TRACK_FILE, INFO_FILE = "video.mp4", "speech.flac", "track.npz", "clip.json"
+LANDMARK_STEPS = 4096
+KEY_FRAME_DISTANCE = 12
+VIDEO_CRF = 23
+PREPARE_AGAIN = "Delete this folder and prepare the clip again."
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One prepared clip. Coordinates are normalized to the crop; T frames, P = len(KEPT_POINTS) points."""
+
+    path: Path
+    id: str
+    person: str
+    split: str
+    """"train", "val" or "test"; a person is in one of them only."""
+    sync: str
+    """"ok", "corrected", "unclear" or "none" (silent)."""
+    frames: int
+    size: int
+    crop: CropBox
+    landmarks: np.ndarray
+    """float32 [T, P, 3] as (u, v, d), d measured from the head's origin; as tracked, not smoothed."""
+    pose: HeadPose
+    """Smoothed head pose of each frame."""
+    eye_openness: np.ndarray
+    """float32 [T, 2], the viewer's left and right eye."""
+    lip_opening: np.ndarray
+    """float32 [T], head units."""
+    valid: np.ndarray
+    """bool [T]: a face was tracked here (or a short gap interpolated)."""
+    has_speech: bool
+    source: str = ""
+    """Name of the video it was made from."""
+    frame_size: tuple[int, int] = (0, 0)
+    """Height and width of the source video."""
+    notes: str = ""
+
+    def read_frames(self, indices: Iterable[int]) -> np.ndarray:
+        """Decode frames by number, uint8 [n, size, size, 3], in the order asked for."""
+        return read_frames(self.path / VIDEO_FILE, np.asarray(indices, dtype=np.int64))
+
+    def read_speech(self) -> np.ndarray:
+        """The clip's sound, float32 [frames * 640]. Raises UserError when the clip is silent."""
+        if not self.has_speech:
+            raise UserError(self.path, "is a silent clip", "Use clips whose has_speech is true.")
+        return read_speech(self.path / SPEECH_FILE)
+
+
+def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | None) -> None:
+    """Write a clip to the folder clip.path, which appears only when it is complete.
+
+    frames: clip.frames images uint8 [size, size, 3]; speech float32 [n], cut or padded with silence to
+    640 samples a frame, or None. Raises ValueError when the number of frames is another.
+    """
+    part = clip.path.with_name(f".{clip.path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        _write_video(part / VIDEO_FILE, clip, frames)
+        if speech is not None:
+            write_flac(part / SPEECH_FILE, fit_speech(speech, clip.frames))
+        np.savez_compressed(part / TRACK_FILE, **_pack_track(clip))
+        _write_info(part / INFO_FILE, clip, speech is not None)
+        os.rename(part, clip.path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_clip(folder: str | Path) -> Clip:
+    """Read a prepared clip; video and speech are read later, when asked for.
+
+    Raises UserError when the folder is no clip, is of another format version or is damaged.
+    """
+    folder = Path(folder)
+    info = _read_info(folder)
+    for name in (VIDEO_FILE, TRACK_FILE, *([SPEECH_FILE] if info["has_speech"] else [])):
+        if not (folder / name).is_file():
+            raise UserError(folder, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
+    try:
+        with np.load(folder / TRACK_FILE, allow_pickle=False) as stored:
+            track = _unpack_track(stored, info["frames"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            folder, f"is a damaged clip: {TRACK_FILE} cannot be read ({error})", PREPARE_AGAIN
+        ) from None
+    names = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
+    fields = {name: info[name] for name in names}
+    frame_size = tuple(info["frame_size"])
+    return Clip(path=folder, crop=CropBox(**info["crop"]), frame_size=frame_size, **fields, **track)
+
+
+def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
+    """Folders of the prepared clips in root, sorted by name; only those of a split when it is given.
+
+    Raises UserError when root is not a folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(root, "is not a folder", "Give the folder that tools/prepare.py wrote to (--out).")
+    folders = sorted(path.parent for path in root.glob(f"[!.]*/{INFO_FILE}"))
+    return [folder for folder in folders if split is None or _read_info(folder)["split"] == split]
+
+
+def fit_speech(speech: np.ndarray, frames: int) -> np.ndarray:
+    """Cut speech [n] or pad it with silence to frames * 640 samples."""
+    length = frames * SAMPLES_PER_FRAME
+    return np.pad(speech[:length], (0, max(0, length - len(speech)))).astype(np.float32)
+
+
+def encode_landmarks(landmarks: np.ndarray) -> np.ndarray:
+    """Quantize and delta-code landmarks float32 [T, P, 3] to bytes uint8 [2, P * 3, T].
+
+    Differences in time are zigzag-coded (small numbers of either sign become small) and split into low and
+    high bytes, which compress well. Values beyond +-8 are clipped. The error is at most 1 / 8192.
+    """
+    steps = np.clip(np.round(landmarks * LANDMARK_STEPS), -32768, 32767).astype(np.int32)
+    steps = steps.reshape(len(steps), -1)
+    deltas = np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1])).astype(np.int16)
+    zigzag = ((deltas << 1) ^ (deltas >> 15)).view(np.uint16).T
+    return np.stack([zigzag & 0xFF, zigzag >> 8]).astype(np.uint8)
+
+
+def decode_landmarks(code: np.ndarray) -> np.ndarray:
+    """The inverse of encode_landmarks: float32 [T, P, 3]."""
+    zigzag = (code[0].astype(np.uint16) | (code[1].astype(np.uint16) << 8)).T
+    deltas = ((zigzag >> 1) ^ (0 - (zigzag & 1))).astype(np.uint16)
+    steps = np.cumsum(deltas, axis=0, dtype=np.uint16).view(np.int16)
+    return (steps.astype(np.float32) / LANDMARK_STEPS).reshape(len(steps), -1, 3)
+
+
+def _write_video(path: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
+    size = (clip.size, clip.size)
+    with VideoWriter(path, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer:
+        count = 0
+        for frame in frames:
+            writer.write(frame)
+            count += 1
+        if count != clip.frames:
+            raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
+
+
+def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
+    return {
+        "landmarks": encode_landmarks(clip.landmarks),
+        "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64))
+        .as_rotvec()
+        .astype(np.float32),
+        "scale": clip.pose.scale.astype(np.float32),
+        "center": clip.pose.center.astype(np.float32),
+        "eye_openness": clip.eye_openness.astype(np.float16),
+        "lip_opening": clip.lip_opening.astype(np.float16),
+        "valid": np.asarray(clip.valid, bool),
+    }
+
+
+def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, object]:
+    landmarks = decode_landmarks(stored["landmarks"])
+    if landmarks.shape != (frames, len(KEPT_POINTS), 3):
+        raise ValueError(f"landmarks have shape {landmarks.shape}, not {(frames, len(KEPT_POINTS), 3)}")
+    rotation = Rotation.from_rotvec(stored["rotation"].astype(np.float64)).as_matrix().astype(np.float32)
+    return {
+        "landmarks": landmarks,
+        "pose": HeadPose(rotation, stored["scale"], stored["center"]),
+        "eye_openness": stored["eye_openness"].astype(np.float32),
+        "lip_opening": stored["lip_opening"].astype(np.float32),
+        "valid": stored["valid"],
+    }
+
+
+def _write_info(path: Path, clip: Clip, has_speech: bool) -> None:
+    info = {
+        "format": FORMAT_VERSION,
+        "id": clip.id,
+        "person": clip.person,
+        "split": clip.split,
+        "sync": clip.sync,
+        "frames": clip.frames,
+        "size": clip.size,
+        "has_speech": has_speech,
+        "crop": {"x": clip.crop.x, "y": clip.crop.y, "side": clip.crop.side},
+        "frame_size": list(clip.frame_size),
+        "source": clip.source,
+        "notes": clip.notes,
+    }
+    path.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_info(folder: Path) -> dict:
+    path = folder / INFO_FILE
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = info["format"]
+    except FileNotFoundError:
+        raise UserError(folder, "is not a prepared clip", "Make clips with tools/prepare.py.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            folder, f"is a damaged clip: {INFO_FILE} cannot be read ({error})", PREPARE_AGAIN
+        ) from None
+    if version != FORMAT_VERSION:
+        reason = f"was prepared in format {version}; this version reads format {FORMAT_VERSION}"
+        raise UserError(folder, reason, PREPARE_AGAIN)
+    return info

@@ -1,0 +1,338 @@
+"""Prepared clips -> training batches.
+
+A batch is a pure function of the seed and the step, so training resumes exactly wherever it stopped, whatever worker
+process made the batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_track, mirror_view
+from s3dnerf.data.clip import Clip, list_clips, load_clip
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import HeadPose, to_head
+from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
+from s3dnerf.media.image import resize_image
+from s3dnerf.models.s3dnerf import Portrait
+from s3dnerf.rendering.rays import Camera
+
+
+@dataclass
+class DataConfig:
+    """Where training clips come from and how batches are drawn from them."""
+
+    root: Path = Path("data/prepared")
+    """Folder of prepared clips (made by tools/prepare.py)."""
+    train_split: str = "train"
+    """Clips of this split are trained on."""
+    val_split: str = "val"
+    """Clips of this split (other people) are only validated on."""
+    portraits: int = 3
+    """Portraits in a batch of images."""
+    frames: int = 2
+    """Frames of the same clip rendered from each portrait."""
+    sequences: int = 4
+    """Stretches of speech in a batch."""
+    sequence_frames: int = 24
+    """Frames in such a stretch."""
+    person_power: float = 0.6
+    """A person with n frames is drawn in proportion to n to this power."""
+    augment: bool = True
+    """Mirror pictures, change colors, gain, noise and tempo."""
+    cache: bool = True
+    """Keep all decoded frames in memory (200 KB a frame at 256 x 256)."""
+    workers: int = 1
+    """Processes that prepare batches ahead."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames to be rendered, with what drives them."""
+
+    image: Tensor | None
+    """``[B, 3, S, S]`` in [0, 1]; None where only movement is learned."""
+    camera: Camera
+    landmarks: Tensor
+    """``[B, P, 3]`` head space."""
+    displacement: Tensor
+    """``[B, P, 3]`` landmarks minus the person's mean face in this clip."""
+    eyes: Tensor
+    """``[B, 2]`` eye openness."""
+    speech: Tensor
+    """``[B, window]`` speech around each frame at the normal level; zeros where a clip is silent."""
+    speaks: Tensor
+    """``[B]`` bool: the clip has sound that is in step with the picture."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step."""
+
+    portraits: Portrait
+    """``portraits`` items."""
+    frames: Frames
+    """``portraits * frames`` items, those of a portrait in a row."""
+    speakers: Portrait
+    """``sequences`` items."""
+    sequences: Frames
+    """``sequences * sequence_frames`` items, without images."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """A clip in memory: what is not pixels."""
+
+    clip: Clip
+    pose: HeadPose
+    landmarks: np.ndarray
+    """``[T, P, 3]`` head space."""
+    mean_face: np.ndarray
+    """``[P, 3]``."""
+    speech: np.ndarray | None
+    frames: np.ndarray
+    """Numbers of the frames in which the face was found."""
+
+
+class TalkingFaceDataset(Dataset):
+    """Batches by step number."""
+
+    def __init__(
+        self, config: DataConfig, split: str, image_size: int, window: int, seed: int, augment: bool
+    ) -> None:
+        self.config, self.image_size, self.window = config, image_size, window
+        self.seed, self.augment = seed, augment
+        folders = list_clips(config.root, split)
+        if not folders:
+            raise UserError(
+                config.root,
+                f"no prepared clip of split '{split}' in this folder",
+                "run tools/prepare.py first, or set --data.root",
+            )
+        self.tracks = [read_track(folder) for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)]
+        self.people = group_by_person(self.tracks)
+        speaking = [track for track in self.tracks if can_teach_speech(track, config.sequence_frames)]
+        self.speakers = group_by_person(speaking)
+        if not self.speakers:
+            raise UserError(config.root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
+        self.pixels: dict[str, np.ndarray] = {}
+        if config.cache:
+            for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
+                self.pixels[track.clip.id] = self.read_pixels(track, np.arange(track.clip.frames))
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        portraits, frames = [], []
+        for _ in range(self.config.portraits):
+            track = self.draw_track(self.people, rng)
+            chosen = rng.choice(track.frames, 1 + self.config.frames, replace=len(track.frames) <= self.config.frames)
+            view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
+            portraits.append(view.take([0]))
+            frames.append(view.take(range(1, len(chosen))))
+        speakers, sequences = [], []
+        for _ in range(self.config.sequences):
+            speaker, sequence = self.draw_sequence(rng)
+            speakers.append(speaker)
+            sequences.append(sequence)
+        return Batch(
+            portraits=make_portrait(View.join(portraits)),
+            frames=make_frames(View.join(frames)),
+            speakers=make_portrait(View.join(speakers)),
+            sequences=make_frames(View.join(sequences)),
+        )
+
+    def draw_track(self, people: dict[str, list[Track]], rng: np.random.Generator) -> Track:
+        """Draw a person in proportion to (their frames) ** person_power, then one of their clips by its length."""
+        counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)
+        chances = counts**self.config.person_power
+        person = list(people)[rng.choice(len(people), p=chances / chances.sum())]
+        lengths = np.array([len(track.frames) for track in people[person]], float)
+        return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
+
+    def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
+        """Draw a portrait and a stretch of the same clip; with augmentation the stretch is slowed or sped up a little."""
+        track = self.draw_track(self.speakers, rng)
+        count = self.config.sequence_frames
+        tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0
+        last = track.clip.frames - 1 - (count - 1) * tempo
+        times = rng.uniform(0.0, max(last, 0.0)) + tempo * np.arange(count)
+        if not self.augment:
+            times = np.floor(times)
+        times = times.clip(0, track.clip.frames - 1)
+        sequence = interpolate_view(track, times)
+        speech = augment_speech(track.speech, times[0], tempo, count, self.window, rng if self.augment else None)
+        sequence = sequence.with_speech(speech)
+        portrait = self.read_view(track, rng.choice(track.frames, 1), with_speech=False)
+        if self.augment:
+            portrait = jitter_view(portrait, rng)
+            if rng.random() < 0.5:
+                portrait, sequence = flip_view(portrait), flip_view(sequence)
+        return portrait, sequence
+
+    def augment_view(self, view: View, rng: np.random.Generator) -> View:
+        """Mirror half of the views and change their colors, all frames of a view alike."""
+        if not self.augment:
+            return view
+        view = jitter_view(view, rng)
+        return flip_view(view) if rng.random() < 0.5 else view
+
+    def read_view(self, track: Track, indices: np.ndarray, with_speech: bool) -> View:
+        """Gather some frames of a clip."""
+        cached = self.pixels.get(track.clip.id)
+        pixels = self.read_pixels(track, indices) if cached is None else cached[indices]
+        view = interpolate_view(track, indices.astype(float)).with_pixels(pixels)
+        if with_speech and track.speech is not None:
+            return view.with_speech(cut_speech_window(track.speech, indices, self.window))
+        return view.with_speech(np.zeros((len(indices), self.window), np.float32))
+
+    def read_pixels(self, track: Track, indices: np.ndarray) -> np.ndarray:
+        """Decode frames ``uint8 [n, S, S, 3]`` at the size that is trained."""
+        pixels = track.clip.read_frames(indices)
+        if pixels.shape[1] == self.image_size:
+            return pixels
+        return np.stack([resize_image(frame, self.image_size) for frame in pixels])
+
+
+@dataclass(frozen=True)
+class View:
+    """Frames of one clip, or of several joined, as arrays."""
+
+    rotation: np.ndarray
+    scale: np.ndarray
+    center: np.ndarray
+    landmarks: np.ndarray
+    displacement: np.ndarray
+    eyes: np.ndarray
+    speaks: np.ndarray
+    speech: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+    def take(self, rows: range | list[int]) -> View:
+        """Return some of the frames."""
+        rows = list(rows)
+        return View(**{name: None if value is None else value[rows] for name, value in vars(self).items()})
+
+    def with_speech(self, speech: np.ndarray) -> View:
+        return View(**{**vars(self), "speech": speech})
+
+    def with_pixels(self, pixels: np.ndarray) -> View:
+        return View(**{**vars(self), "pixels": pixels})
+
+    @staticmethod
+    def join(views: list[View]) -> View:
+        """Put views one after another."""
+        names = vars(views[0])
+        return View(
+            **{
+                name: None if names[name] is None else np.concatenate([getattr(view, name) for view in views])
+                for name in names
+            }
+        )
+
+
+def read_track(folder: Path) -> Track:
+    """Load a prepared clip without its pixels."""
+    clip = load_clip(folder)
+    landmarks = to_head(clip.landmarks, clip.pose)
+    frames = np.flatnonzero(clip.valid)
+    speech = None
+    if clip.has_speech:
+        speech = clip.read_speech()
+        speech = speech * speech_gain(measure_level([speech]))
+    return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames)
+
+
+def can_teach_speech(track: Track, frames: int) -> bool:
+    """Tell whether sound and picture of a clip are known to be in step and the face is found throughout."""
+    long_enough = track.clip.frames > 1.1 * frames
+    return track.speech is not None and track.clip.sync in ("ok", "corrected") and long_enough
+
+
+def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:
+    """Group clips by person, in a fixed order."""
+    people: dict[str, list[Track]] = defaultdict(list)
+    for track in tracks:
+        people[track.clip.person].append(track)
+    return dict(sorted(people.items()))
+
+
+def interpolate_view(track: Track, times: np.ndarray) -> View:
+    """Read pose, landmarks and eyes at fractional frame numbers ``times [n]``."""
+    low = np.floor(times).astype(int)
+    high = np.minimum(low + 1, track.clip.frames - 1)
+    share = (times - low).astype(np.float32)
+
+    def read(series: np.ndarray) -> np.ndarray:
+        weight = share.reshape(-1, *[1] * (series.ndim - 1))
+        return (1 - weight) * series[low] + weight * series[high]
+
+    landmarks = read(track.landmarks)
+    return View(
+        # Neighboring rotations differ by far less than a degree: the nearest is as good as an interpolated one.
+        rotation=track.pose.rotation[np.where(share < 0.5, low, high)],
+        scale=read(track.pose.scale),
+        center=read(track.pose.center),
+        landmarks=landmarks,
+        displacement=landmarks - track.mean_face,
+        eyes=read(track.clip.eye_openness),
+        speaks=np.full(len(times), track.speech is not None and track.clip.sync in ("ok", "corrected")),
+    )
+
+
+def flip_view(view: View) -> View:
+    """Mirror a view left to right."""
+    rotation, center, eyes = mirror_view(view.rotation, view.center, view.eyes)
+    changed = {
+        "rotation": rotation,
+        "center": center,
+        "eyes": eyes,
+        "landmarks": mirror_track(view.landmarks),
+        "displacement": mirror_track(view.displacement),
+    }
+    if view.pixels is not None:
+        changed["pixels"] = view.pixels[:, :, ::-1]
+    return View(**{**vars(view), **changed})
+
+
+def jitter_view(view: View, rng: np.random.Generator) -> View:
+    """Change the colors of all frames of a view alike."""
+    return view.with_pixels(jitter_colors(view.pixels, rng))
+
+
+def make_camera(view: View) -> Camera:
+    """Return the cameras of a view as tensors."""
+    return Camera(_tensor(view.rotation), _tensor(view.scale), _tensor(view.center))
+
+
+def make_portrait(view: View) -> Portrait:
+    """Return a view's frames as portraits."""
+    return Portrait(_image(view.pixels), make_camera(view), _tensor(view.landmarks), _tensor(view.eyes))
+
+
+def make_frames(view: View) -> Frames:
+    """Return a view's frames as frames to be rendered."""
+    return Frames(
+        image=None if view.pixels is None else _image(view.pixels),
+        camera=make_camera(view),
+        landmarks=_tensor(view.landmarks),
+        displacement=_tensor(view.displacement),
+        eyes=_tensor(view.eyes),
+        speech=_tensor(view.speech),
+        speaks=torch.from_numpy(np.ascontiguousarray(view.speaks)),
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _image(pixels: np.ndarray) -> Tensor:
+    return _tensor(np.moveaxis(pixels, -1, 1)) / 255.0

@@ -1,0 +1,330 @@
+"""Preparation: a tree of videos becomes a folder of prepared clips (see clip.py)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import re
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose
+from ..face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose
+from ..face.landmarks import FaceTracker, to_pixels
+from ..face.points import KEPT_POINTS
+from ..face.regions import measure_eye_openness, measure_lip_opening
+from ..media.audio import SILENCE_RMS, measure_level, read_speech
+from ..media.files import replace_when_done
+from ..media.video import probe_video, stream_frames
+from .clip import INFO_FILE, Clip, save_clip
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
+POSE_SIGMA = 0.8
+"""Smoothing of the head pose in frames. A track of the mirrored video has other noise: the smoothed pose of one
+is nearest to the unsmoothed pose of the other at 0.6 (pitch, height) to 1.0 frames (yaw, scale). Landmarks
+gain nothing (1 % at 0.45 frames; the lips lose from 0.5 on) and are stored as tracked."""
+LONGEST_GAP = 5
+"""Frames without a face that are interpolated; longer gaps are marked as not valid."""
+LEAST_VALID = 0.5
+VAL_SHARE = 0.05
+"""Share of the people who become the val split when no manifest says who does."""
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """A video to prepare: where it is and what is known about it."""
+
+    id: str
+    path: Path
+    person: str
+    split: str = "train"
+    sync: str = "unclear"
+    silent: bool = False
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be prepared. size and changed identify the file, so that a mended one is retried."""
+
+    id: str
+    video: str
+    reason: str
+    size: int = 0
+    changed: float = 0.0
+
+
+@dataclass
+class PrepareReport:
+    """What a run did: clips made now, clips that were there before, videos that failed (now or before)."""
+
+    prepared: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+
+def prepare_videos(
+    videos: str | Path,
+    out: str | Path,
+    manifest: str | Path | None = None,
+    size: int = 256,
+    workers: int = 2,
+) -> PrepareReport:
+    """Prepare every video under `videos` into a clip folder under `out`.
+
+    Clips that are there are left alone, and so are videos that failed before and have not changed. Every
+    failure is listed with its reason in OUT/report.json and does not stop the others. size is the side of
+    the prepared video in pixels. Raises UserError when there is no video or the manifest cannot be read.
+    """
+    out = Path(out)
+    entries = find_videos(Path(videos), None if manifest is None else Path(manifest))
+    out.mkdir(parents=True, exist_ok=True)
+    report = PrepareReport()
+    known = {failure.id: failure for failure in _read_failures(out)}
+    todo = []
+    for entry in entries:
+        if (out / entry.id / INFO_FILE).is_file():
+            report.present.append(entry.id)
+        elif entry.id in known and known[entry.id] == _describe_failure(entry, known[entry.id].reason):
+            report.failed.append(known[entry.id])
+        else:
+            todo.append(entry)
+    for entry, reason in tqdm(_run(todo, out, size, workers), total=len(todo), desc="prepare", unit="clip"):
+        if reason is None:
+            report.prepared.append(entry.id)
+        else:
+            report.failed.append(_describe_failure(entry, reason))
+            _write_report(out, report)
+    _write_report(out, report)
+    return report
+
+
+def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
+    """List the videos under a folder, sorted by clip id.
+
+    With a manifest (CSV with the columns id, kind, file, identity, split, sync and notes) the rows of kind
+    clip and silent_clip whose file is under the folder are taken, matched by file name. Without one, three
+    layouts are understood: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like id00012; clip id
+    person__video__clip), a flat folder (the person is the file name up to a last underscore followed by
+    digits), and other trees (clip id: the path joined with "__"; the person likewise).
+    Raises UserError when nothing is found or two videos would get the same id.
+    """
+    if not videos.is_dir():
+        raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
+    paths = sorted(
+        path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    )
+    entries = _match_manifest(paths, manifest) if manifest else _name_videos(paths, videos)
+    if not entries:
+        cure = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
+        raise UserError(videos, "holds no video to prepare", cure)
+    entries.sort(key=lambda entry: entry.id)
+    for one, other in zip(entries, entries[1:], strict=False):
+        if one.id == other.id:
+            raise UserError(
+                other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them."
+            )
+    return entries
+
+
+def _match_manifest(paths: list[Path], manifest: Path) -> list[VideoEntry]:
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["kind"] in ("clip", "silent_clip")]
+            by_name = {Path(row["file"]).name: row for row in rows}
+            return [
+                VideoEntry(
+                    id=row["id"],
+                    path=path,
+                    person=row["identity"],
+                    split=row["split"],
+                    sync=row["sync"] or "unclear",
+                    silent=row["kind"] == "silent_clip",
+                    notes=row["notes"],
+                )
+                for path in paths
+                if (row := by_name.get(path.name))
+            ]
+    except OSError as error:
+        raise UserError(
+            manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest."
+        ) from None
+    except (KeyError, UnicodeDecodeError) as error:
+        cure = "It needs the columns id, kind, file, identity, split, sync, notes."
+        raise UserError(manifest, f"is not a manifest ({error})", cure) from None
+
+
+def _name_videos(paths: list[Path], root: Path) -> list[VideoEntry]:
+    named = []
+    for path in paths:
+        parts = path.relative_to(root).with_suffix("").parts
+        if len(path.parts) >= 3 and re.fullmatch(r"id\d+", path.parts[-3]):
+            parts = (*path.parts[-3:-1], path.stem)
+            person = parts[0]
+        else:
+            person = re.sub(r"_\d+$", "", "__".join(parts))
+        named.append(("__".join(parts), path, person))
+    val = _choose_val_people({person for _, _, person in named})
+    return [
+        VideoEntry(id=id, path=path, person=person, split="val" if person in val else "train")
+        for id, path, person in named
+    ]
+
+
+def _choose_val_people(people: set[str]) -> set[str]:
+    # Ordered by a checksum: the choice looks random and is the same on every machine.
+    ordered = sorted(people, key=lambda person: (zlib.crc32(person.encode()), person))
+    return set(ordered[: round(VAL_SHARE * len(ordered))])
+
+
+def _run(
+    todo: list[VideoEntry], out: Path, size: int, workers: int
+) -> Iterator[tuple[VideoEntry, str | None]]:
+    """Prepare entries in several processes; yields each with None or the reason why it failed."""
+    if not todo:
+        return
+    # Fresh processes: the tracker's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker) as pool:
+        jobs = {pool.submit(prepare_clip, entry, out, size): entry for entry in todo}
+        for job in as_completed(jobs):
+            try:
+                job.result()
+                reason = None
+            except UserError as error:
+                reason = error.reason
+            except BrokenProcessPool:
+                reason = "the process that prepared it (or another at the same time) ended abruptly"
+            yield jobs[job], reason
+
+
+def _start_worker() -> None:
+    # One thread each: the processes already share the cores.
+    cv2.setNumThreads(1)
+
+
+def prepare_clip(entry: VideoEntry, out: Path, size: int) -> None:
+    """Prepare one video into out / entry.id. Raises UserError when it is broken or shows no face."""
+    info = probe_video(entry.path)
+    frame_size = (info.height, info.width)
+    track = track_video(entry.path, frame_size)
+    pose = fit_head_pose(track.landmarks)
+    box = choose_crop(pose[track.valid], frame_size)
+    clip = _assemble_clip(entry, out, size, frame_size, track, pose, box)
+    speech = _find_speech(entry, info.has_audio)
+    frames = (apply_crop(frame, box, size) for frame in stream_frames(entry.path))
+    save_clip(clip, frames, speech)
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """Landmarks in source pixels float32 [T, 478, 3], without gaps, and valid bool [T]."""
+
+    landmarks: np.ndarray
+    valid: np.ndarray
+
+
+def track_video(path: Path, frame_size: tuple[int, int]) -> VideoTrack:
+    """Track the face of a video at 25 fps. Raises UserError when under half of the frames show one."""
+    with FaceTracker() as tracker:
+        found = list(tracker.track(stream_frames(path)))
+    seen = np.array([landmarks is not None for landmarks in found])
+    track = fill_gaps([None if one is None else to_pixels(one, frame_size) for one in found])
+    if track is None or track.valid.mean() < LEAST_VALID:
+        reason = f"a face is seen in only {int(seen.sum())} of {len(seen)} frames"
+        raise UserError(path, reason, "Leave it out, or cut it to the part that shows a face.")
+    return track
+
+
+def fill_gaps(found: list[np.ndarray | None]) -> VideoTrack | None:
+    """Interpolate landmarks linearly over frames without a face; None when there is no face at all.
+
+    Gaps of at most LONGEST_GAP frames count as valid; before the first and after the last face the nearest
+    one is held.
+    """
+    seen = np.flatnonzero([landmarks is not None for landmarks in found])
+    if not len(seen):
+        return None
+    known = np.stack([found[index] for index in seen])
+    frames = np.arange(len(found))
+    after = np.clip(np.searchsorted(seen, frames), 0, len(seen) - 1)
+    before = np.clip(np.searchsorted(seen, frames, side="right") - 1, 0, len(seen) - 1)
+    span = np.maximum(seen[after] - seen[before], 1)
+    weight = np.clip((frames - seen[before]) / span, 0, 1)[:, None, None]
+    filled = known[before] * (1 - weight) + known[after] * weight
+    inside = (frames >= seen[0]) & (frames <= seen[-1])
+    valid = inside & (seen[after] - seen[before] - 1 <= LONGEST_GAP)
+    return VideoTrack(filled.astype(np.float32), valid)
+
+
+def _assemble_clip(
+    entry: VideoEntry,
+    out: Path,
+    size: int,
+    frame_size: tuple[int, int],
+    track: VideoTrack,
+    pose: HeadPose,
+    box: CropBox,
+) -> Clip:
+    pose = crop_pose(pose, box)
+    landmarks = align_depth(crop_landmarks(track.landmarks, box), pose)
+    return Clip(
+        path=out / entry.id,
+        id=entry.id,
+        person=entry.person,
+        split=entry.split,
+        sync=entry.sync,
+        frames=len(landmarks),
+        size=size,
+        crop=box,
+        landmarks=landmarks[:, KEPT_POINTS],
+        pose=smooth_head_pose(pose, POSE_SIGMA),
+        eye_openness=measure_eye_openness(landmarks),
+        lip_opening=measure_lip_opening(landmarks, pose),
+        valid=track.valid,
+        has_speech=False,
+        source=entry.path.name,
+        frame_size=frame_size,
+        notes=entry.notes,
+    )
+
+
+def _find_speech(entry: VideoEntry, has_audio: bool) -> np.ndarray | None:
+    """The lossless .wav beside the video, else the video's own sound; None when there is none or it is silent."""
+    beside = entry.path.with_suffix(".wav")
+    if entry.silent or not (has_audio or beside.is_file()):
+        return None
+    speech = read_speech(beside if beside.is_file() else entry.path)
+    level = measure_level([speech])
+    return speech if level.active_rms > SILENCE_RMS else None
+
+
+def _describe_failure(entry: VideoEntry, reason: str) -> Failure:
+    state = entry.path.stat()
+    return Failure(entry.id, str(entry.path), reason, state.st_size, state.st_mtime)
+
+
+def _read_failures(out: Path) -> list[Failure]:
+    path = out / REPORT_FILE
+    if not path.is_file():
+        return []
+    try:
+        return [Failure(**failure) for failure in json.loads(path.read_text(encoding="utf-8"))["failed"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(path, f"is not a report of this program ({error})", "Delete it.") from None
+
+
+def _write_report(out: Path, report: PrepareReport) -> None:
+    with replace_when_done(out / REPORT_FILE) as path:
+        path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Positions to features: multi-resolution hash grids and tri-planes."""

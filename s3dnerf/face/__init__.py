@@ -1,0 +1,1 @@
+"""Face geometry: landmarks, head pose, regions, the head crop."""

@@ -1,0 +1,118 @@
+"""The head crop: one square for a whole clip, so that the head keeps its scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .camera import HeadPose
+
+HEAD_SCALE = 0.75
+"""Crop-normalized length of one head unit at the clip's median scale."""
+CENTER_HEIGHT = 0.1
+"""Head-space y of the crop's center: hair above and chin with some neck below."""
+WHOLE_FRAME = 0.9
+"""From this share of the frame's shorter side on, all of it is taken: a square video keeps its own pixels."""
+HEAD_REACH = 1.0
+"""Half the side of the box around the head, in head units, that stays inside the crop in every frame."""
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """A square in source pixels: x, y of its top-left corner (0, 0 is the image's corner), side length."""
+
+    x: float
+    y: float
+    side: float
+
+
+def choose_crop(pose: HeadPose, frame_size: tuple[int, int]) -> CropBox:
+    """Choose one square for a clip.
+
+    pose: head pose of the valid frames in source pixels (pixel centers are whole numbers); frame_size
+    (height, width). The side is 2 / HEAD_SCALE head units at the median scale, grown until the head's box
+    fits in every frame; near the frame's shorter side or beyond, it is that side. The square is then moved
+    inside the frame.
+    Raises ValueError without frames.
+    """
+    if len(pose) == 0:
+        raise ValueError("a crop needs at least one frame with a face")
+    height, width = frame_size
+    middle = pose.center + 0.5
+    middle = middle + pose.scale[:, None] * CENTER_HEIGHT * pose.rotation[:, :2, 1] * np.array([1.0, -1.0])
+    reach = HEAD_REACH * pose.scale[:, None]
+    low, high = (middle - reach).min(0), (middle + reach).max(0)
+    side = max(2 / HEAD_SCALE * float(np.median(pose.scale)), float((high - low).max()))
+    if side >= WHOLE_FRAME * min(height, width):
+        side = float(min(height, width))
+    corner = np.clip((low + high) / 2 - side / 2, 0, np.array([width, height]) - side)
+    return CropBox(float(corner[0]), float(corner[1]), side)
+
+
+def apply_crop(image: np.ndarray, box: CropBox, size: int) -> np.ndarray:
+    """Cut the square out of image uint8 [H, W, 3] and resize it. Returns uint8 [size, size, 3].
+
+    The side may be fractional; shrinking averages (no aliasing), growing is cubic.
+    """
+    ratio = box.side / size
+    if ratio == 1 and box.x == int(box.x) and box.y == int(box.y):
+        x, y = int(box.x), int(box.y)
+        return np.ascontiguousarray(image[y : y + size, x : x + size])
+    blurred = image
+    if ratio > 1:
+        # A Gaussian as wide as the new pixel's footprint stands in for area averaging at any fraction.
+        sigma = 0.5 * np.sqrt(ratio**2 - 1)
+        blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    start = (box.x + ratio / 2 - 0.5, box.y + ratio / 2 - 0.5)
+    matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(blurred, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def crop_landmarks(points: np.ndarray, box: CropBox) -> np.ndarray:
+    """Take pixel landmarks (x, y, depth) [..., 3] (see to_pixels) to crop-normalized (u, v, d)."""
+    corner = np.array([box.x - 0.5, box.y - 0.5, 0])
+    return ((points - corner) * (2 / box.side) - np.array([1.0, 1.0, 0.0])).astype(np.float32)
+
+
+def crop_pose(pose: HeadPose, box: CropBox) -> HeadPose:
+    """Take a head pose in source pixels to crop-normalized coordinates."""
+    center = (pose.center - np.array([box.x - 0.5, box.y - 0.5])) * (2 / box.side) - 1
+    return HeadPose(pose.rotation, pose.scale * np.float32(2 / box.side), center.astype(np.float32))
+
+
+def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float = 0.06) -> np.ndarray:
+    """Put a crop uint8 [S, S, 3] back into frame uint8 [H, W, 3]. Returns a new frame.
+
+    The crop fades in over `feather` of its side, except along the frame's own edges.
+    """
+    height, width = frame.shape[:2]
+    ratio = crop.shape[0] / box.side
+    # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
+    matrix = np.array(
+        [[ratio, 0, (0.5 - box.x) * ratio - 0.5], [0, ratio, (0.5 - box.y) * ratio - 0.5]], np.float64
+    )
+    source = crop
+    if ratio > 1:
+        sigma = 0.5 * np.sqrt(ratio**2 - 1)
+        source = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    back = cv2.warpAffine(source, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    mask = _fade(height, box.y, box.side, feather)[:, None] * _fade(width, box.x, box.side, feather)[None]
+    mixed = frame + mask[..., None] * (back.astype(np.float32) - frame)
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def _fade(count: int, start: float, side: float, feather: float) -> np.ndarray:
+    """Weight of the crop along one axis of the frame, float32 [count]."""
+    position = np.arange(count) + 0.5
+    near = (position - start) / (feather * side)
+    far = (start + side - position) / (feather * side)
+    if start <= 0.5:
+        near = np.where(position >= start, 1.0, 0.0)
+    if start + side >= count - 0.5:
+        far = np.where(position <= start + side, 1.0, 0.0)
+    ramp = np.clip(np.minimum(near, far), 0, 1)
+    return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)

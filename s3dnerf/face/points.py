@@ -1,0 +1,82 @@
+"""Landmark numbers of the 478-point face mesh, grouped by what they lie on.
+
+"Left" and "right" are the viewer's left and right everywhere in this package, not the person's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+POINT_COUNT = 478
+
+# Closed outlines, in order around the shape.
+LIPS_OUTER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+LIPS_INNER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
+EYE_LEFT = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
+EYE_RIGHT = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
+BROW_LEFT = (46, 53, 52, 65, 55, 107, 66, 105, 63, 70)
+BROW_RIGHT = (276, 283, 282, 295, 285, 336, 296, 334, 293, 300)
+IRIS_LEFT = (468, 469, 470, 471, 472)
+IRIS_RIGHT = (473, 474, 475, 476, 477)
+FACE_OVAL = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
+NOSE_RIDGE = (168, 6, 197, 195, 5, 4, 1, 19, 94, 2)
+NOSE_OUTLINE = (168, 193, 245, 188, 174, 236, 198, 209, 49, 48, 64, 98, 97, 2)
+NOSE_OUTLINE_RIGHT = (326, 327, 294, 278, 279, 429, 420, 456, 399, 412, 465, 417)
+
+# (upper, lower) points that meet when the lips or the lids close.
+LIP_PAIRS = ((13, 14), (82, 87), (312, 317))
+LID_PAIRS_LEFT = ((159, 145), (158, 153), (160, 144))
+LID_PAIRS_RIGHT = ((386, 374), (385, 380), (387, 373))
+EYE_CORNERS_LEFT = (33, 133)  # outer, inner
+EYE_CORNERS_RIGHT = (263, 362)
+
+# Cheek, forehead, temple and chin points that fill the space between the outlines.
+SPREAD = (
+    *(151, 9, 8, 50, 280, 101, 330, 36, 266, 205, 425, 187, 411, 147, 376, 117, 346, 118, 347),
+    *(69, 299, 108, 337, 104, 333, 71, 301, 116, 345, 143, 372, 193, 417, 122, 351),
+    *(199, 175, 200, 18, 204, 424, 202, 422, 214, 434),
+)
+
+# Points on bone: they keep their shape while a face talks, blinks and smiles.
+RIGID_POINTS = np.array(
+    (
+        *(10, 151, 9, 8, 168, 6, 197, 195, 5, 4),
+        *(109, 338, 67, 297, 103, 332, 54, 284, 21, 251, 162, 389, 127, 356),
+        *(108, 337, 69, 299, 104, 333, 71, 301, 143, 372, 116, 345, 117, 346, 118, 347),
+        *(33, 263, 133, 362, 193, 417, 122, 351),
+    )
+)
+
+
+def _collect_kept_points() -> np.ndarray:
+    groups = (
+        *(LIPS_OUTER, LIPS_INNER, EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT, BROW_LEFT, BROW_RIGHT),
+        *(FACE_OVAL, NOSE_RIDGE, NOSE_OUTLINE, NOSE_OUTLINE_RIGHT, SPREAD, tuple(RIGID_POINTS.tolist())),
+    )
+    return np.unique(np.concatenate([np.asarray(group) for group in groups]))
+
+
+KEPT_POINTS = _collect_kept_points()
+"""Numbers of the points kept in prepared clips, ascending, int64 [P]."""
+
+
+def select_points(landmarks: np.ndarray, numbers: tuple[int, ...] | np.ndarray) -> np.ndarray:
+    """Pick mesh points by number from full (478) or kept (len(KEPT_POINTS)) landmarks.
+
+    landmarks [..., 478 or P, C]; numbers [K]. Returns [..., K, C].
+    Raises ValueError when the point axis has another length or a number is not among the kept points.
+    """
+    numbers = np.asarray(numbers)
+    count = landmarks.shape[-2]
+    if count == POINT_COUNT:
+        return landmarks[..., numbers, :]
+    if count != len(KEPT_POINTS):
+        raise ValueError(f"expected {POINT_COUNT} or {len(KEPT_POINTS)} landmarks, got {count}")
+    positions = np.searchsorted(KEPT_POINTS, numbers).clip(0, count - 1)
+    if not np.array_equal(KEPT_POINTS[positions], numbers):
+        missing = sorted(set(numbers.tolist()) - set(KEPT_POINTS.tolist()))
+        raise ValueError(f"landmarks {missing} are not among the kept points")
+    return landmarks[..., positions, :]

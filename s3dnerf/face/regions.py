@@ -1,0 +1,124 @@
+"""Face regions and what can be measured on them: eye openness and lip opening."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .camera import HeadPose, load_canonical_face
+from .points import (
+    BROW_LEFT,
+    BROW_RIGHT,
+    EYE_CORNERS_LEFT,
+    EYE_CORNERS_RIGHT,
+    EYE_LEFT,
+    EYE_RIGHT,
+    FACE_OVAL,
+    IRIS_LEFT,
+    IRIS_RIGHT,
+    LID_PAIRS_LEFT,
+    LID_PAIRS_RIGHT,
+    LIP_PAIRS,
+    LIPS_INNER,
+    LIPS_OUTER,
+    NOSE_OUTLINE,
+    NOSE_OUTLINE_RIGHT,
+    NOSE_RIDGE,
+    select_points,
+)
+
+REGIONS = ("lips", "jaw_and_cheeks", "eyes", "brows", "nose", "rest")
+LIPS, JAW_AND_CHEEKS, EYES, BROWS, NOSE, REST = range(len(REGIONS))
+
+OPEN_EYE_RATIO = 0.29
+"""Lid gap over eye width of a normally open eye (median of the tracked people); openness 1."""
+
+JAW_OUTLINE = FACE_OVAL[8:29]
+"""The lower part of the face oval, from the viewer's right temple over the chin to the left."""
+BELOW_EYES = (116, 117, 118, 122, 168, 351, 347, 346, 345)
+"""The line below the eyes, from left to right, that closes the jaw outline."""
+
+
+def measure_lip_opening(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
+    """Gap between the inner lips in head units, float32 [T]; 0 when closed.
+
+    landmarks [T, 478 or P, 3] in the unit of pose. The mean over the middle and its two neighbours of the
+    gap along the head's own vertical axis, so it depends neither on image size nor on head rotation.
+    """
+    upper = select_points(landmarks, np.array([a for a, _ in LIP_PAIRS]))
+    lower = select_points(landmarks, np.array([b for _, b in LIP_PAIRS]))
+    gap = (upper - lower).mean(axis=1) * np.array([1.0, -1.0, 1.0], np.float32)
+    return (np.einsum("tc,tc->t", gap, pose.rotation[:, :, 1]) / pose.scale).astype(np.float32)
+
+
+def measure_eye_openness(landmarks: np.ndarray) -> np.ndarray:
+    """Openness of the viewer's left and right eye, float32 [T, 2]; 0 closed, about 1 open.
+
+    landmarks [T, 478 or P, 3]. Mean lid gap over the distance of the eye's corners, both in three
+    dimensions, divided by OPEN_EYE_RATIO.
+    """
+    sides = ((LID_PAIRS_LEFT, EYE_CORNERS_LEFT), (LID_PAIRS_RIGHT, EYE_CORNERS_RIGHT))
+    return np.stack([_measure_eye(landmarks, *side) for side in sides], axis=-1).astype(np.float32)
+
+
+def _measure_eye(landmarks: np.ndarray, pairs: tuple, corners: tuple[int, int]) -> np.ndarray:
+    upper = select_points(landmarks, np.array([a for a, _ in pairs]))
+    lower = select_points(landmarks, np.array([b for _, b in pairs]))
+    ends = select_points(landmarks, corners)
+    gap = np.linalg.norm(upper - lower, axis=-1).mean(-1)
+    return gap / np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1) / OPEN_EYE_RATIO
+
+
+def _list_polygons() -> list[tuple[int, tuple[int, ...]]]:
+    nose = (*NOSE_OUTLINE, *NOSE_OUTLINE_RIGHT)
+    return [
+        (NOSE, nose),
+        (BROWS, BROW_LEFT),
+        (BROWS, BROW_RIGHT),
+        (EYES, EYE_LEFT),
+        (EYES, EYE_RIGHT),
+        (LIPS, LIPS_OUTER),
+    ]
+
+
+def draw_region_masks(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Label image of the regions, uint8 [size, size]; values index REGIONS.
+
+    landmarks [478 or P, 3] (or [.., 2]) of one face, normalized to a square image. Pixels beyond the face
+    are "rest"; the mouth's inside is "lips".
+    """
+    pixels = (landmarks[:, :2] + 1) * (size / 2) - 0.5
+    labels = np.full((size, size), REST, np.uint8)
+    _fill(labels, select_points(pixels, (*JAW_OUTLINE, *BELOW_EYES)), JAW_AND_CHEEKS)
+    for region, outline in _list_polygons():
+        _fill(labels, select_points(pixels, outline), region)
+    return labels
+
+
+def _fill(labels: np.ndarray, outline: np.ndarray, label: int) -> None:
+    # fillPoly takes fixed-point coordinates; 4 fractional bits place the outline to a sixteenth of a pixel.
+    cv2.fillPoly(labels, [np.round(outline * 16).astype(np.int32)], label, shift=4)
+
+
+@cache
+def region_of_point() -> np.ndarray:
+    """Region of each mesh point, int64 [478], read-only; values index REGIONS.
+
+    Points of the lips, lids, irises and brows belong to these; every other point takes the region of its
+    place on the canonical face seen from the front.
+    """
+    size = 512
+    face = load_canonical_face() * np.array([1.0, -1.0, 1.0], np.float32)
+    labels = draw_region_masks(face, size)
+    pixels = np.clip(np.round((face[:, :2] + 1) * (size / 2) - 0.5), 0, size - 1).astype(int)
+    regions = labels[pixels[:, 1], pixels[:, 0]].astype(np.int64)
+    named = {LIPS: (LIPS_OUTER, LIPS_INNER), EYES: (EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT)}
+    named[BROWS] = (BROW_LEFT, BROW_RIGHT)
+    named[NOSE] = (NOSE_RIDGE,)
+    for region, groups in named.items():
+        for group in groups:
+            regions[list(group)] = region
+    regions.setflags(write=False)
+    return regions

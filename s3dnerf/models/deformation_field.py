@@ -1,0 +1,238 @@
+"""Cross-modal facial deformation field (S3D-NeRF, section 3.3): speech warps ray samples, face region by face region.
+
+Once a frame, region tokens of the portrait attend to speech and give each region a *motion code*. Every position of head
+space belongs to the regions by learned shares; the codes, mixed by these shares, drive a small U-shaped network that
+returns the offset from the frame being rendered back to the portrait's face. Beside the offset it returns *ambient*
+coordinates (Park et al., 2021), which tell the radiance field what no offset can: whether a point between the lips shows
+teeth or skin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
+from s3dnerf.models.layers import make_mlp, zero_initialize
+from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
+from s3dnerf.rendering.rays import Camera
+
+
+MAX_SPEECH_STEPS = 64
+"""Longest sequence of speech tokens in a window."""
+
+
+@dataclass
+class LatticeConfig:
+    """The lattice of head space on which the field is evaluated once a frame; between its points it is interpolated."""
+
+    size: tuple[int, int, int] = (44, 52, 8)
+    """Points along x, y and z."""
+    center: tuple[float, float, float] = (0.0, -0.38, 0.45)
+    """Where the lattice is finest, in head units: the mouth."""
+    reach: tuple[float, float, float] = (1.4, 1.5, 1.0)
+    """How far it reaches from there; positions beyond read its border."""
+    focus: tuple[float, float, float] = (0.3, 0.3, 1.0)
+    """Distance from the center, in head units, within which the points are about evenly dense."""
+
+
+@dataclass
+class DeformationConfig:
+    """Sizes of the deformation field."""
+
+    token_width: int = 64
+    """Width of a region token."""
+    code_width: int = 24
+    """Width of a region's motion code and of its portrait code."""
+    heads: int = 4
+    """Heads of the attention from regions to speech."""
+    hidden: int = 64
+    """Width of the network that turns codes into offsets."""
+    ambient: int = 4
+    """Number of ambient coordinates."""
+    grid: HashGridConfig = field(default_factory=HashGridConfig)
+    """Hash grid that encodes positions of head space."""
+    lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    """Where the field is evaluated."""
+
+
+@dataclass(frozen=True)
+class RegionCodes:
+    """All that the field needs to know about one frame."""
+
+    motion: Tensor
+    """``[B, R, code_width]``: what speech and blinks do to each region."""
+    portrait: Tensor
+    """``[B, R, code_width]``: the state each region has in the portrait."""
+    pose: Tensor
+    """``[B, 9]``: poses of the portrait and of the frame."""
+
+
+@dataclass(frozen=True)
+class PositionFeatures:
+    """What the field knows about positions, whoever's face it is."""
+
+    encoded: Tensor
+    """``[..., N, F]`` hash-grid features beside the coordinates."""
+    shares: Tensor
+    """``[..., N, R]`` log share of every region."""
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """The field at some positions."""
+
+    offsets: Tensor
+    """``[B, N, 3]`` head units, from the frame's face to the portrait's."""
+    ambient: Tensor
+    """``[B, N, ambient]``."""
+
+
+class Lattice(nn.Module):
+    """Points of head space, dense around the mouth, and trilinear reading between them."""
+
+    def __init__(self, config: LatticeConfig) -> None:
+        super().__init__()
+        self.size = config.size
+        self.register_buffer("center", torch.tensor(config.center), persistent=False)
+        self.register_buffer("focus", torch.tensor(config.focus), persistent=False)
+        extent = torch.asinh(torch.tensor(config.reach) / self.focus)
+        self.register_buffer("extent", extent, persistent=False)
+        axes = [torch.linspace(-1.0, 1.0, points) for points in config.size]
+        unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).permute(2, 1, 0, 3)
+        points = self.center + self.focus * torch.sinh(unit * self.extent)
+        self.register_buffer("points", points.reshape(-1, 3), persistent=False)
+
+    def read(self, values: Tensor, positions: Tensor) -> Tensor:
+        """Interpolate ``values [B, points, C]`` at ``positions [B, N, 3]`` (head space) -> ``[B, N, C]``."""
+        unit = torch.asinh((positions - self.center) / self.focus) / self.extent
+        volume = values.transpose(1, 2).unflatten(2, self.size[::-1])
+        read = F.grid_sample(
+            volume.float(), unit[:, None, None].float(), padding_mode="border", align_corners=True
+        )
+        return read.flatten(2).transpose(1, 2)
+
+
+class SpeechAttention(nn.Module):
+    """Multi-head attention from face regions to speech: how much each region has to do with this moment (F_cm)."""
+
+    def __init__(self, config: DeformationConfig, speech_width: int, regions: int) -> None:
+        super().__init__()
+        token = config.token_width
+        self.region = nn.Parameter(torch.randn(regions, token) * 0.5)
+        self.normalize = nn.LayerNorm(token)
+        # With few people to learn from, the query must not rely on who is speaking.
+        self.drop_identity = nn.Dropout(0.2)
+        self.time = nn.Parameter(torch.zeros(1, MAX_SPEECH_STEPS, speech_width))
+        self.attention = nn.MultiheadAttention(
+            token, config.heads, kdim=speech_width, vdim=speech_width, batch_first=True
+        )
+        self.to_motion = make_mlp(token, token, config.code_width)
+
+    def forward(self, tokens: Tensor, speech: Tensor) -> Tensor:
+        """Region tokens ``[B, R, token]`` and speech ``[B, T, speech_width]`` -> motion codes ``[B, R, code]``."""
+        query = self.region + self.drop_identity(self.normalize(tokens))
+        keys = speech + self.time[:, : speech.shape[1]]
+        attended, _ = self.attention(query, keys, keys, need_weights=False)
+        return self.to_motion(attended + self.region)
+
+
+class RegionWarp(nn.Module):
+    """The warp: positions and region codes -> offsets and ambient coordinates, by a U-shaped network."""
+
+    def __init__(self, config: DeformationConfig, regions: int) -> None:
+        super().__init__()
+        hidden = config.hidden
+        self.grid = HashGrid(config.grid)
+        encoded = self.grid.output_features + 3
+        self.to_shares = nn.Linear(encoded, regions)
+        self.from_position = nn.Linear(encoded, hidden)
+        self.from_codes = nn.Linear(2 * config.code_width, hidden, bias=False)
+        self.from_pose = make_mlp(9, 32, hidden)
+        self.narrow = nn.Linear(hidden, hidden // 2)
+        self.widen = nn.Linear(hidden // 2, hidden)
+        self.output = zero_initialize(nn.Linear(2 * hidden, 3 + config.ambient))
+        self.activation = nn.SiLU()
+
+    def encode_positions(self, positions: Tensor) -> PositionFeatures:
+        """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
+        unit = ((positions + 1.5) / 3.0).clamp(0.0, 1.0)
+        encoded = torch.cat([16.0 * self.grid(unit), positions], dim=-1)
+        return PositionFeatures(encoded, self.to_shares(encoded).log_softmax(dim=-1))
+
+    def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
+        """Evaluate ``N`` positions (shared by all frames, or ``B`` sets of them) under ``B`` frames."""
+        by_region = self.from_codes(torch.cat([codes.motion, codes.portrait], dim=-1))  # [B, R, hidden]
+        # Mixing after the first layer: regions are few, positions many.
+        mixed = features.shares.exp().to(by_region.dtype) @ by_region
+        pose = self.from_pose(codes.pose)[:, None]
+        first = self.activation(self.from_position(features.encoded) + mixed + pose)
+        last = self.activation(self.widen(self.activation(self.narrow(first))))
+        result = self.output(torch.cat([first, last], dim=-1)).float()
+        return Deformation(0.25 * result[..., :3], result[..., 3:])
+
+
+class CrossModalFacialDeformationField(nn.Module):
+    """Region tokens, attention from regions to speech, and the warp they drive."""
+
+    def __init__(
+        self, config: DeformationConfig, context_channels: int, speech_width: int, regions: int, landmarks: int
+    ) -> None:
+        super().__init__()
+        token, code = config.token_width, config.code_width
+        self.gather = RegionSlotAttention(context_channels, regions, token)
+        self.embed_geometry = make_mlp(3 * landmarks + 2, 128, regions * token)
+        self.speech_attention = SpeechAttention(config, speech_width, regions)
+        self.embed_eyes = nn.Linear(2, regions * code)
+        self.to_portrait = make_mlp(token, token, code)
+        self.warp = RegionWarp(config, regions)
+        self.lattice = Lattice(config.lattice)
+
+    def describe_regions(self, context: Tensor, displacement: Tensor, eyes: Tensor) -> RegionTokens:
+        """Gather the portrait's regions (F_agg).
+
+        Args:
+            context: ``[B, C, h, w]`` coarsest appearance features.
+            displacement: ``[B, P, 3]`` the portrait's landmarks minus those of the canonical face, head units.
+            eyes: ``[B, 2]`` eye openness in the portrait.
+        """
+        gathered = self.gather(context)
+        geometry = self.embed_geometry(torch.cat([8.0 * displacement.flatten(1), eyes], dim=1))
+        return RegionTokens(gathered.tokens + geometry.view_as(gathered.tokens), gathered.attention)
+
+    def combine_codes(self, tokens: Tensor, motion: Tensor, eyes: Tensor, pose: Tensor) -> RegionCodes:
+        """Join ``motion [B, R, code]`` with ``eyes [B, 2]`` (openness wanted) and ``pose [B, 9]``."""
+        return RegionCodes(motion + self.embed_eyes(eyes).view_as(motion), self.to_portrait(tokens), pose)
+
+    def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
+        """Evaluate the field exactly at head-space ``points [B, N, 3]``."""
+        return self.warp(self.warp.encode_positions(points), codes)
+
+    def deform_lattice(self, codes: RegionCodes) -> Tensor:
+        """Evaluate the field on the lattice: ``[B, points, 3 + ambient]``."""
+        deformation = self.warp(self.warp.encode_positions(self.lattice.points), codes)
+        return torch.cat([deformation.offsets, deformation.ambient], dim=-1)
+
+
+def describe_poses(source: Camera, target: Camera) -> Tensor:
+    """Summarize the poses of portrait and frame in nine numbers ``[B, 9]``: both rotations, shift and change of scale."""
+
+    def vector(rotation: Tensor) -> Tensor:
+        # The antisymmetric part: sin(angle) times the axis, smooth for all heads that still face the camera.
+        return torch.stack(
+            [
+                rotation[:, 2, 1] - rotation[:, 1, 2],
+                rotation[:, 0, 2] - rotation[:, 2, 0],
+                rotation[:, 1, 0] - rotation[:, 0, 1],
+            ],
+            dim=-1,
+        )
+
+    shift = (target.center - source.center) / source.scale[:, None]
+    growth = (target.scale / source.scale).log()[:, None]
+    return torch.cat(
+        [vector(source.rotation), vector(target.rotation), 2.0 * shift, 4.0 * growth], dim=-1
+    )

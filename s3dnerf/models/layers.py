@@ -1,0 +1,48 @@
+"""Small building blocks that several components share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
+    """Return a convolution that keeps (or divides by ``stride``) the size of its input."""
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+
+def zero_initialize(layer: nn.Module) -> nn.Module:
+    """Set all parameters of ``layer`` to zero, so that it starts by adding nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside an identity path; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = make_convolution(channels, channels)
+        self.second = zero_initialize(make_convolution(channels, channels))
+        self.activation = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.activation(self.first(self.activation(x))))
+
+
+def make_mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers of the given widths with SiLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def encode_sine(positions: Tensor, frequencies: int) -> Tensor:
+    """Append sines and cosines of octave frequencies: ``[..., D] -> [..., D (1 + 2 frequencies)]`` (Mildenhall, 2020)."""
+    parts = [positions]
+    for octave in range(frequencies):
+        angle = positions * (torch.pi * 2**octave)
+        parts += [angle.sin(), angle.cos()]
+    return torch.cat(parts, dim=-1)

@@ -1,0 +1,25 @@
+"""Motion encoder: tracked landmarks -> the motion codes that speech should produce. Used in training only.
+
+Speech does not determine every movement of a face. Trained on speech alone, the renderer sees lips that do not match its
+instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target frame, and
+the speech path learns, beside it, to produce the same codes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from s3dnerf.models.layers import make_mlp
+
+
+class MotionEncoder(nn.Module):
+    """Landmark displacements from a person's own mean face -> motion codes of all regions."""
+
+    def __init__(self, landmarks: int, regions: int, code_width: int) -> None:
+        super().__init__()
+        self.network = make_mlp(3 * landmarks, 128, regions * code_width)
+        self.shape = (regions, code_width)
+
+    def forward(self, displacement: Tensor) -> Tensor:
+        """``displacement [B, P, 3]`` in head units -> ``[B, R, code_width]``."""
+        return self.network(16.0 * displacement.flatten(1)).unflatten(1, self.shape)

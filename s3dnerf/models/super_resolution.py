@@ -1,0 +1,67 @@
+"""Super-resolution (S3D-NeRF, section 3.4): adds outer face, texture and background to the rendered inner face.
+
+It never invents what the portrait already shows: the volume renderer also returns *where in the portrait* each ray ends,
+the photograph is warped by that flow at full size, and this network corrects the result by a residual that starts at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.models.layers import ResidualBlock, make_convolution, zero_initialize
+
+
+@dataclass
+class SuperResolutionConfig:
+    """Widths of the U-Net, at 1/2, 1/4 and 1/8 of the frame."""
+
+    widths: tuple[int, int, int] = (32, 64, 64)
+    """Channels at each resolution."""
+
+
+class SuperResolution(nn.Module):
+    """A small U-Net at half the frame's size with a pixel-shuffle head."""
+
+    def __init__(self, config: SuperResolutionConfig, rendered: int, detail: int) -> None:
+        super().__init__()
+        fine, middle, coarse = config.widths
+        self.enter = make_convolution(12 + detail + rendered, fine)
+        self.fine_in = ResidualBlock(fine)
+        self.down_middle = make_convolution(fine, middle, stride=2)
+        self.enter_rendered = make_convolution(rendered, middle)
+        self.middle_in = ResidualBlock(middle)
+        self.down_coarse = make_convolution(middle, coarse, stride=2)
+        self.coarse = nn.Sequential(ResidualBlock(coarse), ResidualBlock(coarse))
+        self.up_middle = make_convolution(coarse, middle)
+        self.middle_out = ResidualBlock(middle)
+        self.up_fine = make_convolution(middle, fine)
+        self.fine_out = ResidualBlock(fine)
+        self.leave = zero_initialize(make_convolution(fine, 12))
+
+    def forward(self, rendered: Tensor, warped: Tensor, detail: Tensor) -> Tensor:
+        """Make the frame.
+
+        Args:
+            rendered: ``[B, C, h, w]`` volume-rendered channels.
+            warped: ``[B, 3, 4h, 4w]`` the photograph warped to the frame.
+            detail: ``[B, D, 2h, 2w]`` its finest features, warped likewise.
+
+        Returns:
+            ``[B, 3, 4h, 4w]``; about [0, 1], not clamped.
+        """
+        enlarged = enlarge(rendered, 2)
+        fine = self.fine_in(self.enter(torch.cat([F.pixel_unshuffle(warped, 2), detail, enlarged], dim=1)))
+        middle = self.middle_in(self.down_middle(fine) + self.enter_rendered(rendered))
+        coarse = self.coarse(self.down_coarse(middle))
+        middle = self.middle_out(middle + enlarge(self.up_middle(coarse), 2))
+        fine = self.fine_out(fine + enlarge(self.up_fine(middle), 2))
+        return warped + F.pixel_shuffle(self.leave(fine), 2)
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Enlarge ``[B, C, h, w]`` bilinearly."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

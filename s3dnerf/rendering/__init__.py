@@ -1,0 +1,1 @@
+"""Cameras, rays, samples and compositing: pure functions on tensors, unaware of any model."""

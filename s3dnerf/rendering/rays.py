@@ -1,0 +1,67 @@
+"""Scaled-orthographic cameras and their rays.
+
+Image coordinates run from -1 to 1, u to the right and v downward; pixel ``i`` of ``N`` has its center at
+``(2 i + 1) / N - 1``. Head space is right-handed: x to the viewer's right, y up, z toward the viewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A batch of scaled-orthographic cameras: ``u = center_u + scale (R X)_x``, ``v = center_v - scale (R X)_y``."""
+
+    rotation: Tensor
+    """``[B, 3, 3]`` head to camera."""
+    scale: Tensor
+    """``[B]`` image units (half the image's side) a head unit."""
+    center: Tensor
+    """``[B, 2]`` image position of the head's origin."""
+
+    def repeat(self, times: int) -> Camera:
+        """Return the batch with each camera repeated ``times`` times in a row."""
+        return Camera(
+            *(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center))
+        )
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays in head space; ``directions`` have unit length and point away from the viewer."""
+
+    origins: Tensor
+    """``[B, N, 3]``, on the plane through the head's origin that faces the camera."""
+    directions: Tensor
+    """``[B, N, 3]``."""
+
+
+def project_points(points: Tensor, camera: Camera) -> Tensor:
+    """Project head-space ``points [B, N, 3]`` to ``[B, N, 3]``: u, v and depth in head units (larger is nearer)."""
+    seen = torch.einsum("bij,bnj->bni", camera.rotation, points)
+    scale = camera.scale[:, None]
+    u = camera.center[:, None, 0] + scale * seen[..., 0]
+    v = camera.center[:, None, 1] - scale * seen[..., 1]
+    return torch.stack([u, v, seen[..., 2]], dim=-1)
+
+
+def make_pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Return the image coordinates of all pixel centers, ``[height, width, 2]`` in (u, v) order."""
+    u = (2 * torch.arange(width, device=device) + 1) / width - 1
+    v = (2 * torch.arange(height, device=device) + 1) / height - 1
+    return torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)
+
+
+def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
+    """Return the rays through ``image_points [N, 2]`` or ``[B, N, 2]`` (u, v) of each camera."""
+    if image_points.dim() == 2:
+        image_points = image_points.expand(camera.scale.shape[0], *image_points.shape)
+    offset = (image_points - camera.center[:, None]) / camera.scale[:, None, None]
+    on_plane = torch.stack([offset[..., 0], -offset[..., 1], torch.zeros_like(offset[..., 0])], dim=-1)
+    origins = torch.einsum("bji,bnj->bni", camera.rotation, on_plane)
+    directions = -camera.rotation[:, 2][:, None].expand_as(origins)
+    return Rays(origins, directions)

@@ -1,0 +1,74 @@
+"""Where along a ray to look: a slab around an ellipsoid that stands for the surface of any head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s3dnerf.rendering.rays import Rays
+
+
+@dataclass
+class SurfacePriorConfig:
+    """The ellipsoid, in head units, around whose near surface rays are sampled."""
+
+    center: tuple[float, float, float] = (0.0, -0.2, -0.35)
+    """Center of the ellipsoid."""
+    radii: tuple[float, float, float] = (0.72, 1.1, 0.9)
+    """Half axes: half the width, half the height, half the depth of a head."""
+    inner_margin: float = 0.22
+    """Half the length sampled where a ray meets the ellipsoid head-on."""
+    outer_margin: float = 0.5
+    """Half the length sampled where a ray misses it (hair, neck and shoulders have no known depth)."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples along rays."""
+
+    positions: Tensor
+    """``[B, N, S, 3]`` head space, nearest to the viewer first."""
+    lengths: Tensor
+    """``[B, N, S]`` length of the interval each sample stands for."""
+    distances: Tensor
+    """``[B, N, S]`` distance along the ray from its origin."""
+
+
+def find_surface(rays: Rays, prior: SurfacePriorConfig) -> tuple[Tensor, Tensor]:
+    """Intersect rays with the ellipsoid.
+
+    Returns:
+        ``distance [B, N]`` of the nearer intersection (of the closest approach for rays that miss) and ``margin [B, N]``,
+        half the length to sample, which grows from ``inner_margin`` to ``outer_margin`` toward the silhouette.
+    """
+    center = rays.origins.new_tensor(prior.center)
+    radii = rays.origins.new_tensor(prior.radii)
+    origin = (rays.origins - center) / radii
+    direction = rays.directions / radii
+    a = direction.square().sum(-1)
+    b = (origin * direction).sum(-1)
+    c = origin.square().sum(-1) - 1.0
+    closest = -b / a
+    # 1 for a ray through the middle, 0 at the silhouette and beyond.
+    depth = ((b.square() - a * c) / a).clamp(min=0.0)
+    distance = closest - (depth / a).sqrt()
+    margin = prior.outer_margin + (prior.inner_margin - prior.outer_margin) * depth.clamp(max=1.0).sqrt()
+    return distance, margin
+
+
+def place_samples(
+    rays: Rays, prior: SurfacePriorConfig, count: int, generator: torch.Generator | None = None
+) -> Samples:
+    """Place ``count`` samples a ray: at interval centers, or stratified within them when a generator is given."""
+    distance, margin = find_surface(rays, prior)
+    steps = torch.arange(count, device=distance.device, dtype=distance.dtype)
+    shift: Tensor | float = 0.5
+    if generator is not None:
+        shift = torch.rand((*distance.shape, count), generator=generator, device=generator.device).to(distance)
+    fraction = (steps + shift) / count
+    distances = distance[..., None] + margin[..., None] * (2.0 * fraction - 1.0)
+    positions = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
+    lengths = (2.0 * margin / count)[..., None].expand_as(distances)
+    return Samples(positions, lengths, distances)

@@ -1,0 +1,88 @@
+"""Checkpoints: folders with a model that anyone can load and a training state that resumes exactly.
+
+``model/`` is what ``S3DNeRF.from_pretrained`` reads (the averaged weights); ``training.safetensors`` and ``training.json``
+hold raw weights and optimizer. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from s3dnerf.errors import UserError
+
+STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
+
+
+def save_checkpoint(folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> None:
+    """Write a checkpoint; the folder appears under its name only when it is complete."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    average.save_pretrained(part / MODEL)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    tensors |= flatten_optimizer(optimizer)
+    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
+    (part / NUMBERS).write_text(json.dumps({"step": step}))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> int:
+    """Restore everything in place and return the step.
+
+    Raises:
+        UserError: the checkpoint is incomplete or belongs to a model of other sizes.
+    """
+    try:
+        tensors = load_file(folder / STATE)
+        step = json.loads((folder / NUMBERS).read_text())["step"]
+        model.load_state_dict(_select(tensors, "model."))
+        average.load_state_dict(_select(tensors, "average."))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = f"cannot be resumed ({str(error).splitlines()[0]})"
+        raise UserError(folder, reason, "resume with the settings it was made with, or start in a new folder") from error
+    restore_optimizer(optimizer, _select(tensors, "optimizer."))
+    return step
+
+
+def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`flatten_optimizer` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def find_latest(folder: Path) -> Path | None:
+    """Return the checkpoint with the highest step in ``folder``, or None."""
+    found = sorted(folder.glob("step_*"))
+    return found[-1] if found else None
+
+
+def drop_old(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints."""
+    for old in sorted(folder.glob("step_*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

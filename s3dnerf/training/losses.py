@@ -1,0 +1,182 @@
+"""Losses: of pictures (S3D-NeRF, section 3.5) and of movement (landmark correspondences on the deformation)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.data.dataset import Frames
+from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
+from s3dnerf.face.regions import region_of_point
+from s3dnerf.models.deformation_field import RegionCodes
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.rendering.rays import project_points
+
+REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
+UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
+
+
+@dataclass
+class LossWeights:
+    """Weight of every term of the loss."""
+
+    pixel: float = 1.0
+    """Mean absolute difference of frames."""
+    lips: float = 1.0
+    """The same within the box around the lips."""
+    structure: float = 0.2
+    """One minus SSIM."""
+    gradient: float = 0.5
+    """Difference of image gradients at three scales."""
+    coarse: float = 0.3
+    """Mean absolute difference of the volume-rendered image."""
+    warped: float = 0.3
+    """Mean absolute difference of the warped photograph."""
+    deform: float = 0.001
+    """Mean squared size of the deformation."""
+    landmarks: float = 4.0
+    """Distance by which the warp misses the portrait's landmarks, head units."""
+    gap: float = 4.0
+    """The same for the gap between the lips."""
+    regions: float = 0.02
+    """Cross-entropy of the regions, in head space and in the portrait."""
+    speech: float = 10.0
+    """Distance between lips and jaw placed by speech and tracked ones, head units."""
+    correlation: float = 0.2
+    """One minus the correlation of the lip opening over a stretch of speech."""
+    gain: float = 0.05
+    """Difference of the logarithms of how widely the lips move."""
+    distill: float = 0.05
+    """Distance of motion codes from speech to those from the tracked face."""
+
+
+def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
+    """Compare rendered frames with real ones."""
+    target, image = frames.image, rendering.image
+    error = (image - target).abs()
+    box = mark_lips(frames, target.shape[-1])
+    small = shrink(target, target.shape[-1] // rendering.coarse.shape[-1])
+    return {
+        "pixel": error.mean(),
+        "lips": (error * box).sum() / (3.0 * box.sum() + 1.0),
+        "structure": 1.0 - measure_structure(image, target),
+        "gradient": compare_gradients(image, target),
+        "coarse": (rendering.coarse - small).abs().mean(),
+        "warped": (rendering.warped - target).abs().mean(),
+        "deform": rendering.lattice[..., :3].square().sum(-1).mean(),
+    }
+
+
+def compare_landmarks(
+    model: S3DNeRF, identity: Identity, codes: RegionCodes, landmarks: Tensor
+) -> dict[str, Tensor]:
+    """Ask the warp to carry the frame's ``landmarks [B, P, 3]`` onto the portrait's, and lip gaps onto lip gaps."""
+    features = model.deformation_field.warp.encode_positions(landmarks)
+    arrived = landmarks + model.deformation_field.warp(features, codes).offsets
+    wanted = identity.portrait.landmarks
+    miss = (arrived - wanted).abs().sum(-1)
+    gap = (arrived[:, UPPER_LIP] - arrived[:, LOWER_LIP]) - (wanted[:, UPPER_LIP] - wanted[:, LOWER_LIP])
+    places = features.shares.transpose(1, 2).float()
+    return {
+        "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
+        "gap": gap.abs().sum(-1).mean(),
+        "regions": F.nll_loss(places, REGION_OF_LANDMARK.to(places.device).expand(places.shape[0], -1)),
+    }
+
+
+def compare_slots(identity: Identity) -> Tensor:
+    """Cross-entropy between the region each slot claims in the portrait and the landmarks seen there."""
+    places = project_points(identity.portrait.landmarks, identity.portrait.camera)[..., :2]
+    claims = F.grid_sample(identity.regions.attention.float(), places[:, :, None], align_corners=False)[..., 0]
+    return F.nll_loss(claims, REGION_OF_LANDMARK.to(claims.device).expand(claims.shape[0], -1))
+
+
+def compare_speech(
+    model: S3DNeRF, identity: Identity, codes: RegionCodes, teacher: Tensor, frames: Frames, length: int
+) -> dict[str, Tensor]:
+    """Compare the movement that speech causes with the tracked one, over stretches of ``length`` frames.
+
+    The codes go through the warp, whose parameters stand still here: it must not learn to explain movement by position
+    alone where speech fails to predict it.
+    """
+    mean_face = frames.landmarks - frames.displacement
+    with frozen(model.deformation_field.warp):
+        placed = model.locate_landmarks(identity, codes, mean_face)
+    moved = (REGION_OF_LANDMARK <= 1).to(placed.device)  # lips, jaw and cheeks
+    miss = (placed - frames.landmarks).abs().sum(-1)
+    opening = measure_openings(placed).unflatten(0, (-1, length))
+    wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
+    return {
+        "speech": miss[:, moved].mean() + miss[:, LIP_LANDMARKS].mean(),
+        "correlation": (1.0 - correlate(opening, wanted)).mean(),
+        "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
+        "distill": F.smooth_l1_loss(codes.motion.float(), teacher.detach().float()),
+    }
+
+
+def measure_openings(landmarks: Tensor) -> Tensor:
+    """Vertical gap between the inner lips of ``landmarks [B, P, 3]``, head units ``[B]``."""
+    return (landmarks[:, UPPER_LIP, 1] - landmarks[:, LOWER_LIP, 1]).mean(-1)
+
+
+def correlate(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation along the last axis; series that hardly move (under 0.1 mm) count as uncorrelated."""
+    a = a - a.mean(-1, keepdim=True)
+    b = b - b.mean(-1, keepdim=True)
+    return (a * b).mean(-1) / ((a.square().mean(-1) + 1e-6) * (b.square().mean(-1) + 1e-6)).sqrt()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass through ``module`` but not into its parameters."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def mark_lips(frames: Frames, size: int, margin: float = 0.06) -> Tensor:
+    """Return ``[B, 1, size, size]``: 1 in the box around the lips (``margin`` in head units), 0 elsewhere."""
+    lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
+    reach = margin * frames.camera.scale[:, None]
+    low, high = lips.amin(1) - reach, lips.amax(1) + reach
+    centers = (2 * torch.arange(size, device=lips.device) + 1) / size - 1
+    inside = (centers >= low[..., None]) & (centers <= high[..., None])  # [B, 2, size]
+    return (inside[:, 0, None, :] & inside[:, 1, :, None]).unsqueeze(1).float()
+
+
+def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute difference of horizontal and vertical gradients at ``scales`` octaves."""
+    total = a.new_zeros(())
+    for _ in range(scales):
+        difference = a - b
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        a, b = shrink(a, 2), shrink(b, 2)
+    return total / scales
+
+
+def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
+    """Mean SSIM (Wang et al., 2004) of ``[B, 3, H, W]`` in [0, 1], of the luminance, in square windows two pixels apart."""
+    luma = a.new_tensor([0.299, 0.587, 0.114])
+    x, y = (torch.einsum("bchw,c->bhw", image, luma).unsqueeze(1) for image in (a, b))
+    moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)
+    mean_x, mean_y, xx, yy, xy = moments.unbind(1)
+    variance_x, variance_y = xx - mean_x.square(), yy - mean_y.square()
+    covariance = xy - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return (similarity / ((mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2))).mean()
+
+
+def weigh(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """Return the weighted sum of all terms."""
+    return torch.stack([getattr(weights, name) * value.float() for name, value in losses.items()]).sum()

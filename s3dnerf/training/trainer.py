@@ -1,0 +1,352 @@
+"""The training loop: movement first, then pictures and movement together."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from s3dnerf.config import save_config
+from s3dnerf.data.dataset import Batch, TalkingFaceDataset
+from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.losses import (
+    compare_images,
+    compare_landmarks,
+    compare_slots,
+    compare_speech,
+    correlate,
+    measure_openings,
+    weigh,
+)
+
+if TYPE_CHECKING:
+    from s3dnerf.training.settings import S3DNeRFConfig
+
+
+@dataclass
+class TrainConfig:
+    """How the model is optimized."""
+
+    steps: int = 20_000
+    """Steps in all."""
+    movement_steps: int = 2_000
+    """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
+    movement_every: int = 2
+    """Afterwards, movement is still learned at every so many steps."""
+    speech_share: float = 0.25
+    """Share of the frames rendered from speech instead of the tracked face once speech has been learned."""
+    speech_from: float = 0.6
+    """Fraction of all steps after which frames are rendered from speech too."""
+    learning_rate: float = 8e-4
+    """Peak learning rate."""
+    grid_learning_rate: float = 4e-3
+    """Peak learning rate of the hash grid."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay (AdamW) of everything but the hash grid."""
+    warmup: int = 300
+    """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before each update."""
+    average: float = 0.998
+    """Decay of the exponential moving average of the weights."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Arithmetic of convolutions and matrix products."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    log_every: int = 20
+    """Steps between two entries of the log."""
+    validate_every: int = 500
+    """Steps between two validations on people never trained on."""
+    validate_batches: int = 8
+    """Batches in a validation."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+
+class Trainer:
+    """Everything a run owns: data, model, averaged model, optimizer and log."""
+
+    def __init__(self, config: S3DNeRFConfig, run_dir: Path) -> None:
+        self.config, self.run_dir = config, run_dir
+        self.device = choose_device(config.train.device)
+        torch.manual_seed(config.seed)
+        self.model = S3DNeRF(config.model).to(self.device)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
+        self.optimizer = make_optimizer(self.model, config.train)
+        size, window = config.model.image_size, config.model.audio.window
+        data = config.data
+        self.data = TalkingFaceDataset(data, data.train_split, size, window, config.seed, data.augment)
+        self.val_data = TalkingFaceDataset(data, data.val_split, size, window, config.seed, augment=False)
+        self.checkpoints = run_dir / "checkpoints"
+        self.step = 0
+
+    def run(self, resume: bool) -> None:
+        """Train to the last step; Ctrl-C saves a checkpoint and returns."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if resume and (latest := find_latest(self.checkpoints)):
+            self.step = load_checkpoint(latest, self.model, self.average.module, self.optimizer)
+            self.average.n_averaged.fill_(self.step)
+        save_config(self.run_dir / "config.yaml", self.config)
+        train = self.config.train
+        bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
+        with SummaryWriter(self.run_dir / "log") as log, interruptible() as interrupted, bar:
+            for batches in self.iterate_batches():
+                losses = self.update(batches)
+                self.step += 1
+                bar.update()
+                if self.step % train.log_every == 0:
+                    self.log_losses(log, bar, losses)
+                if self.step % train.validate_every == 0:
+                    self.validate(log)
+                if self.step % train.save_every == 0 or self.step == train.steps or interrupted():
+                    self.save()
+                if interrupted():
+                    tqdm.write(f"stopped at step {self.step}; continue with --resume")
+                    return
+
+    def iterate_batches(self) -> Iterator[list[Batch]]:
+        """Yield the batches of every remaining step, prepared ahead by worker processes."""
+        train = self.config.train
+        numbers = range(self.step * train.accumulate, train.steps * train.accumulate)
+        loader = DataLoader(
+            self.data,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.config.data.workers,
+            collate_fn=_keep,
+            pin_memory=False,
+        )
+        group: list[Batch] = []
+        for batch in loader:
+            group.append(batch)
+            if len(group) == train.accumulate:
+                yield group
+                group = []
+
+    def update(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Make one step of the optimizer and return the (unweighted) losses of its last batch."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule(self.step, self.config.train)
+        # One seed a step: resuming anywhere repeats dropout and jitter exactly.
+        generator = seed_step(self.config.seed, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            losses = self.measure_losses(move(batch, self.device), generator)
+            (weigh(losses, self.config.losses) / len(batches)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip, foreach=True)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def measure_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return all loss terms of this step's stage."""
+        train = self.config.train
+        losses: dict[str, Tensor] = {}
+        with_pictures = self.step >= train.movement_steps
+        if not with_pictures or self.step % train.movement_every == 0:
+            losses = self.learn_movement(batch)
+        if with_pictures:
+            share = train.speech_share * (self.step >= train.speech_from * train.steps)
+            losses = add_losses(losses, self.learn_pictures(batch, generator, share))
+        return losses
+
+    def learn_movement(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech."""
+        model, frames = self.model, batch.sequences
+        length = self.config.data.sequence_frames
+        with self.autocast():
+            speakers = model.encode_identity(batch.speakers)
+            identity = speakers.repeat(length)
+            teacher = model.motion_encoder(frames.displacement)
+            tracked = model.drive(identity, teacher, frames.eyes, frames.camera)
+            losses = compare_landmarks(model, identity, tracked, frames.landmarks)
+            spoken = model.encode_speech(identity, frames.speech)
+            codes = model.drive(identity, spoken, frames.eyes, frames.camera)
+            losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
+        losses["regions"] = losses["regions"] + compare_slots(speakers)
+        return losses
+
+    def learn_pictures(
+        self, batch: Batch, generator: torch.Generator, speech_share: float
+    ) -> dict[str, Tensor]:
+        """Losses of rendered frames, most driven by the tracked face and ``speech_share`` of them by speech."""
+        model, frames = self.model, batch.frames
+        with self.autocast():
+            portraits = model.encode_identity(batch.portraits)
+            identity = portraits.repeat(self.config.data.frames)
+            tracked = model.motion_encoder(frames.displacement)
+            codes = model.drive(identity, tracked, frames.eyes, frames.camera)
+            losses = compare_landmarks(model, identity, codes, frames.landmarks)
+            if speech_share > 0:
+                chosen = torch.rand(len(frames.speaks), generator=generator) < speech_share
+                chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
+                motion = torch.where(chosen, model.encode_speech(identity, frames.speech), tracked)
+                codes = model.drive(identity, motion, frames.eyes, frames.camera)
+            rendering = model.render(identity, codes, frames.camera, generator)
+        losses["regions"] = losses["regions"] + compare_slots(portraits)
+        return losses | compare_images(rendering, frames)
+
+    @torch.no_grad()
+    def validate(self, log: SummaryWriter) -> dict[str, float]:
+        """Measure the averaged model on people never trained on: pictures and lips, both driven by speech."""
+        model = self.average.module.eval()
+        length = self.config.data.sequence_frames
+        totals: dict[str, list[float]] = {"psnr": [], "psnr_portrait": [], "lip_correlation": [], "lip_gain": []}
+        for index in range(self.config.train.validate_batches):
+            batch = move(self.val_data[index], self.device)
+            with self.autocast():
+                identity = model.encode_identity(batch.speakers).repeat(length)
+                frames = batch.sequences
+                codes = model.drive(
+                    identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera
+                )
+                mean_face = frames.landmarks - frames.displacement
+                opening = measure_openings(model.locate_landmarks(identity, codes, mean_face))
+            opening = opening.unflatten(0, (-1, length))
+            wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
+            totals["lip_correlation"] += correlate(opening, wanted).tolist()
+            totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
+            if self.step >= self.config.train.movement_steps:
+                image = self.render_validation(model, batch)
+                still = batch.portraits.image.repeat_interleave(self.config.data.frames, 0)
+                totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
+                totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()
+                if index == 0:
+                    sheet = torch.cat([still, image, batch.frames.image], dim=2)
+                    log.add_images("val/portrait_ours_real", sheet.float().cpu(), self.step)
+        means = {name: sum(values) / len(values) for name, values in totals.items() if values}
+        for name, value in means.items():
+            log.add_scalar(f"val/{name}", value, self.step)
+        tqdm.write(f"step {self.step}: " + "  ".join(f"{k} {v:.3f}" for k, v in means.items()))
+        return means
+
+    def render_validation(self, model: S3DNeRF, batch: Batch) -> Tensor:
+        """Render the frames of a batch from their speech, clamped to [0, 1]."""
+        frames = batch.frames
+        with self.autocast():
+            identity = model.encode_identity(batch.portraits).repeat(self.config.data.frames)
+            motion = model.encode_speech(identity, frames.speech)
+            codes = model.drive(identity, motion, frames.eyes, frames.camera)
+            return model.render(identity, codes, frames.camera).image.clamp(0.0, 1.0)
+
+    def log_losses(self, log: SummaryWriter, bar: tqdm, losses: dict[str, Tensor]) -> None:
+        """Write the losses to the log and the progress bar."""
+        values = {name: value.item() for name, value in losses.items()}
+        for name, value in values.items():
+            log.add_scalar(f"train/{name}", value, self.step)
+        log.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
+        shown = ("pixel", "lips", "landmarks", "speech", "correlation")
+        bar.set_postfix({name: f"{values[name]:.4f}" for name in shown if name in values})
+
+    def save(self) -> None:
+        """Write a checkpoint and drop the oldest."""
+        folder = self.checkpoints / f"step_{self.step:07d}"
+        save_checkpoint(folder, self.step, self.model, self.average.module, self.optimizer)
+        drop_old(self.checkpoints, self.config.train.keep)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of mixed precision."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"
+        )
+
+
+def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
+    """Train and return the folder of the last checkpoint."""
+    trainer = Trainer(config, run_dir)
+    trainer.run(resume)
+    return find_latest(trainer.checkpoints)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; "auto" takes CUDA when it is there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW with the hash grid in a group of its own: it needs larger steps and no decay."""
+    grid = set(model.deformation_field.warp.grid.parameters())
+    rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
+    return torch.optim.AdamW(
+        [
+            {"params": rest, "peak": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": list(grid), "peak": config.grid_learning_rate, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.99),
+        foreach=True,
+    )
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Return the factor of the learning rate at ``step``: linear warm-up, then a cosine down to 1/50."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def seed_step(seed: int, step: int) -> torch.Generator:
+    """Seed dropout for this step and return a generator for everything else random in it."""
+    number = (seed * 1_000_003 + step) % 2**63
+    torch.manual_seed(number)
+    return torch.Generator().manual_seed(number)
+
+
+def add_losses(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join two sets of losses; a term in both becomes their mean."""
+    both = {name: 0.5 * (a[name] + b[name]) for name in a.keys() & b.keys()}
+    return a | b | both
+
+
+def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each pair of images in [0, 1]."""
+    return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
+
+
+def move(value, device: torch.device):
+    """Move every tensor in a dataclass to ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if is_dataclass(value):
+        return type(value)(**{part.name: move(getattr(value, part.name), device) for part in fields(value)})
+    return value
+
+
+@contextmanager
+def interruptible() -> Iterator:
+    """Turn the first Ctrl-C into a flag that the loop reads, so that it can save; a second one stops at once."""
+    pressed = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _keep(batch: Batch) -> Batch:
+    return batch

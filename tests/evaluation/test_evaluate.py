@@ -1,0 +1,163 @@
+import json
+from collections.abc import Iterator
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s3dnerf.errors import UserError
+from s3dnerf.evaluation import ROWS, evaluate_clips
+from s3dnerf.evaluation.evaluate import find_clips
+from s3dnerf.media.image import read_image
+from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
+
+
+class Replay:
+    """Plays the real frames with the mouth free, the first frame with the pose frozen, and writes down its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict] = []
+
+    def reenact(self, video: Path, audio: Path | None, max_frames=None, **options) -> Iterator[np.ndarray]:
+        self.calls.append({"video": video, "audio": audio, "max_frames": max_frames, **options})
+        frames = stream_frames(video)
+        if options["freeze_pose"]:
+            frames = repeat(next(frames), len(options["landmarks"]))
+        return islice(frames, max_frames)
+
+
+class Stop(Replay):
+    def reenact(self, video: Path, audio: Path | None, **options) -> Iterator[np.ndarray]:
+        return islice(stream_frames(video), 7)
+
+
+@pytest.fixture(scope="module")
+def replayed(astronaut_clips, tmp_path_factory):
+    pipeline, out = Replay(), tmp_path_factory.mktemp("out")
+    return evaluate_clips(astronaut_clips, out, seed=3, pipeline=pipeline), out, pipeline
+
+
+def test_real_frames_score_as_ground_truth_does(replayed):
+    means = replayed[0].means
+    assert list(means) == list(ROWS)
+    assert means["ours"] == means["ground_truth"]
+    assert means["ours"].psnr > 38
+    assert means["ours"].ssim > 0.95
+    assert means["ours"].f_lmd < 0.6
+    assert means["ours"].lip_correlation > 0.98
+    assert means["ours"].lip_gain == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
+    means = replayed[0].means
+    assert means["frozen_pose"] == means["unmoved_portrait"]
+    assert means["unmoved_portrait"].psnr < 30
+    assert means["unmoved_portrait"].f_lmd > 2.5
+    assert means["unmoved_portrait"].m_lmd > means["ours"].m_lmd + 0.5
+    assert means["unmoved_portrait"].lip_slope == pytest.approx(0.0, abs=0.1)
+
+
+def test_pipeline_is_given_the_clip_its_sound_and_its_landmarks(replayed, astronaut_clips):
+    calls = replayed[2].calls
+    assert [(call["freeze_mouth"], call["freeze_pose"]) for call in calls] == [
+        (False, False),
+        (True, False),
+        (False, True),
+    ]
+    for call in calls:
+        assert call["video"] == astronaut_clips / "astronaut.mp4"
+        assert call["audio"] == astronaut_clips / "astronaut.wav"
+        assert call["seed"] == 3
+        assert call["landmarks"].shape == (16, 478, 3)
+        assert np.isfinite(call["landmarks"]).all()
+
+
+def test_videos_have_the_length_and_size_of_the_clip(replayed):
+    out = replayed[1]
+    for path in (out / "astronaut.mp4", out / "rows" / "frozen_mouth" / "astronaut.mp4"):
+        info = probe_video(path)
+        assert (info.width, info.height, info.frames, info.has_audio) == (256, 256, 16, True)
+
+
+def test_report_files_are_complete(replayed):
+    report, out, _ = replayed
+    tree = json.loads((out / "report.json").read_text("utf-8"))
+    assert tree["clips"]["ours"]["astronaut"]["psnr"] == report.means["ours"].psnr
+    assert tree["skipped"] == {}
+    assert len((out / "table.csv").read_text("utf-8").splitlines()) == 1 + 2 * len(ROWS)
+    assert "unmoved portrait" in (out / "table.md").read_text("utf-8")
+    assert report.format_table() in (out / "table.md").read_text("utf-8")
+    assert (
+        read_image(out / "contact_sheet.png").shape[0] < read_image(out / "sheets" / "astronaut.png").shape[0]
+    )
+
+
+def test_a_real_clip_is_reenacted_and_cut(real_clips, tmp_path):
+    report = evaluate_clips(
+        real_clips, tmp_path, max_frames=12, rows=("ours", "unmoved_portrait"), pipeline=Replay()
+    )
+    assert probe_video(tmp_path / "real.mp4").frames == 12
+    assert report.means["ours"].psnr > report.means["unmoved_portrait"].psnr + 3
+    assert report.means["ours"].f_lmd < 0.5
+
+
+def test_rows_without_a_model_need_none(astronaut_clips, tmp_path):
+    report = evaluate_clips(astronaut_clips, tmp_path, max_frames=5, rows=("unmoved_portrait",))
+    assert list(report.means) == ["unmoved_portrait"]
+    assert not (tmp_path / "astronaut.mp4").exists()
+
+
+def test_a_pipeline_that_stops_early_is_an_error_and_leaves_no_video(astronaut_clips, tmp_path):
+    with pytest.raises(ValueError, match="7 frames .* which has 16"):
+        evaluate_clips(astronaut_clips, tmp_path, rows=("ours",), pipeline=Stop())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusable_clips_are_listed_and_do_not_stop_the_rest(astronaut_clips, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "broken.mp4").write_bytes(b"not a video")
+    for suffix in (".mp4", ".wav"):
+        (clips / f"person{suffix}").write_bytes((astronaut_clips / f"astronaut{suffix}").read_bytes())
+    with VideoWriter(clips / "faceless.mp4", (64, 64), audio=np.zeros(640 * 6, np.float32)) as writer:
+        for _ in range(6):
+            writer.write(np.full((64, 64, 3), 90, np.uint8))
+    with VideoWriter(clips / "silent.mp4", (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    report = evaluate_clips(clips, tmp_path / "out", max_frames=5, rows=("ground_truth",))
+    assert list(report.clips["ground_truth"]) == ["person"]
+    assert sorted(report.skipped) == ["broken", "faceless", "silent"]
+    assert "no face" in report.skipped["faceless"]
+    assert "no sound" in report.skipped["silent"]
+    assert "faceless" in (tmp_path / "out" / "table.md").read_text("utf-8")
+
+
+def test_manifest_chooses_a_split(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mp4").touch()
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("id,file,split\na,clips/a.mp4,val\nb,clips/b.mp4,train\n", "utf-8")
+    assert [path.stem for path in find_clips(tmp_path)] == ["a", "b", "c"]
+    assert [path.stem for path in find_clips(tmp_path, manifest)] == ["a", "b"]
+    assert [path.stem for path in find_clips(tmp_path, manifest, "val")] == ["a"]
+    with pytest.raises(UserError, match="split test"):
+        find_clips(tmp_path, manifest, "test")
+    with pytest.raises(UserError, match="manifest"):
+        find_clips(tmp_path, None, "val")
+
+
+def test_wrong_settings_are_refused(astronaut_clips, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        evaluate_clips(tmp_path / "missing", tmp_path)
+    with pytest.raises(UserError, match="no mp4"):
+        evaluate_clips(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="overwritten"):
+        evaluate_clips(astronaut_clips, astronaut_clips)
+    with pytest.raises(UserError, match="Choose from: ours"):
+        evaluate_clips(astronaut_clips, tmp_path, rows=("theirs",))
+    with pytest.raises(UserError, match="too few"):
+        evaluate_clips(astronaut_clips, tmp_path, max_frames=1)
+    (tmp_path / "list.csv").write_text("name\n", "utf-8")
+    with pytest.raises(UserError, match="no column file"):
+        evaluate_clips(astronaut_clips, tmp_path, manifest=tmp_path / "list.csv")

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from s3dnerf.evaluation.scores import compare_tracks
+from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack, fill_gaps, measured_size
+from s3dnerf.media.video import stream_frames
+
+
+def test_gaps_are_filled_from_their_neighbors():
+    track = np.full((7, 2, 3), np.nan, np.float32)
+    track[1], track[4] = 1.0, 4.0
+    filled = fill_gaps(track)
+    np.testing.assert_allclose(filled[:, 0, 0], [1, 1, 2, 3, 4, 4, 4])
+    assert filled.dtype == np.float32
+    with pytest.raises(ValueError, match="no frame"):
+        fill_gaps(track[:1])
+
+
+def test_whole_tracks_are_not_changed_by_filling():
+    track = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(fill_gaps(track), track)
+
+
+def test_the_shorter_side_is_judged_at_256():
+    assert measured_size(np.zeros((512, 512, 3))) == (256, 256)
+    assert measured_size(np.zeros((360, 640, 3))) == (256, 455)
+
+
+@pytest.fixture(scope="module")
+def track(astronaut_clips) -> FaceTrack:
+    with FaceRuler() as ruler:
+        for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
+            ruler.add(frame)
+        return ruler.finish()
+
+
+def test_both_meshes_see_the_same_face(track):
+    assert track.found.all()
+    fine = (track.fine[:, :468, :2] + 1) * 128 - 0.5
+    assert np.linalg.norm(fine - track.plain, axis=-1).mean() < 2.0
+
+
+def test_lip_opening_follows_the_stretched_mouth(track):
+    stretch = np.sin(np.arange(len(track)) * 0.9) ** 2
+    assert np.corrcoef(track.lip_opening, stretch)[0, 1] > 0.95
+    assert np.ptp(track.lip_opening) > 0.06
+
+
+def test_a_wide_frame_is_measured_like_a_square_one(astronaut_clips, track):
+    with FaceRuler() as ruler:
+        for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
+            ruler.add(np.pad(frame, ((0, 0), (40, 100), (0, 0))))
+        wide = ruler.finish()
+    assert wide.size == (256, 396)
+    assert np.linalg.norm(wide.plain - [40, 0] - track.plain, axis=-1).mean() < 1.5
+    assert np.abs(wide.lip_opening - track.lip_opening).mean() < 0.02
+
+
+def test_a_face_lost_on_the_way_is_counted_not_hidden(track):
+    lost = FaceTrack(track.fine.copy(), track.plain.copy(), track.size)
+    lost.fine[5:9], lost.plain[5:9] = np.nan, np.nan
+    scores = compare_tracks(track, lost)
+    assert scores["found"] == pytest.approx(1 - 4 / (len(track) - 1))
+    assert scores["f_lmd"] == 0.0
+    assert np.isnan(lost.lip_opening[5:9]).all()
+
+
+def test_a_face_never_seen_has_no_scores(track):
+    nothing = FaceTrack(np.full_like(track.fine, np.nan), np.full_like(track.plain, np.nan), track.size)
+    scores = compare_tracks(track, nothing)
+    assert scores.pop("found") == 0.0
+    assert np.isnan(list(scores.values())).all()
+
+
+def test_an_empty_ruler_says_so():
+    with FaceRuler() as ruler, pytest.raises(ValueError, match="no frame"):
+        ruler.finish()

@@ -1,0 +1,97 @@
+"""The package as a whole: what an import costs, what an installation carries, which floor may use which."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import s3dnerf
+from s3dnerf.config import find_config
+
+PACKAGE = Path(s3dnerf.__file__).parent
+
+FLOORS = (
+    {"config", "errors", "media", "backend", "metrics"},
+    {"encoding", "rendering", "face"},
+    {"models", "data"},
+    {"training", "pipeline"},
+    {"evaluation"},
+    {"cli", "__main__"},
+)
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module such as `s3dnerf.face.camera`; the package itself stands on the ground."""
+    parts = module.split(".")
+    return next((n for n, rooms in enumerate(FLOORS) if parts[1:] and parts[1] in rooms), 0)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of the package that a file imports, at its top or inside its functions."""
+    found = set()
+    package = ("s3dnerf", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "s3dnerf"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_its_own_floor_or_below(path: Path) -> None:
+    own = floor_of("s3dnerf." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    above = {name for name in imports_of(path) if floor_of(name) > own}
+    assert not above
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in modules()}
+    assert rooms <= set().union(*FLOORS)
+
+
+def test_every_room_is_a_package_so_that_it_is_installed() -> None:
+    assert all((path.parent / "__init__.py").is_file() for path in modules())
+
+
+def test_importing_the_package_and_its_help_loads_nothing_heavy() -> None:
+    heavy = {"torch", "cv2", "mediapipe", "av", "scipy", "skimage", "transformers"}
+    code = f"import sys, s3dnerf, s3dnerf.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("name", s3dnerf.__all__)
+def test_exported_names_are_there(name: str) -> None:
+    assert getattr(s3dnerf, name) is not None
+    assert name in dir(s3dnerf)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = s3dnerf.nothing
+
+
+@pytest.mark.parametrize("name", ["base.yaml", "smoke.yaml", "vox.yaml", "hdtf.yaml"])
+def test_settings_files_are_found_by_bare_name(name: str) -> None:
+    assert find_config(name).name == name
+
+
+@pytest.mark.parametrize("name", ["assets/speech.wav", "face/canonical_face.npy"])
+def test_data_files_are_in_the_package(name: str) -> None:
+    assert (PACKAGE / name).is_file()
+
+
+def test_weights_are_in_the_package_and_small() -> None:
+    weights = list((PACKAGE / "weights").rglob("*.safetensors"))
+    assert weights and sum(path.stat().st_size for path in weights) <= 20_000_000
