@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..errors import UserError
-from ..face.camera import HeadPose
-from ..face.crop import CropBox
-from ..face.points import KEPT_POINTS
-from ..media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
-from ..media.video import VideoWriter, read_frames
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.crop import CropBox
+from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
+from s3dnerf.media.video import VideoWriter, read_frames
 
 FORMAT_VERSION = 1
 VIDEO_FILE, SPEECH_FILE, TRACK_FILE, INFO_FILE = "video.mp4", "speech.flac", "track.npz", "clip.json"

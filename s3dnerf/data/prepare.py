@@ -6,9 +6,11 @@ import csv
 import json
 import multiprocessing
 import re
+import signal
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,25 +19,28 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose
-from ..face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose
-from ..face.landmarks import FaceTracker, to_pixels
-from ..face.points import KEPT_POINTS
-from ..face.regions import measure_eye_openness, measure_lip_opening
-from ..media.audio import SILENCE_RMS, measure_level, read_speech
-from ..media.files import replace_when_done
-from ..media.video import probe_video, stream_frames
-from .clip import INFO_FILE, Clip, save_clip
+from s3dnerf.data.clip import INFO_FILE, Clip, save_clip
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose
+from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
+from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_speech
+from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.video import probe_video, stream_frames
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 POSE_SIGMA = 0.8
-"""Smoothing of the head pose in frames. A track of the mirrored video has other noise: the smoothed pose of one
-is nearest to the unsmoothed pose of the other at 0.6 (pitch, height) to 1.0 frames (yaw, scale). Landmarks
-gain nothing (1 % at 0.45 frames; the lips lose from 0.5 on) and are stored as tracked."""
+"""Smoothing of the head pose in frames. Tracking the mirrored video gives a second track with noise of its own:
+the smoothed pose of one is nearest to the raw pose of the other at 0.6 (pitch, height) to 1.0 frames (yaw,
+scale). Landmarks gain only 1 % at 0.45 frames and lips lose from 0.5 on, so they are stored as tracked."""
 LONGEST_GAP = 5
 """Frames without a face that are interpolated; longer gaps are marked as not valid."""
 LEAST_VALID = 0.5
+"""Share of the frames that must show a face."""
+LEAST_SIDE = 64
+"""Pixels of the source that the crop must have, at least."""
 VAL_SHARE = 0.05
 """Share of the people who become the val split when no manifest says who does."""
 REPORT_FILE = "report.json"
@@ -56,7 +61,7 @@ class VideoEntry:
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be prepared. size and changed identify the file, so that a mended one is retried."""
+    """A video that could not be prepared; size and time of change tell whether it was mended since."""
 
     id: str
     video: str
@@ -192,39 +197,70 @@ def _run(
     todo: list[VideoEntry], out: Path, size: int, workers: int
 ) -> Iterator[tuple[VideoEntry, str | None]]:
     """Prepare entries in several processes; yields each with None or the reason why it failed."""
-    if not todo:
-        return
+    waiting = deque(todo)
+    while waiting:
+        suspects = yield from _run_pool(waiting, out, size, workers)
+        # A process died and took the others' work with it: alone, each shows whether it was the cause.
+        for entry in suspects:
+            if (yield from _run_pool(deque([entry]), out, size, 1)):
+                yield entry, "the process that prepared it ended abruptly (out of memory?)"
+
+
+def _run_pool(
+    waiting: deque[VideoEntry], out: Path, size: int, workers: int
+) -> Generator[tuple[VideoEntry, str | None], None, list[VideoEntry]]:
+    """Take entries from `waiting` until it is empty; returns those in work when a process died, else none."""
+    jobs: dict[Future, VideoEntry] = {}
     # Fresh processes: the tracker's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker) as pool:
-        jobs = {pool.submit(prepare_clip, entry, out, size): entry for entry in todo}
-        for job in as_completed(jobs):
-            try:
-                job.result()
-                reason = None
-            except UserError as error:
-                reason = error.reason
-            except BrokenProcessPool:
-                reason = "the process that prepared it (or another at the same time) ended abruptly"
-            yield jobs[job], reason
+    pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)
+    try:
+        while waiting or jobs:
+            while waiting and len(jobs) < 2 * workers:
+                entry = waiting.popleft()
+                jobs[pool.submit(_try_clip, entry, out, size)] = entry
+            for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                reason = job.result()
+                yield jobs.pop(job), reason
+    except BrokenProcessPool:
+        return list(jobs.values())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return []
 
 
 def _start_worker() -> None:
-    # One thread each: the processes already share the cores.
+    # Ctrl-C stops the main process, which lets clips in work be finished. One thread each: the processes
+    # already share the cores.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
+def _try_clip(entry: VideoEntry, out: Path, size: int) -> str | None:
+    """Prepare a clip; returns None or the reason why it failed."""
+    try:
+        prepare_clip(entry, out, size)
+    except UserError as error:
+        return error.reason
+    except (ValueError, RuntimeError, cv2.error) as error:
+        # What the decoder, the tracker and OpenCV raise for a video that none of them understands.
+        return f"cannot be prepared ({type(error).__name__}: {error})"
+    return None
+
+
 def prepare_clip(entry: VideoEntry, out: Path, size: int) -> None:
-    """Prepare one video into out / entry.id. Raises UserError when it is broken or shows no face."""
+    """Prepare one video into out / entry.id. Raises UserError when it is broken or shows no usable face."""
     info = probe_video(entry.path)
     frame_size = (info.height, info.width)
     track = track_video(entry.path, frame_size)
     pose = fit_head_pose(track.landmarks)
     box = choose_crop(pose[track.valid], frame_size)
-    clip = _assemble_clip(entry, out, size, frame_size, track, pose, box)
+    if box.side < LEAST_SIDE:
+        reason = f"the head is too small: its crop has {box.side:.0f} of at least {LEAST_SIDE} pixels"
+        raise UserError(entry.path, reason, "Use a video of higher resolution, or cut it to the head.")
     speech = _find_speech(entry, info.has_audio)
-    frames = (apply_crop(frame, box, size) for frame in stream_frames(entry.path))
-    save_clip(clip, frames, speech)
+    clip = _assemble_clip(entry, out, size, frame_size, track, pose, box, speech is not None)
+    save_clip(clip, (apply_crop(frame, box, size) for frame in stream_frames(entry.path)), speech)
 
 
 @dataclass(frozen=True)
@@ -276,6 +312,7 @@ def _assemble_clip(
     track: VideoTrack,
     pose: HeadPose,
     box: CropBox,
+    has_speech: bool,
 ) -> Clip:
     pose = crop_pose(pose, box)
     landmarks = align_depth(crop_landmarks(track.landmarks, box), pose)
@@ -284,7 +321,7 @@ def _assemble_clip(
         id=entry.id,
         person=entry.person,
         split=entry.split,
-        sync=entry.sync,
+        sync=entry.sync if has_speech else "none",
         frames=len(landmarks),
         size=size,
         crop=box,
@@ -293,7 +330,7 @@ def _assemble_clip(
         eye_openness=measure_eye_openness(landmarks),
         lip_opening=measure_lip_opening(landmarks, pose),
         valid=track.valid,
-        has_speech=False,
+        has_speech=has_speech,
         source=entry.path.name,
         frame_size=frame_size,
         notes=entry.notes,
@@ -301,7 +338,7 @@ def _assemble_clip(
 
 
 def _find_speech(entry: VideoEntry, has_audio: bool) -> np.ndarray | None:
-    """The lossless .wav beside the video, else the video's own sound; None when there is none or it is silent."""
+    """The lossless .wav beside the video, else the video's own sound; None when there is none but silence."""
     beside = entry.path.with_suffix(".wav")
     if entry.silent or not (has_audio or beside.is_file()):
         return None

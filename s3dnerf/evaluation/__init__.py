@@ -1,5 +1,7 @@
 """Self-reenactment of real clips: scores, tables, contact sheets."""
 
-from .evaluate import ROWS, EvaluationReport, Reenactor, evaluate_clips
+from .evaluate import evaluate_clips
+from .report import EvaluationReport
+from .rows import ROWS, Reenactor
 
 __all__ = ["ROWS", "EvaluationReport", "Reenactor", "evaluate_clips"]

@@ -67,7 +67,7 @@ def measure_clip(
     """Compare made frames with real ones, both streams of uint8 [H, W, 3], and keep the made frames `picked`.
 
     `real_track` is the track of the real clip, at least two frames. Raises ValueError if one stream ends
-    before the other or frame sizes differ.
+    before the other or made frames are smaller.
     """
     wanted = set(picked)
     picks: dict[int, np.ndarray] = {}
@@ -76,9 +76,10 @@ def measure_clip(
     with FaceRuler() as ruler:
         for index, (a, b) in enumerate(zip_longest(real, made)):
             if a is None or b is None:
-                raise ValueError(
-                    f"the {'real' if a is None else 'made'} video ends first, after {index} frames"
-                )
+                shorter = "real" if a is None else "made"
+                raise ValueError(f"the {shorter} video ends first, after {index} frames")
+            # A video of odd sides was written with one more column or row.
+            b = b[: a.shape[0], : a.shape[1]]
             ruler.add(b)
             if index in wanted:
                 picks[index] = b
@@ -88,12 +89,9 @@ def measure_clip(
             psnr.append(float(measure_psnr(a, b)[0]))
             ssim.append(float(measure_ssim(a, b)[0]))
         track = ruler.finish()
-    numbers = compare_tracks(real_track, track)
-    return Measurement(
-        Scores(float(np.mean(psnr)), float(np.mean(ssim)), **numbers),
-        track,
-        [picks[index] for index in sorted(picks)],
-    )
+    pictures = {"psnr": float(np.mean(psnr)), "ssim": float(np.mean(ssim))}
+    scores = Scores(**pictures, **compare_tracks(real_track, track))
+    return Measurement(scores, track, [picks[index] for index in sorted(picks)])
 
 
 def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
@@ -101,10 +99,8 @@ def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
     judged = slice(1, None)
     found = float(made.found[judged].mean())
     real_fine, made_fine = _scale_to_pixels(real), _scale_to_pixels(made)
-    opening = (
-        real.lip_opening[judged],
-        (made.lip_opening[judged] if found else np.full(len(made) - 1, np.nan)),
-    )
+    made_opening = made.lip_opening[judged] if found else np.full(len(made) - 1, np.nan)
+    opening = real.lip_opening[judged], made_opening
     return {
         "f_lmd": _known_mean(measure_f_lmd(real.plain[judged], made.plain[judged])),
         "m_lmd": _known_mean(measure_m_lmd(real.plain[judged], made.plain[judged])),

@@ -14,7 +14,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from s3dnerf.face.camera import HeadPose, fit_head_pose
+from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.landmarks import POINT_COUNT, FaceTracker, load_mediapipe, to_pixels
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.metrics import FACE_POINT_COUNT
@@ -52,7 +52,7 @@ class FaceTrack:
     def lip_opening(self) -> np.ndarray:
         """Gap between the lips in head units, float32 [T]."""
         points = to_pixels(self.filled, self.size)
-        pose: HeadPose = fit_head_pose(points)
+        pose = fit_head_pose(points)
         return np.where(self.found, measure_lip_opening(points, pose), np.nan)
 
     @cached_property

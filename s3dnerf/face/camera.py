@@ -18,7 +18,7 @@ import numpy as np
 from scipy.ndimage import correlate1d
 from scipy.spatial.transform import Rotation
 
-from .points import RIGID_POINTS, select_points
+from s3dnerf.face.points import RIGID_POINTS, select_points
 
 FIT_ROUNDS = 8
 CANONICAL_FILE = Path(__file__).with_name("canonical_face.npy")

@@ -7,15 +7,20 @@ tracks the clips of the manifest's train people and writes their mean, symmetric
 
 from __future__ import annotations
 
+import argparse
 import csv
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .camera import align_similarity
-from .points import LIP_PAIRS, POINT_COUNT, RIGID_POINTS
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import align_similarity
+from s3dnerf.face.landmarks import FaceTracker
+from s3dnerf.face.points import LIP_PAIRS, RIGID_POINTS
+from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.video import stream_frames
 
 EYE_DISTANCE = 0.75
 EYE_MIDDLE = (0.0, 0.2, 0.35)
@@ -116,3 +121,38 @@ def fit_canonical_face(people: list[np.ndarray]) -> np.ndarray:
 
 def _align_mean(shapes: np.ndarray, face: np.ndarray) -> np.ndarray:
     return align_similarity(shapes, face).move(shapes).mean(0)
+
+
+def track_people(clips: Path, manifest: Path) -> list[np.ndarray]:
+    """Track the videos of the train people: one array of landmarks [T, 478, 3] per person.
+
+    manifest: CSV with the columns file, identity, split; only videos in the folder `clips` are used. The
+    landmarks come from square videos, as they are. Raises UserError when no such video is found.
+    """
+    people: dict[str, list[np.ndarray]] = {}
+    with manifest.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            video = clips / Path(row["file"]).name
+            if row["split"] == "train" and video.is_file():
+                with FaceTracker() as tracker:
+                    found = tracker.track(stream_frames(video))
+                    people.setdefault(row["identity"], []).extend(one for one in found if one is not None)
+    if not people:
+        raise UserError(clips, "holds no video of a train person of the manifest", "Check both paths.")
+    return [np.stack(frames) for frames in people.values()]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Make the canonical face from tracked people.")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with square videos, one face each")
+    parser.add_argument("--manifest", type=Path, required=True, help="CSV with file, identity, split")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .npy")
+    options = parser.parse_args(words)
+    people = track_people(options.clips, options.manifest)
+    with replace_when_done(options.out) as path:
+        np.save(path, fit_canonical_face(people))
+    print(f"{options.out}: mean face of {len(people)} people")
+
+
+if __name__ == "__main__":
+    main()

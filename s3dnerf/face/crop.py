@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .camera import HeadPose
+from s3dnerf.face.camera import HeadPose
 
 HEAD_SCALE = 0.75
 """Crop-normalized length of one head unit at the clip's median scale."""
@@ -60,15 +60,30 @@ def apply_crop(image: np.ndarray, box: CropBox, size: int) -> np.ndarray:
     if ratio == 1 and box.x == int(box.x) and box.y == int(box.y):
         x, y = int(box.x), int(box.y)
         return np.ascontiguousarray(image[y : y + size, x : x + size])
-    blurred = image
-    if ratio > 1:
-        # A Gaussian as wide as the new pixel's footprint stands in for area averaging at any fraction.
-        sigma = 0.5 * np.sqrt(ratio**2 - 1)
-        blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    start = (box.x + ratio / 2 - 0.5, box.y + ratio / 2 - 0.5)
+    part, (left, top) = _cut_around(image, box, margin=int(np.ceil(3 * ratio)) + 2)
+    start = (box.x - left + ratio / 2 - 0.5, box.y - top + ratio / 2 - 0.5)
     matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]])
+    return _warp(_blur_for(part, ratio), matrix, (size, size))
+
+
+def _cut_around(image: np.ndarray, box: CropBox, margin: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The part of the image that the square and a margin cover, and its left, top corner."""
+    left, top = (max(0, int(start) - margin) for start in (box.x, box.y))
+    right, bottom = (int(np.ceil(start + box.side)) + margin for start in (box.x, box.y))
+    return image[top:bottom, left:right], (left, top)
+
+
+def _blur_for(image: np.ndarray, ratio: float) -> np.ndarray:
+    """Blur before shrinking by a ratio above 1: a Gaussian stands in for area averaging at any fraction."""
+    if ratio <= 1:
+        return image
+    return cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(ratio**2 - 1), borderType=cv2.BORDER_REPLICATE)
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample (cubic) to size (width, height); the matrix takes new pixels to old ones."""
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(blurred, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def crop_landmarks(points: np.ndarray, box: CropBox) -> np.ndarray:
@@ -94,12 +109,7 @@ def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float
     matrix = np.array(
         [[ratio, 0, (0.5 - box.x) * ratio - 0.5], [0, ratio, (0.5 - box.y) * ratio - 0.5]], np.float64
     )
-    source = crop
-    if ratio > 1:
-        sigma = 0.5 * np.sqrt(ratio**2 - 1)
-        source = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    back = cv2.warpAffine(source, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    back = _warp(_blur_for(crop, ratio), matrix, (width, height))
     mask = _fade(height, box.y, box.side, feather)[:, None] * _fade(width, box.x, box.side, feather)[None]
     mixed = frame + mask[..., None] * (back.astype(np.float32) - frame)
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)

@@ -18,8 +18,8 @@ from types import ModuleType, TracebackType
 import cv2
 import numpy as np
 
-from ..errors import UserError
-from .points import KEPT_POINTS, POINT_COUNT
+from s3dnerf.errors import UserError
+from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT
 
 __all__ = ["KEPT_POINTS", "POINT_COUNT", "FaceTracker", "detect_faces", "from_pixels", "to_pixels"]
 
@@ -170,9 +170,9 @@ class _Window:
 def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     """Find the faces of a still image uint8 [H, W, 3].
 
-    Returns landmarks float32 [478, 3] of each, the largest face first. The image is searched as a whole and in
-    overlapping parts, in smaller ones while nothing is found, and each face is read from an enlarged cut-out:
-    faces down to about 3 % of the longer side are found. An image without a face gives an empty list.
+    Returns landmarks float32 [478, 3] of each, the largest face first; an empty list when there is none. The
+    image is searched as a whole and in overlapping parts, in smaller ones while nothing is found, and each
+    face is read from an enlarged cut-out: faces down to about 2 % of the longer side are found.
     """
     solutions = load_mediapipe().solutions
     height, width = image.shape[:2]

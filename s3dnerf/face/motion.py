@@ -14,8 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose
-
-FPS = 25.0
+from s3dnerf.media.audio import FPS
 
 NECK = np.array([0.0, -0.55, -0.1])
 """Head-space point that moves least when people turn their heads: least squares over 30 tracked people."""

@@ -7,8 +7,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .camera import HeadPose, load_canonical_face
-from .points import (
+from s3dnerf.face.camera import HeadPose, load_canonical_face
+from s3dnerf.face.points import (
     BROW_LEFT,
     BROW_RIGHT,
     EYE_CORNERS_LEFT,

@@ -33,8 +33,9 @@ def require_file(path: str | Path, kind: str) -> Path:
 def replace_when_done(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with its suffix, that becomes `path` when the block ends well.
 
-    Missing parent folders are made. If the block raises (Ctrl-C included) the temporary file is deleted and a
-    file that was at `path` before stays as it was. Raises UserError if the place cannot be written or is full.
+    Missing parent folders are made. If the block raises (Ctrl-C included) the temporary file is deleted and
+    a file that was at `path` before stays as it was. Raises UserError if the place cannot be written or is
+    full.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Short clips to evaluate: one drawn from the astronaut's photograph, and one of real data where it is there."""
+"""Short clips to evaluate: one drawn from a photograph of an astronaut, and one real where there is data."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -7,7 +7,6 @@ from scipy.spatial.transform import Rotation
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.motion import (
     CLOSED_OPENNESS,
-    FPS,
     NECK,
     IdleLimits,
     iterate_blinks,
@@ -17,6 +16,7 @@ from s3dnerf.face.motion import (
     make_idle_motion,
     transfer_motion,
 )
+from s3dnerf.media.audio import FPS
 
 
 def make_pose(angles: np.ndarray, scale: np.ndarray, center: np.ndarray) -> HeadPose:

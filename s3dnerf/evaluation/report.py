@@ -1,0 +1,47 @@
+"""The outcome of an evaluation, and the files it is written to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s3dnerf.evaluation.scores import Scores, average_scores
+from s3dnerf.evaluation.tables import format_csv, format_json, format_markdown, format_markdown_table
+from s3dnerf.media.files import replace_when_done
+
+
+@dataclass
+class EvaluationReport:
+    """What an evaluation found. clips: row -> clip -> scores; skipped: clip -> reason."""
+
+    settings: dict[str, object]
+    clips: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def means(self) -> dict[str, Scores]:
+        """Mean over clips for each row."""
+        return {row: average_scores(by_clip.values()) for row, by_clip in self.clips.items() if by_clip}
+
+    def format_table(self) -> str:
+        """The Markdown table of the means."""
+        return format_markdown_table(self.means, "mean over clips")
+
+    def save(self, out: Path) -> None:
+        """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
+        texts = {
+            "table.md": format_markdown(self.means, self.clips, self._list_notes()),
+            "table.csv": format_csv(self.means, self.clips),
+            "report.json": format_json(self.means, self.clips, self.settings, self.skipped),
+        }
+        for name, text in texts.items():
+            with replace_when_done(out / name) as temporary:
+                temporary.write_text(text, "utf-8")
+
+    def _list_notes(self) -> list[str]:
+        given = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
+        notes = [f"First frame, own sound and tracked head poses given. Settings: {given}."]
+        if self.skipped:
+            reasons = [f"- {clip}: {reason}" for clip, reason in self.skipped.items()]
+            notes.append("Skipped:\n\n" + "\n".join(reasons))
+        return notes

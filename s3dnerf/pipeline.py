@@ -1,0 +1,414 @@
+"""Portrait + speech -> talking head. The main job on one page.
+
+    pipeline = TalkingHeadPipeline.from_pretrained()
+    video = pipeline("portrait.png", "speech.wav")
+    for frame in video: ...            # uint8 [S, S, 3], one at a time
+    video.save("talking.mp4")
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub.errors import HFValidationError
+from PIL import ImageColor
+from tqdm import tqdm
+
+from s3dnerf.data.prepare import POSE_SIGMA, track_video
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose, to_head
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, paste_crop
+from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.matting import segment_person
+from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
+from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.regions import measure_eye_openness
+from s3dnerf.media.audio import (
+    check_speech,
+    count_frames,
+    measure_level,
+    speech_gain,
+    stream_speech,
+    stream_speech_windows,
+)
+from s3dnerf.media.image import read_image, resize_image
+from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
+from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, warp
+from s3dnerf.models.super_resolution import enlarge
+from s3dnerf.rendering.rays import Camera
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
+MIN_FACE_PIXELS = 48
+"""Smallest face, outer eye corner to outer eye corner times 2.7, that is accepted."""
+MAX_TURN_DEGREES = 55.0
+"""Largest turn of the head away from the viewer that is accepted."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a picture, cropped for the model."""
+
+    crop: CropBox
+    image: np.ndarray
+    """``uint8 [S, S, 3]``."""
+    landmarks: np.ndarray
+    """``[P, 3]`` head space."""
+    pose: HeadPose
+    """One pose, crop-normalized."""
+    eyes: np.ndarray
+    """``[2]`` openness."""
+
+
+class PhaseTimer:
+    """Adds up the seconds spent in each phase of rendering."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+    def __str__(self) -> str:
+        return ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
+
+
+@dataclass(frozen=True)
+class TalkingVideo:
+    """Frames to come: iterating renders them, every time anew."""
+
+    frames: int
+    size: int
+    audio: Path
+    timer: PhaseTimer
+    start: Callable[[], Iterator[np.ndarray]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Render frames ``uint8 [size, size, 3]`` one by one, 25 a second."""
+        return self.start()
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def save(self, path: str | Path, progress: bool = False) -> Path:
+        """Render into an mp4 with the speech as its sound; the file appears when it is complete."""
+        bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
+        with VideoWriter(path, (self.size, self.size), audio=self.audio) as writer, bar:
+            for frame in self:
+                with self.timer("writing"):
+                    writer.write(frame)
+                bar.update()
+        return Path(path)
+
+
+class TalkingHeadPipeline:
+    """A trained model with everything around it."""
+
+    def __init__(self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int = 4) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.batch = batch
+
+    @classmethod
+    def from_pretrained(
+        cls, checkpoint: str | Path | None = None, device: str = "auto"
+    ) -> TalkingHeadPipeline:
+        """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
+
+        Raises:
+            UserError: there is no model at ``checkpoint``.
+        """
+        folder = Path(checkpoint or SHIPPED_WEIGHTS)
+        if (folder / "model").is_dir():
+            folder = folder / "model"
+        source = str(folder) if folder.is_dir() else str(checkpoint)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return cls(S3DNeRF.from_pretrained(source), device)
+        except (OSError, HFValidationError, RuntimeError, ValueError, TypeError) as error:
+            cure = "name a folder with config.json and model.safetensors, or a hub id"
+            raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error
+
+    def __call__(
+        self,
+        image: str | Path,
+        audio: str | Path,
+        *,
+        pose: str | Path = "idle",
+        blink: str = "auto",
+        background: str = "keep",
+        size: int | None = None,
+        face: int | None = None,
+        seed: int = 0,
+    ) -> TalkingVideo:
+        """Let a portrait say a recording.
+
+        Args:
+            image: picture with a face, from the front or up to three quarters.
+            audio: anything ffmpeg reads.
+            pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
+            blink: "auto" or "off".
+            background: "keep", or a color such as "green" or "#00ff00" that replaces it.
+            size: side of the frames in pixels; default is the model's own.
+            face: which face of several, 1 being the largest.
+            seed: of idle motion and blinks.
+
+        Raises:
+            UserError: no usable face, no usable speech, or an unknown option.
+        """
+        timer = PhaseTimer()
+        color = parse_color(background)
+        with timer("reading speech"):
+            level = measure_level(stream_speech(audio))
+            check_speech(audio, level)
+        with timer("finding the face"):
+            found = find_face(image, self.model.config.image_size, face)
+            matte = None if color is None else segment_person(found.image)
+            poses = self.choose_motion(found, pose, seed)
+        with timer("encoding identity"), torch.inference_mode(), self.autocast():
+            identity = self.model.encode_identity(make_portrait(found, self.device))
+
+        frames = count_frames(level.samples)
+        size = size or self.model.config.image_size
+
+        def start() -> Iterator[np.ndarray]:
+            window = self.model.config.audio.window
+            gain = np.float32(speech_gain(level))
+            windows = (gain * cut for cut in stream_speech_windows(stream_speech(audio), window))
+            eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
+            rendered = self.render_frames(identity, windows, poses(), eyes, timer, matte, color)
+            for frame in rendered:
+                yield frame if len(frame) == size else resize_image(frame, size)
+
+        if blink not in ("auto", "off"):
+            raise UserError(f"--blink {blink}", "is not known", "use auto or off")
+        return TalkingVideo(frames, size, Path(audio), timer, start)
+
+    def reenact(
+        self,
+        video: str | Path,
+        audio: str | Path | None = None,
+        freeze_mouth: bool = False,
+        freeze_pose: bool = False,
+        max_frames: int | None = None,
+        seed: int = 0,
+        landmarks: np.ndarray | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Reenact a clip from its first frame, its sound and its tracked head poses, in its own framing.
+
+        Args:
+            video: the clip; its own sound is used when ``audio`` is None.
+            freeze_mouth: hold the speech of the first frame.
+            freeze_pose: hold the head pose of the first frame.
+            landmarks: ``[T, 478, 3]`` of the clip if already tracked (normalized image coordinates).
+
+        Yields:
+            ``uint8 [H, W, 3]`` frames of the clip's size, 25 a second, as many as the clip has.
+        """
+        info = probe_video(video)
+        frame_size = (info.height, info.width)
+        if landmarks is None:
+            points = track_video(Path(video), frame_size).landmarks
+        else:
+            points = to_pixels(landmarks, frame_size)
+        points = points[:max_frames]
+        first = next(stream_frames(video))
+        pose = fit_head_pose(points)
+        box = choose_crop(pose, frame_size)
+        found = crop_face(first, points[:1], box, self.model.config.image_size)
+        pose = smooth_head_pose(crop_pose(pose, box), POSE_SIGMA)
+        found = replace(found, pose=pose[:1])
+
+        sound = audio or video
+        gain = np.float32(speech_gain(measure_level(stream_speech(sound))))
+        cuts = stream_speech_windows(stream_speech(sound), self.model.config.audio.window)
+        windows = (gain * cut for cut in cuts)
+        silence = np.zeros(self.model.config.audio.window, np.float32)
+        if freeze_mouth:
+            windows = repeat(next(windows))
+        poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
+        with torch.inference_mode(), self.autocast():
+            identity = self.model.encode_identity(make_portrait(found, self.device))
+        # A picture may outlast its sound by a few frames.
+        windows = _extend(windows, silence)
+        eyes = iterate_blinks(found.eyes, seed)
+        for frame in self.render_frames(identity, windows, poses, eyes, PhaseTimer()):
+            yield paste_crop(first, frame, box)
+
+    def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
+        """Return a function that starts the head motion asked for."""
+        if pose == "static":
+            return lambda: repeat(face.pose)
+        if pose == "idle":
+            return lambda: iterate_idle_motion(face.pose, seed)
+        path = Path(pose)
+        if not path.is_file():
+            raise UserError(f"--pose {pose}", "is no video file", "use static, idle or the path of a video")
+        info = probe_video(path)
+        track = track_video(path, (info.height, info.width))
+        driver = smooth_head_pose(fit_head_pose(track.landmarks), POSE_SIGMA)
+        return lambda: iterate_driven_motion(face.pose, driver)
+
+    def render_frames(
+        self,
+        identity: Identity,
+        windows: Iterator[np.ndarray],
+        poses: Iterator[HeadPose],
+        eyes: Iterator[np.ndarray],
+        timer: PhaseTimer,
+        matte: np.ndarray | None = None,
+        color: np.ndarray | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Render frames ``uint8 [S, S, 3]`` in small batches, until the speech or the poses end."""
+        together = zip(windows, poses, eyes, strict=False)
+        while chunk := list(islice(together, self.batch)):
+            with timer("rendering"), torch.inference_mode(), self.autocast():
+                frames = self.render_batch(identity, chunk, matte, color)
+            yield from frames
+
+    def render_batch(
+        self,
+        identity: Identity,
+        chunk: list[tuple[np.ndarray, HeadPose, np.ndarray]],
+        matte: np.ndarray | None,
+        color: np.ndarray | None,
+    ) -> np.ndarray:
+        """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
+        windows, poses, eyes = zip(*chunk, strict=True)
+        identity = identity.repeat(len(chunk))
+        camera = make_camera(join_poses(poses), self.device)
+        motion = self.model.encode_speech(identity, torch.from_numpy(np.stack(windows)).to(self.device))
+        codes = self.model.drive(identity, motion, torch.from_numpy(np.stack(eyes)).to(self.device), camera)
+        rendering = self.model.render(identity, codes, camera)
+        image = rendering.image.clamp(0.0, 1.0)
+        if matte is not None:
+            still = torch.from_numpy(matte).to(self.device).expand(len(chunk), 1, -1, -1)
+            cover = warp(still, enlarge(rendering.flow, 4))
+            backdrop = torch.from_numpy(color).to(self.device)[:, None, None]
+            image = cover * image + (1.0 - cover) * backdrop
+        return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of mixed precision: bfloat16 where the hardware has it, float32 elsewhere."""
+        fast = self.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+
+
+def render(
+    image: str | Path,
+    audio: str | Path,
+    out: str | Path,
+    checkpoint: str | Path | None = None,
+    size: int | None = None,
+    pose: str = "idle",
+    blink: str = "auto",
+    background: str = "keep",
+    seed: int = 0,
+    device: str = "auto",
+    face: int | None = None,
+) -> Path:
+    """Render to a file with a progress bar, and print one line with the time spent in each phase."""
+    begin = time.perf_counter()
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
+    loading = time.perf_counter() - begin
+    video = pipeline(
+        image, audio, pose=pose, blink=blink, background=background, size=size, face=face, seed=seed
+    )
+    video.save(out, progress=True)
+    total = time.perf_counter() - begin
+    print(
+        f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
+        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s"
+    )
+    return Path(out)
+
+
+def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
+    """Find a face in a picture and crop it for a model of frames ``size`` pixels wide.
+
+    Raises:
+        UserError: no face, no face of that number, a tiny face, or a side view.
+    """
+    image = read_image(path)
+    faces = detect_faces(image)
+    if not faces:
+        raise UserError(path, "shows no face", "use a picture of one person's face, seen from the front")
+    if number is not None and not 1 <= number <= len(faces):
+        raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another --face")
+    if number is None and len(faces) > 1:
+        log.warning("%s shows %d faces; the largest is taken (--face N chooses)", path, len(faces))
+    points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
+    pose = fit_head_pose(points)
+    check_face(path, pose)
+    return crop_face(image, points, choose_crop(pose, image.shape[:2]), size)
+
+
+def check_face(path: str | Path, pose: HeadPose) -> None:
+    """Refuse faces that are too small or turned too far."""
+    width = 2.0 * float(pose.scale[0])
+    if width < MIN_FACE_PIXELS:
+        reason = f"the face is only about {width:.0f} pixels wide"
+        raise UserError(path, reason, f"use a picture in which it has at least {MIN_FACE_PIXELS}")
+    turn = float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
+    if turn > MAX_TURN_DEGREES:
+        reason = f"the face is turned away by {turn:.0f} degrees"
+        raise UserError(path, reason, f"use a picture from the front (up to {MAX_TURN_DEGREES:.0f} degrees)")
+
+
+def crop_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:
+    """Cut a face with landmarks ``points [1, 478, 3]`` (pixels) out of ``image``."""
+    landmarks = crop_landmarks(points, box)
+    pose = fit_head_pose(landmarks)
+    in_head = to_head(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
+    return Face(box, apply_crop(image, box, size), in_head, pose, measure_eye_openness(landmarks)[0])
+
+
+def make_portrait(face: Face, device: torch.device) -> Portrait:
+    """Return a face as a batch of one portrait."""
+    image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
+    landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
+    return Portrait(image, make_camera(face.pose, device), landmarks, eyes)
+
+
+def make_camera(pose: HeadPose, device: torch.device) -> Camera:
+    """Return head poses as cameras."""
+    parts = (pose.rotation, pose.scale, pose.center)
+    return Camera(*(torch.from_numpy(np.ascontiguousarray(part)).float().to(device) for part in parts))
+
+
+def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
+    """Join tracks of poses into one."""
+    names = ("rotation", "scale", "center")
+    return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
+
+
+def parse_color(background: str) -> np.ndarray | None:
+    """Return None for "keep" and ``float32 [3]`` in [0, 1] for the name or hexadecimal code of a color."""
+    if background == "keep":
+        return None
+    try:
+        return np.float32(ImageColor.getrgb(background)[:3]) / 255.0
+    except ValueError as error:
+        cure = 'use keep, or a color such as green or "#00ff00"'
+        raise UserError(f"--background {background}", "is not a color", cure) from error
+
+
+def _extend(windows: Iterator[np.ndarray], silence: np.ndarray) -> Iterator[np.ndarray]:
+    yield from windows
+    yield from repeat(silence)

@@ -1,0 +1,71 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from s3dnerf.evaluation.scores import measure_clip
+from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
+from s3dnerf.media.video import VideoWriter, stream_frames
+
+FRAMES = 6
+
+
+def track_all(frames: list[np.ndarray]) -> FaceTrack:
+    with FaceRuler() as ruler:
+        for frame in frames:
+            ruler.add(frame)
+        return ruler.finish()
+
+
+@pytest.fixture(scope="module")
+def real(astronaut_clips) -> list[np.ndarray]:
+    return list(islice(stream_frames(astronaut_clips / "astronaut.mp4"), FRAMES))
+
+
+@pytest.fixture(scope="module")
+def track(real) -> FaceTrack:
+    return track_all(real)
+
+
+def test_equal_frames_have_no_distance(real, track):
+    measured = measure_clip(real, real, track, picked=[2, 4])
+    scores = measured.scores
+    assert (scores.psnr, scores.ssim, scores.f_lmd, scores.m_lmd) == (np.inf, 1.0, 0.0, 0.0)
+    assert (scores.lip_correlation, scores.lip_gain, scores.found) == (pytest.approx(1.0), 1.0, 1.0)
+    np.testing.assert_array_equal(measured.picks, [real[2], real[4]])
+
+
+def test_the_first_frame_is_not_judged(real, track):
+    made = [np.zeros_like(real[0]), *(frame // 2 for frame in real[1:])]
+    with_portrait = [real[0], *made[1:]]
+    assert measure_clip(real, made, track).scores.psnr == measure_clip(real, with_portrait, track).scores.psnr
+
+
+def test_a_shifted_face_is_as_far_off_as_the_shift(real, track):
+    shifted = [np.roll(frame, 6, axis=1) for frame in real]
+    scores = measure_clip(real, shifted, track).scores
+    assert scores.f_lmd == pytest.approx(6.0, abs=0.4)
+    assert scores.m_lmd < 0.5
+    assert scores.lip_gain == pytest.approx(1.0, abs=0.15)
+
+
+def test_distances_do_not_depend_on_the_size_of_the_video(real):
+    large = [np.kron(frame, np.ones((2, 2, 1), np.uint8)) for frame in real]
+    shifted = [np.roll(frame, 12, axis=1) for frame in large]
+    assert measure_clip(large, shifted, track_all(large)).scores.f_lmd == pytest.approx(6.0, abs=0.4)
+
+
+def test_a_video_of_odd_sides_is_compared_in_its_own_size(real, tmp_path):
+    odd = [frame[:255, :253] for frame in real]
+    with VideoWriter(tmp_path / "odd.mp4", (253, 255)) as writer:
+        for frame in odd:
+            writer.write(frame)
+    scores = measure_clip(odd, stream_frames(tmp_path / "odd.mp4"), track_all(odd)).scores
+    assert scores.psnr > 35
+
+
+def test_streams_of_unequal_length_are_refused(real, track):
+    with pytest.raises(ValueError, match="made video ends first, after 3 frames"):
+        measure_clip(real, real[:3], track)
+    with pytest.raises(ValueError, match="real video ends first, after 3 frames"):
+        measure_clip(real[:3], real, track)

@@ -1,0 +1,352 @@
+"""Video keeps its pictures in number, time and color, its sound in step, and the old file until it is done."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from s3dnerf.errors import UserError
+from s3dnerf.media.audio import SAMPLE_RATE, read_speech
+from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
+
+MakeFilm = Callable[..., None]
+Numbers = tuple[Callable[[int], np.ndarray], Callable[[np.ndarray], int]]
+SIZE = (96, 64)
+
+
+def write_numbers(path: Path, count: int, numbers: Numbers, **settings: object) -> None:
+    with VideoWriter(path, SIZE, **settings) as writer:
+        for number in range(count):
+            writer.write(numbers[0](number))
+
+
+@pytest.mark.parametrize("rate", [10, 15, 24000 / 1001, 25, 30000 / 1001, 30, 50, 60])
+def test_any_rate_becomes_25_in_step(
+    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, rate: float
+) -> None:
+    draw, read = number_pictures
+    count = round(2.2 * rate)
+    make_film(tmp_path / "a.mp4", [draw(k) for k in range(count)], np.arange(count) / rate)
+    shown = np.array([read(picture) for picture in stream_frames(tmp_path / "a.mp4")])
+    assert abs(len(shown) - count / rate * 25) <= 1
+    error = shown / rate - np.arange(len(shown)) / 25
+    assert np.abs(error[:-1]).max() <= 0.5 / rate + 1e-4
+    if rate == 25:
+        np.testing.assert_array_equal(shown, np.arange(count))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".ts", ".avi", ".mov"])
+def test_containers(tmp_path: Path, number_pictures: Numbers, suffix: str) -> None:
+    draw, read = number_pictures
+    codec = {".webm": "libvpx", ".avi": "mpeg4"}.get(suffix, "libx264")
+    with av.open(str(tmp_path / f"a{suffix}"), "w") as container:
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt, video.bit_rate = *SIZE, "yuv420p", 2_000_000
+        for number in range(40):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(draw(number), "rgb24")))
+        container.mux(video.encode(None))
+    shown = [read(picture) for picture in stream_frames(tmp_path / f"a{suffix}")]
+    assert shown == list(range(40))
+    info = probe_video(tmp_path / f"a{suffix}")
+    assert (info.width, info.height, info.fps, info.has_audio) == (*SIZE, 25.0, False)
+    assert info.duration == pytest.approx(1.6, abs=0.05)
+
+
+def test_variable_rate_goes_by_presentation_time(
+    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers
+) -> None:
+    draw, read = number_pictures
+    times = np.concatenate([np.arange(30) / 60, 0.5 + np.arange(10) / 10, [1.9, 1.93, 2.5, 2.54]])
+    make_film(tmp_path / "a.mp4", [draw(k) for k in range(len(times))], times)
+    shown = np.array([read(picture) for picture in stream_frames(tmp_path / "a.mp4")])
+    wanted = np.arange(len(shown)) / 25
+    distance = np.abs(times[None] - wanted[:, None])
+    chosen = distance[np.arange(len(shown)), shown]
+    np.testing.assert_allclose(chosen, distance.min(axis=1), atol=1e-4)
+    assert abs(len(shown) - 2.58 * 25) <= 2
+
+
+@pytest.mark.parametrize("fps", [10.0, 30.0])
+def test_other_rates_can_be_asked_for(tmp_path: Path, number_pictures: Numbers, fps: float) -> None:
+    write_numbers(tmp_path / "a.mp4", 50, number_pictures)
+    shown = [number_pictures[1](picture) for picture in stream_frames(tmp_path / "a.mp4", fps)]
+    assert len(shown) == 2 * fps
+    assert np.abs(np.array(shown) / 25 - np.arange(len(shown)) / fps).max() <= 0.0201
+
+
+@pytest.mark.parametrize("gop", [12, 1, None])
+def test_read_frames_is_exact(tmp_path: Path, number_pictures: Numbers, gop: int | None) -> None:
+    write_numbers(tmp_path / "a.mp4", 150, number_pictures, gop=gop)
+    path, read = tmp_path / "a.mp4", number_pictures[1]
+    assert [read(picture) for picture in read_frames(path, np.arange(150))] == list(range(150))
+    for index in range(150):
+        assert read(read_frames(path, [index])[0]) == index
+    scattered = [149, 0, 24, 24, 11, 12, 13, 100, 60]
+    pictures = read_frames(path, scattered)
+    assert pictures.shape == (9, 64, 96, 3)
+    assert [read(picture) for picture in pictures] == scattered
+    streamed = list(stream_frames(path))
+    np.testing.assert_array_equal(pictures[4], streamed[11])
+
+
+def test_read_frames_names_what_is_not_there(tmp_path: Path, number_pictures: Numbers) -> None:
+    write_numbers(tmp_path / "a.mp4", 20, number_pictures)
+    with pytest.raises(UserError, match=r"a\.mp4: has no frame 20"):
+        read_frames(tmp_path / "a.mp4", [3, 20])
+    with pytest.raises(ValueError, match="0 or above"):
+        read_frames(tmp_path / "a.mp4", [-1])
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_rotation_is_honored(tmp_path: Path, make_film: MakeFilm, rotation: int) -> None:
+    upright = np.zeros((96, 64, 3), np.uint8)
+    upright[:32, :32] = 255  # a white corner, top left
+    upright[64:, :32] = 128
+    stored = np.ascontiguousarray(np.rot90(upright, -rotation // 90))
+    make_film(tmp_path / "a.mp4", [stored] * 5, np.arange(5) / 25, rotation=rotation)
+    info = probe_video(tmp_path / "a.mp4")
+    assert (info.width, info.height) == (64, 96)
+    shown = next(stream_frames(tmp_path / "a.mp4"))
+    assert np.abs(shown.astype(int) - upright).mean() < 3
+
+
+def test_oblong_pixels_are_made_square(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        video.codec_context.sample_aspect_ratio = 2
+        for _ in range(3):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")))
+        container.mux(video.encode(None))
+    assert next(stream_frames(tmp_path / "a.mp4")).shape == (64, 128, 3)
+
+
+def test_colors_come_back(tmp_path: Path) -> None:
+    corners = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 120]])
+    picture = np.repeat(np.repeat(corners[None].astype(np.uint8), 16, axis=1), 32, axis=0)
+    grey = np.broadcast_to(np.arange(0, 256, 16, dtype=np.uint8)[None, :, None], (32, 16, 3))
+    picture = np.concatenate([picture, np.repeat(grey, 6, axis=1)], axis=0)
+    with VideoWriter(tmp_path / "a.mp4", (96, 64), crf=4) as writer:
+        for _ in range(3):
+            writer.write(picture)
+    shown = read_frames(tmp_path / "a.mp4", [1])[0].astype(int)
+    middle = shown[16, 8::16]
+    assert np.abs(middle - corners).max() <= 4
+    levels = shown[48, 2::6].mean(axis=1) - np.arange(0, 256, 16)
+    assert abs(levels.mean()) < 0.5  # neither darker nor lighter on the whole
+
+
+def test_file_is_what_every_player_reads(tmp_path: Path, number_pictures: Numbers) -> None:
+    path = tmp_path / "a.mp4"
+    write_numbers(path, 30, number_pictures, audio=np.zeros(SAMPLE_RATE, np.float32), gop=12)
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    with av.open(str(path)) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec.name, video.pix_fmt, video.average_rate, video.frames) == (
+            "h264",
+            "yuv420p",
+            25,
+            30,
+        )
+        assert (sound.codec.name, sound.rate, sound.layout.name) == ("aac", 48000, "mono")
+        assert (video.codec_context.colorspace, video.codec_context.color_range) == (1, 1)
+        keys = [packet.is_keyframe for packet in container.demux(video) if packet.size]
+    assert np.flatnonzero(keys).tolist() == [0, 12, 24]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize("kind", ["array", "mono", "stereo"])
+def test_sound_is_as_long_as_the_picture(
+    tmp_path: Path, number_pictures: Numbers, kind: str, seconds: float
+) -> None:
+    sound = 0.1 * np.ones(round(seconds * 22050), np.float32)
+    audio: Path | np.ndarray = tmp_path / "a.wav"
+    if kind == "array":
+        audio = 0.1 * np.ones(round(seconds * SAMPLE_RATE), np.float32)
+    else:
+        soundfile.write(audio, sound if kind == "mono" else np.stack([sound, -sound], axis=1), 22050)
+    path = tmp_path / "a.mp4"
+    write_numbers(path, 50, number_pictures, audio=audio)
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        assert stream.layout.nb_channels == (2 if kind == "stereo" else 1)
+        assert abs(float(stream.duration * stream.time_base) - 2.0) < 0.04
+    assert probe_video(path).duration == pytest.approx(2.0)
+    assert abs(len(read_speech(path)) - 2 * SAMPLE_RATE) < 640
+
+
+def find_flash_and_beep(path: Path) -> tuple[float, float]:
+    """Times in seconds of the middle of the brightest picture and of the loudest sample."""
+    brightness = [picture.mean() for picture in stream_frames(path)]
+    return (np.argmax(brightness) + 0.5) / 25, np.argmax(np.abs(read_speech(path))) / SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate", "picture_start", "sound_start"),
+    [
+        (".mp4", 25, 0.0, 0.0),
+        (".mp4", 30, 0.0, 0.0),
+        (".mkv", 60, 0.0, 0.0),
+        (".mp4", 25, 0.0, 0.4),
+        (".mkv", 25, 0.4, 0.0),
+        (".ts", 25, 0.3, 0.0),
+    ],
+)
+def test_flash_and_beep_stay_together(
+    tmp_path: Path, make_film: MakeFilm, suffix: str, rate: int, picture_start: float, sound_start: float
+) -> None:
+    path, moment = tmp_path / f"a{suffix}", 1.5
+    times = picture_start + np.arange(3 * rate) / rate
+    pictures = [
+        np.full((32, 32, 3), 20 + 200 * (abs(time - moment) < 0.5 / rate), np.uint8) for time in times
+    ]
+    sound = np.zeros((1, 3 * 48000), np.float32)
+    first = round((moment + 0.5 / rate - sound_start) * 48000)
+    sound[0, first - 24 : first + 24] = 0.9 * np.sin(np.arange(48) * 2 * np.pi / 24)
+    make_film(path, pictures, times, sound, 48000, sound_start)
+    flash, beep = find_flash_and_beep(path)
+    assert flash == pytest.approx(moment - picture_start, abs=0.04)
+    assert abs(flash - beep) < 0.04
+    copy = tmp_path / "copy.mp4"
+    with VideoWriter(copy, (32, 32), audio=path) as writer:
+        for picture in stream_frames(path):
+            writer.write(picture)
+    copied_flash, copied_beep = find_flash_and_beep(copy)
+    assert copied_flash == flash
+    assert abs(copied_beep - beep) < 0.002
+
+
+@pytest.mark.parametrize(("width", "height"), [(33, 47), (32, 47), (33, 48)])
+def test_odd_sizes_are_padded_to_even(tmp_path: Path, width: int, height: int) -> None:
+    with VideoWriter(tmp_path / "a.mp4", (width, height)) as writer:
+        for _ in range(3):
+            writer.write(np.full((height, width, 3), 180, np.uint8))
+    shown = read_frames(tmp_path / "a.mp4", [0])[0]
+    assert shown.shape == (height + height % 2, width + width % 2, 3)
+    assert np.abs(shown.astype(int) - 180).max() <= 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, number_pictures: Numbers, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(error), VideoWriter(path, SIZE, audio=np.zeros(99, np.float32)) as writer:
+        writer.write(number_pictures[0](1))
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writer_refuses_what_it_cannot_write(tmp_path: Path, number_pictures: Numbers) -> None:
+    (tmp_path / "in").mkdir()
+    text = tmp_path / "in" / "text.wav"
+    text.write_text("Good morning.")
+    path = tmp_path / "a.mp4"
+    with pytest.raises(UserError, match=r"text\.wav: is text"), VideoWriter(path, SIZE, audio=text):
+        pass
+    with pytest.raises(UserError, match=r"a\.mp4: would hold no picture"), VideoWriter(path, SIZE):
+        pass
+    with pytest.raises(ValueError, match="expected uint8"), VideoWriter(path, SIZE) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="is a folder"), VideoWriter(tmp_path / "in", SIZE):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with (
+            pytest.raises(UserError, match=r"a\.mp4: cannot be written .*Free some space"),
+            VideoWriter(tmp_path / "a.mp4", (256, 256)) as writer,
+        ):
+            for _ in range(60):
+                writer.write(np.roll(noise, writer.frames, axis=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_video_is_named(tmp_path: Path, number_pictures: Numbers) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "picture.jpg")
+    (tmp_path / "text.mp4").write_text("Good morning.\n" * 50)
+    soundfile.write(tmp_path / "sound.wav", np.zeros(16000), SAMPLE_RATE)
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(20000))
+    write_numbers(tmp_path / "a.mp4", 100, number_pictures)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "headless.mp4").write_bytes(content[content.index(b"mdat") - 4 :])
+    cases = {
+        "picture.jpg": "is a picture, not a video that can be read. Use a video",
+        "text.mp4": "is text, not a video that can be read. Use a video",
+        "sound.wav": "has no picture, only sound. Use a video",
+        "noise.mp4": "is not a video that can be read, or it is cut short. Use a video",
+        "headless.mp4": "is not a video that can be read, or it is cut short. Use a video",
+        "none.mp4": "does not exist. Check the name of the video file.",
+    }
+    for name, message in cases.items():
+        for use in (probe_video, lambda path: list(stream_frames(path)), lambda path: read_frames(path, [0])):
+            with pytest.raises(UserError) as caught:
+                use(tmp_path / name)
+            assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_cut_off_file_is_named(
+    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".mp4":
+        write_numbers(path, 200, number_pictures)
+    else:
+        make_film(path, [number_pictures[0](k) for k in range(200)], np.arange(200) / 25)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"ends after \d\.\d of its 8\.0 seconds: it is cut short"):
+        list(stream_frames(path))
+
+
+def test_reading_and_writing_hold_little_memory(
+    tmp_path: Path, number_pictures: Numbers, resident_mebibytes: Callable[[], float]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 22050 * 10), 22050)
+    path, draw = tmp_path / "a.mp4", number_pictures[0]
+    with VideoWriter(path, SIZE, audio=tmp_path / "a.wav", preset="ultrafast") as writer:
+        for number in range(4000):
+            writer.write(draw(number))
+            if number == 500:
+                before = resident_mebibytes()
+        # 3500 frames are 62 MiB as pixels; their sound is 26 MiB.
+        assert resident_mebibytes() - before < 6
+    frames = stream_frames(path)
+    for _ in range(500):
+        next(frames)
+    before = resident_mebibytes()
+    assert sum(1 for _ in frames) == 3500
+    assert resident_mebibytes() - before < 6
+
+
+def test_real_clip_keeps_frames_and_sound_in_step(shared_data: Path, tmp_path: Path) -> None:
+    source = sorted((shared_data / "clips").glob("grid_s1_*.mp4"))[0]
+    info = probe_video(source)
+    with VideoWriter(tmp_path / "a.mp4", (info.width, info.height), audio=source, gop=12) as writer:
+        for picture in stream_frames(source):
+            writer.write(picture)
+    assert writer.frames == info.frames
+    speech, original = read_speech(tmp_path / "a.mp4"), read_speech(source)
+    length = info.frames * 640
+    assert abs(len(speech) - length) < 640
+    assert np.corrcoef(speech[:length], original[:length])[0, 1] > 0.99
+    middle = info.frames // 2
+    pictures = [read_frames(path, [middle])[0].astype(int) for path in (source, tmp_path / "a.mp4")]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 3
