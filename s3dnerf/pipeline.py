@@ -1,9 +1,9 @@
 """Portrait + speech -> talking head. The main job on one page.
 
-    pipeline = TalkingHeadPipeline.from_pretrained()
-    video = pipeline("portrait.png", "speech.wav")
-    for frame in video: ...            # uint8 [S, S, 3], one at a time
-    video.save("talking.mp4")
+pipeline = TalkingHeadPipeline.from_pretrained()
+video = pipeline("portrait.png", "speech.wav")
+for frame in video: ...            # uint8 [S, S, 3], one at a time
+video.save("talking.mp4")
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ class TalkingHeadPipeline:
         self.batch = batch
 
     @classmethod
-    def from_pretrained(
-        cls, checkpoint: str | Path | None = None, device: str = "auto"
-    ) -> TalkingHeadPipeline:
+    def from_pretrained(cls, checkpoint: str | Path | None = None, device: str = "auto") -> TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
         Raises:
@@ -327,9 +325,7 @@ def render(
     begin = time.perf_counter()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
     loading = time.perf_counter() - begin
-    video = pipeline(
-        image, audio, pose=pose, blink=blink, background=background, size=size, face=face, seed=seed
-    )
+    video = pipeline(image, audio, pose=pose, blink=blink, background=background, size=size, face=face, seed=seed)
     video.save(out, progress=True)
     total = time.perf_counter() - begin
     print(

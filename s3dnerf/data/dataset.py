@@ -36,10 +36,8 @@ class DataConfig:
     """Clips of this split are trained on."""
     val_split: str = "val"
     """Clips of this split (other people) are only validated on."""
-    portraits: int = 3
-    """Portraits in a batch of images."""
     frames: int = 2
-    """Frames of the same clip rendered from each portrait."""
+    """Frames of the same clip rendered from each portrait of a batch."""
     sequences: int = 4
     """Stretches of speech in a batch."""
     sequence_frames: int = 24
@@ -78,9 +76,9 @@ class Batch:
     """One training step."""
 
     portraits: Portrait
-    """``portraits`` items."""
+    """``batch_size / frames`` items."""
     frames: Frames
-    """``portraits * frames`` items, those of a portrait in a row."""
+    """``batch_size`` items, those of a portrait in a row."""
     speakers: Portrait
     """``sequences`` items."""
     sequences: Frames
@@ -106,9 +104,20 @@ class TalkingFaceDataset(Dataset):
     """Batches by step number."""
 
     def __init__(
-        self, config: DataConfig, split: str, image_size: int, window: int, seed: int, augment: bool
+        self,
+        config: DataConfig,
+        split: str,
+        image_size: int,
+        window: int,
+        batch_size: int,
+        seed: int,
+        augment: bool,
     ) -> None:
+        if batch_size % config.frames:
+            cure = f"make train.batch_size a multiple of data.frames ({config.frames})"
+            raise UserError("train.batch_size", f"{batch_size} frames cannot share portraits evenly", cure)
         self.config, self.image_size, self.window = config, image_size, window
+        self.portraits = batch_size // config.frames
         self.seed, self.augment = seed, augment
         folders = list_clips(config.root, split)
         if not folders:
@@ -131,7 +140,7 @@ class TalkingFaceDataset(Dataset):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         portraits, frames = [], []
-        for _ in range(self.config.portraits):
+        for _ in range(self.portraits):
             track = self.draw_track(self.people, rng)
             chosen = rng.choice(track.frames, 1 + self.config.frames, replace=len(track.frames) <= self.config.frames)
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
@@ -158,7 +167,7 @@ class TalkingFaceDataset(Dataset):
         return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
 
     def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
-        """Draw a portrait and a stretch of the same clip; with augmentation the stretch is slowed or sped up a little."""
+        """Draw a portrait and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
         track = self.draw_track(self.speakers, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0

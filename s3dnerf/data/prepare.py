@@ -127,9 +127,7 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     """
     if not videos.is_dir():
         raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
-    paths = sorted(
-        path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    )
+    paths = sorted(path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     entries = _match_manifest(paths, manifest) if manifest else _name_videos(paths, videos)
     if not entries:
         cure = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
@@ -137,9 +135,7 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     entries.sort(key=lambda entry: entry.id)
     for one, other in zip(entries, entries[1:], strict=False):
         if one.id == other.id:
-            raise UserError(
-                other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them."
-            )
+            raise UserError(other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them.")
     return entries
 
 
@@ -162,9 +158,7 @@ def _match_manifest(paths: list[Path], manifest: Path) -> list[VideoEntry]:
                 if (row := by_name.get(path.name))
             ]
     except OSError as error:
-        raise UserError(
-            manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest."
-        ) from None
+        raise UserError(manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest.") from None
     except (KeyError, UnicodeDecodeError) as error:
         cure = "It needs the columns id, kind, file, identity, split, sync, notes."
         raise UserError(manifest, f"is not a manifest ({error})", cure) from None
@@ -193,9 +187,7 @@ def _choose_val_people(people: set[str]) -> set[str]:
     return set(ordered[: round(VAL_SHARE * len(ordered))])
 
 
-def _run(
-    todo: list[VideoEntry], out: Path, size: int, workers: int
-) -> Iterator[tuple[VideoEntry, str | None]]:
+def _run(todo: list[VideoEntry], out: Path, size: int, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
     """Prepare entries in several processes; yields each with None or the reason why it failed."""
     waiting = deque(todo)
     while waiting:

@@ -87,8 +87,8 @@ def encode_hash_grid(positions: Tensor, table: Tensor, levels: list[GridLevel]) 
     """Interpolate the grid at ``positions``.
 
     Args:
-        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into neighboring (wrapped)
-            vertices, as in tiny-cuda-nn.
+        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into other
+            (wrapped) vertices, as in tiny-cuda-nn.
         table: ``[entries, F]`` parameters of all levels.
         levels: as given by :func:`plan_levels`.
 

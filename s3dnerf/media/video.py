@@ -151,9 +151,7 @@ class VideoWriter:
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        picture = picture.reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_CONVERSION
-        )
+        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_CONVERSION)
         picture.pts, picture.time_base = self.frames, 1 / self.fps
         self._container.mux(self._video.encode(picture))
         self.frames += 1

@@ -123,5 +123,5 @@ class AudioEncoder(nn.Module):
         self.network = nn.Sequential(*layers)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """``windows [B, samples]`` of speech in [-1, 1], 16 kHz -> tokens ``a_dri [B, steps, width]``, in time order."""
+        """``windows [B, samples]`` of speech in [-1, 1], 16 kHz -> tokens ``a_dri [B, steps, width]``."""
         return self.network(self.features(windows)).transpose(1, 2)

@@ -27,8 +27,8 @@ from s3dnerf.models.deformation_field import (
     describe_poses,
 )
 from s3dnerf.models.motion_encoder import MotionEncoder
-from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
+from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
 from s3dnerf.rendering.compositing import composite
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
@@ -181,9 +181,7 @@ class S3DNeRF(
         appearance = torch.cat([sample_triplane(p, source) for p in identity.appearance.planes], dim=-1)
         radiance = self.radiance_field(appearance, ambient, positions, offsets)
         values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
-        seen = composite(
-            radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths
-        )
+        seen = composite(radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths)
 
         rendered = seen.values.transpose(1, 2).unflatten(2, (size, size))
         alpha = seen.alpha.unflatten(1, (size, size)).unsqueeze(1)
@@ -210,9 +208,7 @@ class S3DNeRF(
         return points
 
 
-LIP_LANDMARKS = torch.from_numpy(
-    KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64")
-)
+LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
 
 

@@ -25,9 +25,7 @@ class Camera:
 
     def repeat(self, times: int) -> Camera:
         """Return the batch with each camera repeated ``times`` times in a row."""
-        return Camera(
-            *(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center))
-        )
+        return Camera(*(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center)))
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,7 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     }
 
 
-def compare_landmarks(
-    model: S3DNeRF, identity: Identity, codes: RegionCodes, landmarks: Tensor
-) -> dict[str, Tensor]:
+def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, landmarks: Tensor) -> dict[str, Tensor]:
     """Ask the warp to carry the frame's ``landmarks [B, P, 3]`` onto the portrait's, and lip gaps onto lip gaps."""
     features = model.deformation_field.warp.encode_positions(landmarks)
     arrived = landmarks + model.deformation_field.warp(features, codes).offsets
@@ -165,7 +163,7 @@ def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
 
 
 def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
-    """Mean SSIM (Wang et al., 2004) of ``[B, 3, H, W]`` in [0, 1], of the luminance, in square windows two pixels apart."""
+    """Mean SSIM (Wang et al., 2004) of the luminance of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
     luma = a.new_tensor([0.299, 0.587, 0.114])
     x, y = (torch.einsum("bchw,c->bhw", image, luma).unsqueeze(1) for image in (a, b))
     moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)

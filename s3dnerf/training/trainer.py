@@ -41,6 +41,8 @@ class TrainConfig:
 
     steps: int = 20_000
     """Steps in all."""
+    batch_size: int = 6
+    """Frames rendered in a batch."""
     movement_steps: int = 2_000
     """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
     movement_every: int = 2
@@ -90,9 +92,9 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
         size, window = config.model.image_size, config.model.audio.window
-        data = config.data
-        self.data = TalkingFaceDataset(data, data.train_split, size, window, config.seed, data.augment)
-        self.val_data = TalkingFaceDataset(data, data.val_split, size, window, config.seed, augment=False)
+        data, shape = config.data, (size, window, config.train.batch_size, config.seed)
+        self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
+        self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
 
@@ -183,9 +185,7 @@ class Trainer:
         losses["regions"] = losses["regions"] + compare_slots(speakers)
         return losses
 
-    def learn_pictures(
-        self, batch: Batch, generator: torch.Generator, speech_share: float
-    ) -> dict[str, Tensor]:
+    def learn_pictures(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
         """Losses of rendered frames, most driven by the tracked face and ``speech_share`` of them by speech."""
         model, frames = self.model, batch.frames
         with self.autocast():
@@ -208,15 +208,18 @@ class Trainer:
         """Measure the averaged model on people never trained on: pictures and lips, both driven by speech."""
         model = self.average.module.eval()
         length = self.config.data.sequence_frames
-        totals: dict[str, list[float]] = {"psnr": [], "psnr_portrait": [], "lip_correlation": [], "lip_gain": []}
+        totals: dict[str, list[float]] = {
+            "psnr": [],
+            "psnr_portrait": [],
+            "lip_correlation": [],
+            "lip_gain": [],
+        }
         for index in range(self.config.train.validate_batches):
             batch = move(self.val_data[index], self.device)
             with self.autocast():
                 identity = model.encode_identity(batch.speakers).repeat(length)
                 frames = batch.sequences
-                codes = model.drive(
-                    identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera
-                )
+                codes = model.drive(identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera)
                 mean_face = frames.landmarks - frames.displacement
                 opening = measure_openings(model.locate_landmarks(identity, codes, mean_face))
             opening = opening.unflatten(0, (-1, length))
@@ -263,9 +266,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
 
 
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:

@@ -192,9 +192,7 @@ def test_shifting_sound_by_a_frame_shifts_windows_by_one() -> None:
     speech = np.random.default_rng(0).standard_normal(30 * 640).astype(np.float32)
     frames = np.arange(5, 20)
     shifted = np.concatenate([np.zeros(640, np.float32), speech])
-    np.testing.assert_array_equal(
-        cut_speech_window(shifted, frames + 1, 3200), cut_speech_window(speech, frames, 3200)
-    )
+    np.testing.assert_array_equal(cut_speech_window(shifted, frames + 1, 3200), cut_speech_window(speech, frames, 3200))
 
 
 @pytest.mark.parametrize("window", [1, 100, 640, 3200, 3333, 9600])
