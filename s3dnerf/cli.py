@@ -159,15 +159,20 @@ def add_render(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the face crop in pixels")
+    parser.add_argument("--size", type=int, metavar="N", help="side of the frames in pixels (default: the model's own)")
+    parser.add_argument(
+        "--framing",
+        choices=("crop", "picture"),
+        default="crop",
+        help="the square around the head, or the whole picture with the head put back into it",
+    )
     parser.add_argument("--pose", default="idle", help="head motion: static, idle, or a video to take it from")
     parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never")
     parser.add_argument(
         "--background",
-        type=lambda word: "color" if word == "colour" else word,
-        choices=("keep", "color"),
         default="keep",
-        help="what stands behind the head",
+        metavar="COLOR",
+        help="keep the picture's own, or a color that replaces it, such as green or #00ff00",
     )
     parser.add_argument("--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)")
     parser.add_argument("--seed", type=int, default=0, help="seed of idle motion and blinks")
@@ -186,6 +191,7 @@ def run_render(options: argparse.Namespace) -> None:
         pose=options.pose,
         blink=options.blink,
         background=options.background,
+        framing=options.framing,
         seed=options.seed,
         device=options.device,
         face=options.face,

@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 class Face:
     """A face found in a picture, cropped for the model."""
 
+    picture: np.ndarray
+    """``uint8 [H, W, 3]`` the whole picture."""
     crop: CropBox
     image: np.ndarray
     """``uint8 [S, S, 3]``."""
@@ -93,13 +95,14 @@ class TalkingVideo:
     """Frames to come: iterating renders them, every time anew."""
 
     frames: int
-    size: int
+    size: tuple[int, int]
+    """Width and height."""
     audio: Path
     timer: PhaseTimer
     start: Callable[[], Iterator[np.ndarray]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [size, size, 3]`` one by one, 25 a second."""
+        """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
         return self.start()
 
     def __len__(self) -> int:
@@ -108,7 +111,7 @@ class TalkingVideo:
     def save(self, path: str | Path, progress: bool = False) -> Path:
         """Render into an mp4 with the speech as its sound; the file appears when it is complete."""
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        with VideoWriter(path, (self.size, self.size), audio=self.audio) as writer, bar:
+        with VideoWriter(path, self.size, audio=self.audio) as writer, bar:
             for frame in self:
                 with self.timer("writing"):
                     writer.write(frame)
@@ -151,6 +154,7 @@ class TalkingHeadPipeline:
         pose: str | Path = "idle",
         blink: str = "auto",
         background: str = "keep",
+        framing: str = "crop",
         size: int | None = None,
         face: int | None = None,
         seed: int = 0,
@@ -163,13 +167,16 @@ class TalkingHeadPipeline:
             pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
             blink: "auto" or "off".
             background: "keep", or a color such as "green" or "#00ff00" that replaces it.
-            size: side of the frames in pixels; default is the model's own.
+            framing: "crop" gives the square around the head, "picture" puts it back into the whole picture.
+            size: side of that square in pixels; default is the model's own. The whole picture keeps its size.
             face: which face of several, 1 being the largest.
             seed: of idle motion and blinks.
 
         Raises:
             UserError: no usable face, no usable speech, or an unknown option.
         """
+        require_choice("--blink", blink, ("auto", "off"))
+        require_choice("--framing", framing, ("crop", "picture"))
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -182,8 +189,9 @@ class TalkingHeadPipeline:
         with timer("encoding identity"), torch.inference_mode(), self.autocast():
             identity = self.model.encode_identity(make_portrait(found, self.device))
 
-        frames = count_frames(level.samples)
         size = size or self.model.config.image_size
+        height, width = found.picture.shape[:2]
+        shape = (width, height) if framing == "picture" else (size, size)
 
         def start() -> Iterator[np.ndarray]:
             window = self.model.config.audio.window
@@ -192,11 +200,12 @@ class TalkingHeadPipeline:
             eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             rendered = self.render_frames(identity, windows, poses(), eyes, timer, matte, color)
             for frame in rendered:
-                yield frame if len(frame) == size else resize_image(frame, size)
+                if framing == "picture":
+                    yield paste_crop(found.picture, frame, found.crop)
+                else:
+                    yield frame if len(frame) == size else resize_image(frame, size)
 
-        if blink not in ("auto", "off"):
-            raise UserError(f"--blink {blink}", "is not known", "use auto or off")
-        return TalkingVideo(frames, size, Path(audio), timer, start)
+        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, start)
 
     def reenact(
         self,
@@ -317,6 +326,7 @@ def render(
     pose: str = "idle",
     blink: str = "auto",
     background: str = "keep",
+    framing: str = "crop",
     seed: int = 0,
     device: str = "auto",
     face: int | None = None,
@@ -325,7 +335,17 @@ def render(
     begin = time.perf_counter()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
     loading = time.perf_counter() - begin
-    video = pipeline(image, audio, pose=pose, blink=blink, background=background, size=size, face=face, seed=seed)
+    video = pipeline(
+        image,
+        audio,
+        pose=pose,
+        blink=blink,
+        background=background,
+        framing=framing,
+        size=size,
+        face=face,
+        seed=seed,
+    )
     video.save(out, progress=True)
     total = time.perf_counter() - begin
     print(
@@ -372,7 +392,8 @@ def crop_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) ->
     landmarks = crop_landmarks(points, box)
     pose = fit_head_pose(landmarks)
     in_head = to_head(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
-    return Face(box, apply_crop(image, box, size), in_head, pose, measure_eye_openness(landmarks)[0])
+    eyes = measure_eye_openness(landmarks)[0]
+    return Face(image, box, apply_crop(image, box, size), in_head, pose, eyes)
 
 
 def make_portrait(face: Face, device: torch.device) -> Portrait:
@@ -392,6 +413,12 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     """Join tracks of poses into one."""
     names = ("rotation", "scale", "center")
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse an option that is none of ``choices``."""
+    if value not in choices:
+        raise UserError(f"{name} {value}", "is not known", f"use {' or '.join(choices)}")
 
 
 def parse_color(background: str) -> np.ndarray | None:

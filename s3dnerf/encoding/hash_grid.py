@@ -59,7 +59,8 @@ def plan_levels(config: HashGridConfig, dimensions: int) -> list[GridLevel]:
     levels: list[GridLevel] = []
     offset = 0
     for index in range(config.levels):
-        scale = config.base_resolution * growth**index - 1.0
+        # Rounded, so that noise in the last digit does not give a whole resolution one vertex more.
+        scale = round(config.base_resolution * growth**index - 1.0, 9)
         resolution = math.ceil(scale) + 1
         dense = resolution**dimensions
         entries = min((dense + 7) // 8 * 8, 2**config.log2_hashmap_size)
@@ -80,7 +81,7 @@ def index_vertices(vertices: Tensor, level: GridLevel) -> Tensor:
     index = vertices[..., dimensions - 1]
     for axis in range(dimensions - 2, -1, -1):
         index = index * level.resolution + vertices[..., axis]
-    return index % level.entries
+    return (index & 0xFFFFFFFF) % level.entries
 
 
 def encode_hash_grid(positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Tensor:

@@ -18,7 +18,7 @@ OVERVIEW_SIDE = 112
 MOUTH_SHARE = 0.55
 """Height of a mouth strip over its width."""
 LABEL_HEIGHT = 20
-MARGIN_WIDTH = 132
+MARGIN_WIDTH = 152
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 
 

@@ -55,7 +55,7 @@ def load_mediapipe() -> ModuleType:
 
 
 @contextmanager
-def _hide_native_log() -> Iterator[None]:
+def hide_native_log() -> Iterator[None]:
     """Keep mediapipe's C++ log lines off the terminal.
 
     They are written to file descriptor 2 before the library reads any log level, so only the descriptor can
@@ -73,8 +73,8 @@ def _hide_native_log() -> Iterator[None]:
         os.close(kept)
 
 
-def _run_graph(graph: object, image: np.ndarray) -> object:
-    with _hide_native_log():
+def run_graph(graph: object, image: np.ndarray) -> object:
+    with hide_native_log():
         return graph.process(image)
 
 
@@ -113,7 +113,7 @@ def _read_mesh(face: object, image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
-    with _hide_native_log():
+    with hide_native_log():
         mesh = solutions.face_mesh.FaceMesh(
             static_image_mode=static,
             max_num_faces=1,
@@ -121,10 +121,10 @@ def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
             min_detection_confidence=MIN_CONFIDENCE,
             min_tracking_confidence=MIN_CONFIDENCE,
         )
-        return _warm_up(mesh)
+        return warm_up(mesh)
 
 
-def _warm_up(graph: object) -> object:
+def warm_up(graph: object) -> object:
     # A graph starts in threads of its own, which log too: running it once waits for them.
     graph.process(np.zeros((64, 64, 3), np.uint8))
     return graph
@@ -154,7 +154,7 @@ class FaceTracker:
         """Yield landmarks float32 [478, 3] of each frame uint8 [H, W, 3], or None where no face is seen."""
         for frame in frames:
             square = _pad_to_square(frame)
-            faces = _run_graph(self._mesh, square).multi_face_landmarks
+            faces = run_graph(self._mesh, square).multi_face_landmarks
             yield _read_mesh(faces[0], frame, square.shape[0]) if faces else None
 
 
@@ -196,7 +196,7 @@ def _detect_candidates(solutions: ModuleType, image: np.ndarray, windows: list[_
     for model in (0, 1):  # faces within two meters, faces within five
         with _make_detector(solutions, model) as detector:
             for part in windows:
-                for face in _run_graph(detector, _cut_window(image, part, DETECTOR_SIDE)).detections or ():
+                for face in run_graph(detector, _cut_window(image, part, DETECTOR_SIDE)).detections or ():
                     box = face.location_data.relative_bounding_box
                     side = max(box.width, box.height) * part.side * FACE_MARGIN
                     x = part.x + (box.xmin + box.width / 2) * part.side - side / 2
@@ -207,8 +207,8 @@ def _detect_candidates(solutions: ModuleType, image: np.ndarray, windows: list[_
 
 
 def _make_detector(solutions: ModuleType, model: int) -> AbstractContextManager:
-    with _hide_native_log():
-        return _warm_up(solutions.face_detection.FaceDetection(MIN_CONFIDENCE, model))
+    with hide_native_log():
+        return warm_up(solutions.face_detection.FaceDetection(MIN_CONFIDENCE, model))
 
 
 def _read_face(mesh: object, image: np.ndarray, window: _Window) -> np.ndarray | None:
@@ -259,7 +259,7 @@ def _cut_window(image: np.ndarray, window: _Window, side: int) -> np.ndarray:
 def _read_window(mesh: object, image: np.ndarray, window: _Window) -> np.ndarray | None:
     """Landmarks in pixels of the image of the face in a window, or None."""
     cut = _cut_window(image, window, MESH_SIDE)
-    faces = _run_graph(mesh, cut).multi_face_landmarks
+    faces = run_graph(mesh, cut).multi_face_landmarks
     if not faces:
         return None
     pixels = to_pixels(_read_mesh(faces[0], cut, MESH_SIDE), cut.shape[:2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -108,17 +108,14 @@ class Rendering:
     """``[B, points, 3 + ambient]`` the deformation on its lattice."""
 
 
-class S3DNeRF(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="s3dnerf",
-    license="other",
-    coders={ModelConfig: (asdict, lambda data: from_dict(ModelConfig, data))},
-):
+class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
     """The whole model. ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | dict) -> None:
+        """Build the model; a dict is what the mixin reads from ``config.json``."""
         super().__init__()
+        if isinstance(config, dict):
+            config = from_dict(ModelConfig, config, source="config.json")
         self.config = config
         self.appearance_encoder = HierarchicalFacialAppearanceEncoder(config.appearance)
         self.audio_encoder = AudioEncoder(config.audio)
