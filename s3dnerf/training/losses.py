@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.data.dataset import Frames
-from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
+from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
+LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
+"""Moves the points of a face's lips apart: up by 0.08 head units and down by 0.16."""
+for outline in (LIPS_OUTER, LIPS_INNER):
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[1:10]), 1] = -0.16
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[11:20]), 1] = 0.08
 UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
 
 
@@ -102,9 +107,8 @@ def compare_speech(
     The codes go through the warp, whose parameters stand still here: it must not learn to explain movement by position
     alone where speech fails to predict it.
     """
-    mean_face = frames.landmarks - frames.displacement
     with frozen(model.deformation_field.warp):
-        placed = model.locate_landmarks(identity, codes, mean_face)
+        placed = place_landmarks(model, identity, codes, frames)
     moved = (REGION_OF_LANDMARK <= 1).to(placed.device)  # lips, jaw and cheeks
     miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
@@ -115,6 +119,16 @@ def compare_speech(
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
         "distill": F.smooth_l1_loss(codes.motion.float(), teacher.detach().float()),
     }
+
+
+def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:
+    """Find the portrait's landmarks in frames under ``codes``, ``[B, P, 3]``, from nothing but the person's mean face.
+
+    The search for the lips starts well outside them: all points between open lips warp to where the portrait's lips
+    meet, so a search that starts there stays there.
+    """
+    mean_face = frames.landmarks - frames.displacement
+    return model.locate_landmarks(identity, codes, mean_face + LIPS_APART.to(mean_face.device))
 
 
 def measure_openings(landmarks: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from s3dnerf.training.losses import (
     compare_speech,
     correlate,
     measure_openings,
+    place_landmarks,
     weigh,
 )
 
@@ -220,8 +221,7 @@ class Trainer:
                 identity = model.encode_identity(batch.speakers).repeat(length)
                 frames = batch.sequences
                 codes = model.drive(identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera)
-                mean_face = frames.landmarks - frames.displacement
-                opening = measure_openings(model.locate_landmarks(identity, codes, mean_face))
+                opening = measure_openings(place_landmarks(model, identity, codes, frames))
             opening = opening.unflatten(0, (-1, length))
             wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
             totals["lip_correlation"] += correlate(opening, wanted).tolist()

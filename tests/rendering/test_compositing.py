@@ -10,7 +10,9 @@ import torch
 from s3dnerf.rendering.compositing import composite
 
 
-def composite_ray(density: np.ndarray, values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, float, list[float]]:
+def composite_ray(
+    density: np.ndarray, values: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, float, list[float]]:
     """One ray, front to back, float64."""
     clear, total, weights = 1.0, np.zeros(values.shape[-1]), []
     for sigma, value, length in zip(density, values, lengths, strict=True):
