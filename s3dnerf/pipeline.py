@@ -12,7 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -141,7 +141,10 @@ class TalkingHeadPipeline:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return cls(S3DNeRF.from_pretrained(source), device)
+            # The mixin announces on the standard output where it loads from; a library keeps quiet.
+            with redirect_stdout(None):
+                model = S3DNeRF.from_pretrained(source)
+            return cls(model, device)
         except (OSError, HFValidationError, RuntimeError, ValueError, TypeError) as error:
             cure = "name a folder with config.json and model.safetensors, or a hub id"
             raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from s3dnerf.data.clip import Clip
+    from s3dnerf.data.dataset import Batch
     from s3dnerf.training import S3DNeRFConfig
 
 # Tests never ask the network; set before any library reads it.
@@ -67,6 +67,16 @@ def drawn_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, person, split, sync, frames, seed in DRAWN_CLIPS:
         save_drawn_clip(root / name, person, split, sync, frames, seed)
     return root
+
+
+@pytest.fixture(scope="session")
+def drawn_batch(drawn_clips: Path, load_smoke: Callable[..., S3DNeRFConfig]) -> Batch:
+    """A batch of the cartoon people, as big as configs/smoke.yaml says. Not to be changed in place."""
+    from s3dnerf.data.dataset import TalkingFaceDataset
+
+    config = load_smoke("--data.root", str(drawn_clips))
+    size, window = config.model.image_size, config.model.audio.window
+    return TalkingFaceDataset(config.data, "train", size, window, seed=0, augment=False)[0]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def make_pose(scale: list[float], center: list[tuple[float, float]]) -> HeadPose
 
 
 def measure_psnr(one: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((one.astype(np.float64) - other) ** 2)))
+    return float(10 * np.log10(255**2 / max(np.mean((one.astype(np.float64) - other) ** 2), 1e-9)))
 
 
 def test_crop_of_a_still_head_by_hand() -> None:
@@ -72,8 +72,8 @@ def test_resampling_places_pixels_where_landmarks_say(side: float) -> None:
     x = (grid + 1) * side / 2 + box.x - 0.5
     # The ramp is cut to whole numbers, which lowers it by 3 / 8 on average.
     assert crop[5:-5, 5:-5, 0].mean(0) == pytest.approx(x[5:-5] / 4 - 0.375, abs=0.5)
-    middle = crop[:, :, 0].mean() - (x.mean() / 4 - 0.375)
-    assert abs(middle) < 0.05
+    # Resampled values are rounded again, by less than a tenth of the ramp's step a pixel on average.
+    assert crop[:, :, 0].mean() == pytest.approx(x.mean() / 4 - 0.375, abs=0.1)
 
 
 @pytest.mark.parametrize(

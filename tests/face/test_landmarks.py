@@ -58,9 +58,7 @@ def test_tracker_says_when_there_is_no_face() -> None:
 def test_small_faces_in_large_pictures(face: np.ndarray, size: tuple[int, int], scale: float) -> None:
     side = int(512 * scale)
     picture = cv2.resize(coffee(), size[::-1])
-    picture[300 : 300 + side, 500 : 500 + side] = cv2.resize(
-        astronaut(), (side, side), interpolation=cv2.INTER_AREA
-    )
+    picture[300 : 300 + side, 500 : 500 + side] = cv2.resize(astronaut(), (side, side), interpolation=cv2.INTER_AREA)
     (found,) = detect_faces(picture)
     pixels = (to_pixels(found, size)[:, :2] - [500, 300] + 0.5) / scale - 0.5
     # Within 2 % of the face's height (160 pixels in the original).

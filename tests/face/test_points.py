@@ -11,7 +11,7 @@ from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT, RIGID_POINTS, select_p
 
 def test_kept_points_hold_every_outline() -> None:
     assert np.array_equal(KEPT_POINTS, np.unique(KEPT_POINTS))
-    assert 0 <= KEPT_POINTS.min() and KEPT_POINTS.max() < POINT_COUNT
+    assert KEPT_POINTS.min() >= 0 and KEPT_POINTS.max() < POINT_COUNT
     assert 150 <= len(KEPT_POINTS) <= 230
     names = ("LIPS_OUTER", "LIPS_INNER", "EYE_LEFT", "EYE_RIGHT", "BROW_LEFT", "BROW_RIGHT", "FACE_OVAL")
     for name in (*names, "IRIS_LEFT", "IRIS_RIGHT", "NOSE_RIDGE", "RIGID_POINTS"):
