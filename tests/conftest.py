@@ -75,8 +75,8 @@ def drawn_batch(drawn_clips: Path, load_smoke: Callable[..., S3DNeRFConfig]) -> 
     from s3dnerf.data.dataset import TalkingFaceDataset
 
     config = load_smoke("--data.root", str(drawn_clips))
-    size, window = config.model.image_size, config.model.audio.window
-    return TalkingFaceDataset(config.data, "train", size, window, seed=0, augment=False)[0]
+    shape = (config.model.image_size, config.model.audio.window, config.train.batch_size)
+    return TalkingFaceDataset(config.data, "train", *shape, seed=0, augment=False)[0]
 
 
 @pytest.fixture(scope="session")

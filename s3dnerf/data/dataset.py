@@ -262,7 +262,8 @@ def read_track(folder: Path) -> Track:
 def can_teach_speech(track: Track, frames: int) -> bool:
     """Tell whether sound and picture of a clip are known to be in step and the face is found throughout."""
     long_enough = track.clip.frames > 1.1 * frames
-    return track.speech is not None and track.clip.sync in ("ok", "corrected") and long_enough
+    in_step = track.speech is not None and track.clip.sync in ("ok", "corrected")
+    return in_step and long_enough and bool(track.clip.valid.all())
 
 
 def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, TalkingFaceDataset
+from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
@@ -270,7 +271,13 @@ class Trainer:
 
 
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
-    """Train and return the folder of the last checkpoint."""
+    """Train and return the folder of the last checkpoint.
+
+    Raises:
+        UserError: the folder holds another run, whose checkpoints would be mixed with those of this one.
+    """
+    if not resume and find_latest(run_dir / "checkpoints"):
+        raise UserError(run_dir, "holds a run already", "go on with it by --resume, or choose another --out")
     trainer = Trainer(config, run_dir)
     trainer.run(resume)
     return find_latest(trainer.checkpoints)

@@ -66,14 +66,12 @@ def test_window_length_gives_the_steps(window: int, steps: int) -> None:
 def test_tokens_are_in_time_order() -> None:
     torch.manual_seed(0)
     encoder = AudioEncoder(AudioEncoderConfig(width=16)).eval()
-    click = torch.zeros(1, WINDOW)
-    silent = encoder(click)
-    peaks = []
-    for place in (1500, 3800, 6200):
-        sound = click.clone()
-        sound[0, place : place + 200] = 0.5 * torch.randn(200)
-        peaks.append(int((encoder(sound) - silent).abs().sum(-1)[0].argmax()))
-    assert peaks == sorted(peaks) and peaks[0] < peaks[1] < peaks[2]
+    noise = 0.1 * torch.randn(1, WINDOW)
+    for step in (1, 5, 10):
+        changed = noise.clone()
+        changed[0, 640 * step : 640 * (step + 1)] = 0.1 * torch.randn(640)
+        change = (encoder(changed) - encoder(noise)).abs().sum(-1)[0]
+        assert abs(int(change.argmax()) - step) <= 1
 
 
 def test_dropout_is_off_in_evaluation() -> None:
@@ -100,7 +98,6 @@ def save_speech_model(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
 def test_pretrained_speech_is_read_from_its_folder(kind: str, tmp_path: Path, one_thread: None) -> None:
-    pytest.importorskip("transformers")
     folder = save_speech_model(kind, tmp_path / kind)
     torch.manual_seed(1)
     encoder = AudioEncoder(AudioEncoderConfig(features=kind, pretrained=str(folder), width=16))
@@ -118,7 +115,6 @@ def test_pretrained_speech_is_read_from_its_folder(kind: str, tmp_path: Path, on
 
 
 def test_pretrained_speech_stays_frozen(tmp_path: Path, one_thread: None) -> None:
-    pytest.importorskip("transformers")
     folder = save_speech_model("wav2vec2", tmp_path)
     encoder = AudioEncoder(AudioEncoderConfig(features="wav2vec2", pretrained=str(folder), width=16)).train()
     assert encoder.training and not encoder.features.training
@@ -134,6 +130,5 @@ def test_pretrained_speech_without_a_folder_is_refused() -> None:
 
 
 def test_a_folder_without_a_speech_model_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     with pytest.raises(UserError, match=str(tmp_path)):
         AudioEncoder(AudioEncoderConfig(features="wav2vec2", pretrained=str(tmp_path)))
