@@ -98,6 +98,8 @@ class Track:
     speech: np.ndarray | None
     frames: np.ndarray
     """Numbers of the frames in which the face was found."""
+    chances: np.ndarray
+    """How likely each of these is drawn for a picture: blinks are rare, so they are drawn more often."""
 
 
 class TalkingFaceDataset(Dataset):
@@ -142,7 +144,8 @@ class TalkingFaceDataset(Dataset):
         portraits, frames = [], []
         for _ in range(self.portraits):
             track = self.draw_track(self.people, rng)
-            chosen = rng.choice(track.frames, 1 + self.config.frames, replace=len(track.frames) <= self.config.frames)
+            portrait = rng.choice(track.frames, 1)
+            chosen = np.concatenate([portrait, rng.choice(track.frames, self.config.frames, p=track.chances)])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
             portraits.append(view.take([0]))
             frames.append(view.take(range(1, len(chosen))))
@@ -256,7 +259,9 @@ def read_track(folder: Path) -> Track:
     if clip.has_speech:
         speech = clip.read_speech()
         speech = speech * speech_gain(measure_level([speech]))
-    return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames)
+    eyes = clip.eye_openness[frames].mean(axis=1)
+    chances = np.where(eyes < 0.6 * np.median(eyes), 4.0, 1.0)
+    return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames, chances / chances.sum())
 
 
 def can_teach_speech(track: Track, frames: int) -> bool:

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.data.dataset import Frames
-from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
+EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
+"""Rows of the kept landmarks that lie on the lids."""
 LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
 """Moves the points of a face's lips apart: up by 0.08 head units and down by 0.16."""
 for outline in (LIPS_OUTER, LIPS_INNER):
@@ -34,6 +36,8 @@ class LossWeights:
     """Mean absolute difference of frames."""
     lips: float = 1.0
     """The same within the box around the lips."""
+    eyes: float = 0.5
+    """The same within the box around the eyes."""
     structure: float = 0.2
     """One minus SSIM."""
     gradient: float = 0.5
@@ -64,11 +68,12 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     """Compare rendered frames with real ones."""
     target, image = frames.image, rendering.image
     error = (image - target).abs()
-    box = mark_lips(frames, target.shape[-1])
+    lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
     small = shrink(target, target.shape[-1] // rendering.coarse.shape[-1])
     return {
         "pixel": error.mean(),
-        "lips": (error * box).sum() / (3.0 * box.sum() + 1.0),
+        "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
+        "eyes": (error * eyes).sum() / (3.0 * eyes.sum() + 1.0),
         "structure": 1.0 - measure_structure(image, target),
         "gradient": compare_gradients(image, target),
         "coarse": (rendering.coarse - small).abs().mean(),
@@ -156,12 +161,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def mark_lips(frames: Frames, size: int, margin: float = 0.06) -> Tensor:
-    """Return ``[B, 1, size, size]``: 1 in the box around the lips (``margin`` in head units), 0 elsewhere."""
-    lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
+def mark_box(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> Tensor:
+    """Return ``[B, 1, size, size]``: 1 in the box around some landmarks (``margin`` in head units), 0 elsewhere."""
+    places = project_points(frames.landmarks[:, rows.to(frames.landmarks.device)], frames.camera)[..., :2]
     reach = margin * frames.camera.scale[:, None]
-    low, high = lips.amin(1) - reach, lips.amax(1) + reach
-    centers = (2 * torch.arange(size, device=lips.device) + 1) / size - 1
+    low, high = places.amin(1) - reach, places.amax(1) + reach
+    centers = (2 * torch.arange(size, device=places.device) + 1) / size - 1
     inside = (centers >= low[..., None]) & (centers <= high[..., None])  # [B, 2, size]
     return (inside[:, 0, None, :] & inside[:, 1, :, None]).unsqueeze(1).float()
 
