@@ -87,7 +87,7 @@ class Identity:
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
-        return _map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
+        return map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,12 @@ def shrink(image: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(image, factor)
 
 
-def _map_tensors(value, function):
-    """Apply ``function`` to every tensor in nested dataclasses and lists."""
+def map_tensors(value, function):
+    """Apply ``function`` to every tensor in nested dataclasses and lists; None stays None."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, list):
-        return [_map_tensors(item, function) for item in value]
-    return type(value)(**{part.name: _map_tensors(getattr(value, part.name), function) for part in fields(value)})
+        return [map_tensors(item, function) for item in value]
+    return type(value)(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})

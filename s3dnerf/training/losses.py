@@ -60,6 +60,8 @@ class LossWeights:
     """One minus the correlation of the lip opening over a stretch of speech."""
     gain: float = 0.05
     """Difference of the logarithms of how widely the lips move."""
+    silence: float = 4.0
+    """Opening of the lips in silence, head units."""
     distill: float = 0.05
     """Distance of motion codes from speech to those from the tracked face."""
 
@@ -134,6 +136,13 @@ def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, fram
     """
     mean_face = frames.landmarks - frames.displacement
     return model.locate_landmarks(identity, codes, mean_face + LIPS_APART.to(mean_face.device))
+
+
+def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
+    """Return windows like ``speech [B, samples]`` with nothing but faint noise, 35 to 80 dB under speech's level."""
+    decibels = -58.0 - 45.0 * torch.rand(len(speech), 1, generator=generator)
+    noise = torch.randn(speech.shape, generator=generator)
+    return (noise * 10.0 ** (decibels / 20.0)).to(speech)
 
 
 def measure_openings(landmarks: Tensor) -> Tensor:

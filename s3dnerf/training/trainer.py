@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, TalkingFaceDataset
 from s3dnerf.errors import UserError
-from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf import S3DNeRF, map_tensors
 from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
     compare_images,
@@ -28,6 +28,7 @@ from s3dnerf.training.losses import (
     compare_slots,
     compare_speech,
     correlate,
+    make_silence,
     measure_openings,
     place_landmarks,
     weigh,
@@ -165,14 +166,17 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         with_pictures = self.step >= train.movement_steps
         if not with_pictures or self.step % train.movement_every == 0:
-            losses = self.learn_movement(batch)
+            losses = self.learn_movement(batch, generator)
         if with_pictures:
             share = train.speech_share * (self.step >= train.speech_from * train.steps)
             losses = add_losses(losses, self.learn_pictures(batch, generator, share))
         return losses
 
-    def learn_movement(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech."""
+    def learn_movement(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech.
+
+        People seldom close their lips in the short pauses of the clips, so silence is taught apart: a closed mouth.
+        """
         model, frames = self.model, batch.sequences
         length = self.config.data.sequence_frames
         with self.autocast():
@@ -184,6 +188,10 @@ class Trainer:
             spoken = model.encode_speech(identity, frames.speech)
             codes = model.drive(identity, spoken, frames.eyes, frames.camera)
             losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
+            firsts = map_tensors(frames, lambda x: x[::length])
+            silence = make_silence(firsts.speech, generator)
+            codes = model.drive(speakers, model.encode_speech(speakers, silence), firsts.eyes, firsts.camera)
+            losses["silence"] = measure_openings(place_landmarks(model, speakers, codes, firsts)).relu().mean()
         losses["regions"] = losses["regions"] + compare_slots(speakers)
         return losses
 
@@ -330,13 +338,9 @@ def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
 
 
-def move(value, device: torch.device):
-    """Move every tensor in a dataclass to ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if is_dataclass(value):
-        return type(value)(**{part.name: move(getattr(value, part.name), device) for part in fields(value)})
-    return value
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch to ``device``."""
+    return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
 
 
 @contextmanager

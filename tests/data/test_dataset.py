@@ -236,6 +236,17 @@ def test_frames_without_a_face_are_never_shown(drawn_clips: Path, tmp_path: Path
     np.testing.assert_allclose(track.mean_face, track.landmarks[25:].mean(axis=0))
 
 
+def test_blinks_are_drawn_four_times_as_often(drawn_clips: Path, tmp_path: Path) -> None:
+    clip = load_clip(drawn_clips / "ben_0")
+    eyes = clip.eye_openness.copy()
+    eyes[10:13] = 0.1
+    copy = replace(clip, path=tmp_path / "ben_0", eye_openness=eyes)
+    save_clip(copy, iter(clip.read_frames(range(30))), clip.read_speech())
+    chances = read_track(tmp_path / "ben_0").chances
+    np.testing.assert_allclose(chances, np.where((np.arange(30) >= 10) & (np.arange(30) < 13), 4, 1) / 39)
+    np.testing.assert_allclose(read_track(drawn_clips / "ben_0").chances, 1 / 30)
+
+
 def test_another_size_is_made_from_the_stored_one(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     small, stored = make_dataset(size=32, augment=False)[0], make_dataset(augment=False)[0]
     assert small.portraits.image.shape == (2, 3, 32, 32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -125,24 +124,23 @@ def test_short_gaps_are_filled_and_long_ones_marked() -> None:
     assert fill_gaps([None, None]) is None
 
 
-def end_abruptly(entry: VideoEntry, out: Path, size: int) -> str | None:
-    """Stands in for a clip's preparation: the process of the clip named "bad" dies."""
-    if entry.id == "bad":
-        os._exit(1)
-    return None
+class DeadlyEntry(VideoEntry):
+    """A video that kills the process that takes it up."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
 
 
 def test_a_dying_process_costs_only_its_own_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "videos").mkdir()
-    for name in ("a", "b", "bad", "c", "d", "e"):
-        (tmp_path / "videos" / f"{name}.mp4").touch()
-    monkeypatch.setattr(prepare, "_try_clip", end_abruptly)
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(prepare.multiprocessing, "get_context", lambda method: fork)
-    report = prepare_videos(tmp_path / "videos", tmp_path / "out", workers=2)
-    assert sorted(report.prepared) == ["a", "b", "c", "d", "e"]
-    assert [failure.id for failure in report.failed] == ["bad"]
-    assert "ended abruptly" in report.failed[0].reason
+    names = ("a", "b", "bad", "c")
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+    kinds = {name: DeadlyEntry if name == "bad" else VideoEntry for name in names}
+    entries = [kinds[name](name, tmp_path / f"{name}.mp4", "someone") for name in names]
+    monkeypatch.setattr(prepare, "find_videos", lambda videos, manifest: entries)
+    report = prepare_videos(tmp_path, tmp_path / "out", workers=2)
+    reasons = {failure.id: failure.reason for failure in report.failed}
+    assert reasons == {name: "is an empty file" for name in ("a", "b", "c")} | {"bad": prepare.DIED}
 
 
 def test_a_video_with_a_tiny_head_is_refused(tmp_path: Path, shared_data: Path) -> None:

@@ -13,12 +13,13 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch, Frames
-from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
+    EYE_LANDMARKS,
     LossWeights,
     compare_gradients,
     compare_images,
@@ -27,7 +28,7 @@ from s3dnerf.training.losses import (
     compare_speech,
     correlate,
     frozen,
-    mark_lips,
+    mark_box,
     measure_openings,
     measure_structure,
     place_landmarks,
@@ -112,7 +113,7 @@ def test_box_around_the_lips_by_hand() -> None:
     landmarks[:, LIP_LANDMARKS] = 0.0
     landmarks[:, LIP_LANDMARKS[0], :2] = torch.tensor([-0.4, 0.2])
     landmarks[:, LIP_LANDMARKS[1], :2] = torch.tensor([0.6, -0.3])
-    box = mark_lips(make_frames(landmarks, center=(0.1, -0.1)), 20, margin=0.12)
+    box = mark_box(make_frames(landmarks, center=(0.1, -0.1)), LIP_LANDMARKS, 20, margin=0.12)
     # u from 0.1 - 0.2 - 0.06 to 0.1 + 0.3 + 0.06; v from -0.1 - 0.1 - 0.06 to -0.1 + 0.15 + 0.06.
     centers = (2 * np.arange(20) + 1) / 20 - 1
     columns, lines = (centers > -0.16) & (centers < 0.46), (centers > -0.26) & (centers < 0.11)
@@ -120,8 +121,9 @@ def test_box_around_the_lips_by_hand() -> None:
     np.testing.assert_array_equal(box[0, 0].numpy(), np.outer(lines, columns).astype(np.float32))
 
 
-def test_lip_landmarks_are_the_two_outlines() -> None:
+def test_lip_and_eye_landmarks_are_their_outlines() -> None:
     assert set(KEPT_POINTS[LIP_LANDMARKS].tolist()) == {*LIPS_OUTER, *LIPS_INNER}
+    assert set(KEPT_POINTS[EYE_LANDMARKS].tolist()) == {*EYE_LEFT, *EYE_RIGHT}
 
 
 def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
@@ -132,7 +134,7 @@ def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
 def test_a_perfect_picture_costs_nothing() -> None:
     image = make_image()
     losses = compare_images(make_rendering(image), replace(make_frames(torch.zeros(2, POINTS, 3)), image=image))
-    assert set(losses) == {"pixel", "lips", "structure", "gradient", "coarse", "warped", "deform"}
+    assert set(losses) == {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "warped", "deform"}
     for name, value in losses.items():
         assert value.item() == pytest.approx(0.0, abs=1e-5), name
 
@@ -146,10 +148,11 @@ def test_picture_losses_of_a_constant_error_by_hand() -> None:
     lattice[..., :3] = torch.tensor([0.1, 0.2, 0.2])
     frames = replace(make_frames(landmarks), image=image)
     losses = compare_images(make_rendering(image + 0.1, lattice), frames)
-    box = mark_lips(frames, 64).sum().item()
-    assert box == 2 * 16 * 16
+    lips, eyes = (mark_box(frames, group, 64).sum().item() for group in (LIP_LANDMARKS, EYE_LANDMARKS))
+    assert lips == 2 * 16 * 16 and eyes == 2 * 2 * 2
     assert losses["pixel"].item() == pytest.approx(0.1, abs=1e-6)
-    assert losses["lips"].item() == pytest.approx(0.1 * 3 * box / (3 * box + 1), abs=1e-5)
+    assert losses["lips"].item() == pytest.approx(0.1 * 3 * lips / (3 * lips + 1), abs=1e-5)
+    assert losses["eyes"].item() == pytest.approx(0.1 * 3 * eyes / (3 * eyes + 1), abs=1e-5)
     assert losses["coarse"].item() == pytest.approx(0.1, abs=1e-6)
     assert losses["warped"].item() == pytest.approx(0.1, abs=1e-6)
     assert losses["gradient"].item() == pytest.approx(0.0, abs=1e-6)
