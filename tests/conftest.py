@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Tests never ask the network; set before any library reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-REAL_CLIPS = ("grid_uC_lrwp9a", "grid_uB_lbwsza")
+REAL_CLIPS = ("grid_uC_lrwp9a", "grid_uB_lwbsza")
 """Two real clips of three seconds: the first of a train person, the second of a val person."""
 DRAWN_SIZE = 64
 DRAWN_CLIPS = (

@@ -31,4 +31,6 @@ def composite(density: Tensor, values: Tensor, lengths: Tensor) -> Composite:
     optical = density * lengths
     before = torch.cumsum(optical, dim=-1) - optical
     weights = torch.exp(-before) * -torch.expm1(-optical)
-    return Composite(torch.einsum("...s,...sc->...c", weights, values), weights.sum(dim=-1), weights)
+    # Mixed precision would round to bfloat16, and with it the image coordinates among the values.
+    with torch.autocast(density.device.type, enabled=False):
+        return Composite(torch.einsum("...s,...sc->...c", weights, values), weights.sum(dim=-1), weights)

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,7 +47,7 @@ def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimize
         step = json.loads((folder / NUMBERS).read_text())["step"]
         model.load_state_dict(_select(tensors, "model."))
         average.load_state_dict(_select(tensors, "average."))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = f"cannot be resumed ({str(error).splitlines()[0]})"
         raise UserError(
             folder, reason, "resume with the settings it was made with, or start in a new folder"

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.data.dataset import Frames
-from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.points import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    KEPT_POINTS,
+    LID_PAIRS_LEFT,
+    LID_PAIRS_RIGHT,
+    LIP_PAIRS,
+    LIPS_INNER,
+    LIPS_OUTER,
+)
 from s3dnerf.face.regions import region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
@@ -25,7 +34,11 @@ LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
 for outline in (LIPS_OUTER, LIPS_INNER):
     LIPS_APART[KEPT_POINTS.searchsorted(outline[1:10]), 1] = -0.16
     LIPS_APART[KEPT_POINTS.searchsorted(outline[11:20]), 1] = 0.08
-UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
+LIP_SIDES, LID_SIDES = (
+    [torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*pairs, strict=True)]
+    for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT)
+)
+"""Rows of the upper and of the lower points that meet when the lips or the lids close."""
 
 
 @dataclass
@@ -36,7 +49,7 @@ class LossWeights:
     """Mean absolute difference of frames."""
     lips: float = 1.0
     """The same within the box around the lips."""
-    eyes: float = 0.5
+    eyes: float = 1.0
     """The same within the box around the eyes."""
     structure: float = 0.2
     """One minus SSIM."""
@@ -52,6 +65,8 @@ class LossWeights:
     """Distance by which the warp misses the portrait's landmarks, head units."""
     gap: float = 4.0
     """The same for the gap between the lips."""
+    lids: float = 2.0
+    """The same for the points of the lids and the gaps between them, most where the eyes differ."""
     regions: float = 0.02
     """Cross-entropy of the regions, in head space and in the portrait."""
     speech: float = 10.0
@@ -84,17 +99,23 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     }
 
 
-def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, landmarks: Tensor) -> dict[str, Tensor]:
-    """Ask the warp to carry the frame's ``landmarks [B, P, 3]`` onto the portrait's, and lip gaps onto lip gaps."""
-    features = model.deformation_field.warp.encode_positions(landmarks)
-    arrived = landmarks + model.deformation_field.warp(features, codes).offsets
+def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
+    """Ask the warp to carry the frame's landmarks onto the portrait's, and gaps of lips and lids onto gaps."""
+    features = model.deformation_field.warp.encode_positions(frames.landmarks)
+    arrived = frames.landmarks + model.deformation_field.warp(features, codes).offsets
     wanted = identity.portrait.landmarks
     miss = (arrived - wanted).abs().sum(-1)
-    gap = (arrived[:, UPPER_LIP] - arrived[:, LOWER_LIP]) - (wanted[:, UPPER_LIP] - wanted[:, LOWER_LIP])
+    lips, lids = (
+        ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
+        for upper, lower in (LIP_SIDES, LID_SIDES)
+    )
+    # Blinks are rare and small: frames whose eyes differ from the portrait's count several times.
+    blink = 1.0 + 8.0 * (frames.eyes - identity.portrait.eyes).abs().mean(-1)
     places = features.shares.transpose(1, 2).float()
     return {
         "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
-        "gap": gap.abs().sum(-1).mean(),
+        "gap": lips.mean(),
+        "lids": (blink * (miss[:, EYE_LANDMARKS].mean(-1) + lids)).mean(),
         "regions": F.nll_loss(places, REGION_OF_LANDMARK.to(places.device).expand(places.shape[0], -1)),
     }
 
@@ -147,7 +168,8 @@ def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
 
 def measure_openings(landmarks: Tensor) -> Tensor:
     """Vertical gap between the inner lips of ``landmarks [B, P, 3]``, head units ``[B]``."""
-    return (landmarks[:, UPPER_LIP, 1] - landmarks[:, LOWER_LIP, 1]).mean(-1)
+    upper, lower = LIP_SIDES
+    return (landmarks[:, upper, 1] - landmarks[:, lower, 1]).mean(-1)
 
 
 def correlate(a: Tensor, b: Tensor) -> Tensor:

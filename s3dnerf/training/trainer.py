@@ -184,7 +184,7 @@ class Trainer:
             identity = speakers.repeat(length)
             teacher = model.motion_encoder(frames.displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera)
-            losses = compare_landmarks(model, identity, tracked, frames.landmarks)
+            losses = compare_landmarks(model, identity, tracked, frames)
             spoken = model.encode_speech(identity, frames.speech)
             codes = model.drive(identity, spoken, frames.eyes, frames.camera)
             losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
@@ -203,7 +203,7 @@ class Trainer:
             identity = portraits.repeat(self.config.data.frames)
             tracked = model.motion_encoder(frames.displacement)
             codes = model.drive(identity, tracked, frames.eyes, frames.camera)
-            losses = compare_landmarks(model, identity, codes, frames.landmarks)
+            losses = compare_landmarks(model, identity, codes, frames)
             if speech_share > 0:
                 chosen = torch.rand(len(frames.speaks), generator=generator) < speech_share
                 chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]

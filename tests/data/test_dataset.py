@@ -107,8 +107,9 @@ def test_sizes_of_a_batch(make_dataset: Callable[..., TalkingFaceDataset]) -> No
 def test_pixels_and_landmarks_of_a_batch_fit_together(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     # The cartoon's irises are black: where landmarks say they are, colors must be dark, flipped or not.
     rows = [np.searchsorted(KEPT_POINTS, iris[0]) for iris in (IRIS_LEFT, IRIS_RIGHT)]
+    dataset = make_dataset()
     for step in range(4):
-        frames = make_dataset()[step].frames
+        frames = dataset[step].frames
         places = project_points(frames.landmarks[:, rows], frames.camera)[..., :2]
         colors = torch.nn.functional.grid_sample(frames.image, places[:, None], align_corners=False)
         assert colors.mean(dim=1).max() < 0.45
@@ -206,8 +207,8 @@ def test_silent_clips_show_faces_and_teach_no_speech(plain: TalkingFaceDataset) 
     view = plain.read_view(track, np.array([2, 5]), with_speech=True)
     assert not view.speech.any() and not view.speaks.any()
     assert view.pixels.std() > 10
-    spoken = [step for step in range(20) if plain[step].frames.speaks.all()]
-    assert 0 < len(spoken) < 20
+    speaking = plain.read_view(plain.tracks[0], np.array([2, 5]), with_speech=True)
+    assert speaking.speech.any() and speaking.speaks.all()
 
 
 def test_speech_is_brought_to_the_normal_level(plain: TalkingFaceDataset) -> None:

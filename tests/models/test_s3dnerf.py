@@ -70,6 +70,14 @@ def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identit
     torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
+def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
+    # Geometry in bfloat16 would shift the photograph by up to half a pixel, from ray to ray and frame to frame.
+    with torch.autocast("cpu", torch.bfloat16):
+        rendering = render(model, identity, identity.portrait.camera)
+    assert rendering.flow.abs().max() < 1e-5
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+
+
 def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, 100.0)
     # Eight pixels of 64 to the right and four down.

@@ -103,3 +103,10 @@ def test_gradients() -> None:
     for part in inputs:
         part.requires_grad_()
     torch.autograd.gradcheck(lambda *parts: tuple(vars(composite(*parts)).values()), inputs)
+
+
+def test_mixed_precision_leaves_compositing_alone() -> None:
+    parts = tuple(torch.from_numpy(part).float() for part in draw_rays(20, 8, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = composite(*parts)
+    assert torch.equal(seen.values, composite(*parts).values)

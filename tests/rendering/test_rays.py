@@ -120,3 +120,13 @@ def test_repeated_cameras_stand_in_a_row() -> None:
     assert repeated.scale.tolist() == [camera.scale[0]] * 3 + [camera.scale[1]] * 3
     assert repeated.rotation.shape == (6, 3, 3) and repeated.center.shape == (6, 2)
     torch.testing.assert_close(repeated.rotation[4], camera.rotation[1])
+
+
+def test_mixed_precision_leaves_geometry_alone() -> None:
+    camera = Camera(*(part.float() for part in vars(draw_cameras(3)).values()))
+    points = torch.rand(3, 50, 3, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    pixels = points[0, :, :2]
+    with torch.autocast("cpu", torch.bfloat16):
+        seen, rays = project_points(points, camera), cast_rays(pixels, camera)
+    assert torch.equal(seen, project_points(points, camera))
+    assert torch.equal(rays.origins, cast_rays(pixels, camera).origins)

@@ -178,8 +178,8 @@ def drive(model: S3DNeRF, identity: Identity, motion: Tensor | None = None) -> R
 
 def test_landmarks_that_arrive_cost_nothing(model: S3DNeRF, identity: Identity) -> None:
     # An untrained warp moves nothing, so the portrait's own landmarks arrive where they should.
-    losses = compare_landmarks(model, identity, drive(model, identity), identity.portrait.landmarks)
-    assert losses["landmarks"].item() == losses["gap"].item() == 0.0
+    losses = compare_landmarks(model, identity, drive(model, identity), make_frames(identity.portrait.landmarks))
+    assert losses["landmarks"].item() == losses["gap"].item() == losses["lids"].item() == 0.0
     shares = model.deformation_field.warp.encode_positions(identity.portrait.landmarks).shares
     assert 0 < losses["regions"].item() < -shares.min().item()
 
@@ -188,7 +188,7 @@ def test_landmarks_that_miss_by_hand(model: S3DNeRF, identity: Identity) -> None
     landmarks = identity.portrait.landmarks.clone()
     lower = rows(tuple(number for _, number in LIP_PAIRS))
     landmarks[:, lower, 1] -= 0.1
-    losses = compare_landmarks(model, identity, drive(model, identity), landmarks)
+    losses = compare_landmarks(model, identity, drive(model, identity), make_frames(landmarks))
     # Three points miss by 0.1: their share of all points and their share of the lips.
     assert losses["landmarks"].item() == pytest.approx(0.3 / POINTS + 0.3 / len(LIP_LANDMARKS), rel=1e-4)
     assert losses["gap"].item() == pytest.approx(0.1, rel=1e-4)

@@ -299,9 +299,9 @@ def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFCon
     assert {"train/landmarks", "train/speech", "train/pixel", "train/learning_rate"} <= set(log.Tags()["scalars"])
     assert {"val/psnr", "val/psnr_portrait", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
     assert [event.step for event in log.Scalars("train/landmarks")] == [1, 2, 3]
-    # Portrait above ours above the real frame.
-    picture = log.Images("val/portrait_ours_real/0")[0]
-    assert (picture.width, picture.height) == (64, 3 * 64)
+    # Portrait above ours above the real frame, for each of four frames.
+    (picture,) = log.Images("val/portrait_ours_real")
+    assert (picture.width, picture.height) == (4 * 64, 3 * 64)
 
 
 def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
