@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError
 from PIL import ImageColor
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from s3dnerf.data.prepare import POSE_SIGMA, track_video
@@ -45,6 +46,8 @@ from s3dnerf.models.super_resolution import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
+MIN_SIZE = 16
+"""Smallest side of the frames in pixels."""
 
 
 class PhaseTimer:
@@ -112,15 +115,15 @@ class TalkingHeadPipeline:
         folder = Path(checkpoint or SHIPPED_WEIGHTS)
         if (folder / "model").is_dir():
             folder = folder / "model"
-        source = str(folder) if folder.is_dir() else str(checkpoint)
+        source = str(checkpoint) if checkpoint and not folder.is_dir() else str(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             # The mixin announces on the standard output where it loads from; a library keeps quiet.
             with redirect_stdout(None):
-                model = S3DNeRF.from_pretrained(source)
+                model = S3DNeRF.from_pretrained(source, strict=True)
             return cls(model, device)
-        except (OSError, HFValidationError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, HFValidationError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
             cure = "name a folder with config.json and model.safetensors, or a hub id"
             raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error
 
@@ -155,6 +158,8 @@ class TalkingHeadPipeline:
         """
         require_choice("--blink", blink, ("auto", "off"))
         require_choice("--framing", framing, ("crop", "picture"))
+        if size is not None and size < MIN_SIZE:
+            raise UserError(f"--size {size}", "is too small", f"use {MIN_SIZE} pixels or more")
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):

@@ -62,7 +62,7 @@ def load_smoke(one_thread: None) -> Callable[..., S3DNeRFConfig]:
 
 @pytest.fixture(scope="session")
 def drawn_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared clips of cartoon people whose landmarks, pixels and sound agree: train two (one silent clip), val one."""
+    """Prepared clips of cartoon people, two of train and one of val, whose landmarks, pixels and sound agree."""
     root = tmp_path_factory.mktemp("drawn_clips")
     for name, person, split, sync, frames, seed in DRAWN_CLIPS:
         save_drawn_clip(root / name, person, split, sync, frames, seed)
@@ -150,9 +150,19 @@ def save_drawn_clip(folder: Path, person: str, split: str, sync: str, frames: in
 
 
 def draw_face(landmarks: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """A cartoon ``uint8 [64, 64, 3]`` of kept ``landmarks [P, 3]``; colors of background, skin, eyes, brows and lips."""
-    from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, EYE_LEFT, EYE_RIGHT, FACE_OVAL
-    from s3dnerf.face.points import IRIS_LEFT, IRIS_RIGHT, LIPS_INNER, LIPS_OUTER, select_points
+    """A cartoon ``uint8 [64, 64, 3]`` of kept ``landmarks [P, 3]``; colors of background, skin, eyes, brows, lips."""
+    from s3dnerf.face.points import (
+        BROW_LEFT,
+        BROW_RIGHT,
+        EYE_LEFT,
+        EYE_RIGHT,
+        FACE_OVAL,
+        IRIS_LEFT,
+        IRIS_RIGHT,
+        LIPS_INNER,
+        LIPS_OUTER,
+        select_points,
+    )
 
     slope = np.linspace(0.5, 1.0, DRAWN_SIZE)[:, None, None]
     image = (slope * colors[0] * np.ones((1, DRAWN_SIZE, 1))).astype(np.uint8)

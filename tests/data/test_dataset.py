@@ -145,9 +145,7 @@ def test_flipping_a_view_twice_changes_nothing(plain: TalkingFaceDataset) -> Non
 def test_flipped_landmarks_project_onto_the_flipped_picture(plain: TalkingFaceDataset) -> None:
     view = plain.read_view(plain.tracks[0], np.array([3, 20]), with_speech=False)
     flipped = flip_view(view)
-    before, after = (
-        project(one.landmarks, HeadPose(one.rotation, one.scale, one.center)) for one in (view, flipped)
-    )
+    before, after = (project(one.landmarks, HeadPose(one.rotation, one.scale, one.center)) for one in (view, flipped))
     left, right = (np.searchsorted(KEPT_POINTS, iris[0]) for iris in (IRIS_LEFT, IRIS_RIGHT))
     np.testing.assert_allclose(after[:, left], before[:, right] * [-1, 1, 1], atol=1e-5)
     pixels = np.round((after[:, left, :2] + 1) * SIZE / 2 - 0.5).astype(int)
@@ -166,7 +164,9 @@ def test_sequences_without_augmentation_have_the_windows_of_the_clip(plain: Talk
             first = np.flatnonzero(np.abs(windows - frames.speech[start].numpy()).max(axis=1) < 1e-6)
             if len(first):
                 found += 1
-                np.testing.assert_allclose(frames.speech[start : start + 8], windows[first[0] + np.arange(8)], atol=1e-6)
+                np.testing.assert_allclose(
+                    frames.speech[start : start + 8], windows[first[0] + np.arange(8)], atol=1e-6
+                )
                 expected = track.landmarks[first[0] + np.arange(8)]
                 np.testing.assert_allclose(frames.landmarks[start : start + 8], expected, atol=1e-6)
     assert found >= 3

@@ -124,7 +124,9 @@ def test_repeated_identities_stand_in_a_row(model: S3DNeRF, identity: Identity) 
         assert torch.equal(repeated.regions.tokens[index], identity.regions.tokens[index // 3])
     camera = identity.portrait.camera.repeat(3)
     together = render(model, repeated, camera).coarse
-    torch.testing.assert_close(together[4], render(model, identity, identity.portrait.camera).coarse[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        together[4], render(model, identity, identity.portrait.camera).coarse[1], atol=1e-5, rtol=0
+    )
 
 
 def test_landmarks_are_found_where_a_constant_warp_takes_them_from(model: S3DNeRF, identity: Identity) -> None:

@@ -28,6 +28,7 @@ from s3dnerf.training.losses import (
     compare_speech,
     correlate,
     frozen,
+    make_silence,
     mark_box,
     measure_openings,
     measure_structure,
@@ -188,10 +189,16 @@ def test_landmarks_that_miss_by_hand(model: S3DNeRF, identity: Identity) -> None
     landmarks = identity.portrait.landmarks.clone()
     lower = rows(tuple(number for _, number in LIP_PAIRS))
     landmarks[:, lower, 1] -= 0.1
-    losses = compare_landmarks(model, identity, drive(model, identity), make_frames(landmarks))
-    # Three points miss by 0.1: their share of all points and their share of the lips.
-    assert losses["landmarks"].item() == pytest.approx(0.3 / POINTS + 0.3 / len(LIP_LANDMARKS), rel=1e-4)
+    upper = rows(tuple(number for number, _ in LID_PAIRS_LEFT))
+    landmarks[:, upper, 1] += 0.02
+    eyes = identity.portrait.eyes + torch.tensor([0.5, 0.0])
+    frames = replace(make_frames(landmarks), eyes=eyes)
+    losses = compare_landmarks(model, identity, drive(model, identity), frames)
+    # Three points of the lips miss by 0.1 and three of the lids by 0.02; lips count twice.
+    assert losses["landmarks"].item() == pytest.approx(0.36 / POINTS + 0.3 / len(LIP_LANDMARKS), rel=1e-3)
     assert losses["gap"].item() == pytest.approx(0.1, rel=1e-4)
+    # The eyes differ by 0.25 on average, which counts 1 + 8 * 0.25 times; one of two eyes has a gap of 0.02 too much.
+    assert losses["lids"].item() == pytest.approx(3.0 * (0.06 / len(EYE_LANDMARKS) + 0.01), rel=1e-3)
 
 
 def test_slots_that_claim_their_landmarks_cost_little(model: S3DNeRF, identity: Identity) -> None:
@@ -243,6 +250,15 @@ def test_speech_does_not_teach_the_warp(model: S3DNeRF, identity: Identity) -> N
     (losses["speech"] + losses["correlation"] + losses["gain"]).backward()
     assert motion.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in model.deformation_field.warp.parameters())
+
+
+def test_silence_is_faint_noise_of_many_levels() -> None:
+    silence = make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0))
+    decibels = 20 * silence.std(dim=1).log10()
+    assert silence.shape == (400, 2000) and silence.dtype == torch.float32
+    # Speech is at -23 dB: 35 to 80 dB under it.
+    assert -104 < decibels.min() < -101 and -60 < decibels.max() < -57
+    assert torch.equal(silence, make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0)))
 
 
 def test_frozen_modules_pass_gradients_on_and_thaw_afterwards() -> None:
