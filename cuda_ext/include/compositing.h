@@ -1,0 +1,28 @@
+// Emission and absorption along a ray (Max, 1995). A sample of optical depth o (density times length) behind the optical
+// depth b has the weight exp(-b) (1 - exp(-o)).
+#pragma once
+
+#include <cmath>
+
+#include "elementary.h"
+#include "pack.h"
+#include "s3d.h"
+
+namespace S3D_VARIANT {
+
+template <class F>
+S3D_HD F weigh_sample(F optical, F before) {
+    return exponential(-before) * one_minus_exp(optical);
+}
+
+// Optical depth behind which nothing is seen: transmittance `stop`.
+S3D_HD float last_seen_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
+
+// Derivative of a ray's result by the optical depth of one sample: it takes the light behind it (transmittance `after`),
+// and dims all samples behind it, whose weighted gradients sum to `behind`.
+template <class F>
+S3D_HD F differentiate_depth(F weight_gradient, F after, F behind) {
+    return weight_gradient * after - behind;
+}
+
+}  // namespace S3D_VARIANT
