@@ -74,12 +74,12 @@ S3D_HD F inverse_sinh(F x) {
 
 template <class F>
 S3D_HD F sigmoid(F x) {
-    return 1.0f / (1.0f + exponential(-x));
+    return reciprocal(1.0f + exponential(-x));
 }
 
 template <class F>
 S3D_HD F silu(F x) {
-    return x / (1.0f + exponential(-x));
+    return x * reciprocal(1.0f + exponential(-x));
 }
 
 // log(1 + exp(x)).

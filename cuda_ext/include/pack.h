@@ -139,6 +139,16 @@ S3D_HD Pack square_root(Pack value) {
 #endif
 }
 
+// 1 / value, relative error below 2e-7.
+S3D_HD Pack reciprocal(Pack value) {
+#if defined(__AVX512F__)
+    const Pack rough = (Pack)_mm512_rcp14_ps((__m512)value);
+    return rough * (2.0f - value * rough);
+#else
+    return 1.0f / value;
+#endif
+}
+
 S3D_HD Pack round_down(Pack value) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_roundscale_ps((__m512)value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);

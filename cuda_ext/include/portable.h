@@ -69,6 +69,8 @@ S3D_HD int32_t to_signed(uint32_t value) { return static_cast<int32_t>(value); }
 
 S3D_HD float square_root(float value) { return __builtin_sqrtf(value); }
 
+S3D_HD float reciprocal(float value) { return 1.0f / value; }
+
 S3D_HD float round_down(float value) { return __builtin_floorf(value); }
 
 // a * b + c with one rounding, also where that is slow: for coordinates, whose fraction must be exact.

@@ -85,7 +85,8 @@ typedef struct {
     float stop;                  // as in S3dComposite
     float lattice_center[3], lattice_focus[3], lattice_extent[3];
     int32_t plane_height[S3D_MAX_SCALES], plane_width[S3D_MAX_SCALES];
-    const void* planes[S3D_MAX_SCALES];  // [batch, 3, height, width, plane_channels]
+    int64_t plane_batch_stride[S3D_MAX_SCALES];  // 0: all items of the batch share the planes
+    const void* planes[S3D_MAX_SCALES];          // [batch, 3, height, width, plane_channels]
     const float* positions;              // [batch, rays, samples, 3]
     const float* lengths;                // [batch, rays, samples]
     const float* lattice;                // [batch, z, y, x, 3 + ambient]
