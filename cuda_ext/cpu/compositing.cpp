@@ -8,24 +8,8 @@ namespace {
 constexpr int64_t RAYS = 64;       // handed to a thread at a time
 constexpr int64_t STRETCH = 1024;  // samples of a ray worked on at a time
 
-struct Range {
-    int64_t begin, end;
-};
-
-// The samples of a ray; offsets are held within the arrays whatever they say.
-Range find_samples(const S3dComposite& rays, int64_t ray) {
-    if (rays.offsets == nullptr) {
-        const int64_t count = rays.samples / rays.rays;
-        return {ray * count, (ray + 1) * count};
-    }
-    int64_t begin = rays.offsets[ray], end = rays.offsets[ray + 1];
-    begin = begin < 0 ? 0 : begin > rays.samples ? rays.samples : begin;
-    end = end < begin ? begin : end > rays.samples ? rays.samples : end;
-    return {begin, end};
-}
-
 // Weights of one ray's samples; returns their sum.
-float weigh_ray(const S3dComposite& rays, Range range, float last_seen) {
+float weigh_ray(const S3dComposite& rays, SampleRange range, float last_seen) {
     alignas(64) float optical[STRETCH + WIDTH], before[STRETCH + WIDTH];
     float depth = 0.0f, alpha = 0.0f;
     for (int64_t begin = range.begin; begin < range.end; begin += STRETCH) {
@@ -48,7 +32,7 @@ float weigh_ray(const S3dComposite& rays, Range range, float last_seen) {
 }
 
 // sum of weight times value over the samples of one ray, for `count` <= WIDTH channels from `channel` on.
-Pack add_values(const S3dComposite& rays, Range range, int channel, int count) {
+Pack add_values(const S3dComposite& rays, SampleRange range, int channel, int count) {
     Pack sum{};
     const float* value = rays.values + range.begin * rays.channels + channel;
     for (int64_t s = range.begin; s < range.end; ++s, value += rays.channels) {
@@ -58,7 +42,7 @@ Pack add_values(const S3dComposite& rays, Range range, int channel, int count) {
 }
 
 void composite_ray(const S3dComposite& rays, int64_t ray, float last_seen) {
-    const Range range = find_samples(rays, ray);
+    const SampleRange range = find_samples(rays, ray);
     rays.alpha[ray] = weigh_ray(rays, range, last_seen);
     for (int c = 0; c < rays.channels; c += WIDTH) {
         const int count = rays.channels - c < WIDTH ? rays.channels - c : WIDTH;
@@ -83,7 +67,7 @@ float differentiate_weight(const S3dComposite& rays, int64_t ray, int64_t s) {
 }
 
 void differentiate_ray(const S3dComposite& rays, int64_t ray, float last_seen) {
-    const Range range = find_samples(rays, ray);
+    const SampleRange range = find_samples(rays, ray);
     float depth = 0.0f;
     int64_t seen = range.begin;
     // The derivative by the weight waits where the one by density will stand, the depth where the one by length will.

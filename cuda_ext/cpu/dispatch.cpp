@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "memory.h"
 
 S3D_DECLARE_KERNELS(s3d_plain)
 #if defined(__x86_64__)
@@ -71,12 +72,14 @@ int s3d_cpu_use(const char* variant) {
 }
 
 int s3d_cpu_hash_grid_forward(const S3dHashGrid* grid, int threads) {
+    ask_for_large_pages(grid->output, sizeof(float) * grid->points * grid->levels * grid->features);
     return chosen->hash_grid_forward(*grid, threads);
 }
 int s3d_cpu_hash_grid_backward(const S3dHashGrid* grid, int threads) {
     return chosen->hash_grid_backward(*grid, threads);
 }
 int s3d_cpu_triplane_forward(const S3dTriplane* lookup, int threads) {
+    ask_for_large_pages(lookup->output, sizeof(float) * lookup->batch * lookup->points * lookup->output_stride);
     return chosen->triplane_forward(*lookup, threads);
 }
 int s3d_cpu_triplane_backward(const S3dTriplane* lookup, int threads) {
@@ -86,6 +89,7 @@ int s3d_cpu_composite_forward(const S3dComposite* rays, int threads) {
     return chosen->composite_forward(*rays, threads);
 }
 int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
+    ask_for_large_pages(rays->values_gradient, sizeof(float) * rays->samples * rays->channels);
     return chosen->composite_backward(*rays, threads);
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }

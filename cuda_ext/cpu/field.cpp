@@ -154,11 +154,8 @@ void read_appearance(const S3dField& field, const Item& item, const Strides& str
                              locate_on_plane(row, field.plane_height[s]), field.plane_channels,
                              field.plane_channels * field.plane_width[s], corners[p]);
             }
-            const int lanes = count_lanes(first, scratch.count);
-            for (int lane = 0; lane < lanes; ++lane) {
-                read_channels(plane, corners, lane, field.plane_channels,
-                              scratch.inputs + (first + lane) * stride.inputs + s * field.plane_channels);
-            }
+            read_channels(plane, corners, count_lanes(first, scratch.count), field.plane_channels,
+                          scratch.inputs + first * stride.inputs + s * field.plane_channels, stride.inputs);
         }
     }
 }

@@ -24,37 +24,57 @@ S3D_HD void find_corners(const PlaneAxis<Pack>& column, const PlaneAxis<Pack>& r
     for (int corner = 0; corner < 4; ++corner) store(corners.share[corner], share[corner]);
 }
 
-// P packs of channels, the last of them with `last` channels, of one point.
-template <int P, class T>
-S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lane, int last, float* output) {
-    Pack sum[P] = {};
-    for (int p = 0; p < 3; ++p) {
-        for (int corner = 0; corner < 4; ++corner) {
-            const T* pixel = plane[p] + corners[p].offset[corner][lane];
-            const Pack share = splat<Pack>(corners[p].share[corner][lane]);
-            for (int part = 0; part < P - 1; ++part) sum[part] += share * load(pixel + part * WIDTH);
-            sum[P - 1] += share * load_part(pixel + (P - 1) * WIDTH, last);
+// P packs of channels, the last of them with `last` channels (WIDTH if WHOLE), of some points. Each point is a row of
+// `stride` floats in `output`.
+template <int P, bool WHOLE, class T>
+S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int last, float* output,
+                       int64_t stride) {
+    for (int lane = 0; lane < lanes; ++lane, output += stride) {
+        Pack sum[P] = {};
+        for (int p = 0; p < 3; ++p) {
+            for (int corner = 0; corner < 4; ++corner) {
+                const T* pixel = plane[p] + corners[p].offset[corner][lane];
+                const Pack share = load_all(corners[p].share[corner] + lane);
+                for (int part = 0; part < P; ++part) {
+                    const T* place = pixel + part * WIDTH;
+                    sum[part] += share * (WHOLE || part < P - 1 ? load(place) : load_some(place, last));
+                }
+            }
+        }
+        for (int part = 0; part < P - 1; ++part) store(output + part * WIDTH, sum[part]);
+        if (WHOLE) {
+            store(output + (P - 1) * WIDTH, sum[P - 1]);
+        } else {
+            store_some(output + (P - 1) * WIDTH, sum[P - 1], last);
         }
     }
-    for (int part = 0; part < P - 1; ++part) store(output + part * WIDTH, sum[part]);
-    store_part(output + (P - 1) * WIDTH, sum[P - 1], last);
 }
 
-// All channels of one point, four packs at a time.
+template <int P, class T>
+S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int last,
+                            float* output, int64_t stride) {
+    if (last == WIDTH) {
+        read_packs<P, true>(plane, corners, lanes, last, output, stride);
+    } else {
+        read_packs<P, false>(plane, corners, lanes, last, output, stride);
+    }
+}
+
+// All channels of some points, four packs at a time.
 template <class T>
-S3D_HD void read_channels(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lane, int channels,
-                          float* output) {
+S3D_HD void read_channels(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
+                          float* output, int64_t stride) {
     const T* from[3] = {plane[0], plane[1], plane[2]};
     for (; channels > 4 * WIDTH; channels -= 4 * WIDTH, output += 4 * WIDTH) {
-        read_packs<4>(from, corners, lane, WIDTH, output);
+        read_packs<4, true>(from, corners, lanes, WIDTH, output, stride);
         for (int p = 0; p < 3; ++p) from[p] += 4 * WIDTH;
     }
     const int packs = (channels + WIDTH - 1) / WIDTH, last = channels - (packs - 1) * WIDTH;
     switch (packs) {
-        case 1: read_packs<1>(from, corners, lane, last, output); break;
-        case 2: read_packs<2>(from, corners, lane, last, output); break;
-        case 3: read_packs<3>(from, corners, lane, last, output); break;
-        default: read_packs<4>(from, corners, lane, last, output); break;
+        case 1: read_last_packs<1>(from, corners, lanes, last, output, stride); break;
+        case 2: read_last_packs<2>(from, corners, lanes, last, output, stride); break;
+        case 3: read_last_packs<3>(from, corners, lanes, last, output, stride); break;
+        default: read_last_packs<4>(from, corners, lanes, last, output, stride); break;
     }
 }
 

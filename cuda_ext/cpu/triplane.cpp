@@ -23,36 +23,18 @@ Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int pl
     return axes;
 }
 
-// Fetches the pixels of a point before they are needed; a plane rarely fits the first-level cache.
-template <class T>
-S3D_HD void prefetch(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lane, int channels) {
-    for (int p = 0; p < 3; ++p) {
-        for (int corner = 0; corner < 4; ++corner) {
-            const char* place = reinterpret_cast<const char*>(plane[p] + corners[p].offset[corner][lane]);
-            for (int byte = 0; byte < channels * static_cast<int>(sizeof(T)); byte += 64) __builtin_prefetch(place + byte);
-        }
-    }
-}
-
 template <class T>
 void read_block(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
     const T* first_plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
     const T* plane[3] = {first_plane, first_plane + lookup.plane_stride, first_plane + 2 * lookup.plane_stride};
     const float* positions = lookup.positions + item * lookup.points * 3;
     float* output = lookup.output + item * lookup.points * lookup.output_stride;
-    PlaneCorners corners[2][3];
-    for (int p = 0; p < 3; ++p) locate(lookup, positions + begin * 3, count_lanes(begin, end), p, corners[0][p]);
-    for (int64_t first = begin, turn = 0; first < end; first += WIDTH, turn ^= 1) {
+    PlaneCorners corners[3];
+    for (int64_t first = begin; first < end; first += WIDTH) {
         const int lanes = count_lanes(first, end);
-        const int64_t next = first + WIDTH;
-        const int next_lanes = next < end ? count_lanes(next, end) : 0;
-        if (next_lanes > 0) {
-            for (int p = 0; p < 3; ++p) locate(lookup, positions + next * 3, next_lanes, p, corners[turn ^ 1][p]);
-        }
-        for (int lane = 0; lane < lanes; ++lane) {
-            if (lane < next_lanes) prefetch(plane, corners[turn ^ 1], lane, lookup.channels);
-            read_channels(plane, corners[turn], lane, lookup.channels, output + (first + lane) * lookup.output_stride);
-        }
+        for (int p = 0; p < 3; ++p) locate(lookup, positions + first * 3, lanes, p, corners[p]);
+        read_channels(plane, corners, lanes, lookup.channels, output + first * lookup.output_stride,
+                      lookup.output_stride);
     }
 }
 

@@ -15,6 +15,22 @@ S3D_HD F weigh_sample(F optical, F before) {
     return exponential(-before) * one_minus_exp(optical);
 }
 
+struct SampleRange {
+    int64_t begin, end;
+};
+
+// The samples of a ray; offsets are held within the arrays whatever they say.
+S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
+    if (rays.offsets == nullptr) {
+        const int64_t count = rays.samples / rays.rays;
+        return {ray * count, (ray + 1) * count};
+    }
+    int64_t begin = rays.offsets[ray], end = rays.offsets[ray + 1];
+    begin = begin < 0 ? 0 : begin > rays.samples ? rays.samples : begin;
+    end = end < begin ? begin : end > rays.samples ? rays.samples : end;
+    return {begin, end};
+}
+
 // Optical depth behind which nothing is seen: transmittance `stop`.
 S3D_HD float last_seen_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
 

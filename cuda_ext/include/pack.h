@@ -88,6 +88,15 @@ S3D_HD void store_some(float* place, Pack value, int count) {
 #endif
 }
 
+// One stored value in all lanes.
+S3D_HD Pack load_all(const float* place) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_set1_ps(*place);
+#else
+    return *place - Pack{};
+#endif
+}
+
 // The same for counts up to WIDTH.
 template <class T>
 S3D_HD Pack load_part(const T* place, int count) {

@@ -35,6 +35,11 @@ struct Bfloat {
     uint16_t bits;
 };
 
+// A stored IEEE half.
+struct Half {
+    uint16_t bits;
+};
+
 S3D_HD float from_bits(uint32_t bits) {
 #if defined(__CUDA_ARCH__)
     return __uint_as_float(bits);
@@ -58,6 +63,13 @@ S3D_HD uint32_t to_bits(float value) {
 S3D_HD float read(const float* place) { return *place; }
 
 S3D_HD float read(const Bfloat* place) { return from_bits(static_cast<uint32_t>(place->bits) << 16); }
+
+S3D_HD float read(const Half* place) {
+    const uint32_t bits = place->bits, rest = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
+    // Exponents differ by 112; infinity and NaN keep the largest one.
+    if (rest >= 0x0f800000u) return from_bits(sign | 0x70000000u | rest);
+    return from_bits(sign | to_bits(from_bits(rest) * from_bits(239u << 23)));
+}
 
 S3D_HD float to_float(int32_t value) { return static_cast<float>(value); }
 

@@ -84,7 +84,7 @@ def encode_hash_grid(positions: Tensor, table: Tensor, levels: Sequence[GridLeve
             return tiny_cuda.encode_hash_grid(positions.float(), table, encoding)
         if choose_backend("triplane", positions.device.type) == "pytorch":
             return reference.encode_hash_grid(positions, table, levels)
-    if positions.device.type == "cpu":
+    if positions.device.type == "cpu" or table.dtype == torch.bfloat16:
         table = table.float()
     scales, resolutions, entries = zip(*((part.scale, part.resolution, part.entries) for part in levels), strict=True)
     return operators.hash_grid(positions.float(), table, list(scales), list(resolutions), list(entries))

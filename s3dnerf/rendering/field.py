@@ -24,6 +24,7 @@ OFFSET_GAIN = 4.0
 DENSITY_GAIN = 4.0
 """What density, after softplus, is multiplied by."""
 MAX_LATTICE_CHANNELS = 64
+MAX_CUDA_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -133,4 +134,7 @@ def _fits(field: DeformedField) -> bool:
     single = all(part.dtype != torch.float64 for part in (field.lattice, *field.planes))
     known = len(field.layers) == 3 and 1 <= len(field.planes) <= operators.MAX_SCALES
     sized = field.lattice.shape[2] <= MAX_LATTICE_CHANNELS and min(field.lattice_size) >= 2
-    return len(channels) == len(types) == 1 and single and known and sized
+    # On a GPU the layers of a sample live in one thread.
+    widest = max((size for weight, _ in field.layers for size in weight.shape), default=0)
+    narrow = field.lattice.device.type == "cpu" or (widest <= MAX_CUDA_WIDTH and len(field.layers[-1][1]) <= 128)
+    return len(channels) == len(types) == 1 and single and known and sized and narrow
