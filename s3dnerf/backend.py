@@ -2,7 +2,8 @@
 
 The choice is made when an operator is first used, never at import, and nothing is compiled here: the libraries are built
 when the package is installed, or by ``make kernels`` in a source checkout. The environment variable ``S3DNERF_BACKEND``
-forces one of :data:`BACKENDS`; ``s3dnerf doctor`` prints what is there.
+forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries; ``s3dnerf doctor`` prints what
+is there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ VARIABLE = "S3DNERF_BACKEND"
 BACKENDS = ("tinycudann", "cuda", "cpu", "pytorch")
 """From the one liked best to the last resort."""
 OPERATORS = ("hash_grid", "triplane", "composite", "field")
-LIBRARIES = Path(__file__).parent / "native"
+LIBRARIES = Path(os.environ.get("S3DNERF_LIBRARIES", Path(__file__).parent / "native"))
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
