@@ -7,8 +7,11 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
+CUDA   ?=
 
-.PHONY: help setup demo test lint format clean
+KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+.PHONY: help setup kernels sanitize demo test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -16,8 +19,14 @@ help: ## List the targets
 
 setup: $(READY) ## Build .venv with the pinned versions and this package in it
 
+kernels: setup ## Build the kernels into the checkout (CUDA=1: for GPUs too, also without one)
+	$(PY) cuda_ext/build.py $(if $(CUDA),--cuda)
+
+sanitize: setup ## Run the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(PY) tools/sanitize.py
+
 # PyTorch comes first and by itself, so that no other requirement can choose another build of it.
-$(READY): requirements/torch.txt requirements/lock.txt requirements/mediapipe.txt pyproject.toml setup.py
+$(READY): requirements/torch.txt requirements/lock.txt requirements/mediapipe.txt pyproject.toml setup.py $(KERNELS)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/torch.txt --constraint requirements/lock.txt
 	$(PIP) install --requirement requirements/lock.txt
@@ -42,5 +51,5 @@ format: setup ## Bring the code into the one format
 	$(PY) -m ruff format .
 
 clean: ## Remove what was built (not outputs/ and runs/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist s3dnerf/native *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

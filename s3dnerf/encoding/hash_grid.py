@@ -2,26 +2,29 @@
 
 The layout rule, so that a table means the same in every backend:
 
-* level ``l`` has ``scale = base_resolution * per_level_scale ** l - 1`` and ``resolution = ceil(scale) + 1`` vertices
-  an axis;
+* level ``l`` has ``scale = base_resolution * per_level_scale ** l - 1``, rounded to float32, and ``resolution =
+  ceil(scale) + 1`` vertices an axis;
 * a coordinate ``x`` in [0, 1] sits at ``x * scale + 0.5``; its cell is the floor of that, its weights the remainder;
 * a level stores ``min(resolution ** D rounded up to a multiple of 8, 2 ** log2_hashmap_size)`` entries;
 * where ``resolution ** D`` fits the table the vertex index is dense, x fastest; elsewhere the coordinates are
-  multiplied by (1, 2654435761, 805459861) in 32-bit arithmetic and combined by exclusive or. Both are taken modulo
-  the number of entries;
+  multiplied by (1, 2654435761, 805459861) and combined by exclusive or. Both in unsigned 32-bit arithmetic, also for
+  the negative coordinates of positions outside [0, 1], and both modulo the number of entries;
 * the parameters of all levels stand one after another, features innermost.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-HASH_PRIMES = (1, 2654435761, 805459861)
+from s3dnerf.backend import choose_backend
+from s3dnerf.encoding import operators, reference, tiny_cuda
+from s3dnerf.encoding.layout import GridLevel
 
 
 @dataclass
@@ -40,17 +43,6 @@ class HashGridConfig:
     """Vertices an axis at the finest level."""
 
 
-@dataclass(frozen=True)
-class GridLevel:
-    """One resolution of the grid: where it lies in the table and how a vertex is addressed."""
-
-    scale: float
-    resolution: int
-    offset: int
-    entries: int
-    hashed: bool
-
-
 def plan_levels(config: HashGridConfig, dimensions: int) -> list[GridLevel]:
     """Return the levels of the table for inputs of ``dimensions`` coordinates, by the layout rule above."""
     growth = 1.0
@@ -59,8 +51,7 @@ def plan_levels(config: HashGridConfig, dimensions: int) -> list[GridLevel]:
     levels: list[GridLevel] = []
     offset = 0
     for index in range(config.levels):
-        # Rounded, so that noise in the last digit does not give a whole resolution one vertex more.
-        scale = round(config.base_resolution * growth**index - 1.0, 9)
+        scale = float(np.float32(config.base_resolution * growth**index - 1.0))
         resolution = math.ceil(scale) + 1
         dense = resolution**dimensions
         entries = min((dense + 7) // 8 * 8, 2**config.log2_hashmap_size)
@@ -69,46 +60,34 @@ def plan_levels(config: HashGridConfig, dimensions: int) -> list[GridLevel]:
     return levels
 
 
-def index_vertices(vertices: Tensor, level: GridLevel) -> Tensor:
-    """Return the table entry (within its level) of integer ``vertices [..., D]``."""
-    dimensions = vertices.shape[-1]
-    if level.hashed:
-        index = vertices[..., 0]
-        for axis in range(1, dimensions):
-            index = index ^ (vertices[..., axis] * HASH_PRIMES[axis])
-        # A hashed level has 2 ** log2_hashmap_size entries: its low bits are the remainder, also of a negative number.
-        return index & (level.entries - 1)
-    index = vertices[..., dimensions - 1]
-    for axis in range(dimensions - 2, -1, -1):
-        index = index * level.resolution + vertices[..., axis]
-    return (index & 0xFFFFFFFF) % level.entries
-
-
-def encode_hash_grid(positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Tensor:
+def encode_hash_grid(positions: Tensor, table: Tensor, levels: Sequence[GridLevel]) -> Tensor:
     """Interpolate the grid at ``positions``.
 
     Args:
-        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into other
-            (wrapped) vertices, as in tiny-cuda-nn.
-        table: ``[entries, F]`` parameters of all levels.
+        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into neighboring (wrapped)
+            vertices, as in tiny-cuda-nn. NaN gives NaN.
+        table: ``[entries, F]`` parameters of all levels; on a GPU also in half precision.
         levels: as given by :func:`plan_levels`.
 
     Returns:
-        ``[N, levels * F]``, coarse levels first. Differentiable in ``table`` and ``positions``.
+        ``[N, levels * F]`` float32 (float64 if an argument is), coarse levels first. Differentiable in ``table`` and
+        ``positions``.
     """
-    features = []
-    dimensions = positions.shape[-1]
-    corners = torch.tensor(list(product((0, 1), repeat=dimensions)), device=positions.device)
-    for level in levels:
-        scaled = positions * level.scale + 0.5
-        cell = scaled.detach().floor()
-        weight = scaled - cell
-        vertices = cell.long().unsqueeze(1) + corners  # [N, 2^D, D]
-        entries = index_vertices(vertices, level) + level.offset
-        # A corner's share is the product over the axes of w or 1 - w.
-        shares = ((1.0 - weight).unsqueeze(1) + (2.0 * weight - 1.0).unsqueeze(1) * corners).prod(dim=-1)
-        features.append(torch.einsum("nc,ncf->nf", shares, table[entries]))
-    return torch.cat(features, dim=-1)
+    backend = choose_backend("hash_grid", positions.device.type)
+    wide = torch.float64 in (positions.dtype, table.dtype)
+    odd = table.shape[1] not in (1, 2, 4, 8) or positions.shape[1] not in (2, 3) or len(levels) > operators.MAX_LEVELS
+    if backend == "pytorch" or wide or odd:
+        return reference.encode_hash_grid(positions, table, levels)
+    if backend == "tinycudann":
+        encoding = tiny_cuda.make_encoding(tuple(levels), *positions.shape[1:], *table.shape[1:])
+        if encoding is not None:
+            return tiny_cuda.encode_hash_grid(positions.float(), table, encoding)
+        if choose_backend("triplane", positions.device.type) == "pytorch":
+            return reference.encode_hash_grid(positions, table, levels)
+    if positions.device.type == "cpu" or table.dtype == torch.bfloat16:
+        table = table.float()
+    scales, resolutions, entries = zip(*((part.scale, part.resolution, part.entries) for part in levels), strict=True)
+    return operators.hash_grid(positions.float(), table, list(scales), list(resolutions), list(entries))
 
 
 class HashGrid(nn.Module):

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-PLANE_AXES = ((0, 1), (1, 2), (0, 2))
-"""The coordinates that address each plane: xy, yz, xz. The first of a pair runs along the plane's width."""
+from s3dnerf.backend import choose_backend
+from s3dnerf.encoding import operators, reference
+from s3dnerf.encoding.layout import PLANE_AXES
+
+__all__ = ["PLANE_AXES", "sample_triplane", "sample_triplanes"]
 
 
 def sample_triplane(planes: Tensor, positions: Tensor) -> Tensor:
     """Read a tri-plane bilinearly and average over its planes.
 
     Args:
-        planes: ``[B, 3, C, H, W]``, in the order of :data:`PLANE_AXES`; y runs from top to bottom as in images.
+        planes: ``[B, 3, C, H, W]``, in the order of :data:`PLANE_AXES`; y runs from top to bottom as in images. Fastest
+            when channels are innermost in memory (channels-last), in float32 or bfloat16.
         positions: ``[B, N, 3]`` in [-1, 1]; pixel centers as in ``grid_sample(align_corners=False)``. Positions outside
             read the border.
 
     Returns:
-        ``[B, N, C]``. Differentiable in both arguments.
+        ``[B, N, C]``, float32 (float64 for planes of float64). Differentiable in both arguments.
     """
-    batch, count = planes.shape[:2]
-    coordinates = torch.stack([positions[..., axes] for axes in map(list, PLANE_AXES)], dim=1)  # [B, 3, N, 2]
-    sampled = F.grid_sample(
-        planes.flatten(0, 1).float(),
-        coordinates.flatten(0, 1).unsqueeze(1).float(),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )  # [B * 3, C, 1, N]
-    return sampled.reshape(batch, count, -1, positions.shape[1]).mean(dim=1).transpose(1, 2)
+    return sample_triplanes([planes], positions)
+
+
+def sample_triplanes(planes: Sequence[Tensor], positions: Tensor) -> Tensor:
+    """Read tri-planes of several scales at the same ``positions``, as :func:`sample_triplane` does.
+
+    Returns:
+        ``[B, N, sum of C]``, in the order of ``planes``.
+    """
+    wide = any(tensor.dtype == torch.float64 for tensor in (positions, *planes))
+    if wide or choose_backend("triplane", positions.device.type) == "pytorch":
+        return torch.cat([reference.sample_triplane(scale, positions) for scale in planes], dim=-1)
+    # Channels innermost: free for planes that a channels-last convolution has made.
+    return operators.triplane([scale.permute(0, 1, 3, 4, 2) for scale in planes], positions.float())

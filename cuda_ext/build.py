@@ -1,0 +1,178 @@
+"""Builds the kernels into shared libraries; needs a C++ compiler, and for CUDA nvcc, but neither PyTorch nor Python headers.
+
+python cuda_ext/build.py            the CPU library, and the CUDA library where nvcc and a GPU are there
+python cuda_ext/build.py --cuda     the CUDA library too, also without a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LIBRARIES = HERE.parent / "s3dnerf" / "native"
+"""Where a source checkout keeps its libraries."""
+CPU_LIBRARY = "libs3d_cpu.so"
+CUDA_LIBRARY = "libs3d_cuda.so"
+EMULATED_LIBRARY = "libs3d_emulated.so"
+
+COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE / 'include'}")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
+# The order of floating-point operations stays as written, except that a * b + c may become one instruction.
+SPEED_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+SANITIZE_FLAGS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow")
+SANITIZE_FLAGS = (*SANITIZE_FLAGS, "-fno-sanitize-recover=undefined,float-cast-overflow", "-ffp-contract=fast")
+
+# GCC 12's own header of AVX-512 intrinsics reads variables it does not set, on purpose.
+AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
+AVX512_FLAGS = (*AVX512_FLAGS, "-Wno-uninitialized", "-Wno-maybe-uninitialized")
+X86_VARIANTS = {"plain": (), "avx2": ("-mavx2", "-mfma"), "avx512": AVX512_FLAGS}
+
+CUDA_ARCHITECTURES = (80, 86, 89, 90, 120)
+NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{HERE / 'include'}")
+
+
+class BuildError(Exception):
+    """A compiler is missing or refused a file; the message says which, and why."""
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler: $CXX, else the first of g++, clang++ and c++ on the path; None without any."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def find_nvcc() -> str | None:
+    """Return the CUDA compiler on the path or under $CUDA_HOME; None without one."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc") or shutil.which(str(Path(home) / "bin" / "nvcc"))
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+
+
+def build_cpu(folder: Path, sanitize: bool = False) -> Path:
+    """Compile every kernel once for each instruction set and link them into ``folder``.
+
+    Raises:
+        BuildError: no compiler, or a file that it refuses.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
+    flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS))
+    threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ()
+    variants = X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {"plain": ()}
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = [[compiler, *flags, "-c", str(HERE / "cpu" / "dispatch.cpp"), "-o", f"{scratch}/dispatch.o"]]
+        for source in sorted((HERE / "cpu").glob("*.cpp")):
+            for name, machine_flags in variants.items():
+                if source.stem != "dispatch":
+                    target = f"{scratch}/{source.stem}.{name}.o"
+                    variant = f"-DS3D_VARIANT=s3d_{name}"
+                    jobs.append([compiler, *flags, *threads, *machine_flags, variant, "-c", str(source), "-o", target])
+        _run_together(jobs)
+        linked = SANITIZE_FLAGS if sanitize else ()
+        return _link([compiler, "-shared", *threads, *linked, *(job[-1] for job in jobs)], folder / CPU_LIBRARY)
+
+
+def build_cuda(folder: Path, architectures: Sequence[int] = CUDA_ARCHITECTURES) -> Path:
+    """Compile the CUDA kernels for ``architectures`` (and newer ones, as PTX) into ``folder``.
+
+    Raises:
+        BuildError: no nvcc, or a file that it refuses.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BuildError("no CUDA compiler found (looked for nvcc on the path and in $CUDA_HOME/bin)")
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
+    newest = max(architectures)
+    targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    with tempfile.TemporaryDirectory() as scratch:
+        hidden = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        jobs = [
+            [nvcc, *NVCC_FLAGS, *targets, *hidden, "-c", str(source), "-o", f"{scratch}/{source.stem}.o"]
+            for source in sorted((HERE / "cuda").glob("*.cu"))
+        ]
+        _run_together(jobs)
+        return _link([nvcc, "-shared", *(job[-1] for job in jobs)], folder / CUDA_LIBRARY)
+
+
+def build_emulated(folder: Path) -> Path:
+    """Compile the CUDA kernels as C++ that loops over blocks and threads, so that they run without a GPU.
+
+    Raises:
+        BuildError: no compiler, or a file that it refuses.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
+    flags = (*COMMON_FLAGS, *WARNINGS, "-O2", "-ffp-contract=fast", "-DS3D_EMULATE", "-x", "c++")
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = [
+            [compiler, *flags, "-c", str(source), "-o", f"{scratch}/{source.stem}.o"]
+            for source in sorted((HERE / "cuda").glob("*.cu"))
+        ]
+        _run_together(jobs)
+        return _link([compiler, "-shared", *(job[-1] for job in jobs)], folder / EMULATED_LIBRARY)
+
+
+def _accepts(compiler: str, flag: str) -> bool:
+    """Whether the compiler can build a program with ``flag`` (a compiler may know it and lack its library)."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [compiler, flag, "-x", "c++", "-", "-o", f"{scratch}/program"]
+        return subprocess.run(command, input=b"int main() {}", capture_output=True).returncode == 0
+
+
+def _run_together(jobs: list[list[str]]) -> None:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(_run, jobs))
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr or done.stdout}")
+
+
+def _link(command: list[str], library: Path) -> Path:
+    """Link beside the library and rename, so that a process that has the old one loaded keeps it."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = library.with_suffix(".unfinished.so")
+    _run([*command, "-o", str(unfinished)])
+    unfinished.replace(library)
+    return library
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the kernels.", allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=LIBRARIES, metavar="DIR", help="folder for the libraries")
+    parser.add_argument("--cuda", action="store_true", help="build the CUDA library also without a GPU")
+    parser.add_argument("--emulated", action="store_true", help="build only the CUDA kernels as C++, for tests")
+    parser.add_argument("--sanitize", action="store_true", help="only the CPU library, under ASan and UBSan")
+    options = parser.parse_args()
+    try:
+        if options.emulated:
+            print(build_emulated(options.out))
+        else:
+            print(build_cpu(options.out, options.sanitize))
+            if not options.sanitize and (options.cuda or (find_nvcc() and has_gpu())):
+                print(build_cuda(options.out))
+    except BuildError as error:
+        print(f"build.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+// Chooses the instruction set at run time, so that one library runs on every processor of its architecture.
+#include <cstring>
+
+#include "kernels.h"
+#include "memory.h"
+
+S3D_DECLARE_KERNELS(s3d_plain)
+#if defined(__x86_64__)
+S3D_DECLARE_KERNELS(s3d_avx2)
+S3D_DECLARE_KERNELS(s3d_avx512)
+#endif
+
+namespace {
+
+struct Kernels {
+    const char* name;
+    int (*hash_grid_forward)(const S3dHashGrid&, int);
+    int (*hash_grid_backward)(const S3dHashGrid&, int);
+    int (*triplane_forward)(const S3dTriplane&, int);
+    int (*triplane_backward)(const S3dTriplane&, int);
+    int (*composite_forward)(const S3dComposite&, int);
+    int (*composite_backward)(const S3dComposite&, int);
+    int (*field_forward)(const S3dField&, int);
+};
+
+#define S3D_LIST_KERNELS(name, variant)                                                                    \
+    {                                                                                                      \
+        name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
+            variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
+            variant::field_forward                                                                         \
+    }
+
+const Kernels VARIANTS[] = {
+#if defined(__x86_64__)
+    S3D_LIST_KERNELS("avx512", s3d_avx512),
+    S3D_LIST_KERNELS("avx2", s3d_avx2),
+#endif
+    S3D_LIST_KERNELS("plain", s3d_plain),
+};
+
+bool processor_has(const char* name) {
+#if defined(__x86_64__)
+    if (strcmp(name, "avx512") == 0) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    }
+    if (strcmp(name, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return strcmp(name, "plain") == 0;
+}
+
+const Kernels* find_kernels(const char* name) {
+    for (const Kernels& kernels : VARIANTS) {
+        if ((name == nullptr || strcmp(name, kernels.name) == 0) && processor_has(kernels.name)) return &kernels;
+    }
+    return nullptr;
+}
+
+const Kernels* chosen = find_kernels(nullptr);
+
+}  // namespace
+
+extern "C" {
+
+const char* s3d_cpu_variant(void) { return chosen->name; }
+
+int s3d_cpu_use(const char* variant) {
+    const Kernels* kernels = find_kernels(variant);
+    if (kernels == nullptr) return S3D_BAD_SIZE;
+    chosen = kernels;
+    return S3D_OK;
+}
+
+int s3d_cpu_hash_grid_forward(const S3dHashGrid* grid, int threads) {
+    ask_for_large_pages(grid->output, sizeof(float) * grid->points * grid->levels * grid->features);
+    return chosen->hash_grid_forward(*grid, threads);
+}
+int s3d_cpu_hash_grid_backward(const S3dHashGrid* grid, int threads) {
+    return chosen->hash_grid_backward(*grid, threads);
+}
+int s3d_cpu_triplane_forward(const S3dTriplane* lookup, int threads) {
+    ask_for_large_pages(lookup->output, sizeof(float) * lookup->batch * lookup->points * lookup->output_stride);
+    return chosen->triplane_forward(*lookup, threads);
+}
+int s3d_cpu_triplane_backward(const S3dTriplane* lookup, int threads) {
+    return chosen->triplane_backward(*lookup, threads);
+}
+int s3d_cpu_composite_forward(const S3dComposite* rays, int threads) {
+    return chosen->composite_forward(*rays, threads);
+}
+int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
+    ask_for_large_pages(rays->values_gradient, sizeof(float) * rays->samples * rays->channels);
+    return chosen->composite_backward(*rays, threads);
+}
+int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }
+
+int64_t s3d_structure_size(int which) {
+    const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField)};
+    return which >= 0 && which < 4 ? sizes[which] : -1;
+}
+
+}  // extern "C"

@@ -1,0 +1,19 @@
+// The kernels of one instruction set; dispatch.cpp chooses among them.
+#pragma once
+
+#include "s3d.h"
+
+#define S3D_DECLARE_KERNELS(variant)                          \
+    namespace variant {                                       \
+    int hash_grid_forward(const S3dHashGrid&, int threads);   \
+    int hash_grid_backward(const S3dHashGrid&, int threads);  \
+    int triplane_forward(const S3dTriplane&, int threads);    \
+    int triplane_backward(const S3dTriplane&, int threads);   \
+    int composite_forward(const S3dComposite&, int threads);  \
+    int composite_backward(const S3dComposite&, int threads); \
+    int field_forward(const S3dField&, int threads);          \
+    }
+
+#ifdef S3D_VARIANT
+S3D_DECLARE_KERNELS(S3D_VARIANT)
+#endif

@@ -1,0 +1,167 @@
+#include "kernels.h"
+#include "planes.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+constexpr int64_t BLOCK = 1024;  // points handed to a thread at a time
+
+struct Axes {
+    PlaneAxis<Pack> column, row;
+};
+
+// Places up to WIDTH points on one plane.
+Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
+    alignas(64) float x[WIDTH] = {}, y[WIDTH] = {};
+    for (int lane = 0; lane < lanes; ++lane) {
+        x[lane] = positions[lane * 3 + column_axis(plane)];
+        y[lane] = positions[lane * 3 + row_axis(plane)];
+    }
+    const Axes axes = {locate_on_plane(load(x), lookup.width), locate_on_plane(load(y), lookup.height)};
+    find_corners(axes.column, axes.row, static_cast<int32_t>(lookup.column_stride),
+                 static_cast<int32_t>(lookup.row_stride), corners);
+    return axes;
+}
+
+template <class T>
+void read_block(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
+    const T* first_plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
+    const T* plane[3] = {first_plane, first_plane + lookup.plane_stride, first_plane + 2 * lookup.plane_stride};
+    const float* positions = lookup.positions + item * lookup.points * 3;
+    float* output = lookup.output + item * lookup.points * lookup.output_stride;
+    PlaneCorners corners[3];
+    for (int64_t first = begin; first < end; first += WIDTH) {
+        const int lanes = count_lanes(first, end);
+        for (int p = 0; p < 3; ++p) locate(lookup, positions + first * 3, lanes, p, corners[p]);
+        read_channels(plane, corners, lanes, lookup.channels, output + first * lookup.output_stride,
+                      lookup.output_stride);
+    }
+}
+
+// Adds the gradient of `channels` <= 16 channels of one plane; the caller gives each thread other channels or planes.
+void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int channel, int channels) {
+    const float* positions = dense.positions + item * dense.points * 3;
+    const float* gradient = dense.output_gradient + item * dense.points * dense.output_stride + channel;
+    float* pixels = dense.planes_gradient + item * dense.batch_stride + plane * dense.plane_stride + channel;
+    PlaneCorners corners;
+    for (int64_t first = 0; first < dense.points; first += WIDTH) {
+        const int lanes = count_lanes(first, dense.points);
+        locate(dense, positions + first * 3, lanes, plane, corners);
+        for (int lane = 0; lane < lanes; ++lane) {
+            const float* from = gradient + (first + lane) * dense.output_stride;
+            for (int part = 0; part < channels; part += WIDTH) {
+                const int count = channels - part < WIDTH ? channels - part : WIDTH;
+                const Pack value = load_part(from + part, count);
+                for (int corner = 0; corner < 4; ++corner) {
+                    float* pixel = pixels + corners.offset[corner][lane] + part;
+                    store_part(pixel, load_part(pixel, count) + corners.share[corner][lane] * value, count);
+                }
+            }
+        }
+    }
+}
+
+struct Slope {
+    float columns, rows;
+};
+
+// Derivative of one point along the columns and the rows of one plane, a pixel.
+template <class T>
+S3D_HD Slope differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
+                                 const float* gradient, int channels) {
+    const T* pixel[4];
+    for (int corner = 0; corner < 4; ++corner) pixel[corner] = plane + corners.offset[corner][lane];
+    Pack columns{}, rows{};
+    for (int c = 0; c < channels; c += WIDTH) {
+        const int count = channels - c < WIDTH ? channels - c : WIDTH;
+        const Pack value = load_part(gradient + c, count);
+        const Pack top_left = load_part(pixel[0] + c, count), top_right = load_part(pixel[1] + c, count);
+        const Pack low_left = load_part(pixel[2] + c, count), low_right = load_part(pixel[3] + c, count);
+        columns += value * ((1.0f - row) * (top_right - top_left) + row * (low_right - low_left));
+        rows += value * ((1.0f - column) * (low_left - top_left) + column * (low_right - top_right));
+    }
+    return {sum_lanes(columns), sum_lanes(rows)};
+}
+
+template <class T>
+void add_positions_gradient(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
+    const T* plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
+    const float* positions = lookup.positions + item * lookup.points * 3;
+    const float* gradient = lookup.output_gradient + item * lookup.points * lookup.output_stride;
+    float* slopes = lookup.positions_gradient + item * lookup.points * 3;
+    PlaneCorners corners;
+    for (int64_t first = begin; first < end; first += WIDTH) {
+        const int lanes = count_lanes(first, end);
+        for (int p = 0; p < 3; ++p) {
+            const Axes axes = locate(lookup, positions + first * 3, lanes, p, corners);
+            for (int lane = 0; lane < lanes; ++lane) {
+                const int64_t point = first + lane;
+                const Slope slope = differentiate_point(plane + p * lookup.plane_stride, corners, lane,
+                                                        axes.column.weight[lane], axes.row.weight[lane],
+                                                        gradient + point * lookup.output_stride, lookup.channels);
+                slopes[point * 3 + column_axis(p)] += THIRD * slope.columns * axes.column.slope[lane];
+                slopes[point * 3 + row_axis(p)] += THIRD * slope.rows * axes.row.slope[lane];
+            }
+        }
+    }
+}
+
+using BlockWork = void (*)(const S3dTriplane&, int64_t item, int64_t begin, int64_t end);
+
+void run_blocks(const S3dTriplane& lookup, int threads, BlockWork work) {
+    const int64_t blocks = (lookup.points + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t index = 0; index < lookup.batch * blocks; ++index) {
+        const int64_t begin = index % blocks * BLOCK;
+        work(lookup, index / blocks, begin, begin + BLOCK < lookup.points ? begin + BLOCK : lookup.points);
+    }
+}
+
+// The gradient is dense whatever the strides of the planes are.
+S3dTriplane with_dense_strides(S3dTriplane lookup) {
+    lookup.column_stride = lookup.channels;
+    lookup.row_stride = lookup.column_stride * lookup.width;
+    lookup.plane_stride = lookup.row_stride * lookup.height;
+    lookup.batch_stride = lookup.plane_stride * 3;
+    return lookup;
+}
+
+void add_planes_gradient(const S3dTriplane& lookup, int threads) {
+    const S3dTriplane dense = with_dense_strides(lookup);
+    const int groups = (lookup.channels + 15) / 16;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < lookup.batch * 3 * groups; ++task) {
+        const int channel = static_cast<int>(task % groups) * 16;
+        const int channels = lookup.channels - channel < 16 ? lookup.channels - channel : 16;
+        add_plane_gradient(dense, task / groups / 3, static_cast<int>(task / groups % 3), channel, channels);
+    }
+}
+
+int check(const S3dTriplane& lookup, int threads) {
+    if (lookup.batch < 0 || lookup.points < 0 || threads < 1) return S3D_BAD_SIZE;
+    if (lookup.channels < 1 || lookup.height < 1 || lookup.width < 1) return S3D_BAD_SIZE;
+    const int64_t reach = lookup.row_stride * lookup.height + lookup.column_stride * lookup.width;
+    if (reach > INT32_MAX) return S3D_BAD_SIZE;
+    if (lookup.storage != S3D_FLOAT32 && lookup.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
+    return S3D_OK;
+}
+
+}  // namespace
+
+int triplane_forward(const S3dTriplane& lookup, int threads) {
+    if (int error = check(lookup, threads)) return error;
+    run_blocks(lookup, threads, lookup.storage == S3D_FLOAT32 ? read_block<float> : read_block<Bfloat>);
+    return S3D_OK;
+}
+
+int triplane_backward(const S3dTriplane& lookup, int threads) {
+    if (int error = check(lookup, threads)) return error;
+    if (lookup.planes_gradient != nullptr) add_planes_gradient(lookup, threads);
+    if (lookup.positions_gradient != nullptr) {
+        const bool full = lookup.storage == S3D_FLOAT32;
+        run_blocks(lookup, threads, full ? add_positions_gradient<float> : add_positions_gradient<Bfloat>);
+    }
+    return S3D_OK;
+}
+
+}  // namespace S3D_VARIANT

@@ -1,0 +1,126 @@
+#include "compositing.h"
+
+#include "launch.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+// One thread a ray: weights and their sum.
+__global__ void weigh_rays(S3dComposite rays) {
+    const int64_t ray = find_thread();
+    if (ray >= rays.rays) return;
+    const SampleRange range = find_samples(rays, ray);
+    const float last_seen = last_seen_depth(rays.stop);
+    float depth = 0.0f, alpha = 0.0f;
+    for (int64_t s = range.begin; s < range.end; ++s) {
+        const float optical = rays.density[s] * rays.lengths[s];
+        const float weight = depth > last_seen ? 0.0f : weigh_sample(optical, depth);
+        rays.weights[s] = weight;
+        alpha += weight;
+        depth += optical;
+    }
+    rays.alpha[ray] = alpha;
+}
+
+// One thread a ray and channel.
+__global__ void add_values(S3dComposite rays) {
+    const int64_t ray = find_thread() / rays.channels;
+    if (ray >= rays.rays) return;
+    const int64_t channel = find_thread() % rays.channels;
+    const SampleRange range = find_samples(rays, ray);
+    float sum = 0.0f;
+    for (int64_t s = range.begin; s < range.end; ++s) {
+        sum += rays.weights[s] * rays.values[s * rays.channels + channel];
+    }
+    rays.output[ray * rays.channels + channel] = sum;
+}
+
+// The ray a sample belongs to: the last one that begins at or before it.
+__device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
+    if (rays.offsets == nullptr) return sample / (rays.samples / rays.rays);
+    int64_t low = 0, high = rays.rays;
+    while (high - low > 1) {
+        const int64_t middle = (low + high) / 2;
+        if (rays.offsets[middle] <= sample) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// One thread a sample: the derivative by its weight, left in density_gradient, and those by its values.
+__global__ void differentiate_weights(S3dComposite rays) {
+    const int64_t s = find_thread();
+    if (s >= rays.samples) return;
+    const int64_t ray = find_ray(rays, s);
+    const SampleRange range = find_samples(rays, ray);
+    if (s < range.begin || s >= range.end) return;
+    const float* gradient = rays.output_gradient + ray * rays.channels;
+    float sum = rays.alpha_gradient[ray] + rays.weights_gradient[s];
+    for (int c = 0; c < rays.channels; ++c) {
+        sum += gradient[c] * rays.values[s * rays.channels + c];
+        rays.values_gradient[s * rays.channels + c] = rays.weights[s] * gradient[c];
+    }
+    rays.density_gradient[s] = sum;
+}
+
+// One thread a ray: from the derivatives by weights to those by densities and lengths.
+__global__ void differentiate_rays(S3dComposite rays) {
+    const int64_t ray = find_thread();
+    if (ray >= rays.rays) return;
+    const SampleRange range = find_samples(rays, ray);
+    const float last_seen = last_seen_depth(rays.stop);
+    float depth = 0.0f;
+    int64_t seen = range.begin;
+    for (int64_t s = range.begin; s < range.end; ++s) {
+        if (!(depth > last_seen)) seen = s + 1;
+        depth += rays.density[s] * rays.lengths[s];
+        rays.lengths_gradient[s] = exponential(-depth);
+    }
+    float behind = 0.0f;
+    for (int64_t s = range.end - 1; s >= range.begin; --s) {
+        const float weight_gradient = rays.density_gradient[s];
+        const float slope = s < seen ? differentiate_depth(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
+        behind += weight_gradient * rays.weights[s];
+        rays.density_gradient[s] = slope * rays.lengths[s];
+        rays.lengths_gradient[s] = slope * rays.density[s];
+    }
+}
+
+int check(const S3dComposite& rays) {
+    if (rays.rays < 0 || rays.samples < 0 || rays.channels < 0) return S3D_BAD_SIZE;
+    if (rays.offsets == nullptr && rays.rays > 0 && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
+    if (rays.rays > 0 && count_blocks(rays.rays * (rays.channels + 1)) == 0) return S3D_BAD_SIZE;
+    return rays.samples > 0 && count_blocks(rays.samples) == 0 ? S3D_BAD_SIZE : S3D_OK;
+}
+
+int run_forward(const S3dComposite& rays, cudaStream_t stream) {
+    if (int error = check(rays)) return error;
+    if (rays.rays == 0) return S3D_OK;
+    int error = launch(weigh_rays, dim3(count_blocks(rays.rays)), stream, rays);
+    if (error == S3D_OK && rays.channels > 0) {
+        error = launch(add_values, dim3(count_blocks(rays.rays * rays.channels)), stream, rays);
+    }
+    return error;
+}
+
+int run_backward(const S3dComposite& rays, cudaStream_t stream) {
+    if (int error = check(rays)) return error;
+    if (rays.rays == 0 || rays.samples == 0) return S3D_OK;
+    int error = launch(differentiate_weights, dim3(count_blocks(rays.samples)), stream, rays);
+    if (error == S3D_OK) error = launch(differentiate_rays, dim3(count_blocks(rays.rays)), stream, rays);
+    return error;
+}
+
+}  // namespace
+}  // namespace S3D_VARIANT
+
+int s3d_cuda_composite_forward(const S3dComposite* rays, void* stream) {
+    return S3D_VARIANT::run_forward(*rays, static_cast<cudaStream_t>(stream));
+}
+
+int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream) {
+    return S3D_VARIANT::run_backward(*rays, static_cast<cudaStream_t>(stream));
+}

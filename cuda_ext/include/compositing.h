@@ -1,0 +1,44 @@
+// Emission and absorption along a ray (Max, 1995). A sample of optical depth o (density times length) behind the optical
+// depth b has the weight exp(-b) (1 - exp(-o)).
+#pragma once
+
+#include <cmath>
+
+#include "elementary.h"
+#include "pack.h"
+#include "s3d.h"
+
+namespace S3D_VARIANT {
+
+template <class F>
+S3D_HD F weigh_sample(F optical, F before) {
+    return exponential(-before) * one_minus_exp(optical);
+}
+
+struct SampleRange {
+    int64_t begin, end;
+};
+
+// The samples of a ray; offsets are held within the arrays whatever they say.
+S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
+    if (rays.offsets == nullptr) {
+        const int64_t count = rays.samples / rays.rays;
+        return {ray * count, (ray + 1) * count};
+    }
+    int64_t begin = rays.offsets[ray], end = rays.offsets[ray + 1];
+    begin = begin < 0 ? 0 : begin > rays.samples ? rays.samples : begin;
+    end = end < begin ? begin : end > rays.samples ? rays.samples : end;
+    return {begin, end};
+}
+
+// Optical depth behind which nothing is seen: transmittance `stop`.
+S3D_HD float last_seen_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
+
+// Derivative of a ray's result by the optical depth of one sample: it takes the light behind it (transmittance `after`),
+// and dims all samples behind it, whose weighted gradients sum to `behind`.
+template <class F>
+S3D_HD F differentiate_depth(F weight_gradient, F after, F behind) {
+    return weight_gradient * after - behind;
+}
+
+}  // namespace S3D_VARIANT

@@ -1,0 +1,121 @@
+// Elementary functions over `float` and `Pack`, the same on every device. The polynomials are our own minimax fits
+// (weighted least squares on Chebyshev nodes, in extended precision); each states its largest error.
+#pragma once
+
+#include "pack.h"
+
+namespace S3D_VARIANT {
+
+// exp(x), relative error below 2e-7. Below -87.3 it stays at the smallest normal number.
+template <class F>
+S3D_HD F exponential(F x) {
+    using Int = typename Lanes<F>::Int;
+    x = limit(x, -87.33f, 88.3f);
+    const F turns = round_down(multiply_add(x, splat<F>(1.44269504f), splat<F>(0.5f)));
+    // ln 2 in two parts: the first has few bits, so that its multiples are exact.
+    F r = multiply_add(turns, splat<F>(-0.693359375f), x);
+    r = multiply_add(turns, splat<F>(2.12194440e-4f), r);
+    F p = splat<F>(1.9919175e-4f);
+    p = multiply_add(p, r, splat<F>(1.39469609e-3f));
+    p = multiply_add(p, r, splat<F>(8.3332631e-3f));
+    p = multiply_add(p, r, splat<F>(4.16662586e-2f));
+    p = multiply_add(p, r, splat<F>(0.166666669f));
+    p = multiply_add(p, r, splat<F>(0.500000008f));
+    p = multiply_add(p, r * r, r) + 1.0f;
+    const Int power = to_int(choose(turns == turns, turns, splat<F>(0.0f)));
+    return p * from_bits(to_word(power + 127) << 23);
+}
+
+// 1 - exp(-x) without cancellation near zero, relative error below 3e-7.
+template <class F>
+S3D_HD F one_minus_exp(F x) {
+    F p = splat<F>(1.99968203e-4f);
+    p = multiply_add(p, x, splat<F>(-1.3997783e-3f));
+    p = multiply_add(p, x, splat<F>(8.3330522e-3f));
+    p = multiply_add(p, x, splat<F>(-4.16653039e-2f));
+    p = multiply_add(p, x, splat<F>(0.166666684f));
+    p = multiply_add(p, x, splat<F>(-0.500000043f));
+    p = multiply_add(p, x, splat<F>(1.0f));
+    return choose(absolute(x) < splat<F>(0.5f), p * x, 1.0f - exponential(-x));
+}
+
+// log(1 + x) for x >= 0, relative error below 3e-7.
+template <class F>
+S3D_HD F log_one_plus(F x) {
+    using Word = typename Lanes<F>::Word;
+    using Int = typename Lanes<F>::Int;
+    const F whole = 1.0f + x;
+    // What the sum above rounded away.
+    const F lost = (x - (whole - 1.0f)) / whole;
+    // whole = m 2^k with m in [sqrt(1/2), sqrt(2)).
+    const Word shifted = to_bits(whole) - 0x3f3504f3u;
+    const Int power = to_signed(shifted) >> 23;
+    const F m = from_bits((shifted & 0x007fffffu) + 0x3f3504f3u);
+    const F t = (m - 1.0f) / (m + 1.0f);
+    const F q = t * t;
+    F p = splat<F>(0.2995460106f);
+    p = multiply_add(p, q, splat<F>(0.3997371167f));
+    p = multiply_add(p, q, splat<F>(0.6666682571f));
+    p = multiply_add(p, q, splat<F>(2.0f));
+    const F exponent = to_float(power);
+    F result = multiply_add(exponent, splat<F>(-2.12194440e-4f), lost);
+    result = multiply_add(t, p, result);
+    result = multiply_add(exponent, splat<F>(0.693359375f), result);
+    return choose(x == x, result, x);
+}
+
+template <class F>
+S3D_HD F inverse_sinh(F x) {
+    const F a = absolute(x);
+    const F root = square_root(multiply_add(a, a, splat<F>(1.0f)));
+    const F result = log_one_plus(a + a * a / (1.0f + root));
+    return choose(x < splat<F>(0.0f), -result, result);
+}
+
+template <class F>
+S3D_HD F sigmoid(F x) {
+    return reciprocal(1.0f + exponential(-x));
+}
+
+template <class F>
+S3D_HD F silu(F x) {
+    return x * reciprocal(1.0f + exponential(-x));
+}
+
+// log(1 + exp(x)).
+template <class F>
+S3D_HD F softplus(F x) {
+    return larger(x, splat<F>(0.0f)) + log_one_plus(exponential(-absolute(x)));
+}
+
+template <class F>
+struct SineCosine {
+    F sine, cosine;
+};
+
+// sin(pi x) and cos(pi x), absolute error below 2e-7.
+template <class F>
+S3D_HD SineCosine<F> sine_cosine_pi(F x) {
+    const F turns = round_down(x + 0.5f);
+    const F r = x - turns;
+    const F q = r * r;
+    F s = splat<F>(-0.0070284668f);
+    s = multiply_add(s, q, splat<F>(0.0820504521f));
+    s = multiply_add(s, q, splat<F>(-0.5992522088f));
+    s = multiply_add(s, q, splat<F>(2.5501633199f));
+    s = multiply_add(s, q, splat<F>(-5.1677127647f));
+    s = multiply_add(s, q, splat<F>(3.1415926535f));
+    F c = splat<F>(0.0018400240f);
+    c = multiply_add(c, q, splat<F>(-0.0257763423f));
+    c = multiply_add(c, q, splat<F>(0.2353254438f));
+    c = multiply_add(c, q, splat<F>(-1.3352623162f));
+    c = multiply_add(c, q, splat<F>(4.0587121076f));
+    c = multiply_add(c, q, splat<F>(-4.9348022003f));
+    c = multiply_add(c, q, splat<F>(1.0f));
+    // Odd half turns change both signs.
+    const F half = turns * 0.5f;
+    const F sign = 1.0f - 4.0f * (half - round_down(half));
+    return {sign * r * s, sign * c};
+}
+
+}  // namespace S3D_VARIANT

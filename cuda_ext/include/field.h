@@ -1,0 +1,61 @@
+// The steps between a sample of head space and its density, color and features, as s3dnerf/models composes them:
+// offset and ambient coordinates from a lattice; the warped point seen by the portrait's camera; features of the planes
+// there; a small network; its outputs' ranges.
+#pragma once
+
+#include "elementary.h"
+#include "s3d.h"
+
+namespace S3D_VARIANT {
+
+// Where a coordinate lies among the points of one axis of the lattice.
+template <class F>
+struct LatticeAxis {
+    typename Lanes<F>::Int low;  // the next point is low + 1
+    F weight;                    // of the next point
+};
+
+// The lattice is even in asinh((x - center) / focus); positions beyond it read its border.
+template <class F>
+S3D_HD LatticeAxis<F> locate_in_lattice(F x, float center, float focus, float extent, int32_t points) {
+    const float last = static_cast<float>(points - 1);
+    const F unit = inverse_sinh((x - center) * (1.0f / focus)) * (1.0f / extent);
+    const F place = limit((unit + 1.0f) * (0.5f * last), 0.0f, last);
+    const F known = choose(place == place, place, splat<F>(0.0f));
+    const F low = limit(round_down(known), 0.0f, last - 1.0f);
+    return {to_int(low), place - low};
+}
+
+template <class F>
+struct SeenPoint {
+    F u, v, depth;  // image coordinates, and head units toward the viewer
+};
+
+// A scaled-orthographic camera: `rotation [3, 3]` head to camera, `scale`, `center [2]`.
+template <class F>
+S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
+    const F across = x * rotation[0] + y * rotation[1] + z * rotation[2];
+    const F upward = x * rotation[3] + y * rotation[4] + z * rotation[5];
+    const F nearer = x * rotation[6] + y * rotation[7] + z * rotation[8];
+    return {center[0] + scale * across, center[1] - scale * upward, nearer};
+}
+
+// The octaves above the first: sin 2a = 2 sin a cos a, cos 2a = 1 - 2 sin^2 a.
+template <class F>
+S3D_HD SineCosine<F> double_angle(SineCosine<F> angle) {
+    return {2.0f * angle.sine * angle.cosine, 1.0f - 2.0f * angle.sine * angle.sine};
+}
+
+// The network's inputs: features of all planes, ambient coordinates, four times the offset, the position and its sines.
+S3D_HD int32_t count_inputs(const S3dField& field) {
+    return field.scales * field.plane_channels + field.ambient + 3 + 3 * (1 + 2 * field.frequencies);
+}
+
+constexpr float OFFSET_GAIN = 4.0f, DENSITY_GAIN = 4.0f;
+
+template <class F>
+S3D_HD F to_density(F raw) {
+    return DENSITY_GAIN * softplus(raw);
+}
+
+}  // namespace S3D_VARIANT

@@ -1,0 +1,197 @@
+// Vector registers of the CPU as one type, `Pack`: 16, 8 or 4 floats, by the instruction set this file is compiled for.
+// Arithmetic and comparisons come from the compiler's vector extension, which GCC and Clang share on all processors.
+// A GPU has no such type; there this file only brings in the scalar functions. It must precede the templates that use it:
+// overloads on a vector type are found at their definition only.
+#pragma once
+
+#include "portable.h"
+
+#if !defined(__CUDACC__)
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace S3D_VARIANT {
+
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+
+typedef float Pack __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t PackInt __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t PackWord __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t PackHalf __attribute__((vector_size(2 * WIDTH)));
+
+template <>
+struct Lanes<Pack> {
+    using Int = PackInt;
+    using Word = PackWord;
+};
+
+S3D_HD Pack to_float(PackInt value) { return __builtin_convertvector(value, Pack); }
+
+S3D_HD PackInt to_int(Pack value) { return __builtin_convertvector(value, PackInt); }
+
+S3D_HD PackWord to_word(PackInt value) { return reinterpret_cast<PackWord>(value); }
+
+S3D_HD PackInt to_signed(PackWord value) { return reinterpret_cast<PackInt>(value); }
+
+S3D_HD Pack from_bits(PackWord value) { return reinterpret_cast<Pack>(value); }
+
+S3D_HD PackWord to_bits(Pack value) { return reinterpret_cast<PackWord>(value); }
+
+S3D_HD Pack load(const float* place) {
+    Pack value;
+    memcpy(&value, place, sizeof value);
+    return value;
+}
+
+S3D_HD Pack load(const Bfloat* place) {
+    PackHalf stored;
+    memcpy(&stored, place, sizeof stored);
+    return from_bits(__builtin_convertvector(stored, PackWord) << 16);
+}
+
+S3D_HD void store(float* place, Pack value) { memcpy(place, &value, sizeof value); }
+
+S3D_HD void store(uint32_t* place, PackWord value) { memcpy(place, &value, sizeof value); }
+
+S3D_HD void store(int32_t* place, PackInt value) { memcpy(place, &value, sizeof value); }
+
+// The first `count` < WIDTH values, zeros behind them; memory beyond them is not touched.
+S3D_HD Pack load_some(const float* place, int count) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), place);
+#else
+    float values[WIDTH] = {};
+    for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
+    return load(values);
+#endif
+}
+
+S3D_HD Pack load_some(const Bfloat* place, int count) {
+    Bfloat values[WIDTH] = {};
+    for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
+    return load(values);
+}
+
+S3D_HD void store_some(float* place, Pack value, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(place, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+#else
+    for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
+#endif
+}
+
+// One stored value in all lanes.
+S3D_HD Pack load_all(const float* place) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_set1_ps(*place);
+#else
+    return *place - Pack{};
+#endif
+}
+
+// The same for counts up to WIDTH.
+template <class T>
+S3D_HD Pack load_part(const T* place, int count) {
+    return count == WIDTH ? load(place) : load_some(place, count);
+}
+
+S3D_HD void store_part(float* place, Pack value, int count) {
+    if (count == WIDTH) {
+        store(place, value);
+    } else {
+        store_some(place, value, count);
+    }
+}
+
+S3D_HD int count_lanes(int64_t first, int64_t end) {
+    return end - first < WIDTH ? static_cast<int>(end - first) : WIDTH;
+}
+
+S3D_HD float sum_lanes(Pack value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)value);
+#else
+    float sum = 0.0f;
+    for (int lane = 0; lane < WIDTH; ++lane) sum += value[lane];
+    return sum;
+#endif
+}
+
+S3D_HD bool any(PackInt mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    int32_t found = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) found |= mask[lane];
+    return found != 0;
+#endif
+}
+
+S3D_HD Pack square_root(Pack value) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+    return (Pack)_mm256_sqrt_ps((__m256)value);
+#else
+    for (int lane = 0; lane < WIDTH; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
+    return value;
+#endif
+}
+
+// 1 / value, relative error below 2e-7.
+S3D_HD Pack reciprocal(Pack value) {
+#if defined(__AVX512F__)
+    const Pack rough = (Pack)_mm512_rcp14_ps((__m512)value);
+    return rough * (2.0f - value * rough);
+#else
+    return 1.0f / value;
+#endif
+}
+
+S3D_HD Pack round_down(Pack value) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_roundscale_ps((__m512)value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+    return (Pack)_mm256_floor_ps((__m256)value);
+#else
+    for (int lane = 0; lane < WIDTH; ++lane) value[lane] = __builtin_floorf(value[lane]);
+    return value;
+#endif
+}
+
+S3D_HD Pack fused(Pack a, Pack b, Pack c) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (Pack)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FP_FAST_FMAF)
+    for (int lane = 0; lane < WIDTH; ++lane) a[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+    return a;
+#else
+    // A product of two floats is exact in double; only the last rounding remains, as in the instruction.
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        a[lane] = static_cast<float>(static_cast<double>(a[lane]) * b[lane] + c[lane]);
+    }
+    return a;
+#endif
+}
+
+S3D_HD PackWord remainder_of(PackWord value, uint32_t divisor) {
+    if (!any(value >= divisor)) return value;
+    for (int lane = 0; lane < WIDTH; ++lane) value[lane] %= divisor;
+    return value;
+}
+
+}  // namespace S3D_VARIANT
+
+#endif

@@ -1,0 +1,210 @@
+"""Which code computes the operators: tinycudann, our CUDA kernels, our CPU kernels, or PyTorch.
+
+The choice is made when an operator is first used, never at import, and nothing is compiled here: the libraries are built
+when the package is installed, or by ``make kernels`` in a source checkout. The environment variable ``S3DNERF_BACKEND``
+forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries; ``s3dnerf doctor`` prints what
+is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from s3dnerf.errors import UserError
+
+VARIABLE = "S3DNERF_BACKEND"
+BACKENDS = ("tinycudann", "cuda", "cpu", "pytorch")
+"""From the one liked best to the last resort."""
+OPERATORS = ("hash_grid", "triplane", "composite", "field")
+LIBRARIES = Path(os.environ.get("S3DNERF_LIBRARIES", Path(__file__).parent / "native"))
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known about one backend on this machine."""
+
+    name: str
+    present: bool
+    detail: str
+    """Version or instruction set if present, else the reason why it is not."""
+    cure: str = ""
+    """The command that would make it present."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library of kernels."""
+
+    handle: ctypes.CDLL
+    prefix: str
+    """"s3d_cpu" or "s3d_cuda": how its functions begin."""
+
+    def call(self, operation: str, arguments: ctypes.Structure, device: torch.device) -> None:
+        """Run one kernel, such as "hash_grid_forward", on the threads or the stream PyTorch uses now.
+
+        Raises:
+            RuntimeError: the kernel refused its arguments, or the GPU failed.
+        """
+        context = ctypes.c_int(torch.get_num_threads())
+        if self.prefix == "s3d_cuda":
+            stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+            context = ctypes.c_void_p(stream)
+        code = getattr(self.handle, f"{self.prefix}_{operation}")(ctypes.byref(arguments), context)
+        if code != 0:
+            raise RuntimeError(f"{operation}: {self.explain(code)}")
+
+    def explain(self, code: int) -> str:
+        """Return the text of an error code."""
+        if code > 0:
+            return self.handle.s3d_cuda_error(code).decode()
+        return ERRORS[code]
+
+
+@torch.compiler.assume_constant_result
+def choose_backend(operator: str, device: str) -> str:
+    """Return which of :data:`BACKENDS` serves an operator for tensors on a ``device`` such as "cpu".
+
+    Raises:
+        UserError: ``S3DNERF_BACKEND`` names something unknown, missing, or of no use for this device.
+    """
+    return _choose(operator, device, os.environ.get(VARIABLE, "auto"))
+
+
+def find_library(device: str) -> Library:
+    """Return the library whose kernels serve tensors on ``device``.
+
+    Raises:
+        UserError: it is missing or cannot be loaded.
+    """
+    return load_library("cuda" if device == "cuda" else "cpu")
+
+
+@cache
+def load_library(name: str, path: Path | None = None) -> Library:
+    """Load the library of kernels called ``name`` ("cpu" or "cuda"), from ``path`` or from inside the package.
+
+    Raises:
+        UserError: it is missing, cannot be loaded, or was built from other sources than this package.
+    """
+    path = path or LIBRARIES / f"libs3d_{name}.so"
+    cure = build_command(name)
+    if not path.is_file():
+        raise UserError(path.name, "has not been built", cure)
+    try:
+        handle = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UserError(path.name, f"cannot be loaded ({error})", cure) from error
+    library = Library(handle, f"s3d_{name}")
+    if not hasattr(handle, f"{library.prefix}_field_forward"):
+        raise UserError(path.name, "was built from other sources than this package", cure)
+    handle.s3d_structure_size.restype = ctypes.c_int64
+    if name == "cuda":
+        handle.s3d_cuda_error.restype = ctypes.c_char_p
+    else:
+        handle.s3d_cpu_variant.restype = ctypes.c_char_p
+    return library
+
+
+def build_command(name: str) -> str:
+    """Return the command that builds the library of kernels called ``name``."""
+    if (CHECKOUT / "cuda_ext").is_dir():
+        return f"run `make kernels{' CUDA=1' if name == 'cuda' else ''}` in {CHECKOUT.name}/"
+    forced = "S3DNERF_BUILD_CUDA=1 " if name == "cuda" else ""
+    return f"run `{forced}pip install --force-reinstall --no-deps s3dnerf` with a compiler at hand"
+
+
+def inspect_backends() -> list[Finding]:
+    """Return what is there and what is missing, in the order of :data:`BACKENDS`."""
+    return [inspect_backend(name) for name in BACKENDS]
+
+
+@cache
+def inspect_backend(name: str) -> Finding:
+    """Return whether one backend can be used on this machine, and what stands in its way."""
+    inspect: dict[str, Callable[[], Finding]] = {
+        "tinycudann": _inspect_tinycudann,
+        "cuda": _inspect_cuda,
+        "cpu": _inspect_cpu,
+        "pytorch": lambda: Finding("pytorch", True, torch.__version__),
+    }
+    return inspect[name]()
+
+
+def _inspect_tinycudann() -> Finding:
+    cure = "pip install git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"
+    if not torch.cuda.is_available():
+        return Finding("tinycudann", False, "PyTorch sees no CUDA device")
+    if importlib.util.find_spec("tinycudann") is None:
+        return Finding("tinycudann", False, "is not installed", cure)
+    try:
+        importlib.import_module("tinycudann")
+    except (ImportError, OSError) as error:
+        return Finding("tinycudann", False, f"cannot be imported ({error})", cure)
+    return Finding("tinycudann", True, "installed; serves the hash grid")
+
+
+def _inspect_cuda() -> Finding:
+    try:
+        load_library("cuda")
+    except UserError as error:
+        return Finding("cuda", False, error.reason, error.cure)
+    if not torch.cuda.is_available():
+        return Finding("cuda", False, "the library is there, but PyTorch sees no CUDA device")
+    return Finding("cuda", True, torch.cuda.get_device_name())
+
+
+def _inspect_cpu() -> Finding:
+    try:
+        library = load_library("cpu")
+    except UserError as error:
+        return Finding("cpu", False, error.reason, error.cure)
+    return Finding("cpu", True, f"{library.handle.s3d_cpu_variant().decode()}, {torch.get_num_threads()} threads")
+
+
+@cache
+def _choose(operator: str, device: str, wanted: str) -> str:
+    if wanted not in ("auto", *BACKENDS):
+        raise UserError(f"{VARIABLE}={wanted}", "is not known", f"use one of: auto, {', '.join(BACKENDS)}")
+    able = {"cuda": ["cuda", "pytorch"], "cpu": ["cpu", "pytorch"]}.get(device, ["pytorch"])
+    if operator == "hash_grid" and device == "cuda":
+        able = ["tinycudann", *able]
+    if wanted == "tinycudann" and operator != "hash_grid":
+        wanted = "auto"
+    if wanted != "auto":
+        return _force(wanted, able, device)
+    for name in able:
+        finding = inspect_backend(name)
+        if finding.present:
+            log.info("%s on %s: %s (%s)", operator, device, name, finding.detail)
+            return name
+        # Without tinycudann our own kernels are as good; without those everything is many times slower.
+        if name != "tinycudann":
+            log.warning(
+                "%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.cure
+            )
+    raise AssertionError("PyTorch is always there")
+
+
+def _force(wanted: str, able: list[str], device: str) -> str:
+    if wanted not in able:
+        reason = f"does not serve tensors on the device {device}"
+        raise UserError(f"{VARIABLE}={wanted}", reason, f"use one of: auto, {', '.join(able)}")
+    finding = inspect_backend(wanted)
+    if not finding.present:
+        raise UserError(f"{VARIABLE}={wanted}", finding.detail, finding.cure or f"unset {VARIABLE}")
+    return wanted

@@ -1,0 +1,188 @@
+"""The fused path of every backend against float64, and against the lines of S3DNeRF.render that it replaces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from s3dnerf.encoding.reference import sample_triplane
+from s3dnerf.models.appearance_encoder import AppearanceEncoderConfig
+from s3dnerf.models.audio_encoder import AudioEncoderConfig
+from s3dnerf.models.deformation_field import DeformationConfig, LatticeConfig
+from s3dnerf.models.radiance_field import RadianceFieldConfig
+from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF
+from s3dnerf.rendering import operators
+from s3dnerf.rendering.compositing import composite_reference
+from s3dnerf.rendering.field import DeformedField, read_lattice, see_field, see_field_reference
+from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
+from s3dnerf.rendering.sampling import place_samples
+
+from .conftest import relative_error
+
+# Channels a plane, hidden, features, ambient, octaves, scales, samples, rays.
+SIZES = [
+    (12, 64, 16, 4, 3, 3, 8, 101),
+    (5, 20, 3, 0, 1, 1, 3, 1),
+    (32, 96, 32, 6, 4, 3, 5, 49),
+    (17, 33, 0, 1, 0, 2, 4, 48),
+]
+
+
+def make_field(make, channels, hidden, features, ambient, octaves, scales) -> DeformedField:
+    inputs = scales * channels + ambient + 3 + 3 * (1 + 2 * octaves)
+    widths = [(inputs, hidden), (hidden, hidden), (hidden, 4 + features)]
+    return DeformedField(
+        lattice=0.1 * make(2, 5 * 6 * 3, 3 + ambient),
+        lattice_size=(5, 6, 3),
+        lattice_center=(0.0, -0.38, 0.45),
+        lattice_focus=(0.3, 0.3, 1.0),
+        lattice_extent=(2.2, 2.3, 0.9),
+        planes=[make(2, 3, channels, 4 * 2**s, 5 * 2**s) for s in range(scales)],
+        camera=Camera(torch.linalg.qr(make(2, 3, 3)).Q, make.uniform(2, low=0.5, high=1.5), 0.1 * make(2, 2)),
+        layers=[(make(out, into) * into**-0.5, 0.3 * make(out)) for into, out in widths],
+        frequencies=octaves,
+    )
+
+
+def widen(field: DeformedField) -> DeformedField:
+    """The field in float64."""
+    camera = field.camera
+    return replace(
+        field,
+        lattice=field.lattice.double(),
+        planes=[scale.double() for scale in field.planes],
+        camera=Camera(camera.rotation.double(), camera.scale.double(), camera.center.double()),
+        layers=[(weight.double(), bias.double()) for weight, bias in field.layers],
+    )
+
+
+def run(library, field, positions, lengths, stop=0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The fused path on a given library."""
+    return operators.march(
+        library,
+        positions,
+        lengths,
+        field.lattice,
+        field.lattice_size,
+        (*field.lattice_center, *field.lattice_focus, *field.lattice_extent),
+        [scale.permute(0, 1, 3, 4, 2) for scale in field.planes],
+        (field.camera.rotation, field.camera.scale, field.camera.center),
+        [part for layer in field.layers for part in layer],
+        field.frequencies,
+        stop,
+    )
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("stop", [0.0, 1e-2])
+def test_agrees_with_float64(library, make, device, sizes, stop) -> None:
+    *widths, samples, rays = sizes
+    field = make_field(make, *widths)
+    positions = make.uniform(2, rays, samples, 3, low=-1.2, high=1.2)
+    lengths = make.uniform(2, rays, samples, low=0.0, high=1.0)
+    truth = see_field_reference(widen(field), positions.double(), lengths.double(), stop)
+    values, alpha = run(library, field, positions, lengths, stop)
+    assert relative_error(values, truth.values) < 1e-5
+    assert relative_error(alpha, truth.alpha) < 1e-5
+
+
+def test_bfloat16_planes_shared_by_the_batch(library, make, device) -> None:
+    field = make_field(make, *SIZES[0][:6])
+    planes = [scale[:1].bfloat16() for scale in field.planes]
+    positions, lengths = make.uniform(2, 60, 4, 3, low=-1.0), make.uniform(2, 60, 4)
+    truth = see_field_reference(widen(replace(field, planes=planes)), positions.double(), lengths.double())
+    values, _ = run(library, replace(field, planes=planes), positions, lengths)
+    assert relative_error(values, truth.values) < 1e-5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_bad_positions_spoil_only_their_own_ray(library, make, device, bad) -> None:
+    field = make_field(make, *SIZES[1][:6])
+    positions, lengths = make.uniform(2, 60, 3, 3, low=-1.0), make.uniform(2, 60, 3)
+    whole, _ = run(library, field, positions, lengths)
+    positions[1, 7, 1, 0] = bad
+    result, _ = run(library, field, positions, lengths)
+    others = torch.ones(2, 60, dtype=torch.bool, device=device)
+    others[1, 7] = False
+    assert torch.equal(result[others], whole[others])
+    assert result[1, 7].isnan().any() or bad == bad
+
+
+def make_model() -> S3DNeRF:
+    """A small model whose every parameter says something."""
+    config = ModelConfig(
+        ray_size=16,
+        samples=6,
+        appearance=AppearanceEncoderConfig((8, 8, 8, 8), 6),
+        audio=AudioEncoderConfig(width=16),
+        deformation=DeformationConfig(16, 8, hidden=16, lattice=LatticeConfig((12, 12, 4))),
+        radiance=RadianceFieldConfig(24, 5),
+    )
+    model = S3DNeRF(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_gives_what_the_model_renders_line_by_line(cpu) -> None:
+    torch.manual_seed(0)
+    model = make_model()
+    angle = torch.tensor(0.2)
+    turn = torch.tensor([[angle.cos(), 0, angle.sin()], [0, 1, 0], [-angle.sin(), 0, angle.cos()]])
+    camera = Camera(turn.expand(2, 3, 3), torch.tensor([0.8, 0.7]), torch.tensor([[0.0, 0.1], [0.1, 0.0]]))
+    planes = [torch.randn(2, 3, 6, size, size) for size in (4, 8, 16)]
+    field = model.deformation_field
+    with torch.inference_mode():
+        rays = cast_rays(make_pixel_grid(16, 16).flatten(0, 1), camera)
+        samples = place_samples(rays, model.config.surface, 6)
+        lattice = 0.1 * torch.randn(2, len(field.lattice.points), 3 + model.config.deformation.ambient)
+
+        positions = samples.positions.flatten(1, 2)
+        deformation = field.lattice.read(lattice, positions)
+        offsets, ambient = deformation[..., :3], deformation[..., 3:]
+        source = project_points(positions + offsets, camera)
+        appearance = torch.cat([sample_triplane(scale, source) for scale in planes], dim=-1)
+        radiance = model.radiance_field(appearance, ambient, positions, offsets)
+        values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
+        density = radiance.density.unflatten(1, (-1, 6))
+        truth = composite_reference(density, values.unflatten(1, (-1, 6)), samples.lengths)
+
+        fused = DeformedField(
+            lattice=lattice,
+            lattice_size=field.lattice.size,
+            lattice_center=tuple(field.lattice.center.tolist()),
+            lattice_focus=tuple(field.lattice.focus.tolist()),
+            lattice_extent=tuple(field.lattice.extent.tolist()),
+            planes=planes,
+            camera=camera,
+            layers=[(layer.weight, layer.bias) for layer in model.radiance_field.network[::2]],
+            frequencies=model.radiance_field.frequencies,
+        )
+        seen = see_field(fused, samples.positions, samples.lengths)
+    torch.testing.assert_close(seen.values, truth.values, atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(seen.alpha, truth.alpha, atol=1e-4, rtol=0.0)
+
+
+def test_lattice_is_read_as_the_model_reads_it() -> None:
+    torch.manual_seed(0)
+    lattice = make_model().deformation_field.lattice
+    values, points = torch.randn(2, len(lattice.points), 7), 2.0 * torch.randn(2, 50, 3)
+    shape = [tuple(part.tolist()) for part in (lattice.center, lattice.focus, lattice.extent)]
+    field = DeformedField(values, lattice.size, *shape, planes=[], camera=None, layers=[], frequencies=0)
+    torch.testing.assert_close(read_lattice(field, points), lattice.read(values, points))
+
+
+def test_where_gradients_are_wanted_it_is_differentiable(cpu) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    make.uniform = lambda *shape, low, high: low + (high - low) * torch.rand(shape, generator=generator)
+    field = make_field(make, *SIZES[1][:6])
+    field.lattice.requires_grad_()
+    seen = see_field(field, torch.rand(2, 9, 3, 3), torch.rand(2, 9, 3))
+    (gradient,) = torch.autograd.grad(seen.values.sum(), field.lattice)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
