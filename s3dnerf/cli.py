@@ -26,9 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         options, settings = build_parser().parse_known_args(words)
         if settings and options.command != "train":
-            raise UserError(
-                f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them."
-            )
+            raise UserError(f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them.")
         options.settings = settings
         options.run(options)
     except UserError as error:
@@ -57,9 +55,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the parsed options carry the function to call as `run`."""
-    parser = OneLineParser(
-        prog="s3dnerf", description="A portrait and a speech recording become a talking video."
-    )
+    parser = OneLineParser(prog="s3dnerf", description="A portrait and a speech recording become a talking video.")
     parser.add_argument("--version", action="version", version=f"s3dnerf {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_prepare(commands)
@@ -100,9 +96,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
         "A second run does only what is missing; what failed is listed in OUT/report.json.",
     )
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder with the videos")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the prepared clips"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the prepared clips")
     parser.add_argument(
         "--manifest", type=Path, metavar="CSV", help="table with id, person, split and sync of each clip"
     )
@@ -122,9 +116,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     )
     for failure in report.failed:
         print(f"{failure.video}: {failure.reason}", file=sys.stderr)
-    counts = (
-        f"{len(report.prepared)} prepared, {len(report.present)} already there, {len(report.failed)} failed"
-    )
+    counts = f"{len(report.prepared)} prepared, {len(report.present)} already there, {len(report.failed)} failed"
     print(f"{counts}; see {options.out / 'report.json'}")
 
 
@@ -137,18 +129,12 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all.",
         add_help=False,
     )
-    parser.add_argument(
-        "--config", default="base.yaml", metavar="NAME", help="settings: a path, or a name in configs/"
-    )
+    parser.add_argument("--config", default="base.yaml", metavar="NAME", help="settings: a path, or a name in configs/")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in the folder of the run"
-    )
-    parser.add_argument(
-        "-h", "--help", action="store_true", help="show this help with all settings and leave"
-    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder of the run")
+    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and leave")
     parser.set_defaults(parser=parser)
 
 
@@ -168,32 +154,27 @@ def run_train(options: argparse.Namespace) -> None:
 def add_render(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "render", run_render, "Let a portrait say a speech recording")
     parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the portrait")
-    parser.add_argument(
-        "--audio", type=Path, required=True, metavar="FILE", help="the speech: any sound or video file"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the video (default: outputs/<image>_<audio>.mp4)"
-    )
+    parser.add_argument("--audio", type=Path, required=True, metavar="FILE", help="the speech: any sound or video file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the video (default: outputs/<image>_<audio>.mp4)")
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the face crop in pixels")
+    parser.add_argument("--size", type=int, metavar="N", help="side of the frames in pixels (default: the model's own)")
     parser.add_argument(
-        "--pose", default="idle", help="head motion: static, idle, or a video to take it from"
+        "--framing",
+        choices=("crop", "picture"),
+        default="crop",
+        help="the square around the head, or the whole picture with the head put back into it",
     )
-    parser.add_argument(
-        "--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never"
-    )
+    parser.add_argument("--pose", default="idle", help="head motion: static, idle, or a video to take it from")
+    parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never")
     parser.add_argument(
         "--background",
-        type=lambda word: "color" if word == "colour" else word,
-        choices=("keep", "color"),
         default="keep",
-        help="what stands behind the head",
+        metavar="COLOR",
+        help="keep the picture's own, or a color that replaces it, such as green or #00ff00",
     )
-    parser.add_argument(
-        "--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)"
-    )
+    parser.add_argument("--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)")
     parser.add_argument("--seed", type=int, default=0, help="seed of idle motion and blinks")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
@@ -210,6 +191,7 @@ def run_render(options: argparse.Namespace) -> None:
         pose=options.pose,
         blink=options.blink,
         background=options.background,
+        framing=options.framing,
         seed=options.seed,
         device=options.device,
         face=options.face,

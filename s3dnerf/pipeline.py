@@ -1,18 +1,17 @@
 """Portrait + speech -> talking head. The main job on one page.
 
-    pipeline = TalkingHeadPipeline.from_pretrained()
-    video = pipeline("portrait.png", "speech.wav")
-    for frame in video: ...            # uint8 [S, S, 3], one at a time
-    video.save("talking.mp4")
+pipeline = TalkingHeadPipeline.from_pretrained()
+video = pipeline("portrait.png", "speech.wav")
+for frame in video: ...            # uint8 [S, S, 3], one at a time
+video.save("talking.mp4")
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -21,17 +20,17 @@ import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError
 from PIL import ImageColor
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from s3dnerf.data.prepare import POSE_SIGMA, track_video
 from s3dnerf.errors import UserError
-from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose, to_head
-from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, paste_crop
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.camera import HeadPose, fit_head_pose, smooth_head_pose
+from s3dnerf.face.crop import choose_crop, crop_pose, paste_crop
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import segment_person
 from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
-from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.face.regions import measure_eye_openness
+from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.media.audio import (
     check_speech,
     count_frames,
@@ -40,34 +39,15 @@ from s3dnerf.media.audio import (
     stream_speech,
     stream_speech_windows,
 )
-from s3dnerf.media.image import read_image, resize_image
+from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, warp
 from s3dnerf.models.super_resolution import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-MIN_FACE_PIXELS = 48
-"""Smallest face, outer eye corner to outer eye corner times 2.7, that is accepted."""
-MAX_TURN_DEGREES = 55.0
-"""Largest turn of the head away from the viewer that is accepted."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Face:
-    """A face found in a picture, cropped for the model."""
-
-    crop: CropBox
-    image: np.ndarray
-    """``uint8 [S, S, 3]``."""
-    landmarks: np.ndarray
-    """``[P, 3]`` head space."""
-    pose: HeadPose
-    """One pose, crop-normalized."""
-    eyes: np.ndarray
-    """``[2]`` openness."""
+MIN_SIZE = 16
+"""Smallest side of the frames in pixels."""
 
 
 class PhaseTimer:
@@ -93,13 +73,14 @@ class TalkingVideo:
     """Frames to come: iterating renders them, every time anew."""
 
     frames: int
-    size: int
+    size: tuple[int, int]
+    """Width and height."""
     audio: Path
     timer: PhaseTimer
     start: Callable[[], Iterator[np.ndarray]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [size, size, 3]`` one by one, 25 a second."""
+        """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
         return self.start()
 
     def __len__(self) -> int:
@@ -108,7 +89,7 @@ class TalkingVideo:
     def save(self, path: str | Path, progress: bool = False) -> Path:
         """Render into an mp4 with the speech as its sound; the file appears when it is complete."""
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        with VideoWriter(path, (self.size, self.size), audio=self.audio) as writer, bar:
+        with VideoWriter(path, self.size, audio=self.audio) as writer, bar:
             for frame in self:
                 with self.timer("writing"):
                     writer.write(frame)
@@ -125,9 +106,7 @@ class TalkingHeadPipeline:
         self.batch = batch
 
     @classmethod
-    def from_pretrained(
-        cls, checkpoint: str | Path | None = None, device: str = "auto"
-    ) -> TalkingHeadPipeline:
+    def from_pretrained(cls, checkpoint: str | Path | None = None, device: str = "auto") -> TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
         Raises:
@@ -136,12 +115,15 @@ class TalkingHeadPipeline:
         folder = Path(checkpoint or SHIPPED_WEIGHTS)
         if (folder / "model").is_dir():
             folder = folder / "model"
-        source = str(folder) if folder.is_dir() else str(checkpoint)
+        source = str(checkpoint) if checkpoint and not folder.is_dir() else str(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return cls(S3DNeRF.from_pretrained(source), device)
-        except (OSError, HFValidationError, RuntimeError, ValueError, TypeError) as error:
+            # The mixin announces on the standard output where it loads from; a library keeps quiet.
+            with redirect_stdout(None):
+                model = S3DNeRF.from_pretrained(source, strict=True)
+            return cls(model, device)
+        except (OSError, HFValidationError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
             cure = "name a folder with config.json and model.safetensors, or a hub id"
             raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error
 
@@ -153,6 +135,7 @@ class TalkingHeadPipeline:
         pose: str | Path = "idle",
         blink: str = "auto",
         background: str = "keep",
+        framing: str = "crop",
         size: int | None = None,
         face: int | None = None,
         seed: int = 0,
@@ -165,13 +148,18 @@ class TalkingHeadPipeline:
             pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
             blink: "auto" or "off".
             background: "keep", or a color such as "green" or "#00ff00" that replaces it.
-            size: side of the frames in pixels; default is the model's own.
+            framing: "crop" gives the square around the head, "picture" puts it back into the whole picture.
+            size: side of that square in pixels; default is the model's own. The whole picture keeps its size.
             face: which face of several, 1 being the largest.
             seed: of idle motion and blinks.
 
         Raises:
             UserError: no usable face, no usable speech, or an unknown option.
         """
+        require_choice("--blink", blink, ("auto", "off"))
+        require_choice("--framing", framing, ("crop", "picture"))
+        if size is not None and size < MIN_SIZE:
+            raise UserError(f"--size {size}", "is too small", f"use {MIN_SIZE} pixels or more")
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -184,8 +172,9 @@ class TalkingHeadPipeline:
         with timer("encoding identity"), torch.inference_mode(), self.autocast():
             identity = self.model.encode_identity(make_portrait(found, self.device))
 
-        frames = count_frames(level.samples)
         size = size or self.model.config.image_size
+        height, width = found.picture.shape[:2]
+        shape = (width, height) if framing == "picture" else (size, size)
 
         def start() -> Iterator[np.ndarray]:
             window = self.model.config.audio.window
@@ -194,11 +183,12 @@ class TalkingHeadPipeline:
             eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             rendered = self.render_frames(identity, windows, poses(), eyes, timer, matte, color)
             for frame in rendered:
-                yield frame if len(frame) == size else resize_image(frame, size)
+                if framing == "picture":
+                    yield paste_crop(found.picture, frame, found.crop)
+                else:
+                    yield frame if len(frame) == size else resize_image(frame, size)
 
-        if blink not in ("auto", "off"):
-            raise UserError(f"--blink {blink}", "is not known", "use auto or off")
-        return TalkingVideo(frames, size, Path(audio), timer, start)
+        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, start)
 
     def reenact(
         self,
@@ -319,6 +309,7 @@ def render(
     pose: str = "idle",
     blink: str = "auto",
     background: str = "keep",
+    framing: str = "crop",
     seed: int = 0,
     device: str = "auto",
     face: int | None = None,
@@ -328,7 +319,15 @@ def render(
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
     loading = time.perf_counter() - begin
     video = pipeline(
-        image, audio, pose=pose, blink=blink, background=background, size=size, face=face, seed=seed
+        image,
+        audio,
+        pose=pose,
+        blink=blink,
+        background=background,
+        framing=framing,
+        size=size,
+        face=face,
+        seed=seed,
     )
     video.save(out, progress=True)
     total = time.perf_counter() - begin
@@ -337,46 +336,6 @@ def render(
         f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s"
     )
     return Path(out)
-
-
-def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
-    """Find a face in a picture and crop it for a model of frames ``size`` pixels wide.
-
-    Raises:
-        UserError: no face, no face of that number, a tiny face, or a side view.
-    """
-    image = read_image(path)
-    faces = detect_faces(image)
-    if not faces:
-        raise UserError(path, "shows no face", "use a picture of one person's face, seen from the front")
-    if number is not None and not 1 <= number <= len(faces):
-        raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another --face")
-    if number is None and len(faces) > 1:
-        log.warning("%s shows %d faces; the largest is taken (--face N chooses)", path, len(faces))
-    points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
-    pose = fit_head_pose(points)
-    check_face(path, pose)
-    return crop_face(image, points, choose_crop(pose, image.shape[:2]), size)
-
-
-def check_face(path: str | Path, pose: HeadPose) -> None:
-    """Refuse faces that are too small or turned too far."""
-    width = 2.0 * float(pose.scale[0])
-    if width < MIN_FACE_PIXELS:
-        reason = f"the face is only about {width:.0f} pixels wide"
-        raise UserError(path, reason, f"use a picture in which it has at least {MIN_FACE_PIXELS}")
-    turn = float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
-    if turn > MAX_TURN_DEGREES:
-        reason = f"the face is turned away by {turn:.0f} degrees"
-        raise UserError(path, reason, f"use a picture from the front (up to {MAX_TURN_DEGREES:.0f} degrees)")
-
-
-def crop_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:
-    """Cut a face with landmarks ``points [1, 478, 3]`` (pixels) out of ``image``."""
-    landmarks = crop_landmarks(points, box)
-    pose = fit_head_pose(landmarks)
-    in_head = to_head(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
-    return Face(box, apply_crop(image, box, size), in_head, pose, measure_eye_openness(landmarks)[0])
 
 
 def make_portrait(face: Face, device: torch.device) -> Portrait:
@@ -396,6 +355,12 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     """Join tracks of poses into one."""
     names = ("rotation", "scale", "center")
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse an option that is none of ``choices``."""
+    if value not in choices:
+        raise UserError(f"{name} {value}", "is not known", f"use {' or '.join(choices)}")
 
 
 def parse_color(background: str) -> np.ndarray | None:

@@ -76,9 +76,7 @@ def test_wrong_settings_of_train_are_refused_with_the_nearest_name(
 
 
 def test_missing_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = complain(
-        capsys, "render", "--image", str(tmp_path / "no.png"), "--audio", str(tmp_path / "no.wav")
-    )
+    line = complain(capsys, "render", "--image", str(tmp_path / "no.png"), "--audio", str(tmp_path / "no.wav"))
     assert "no.png" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +116,5 @@ def test_each_tool_is_its_command(command: str) -> None:
 
 
 def test_python_dash_m_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "s3dnerf", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "s3dnerf", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"s3dnerf {__version__}\n"

@@ -120,9 +120,7 @@ def test_dashes_and_underscores_are_the_same_in_overrides() -> None:
     assert parse_overrides(["--train.batch-size", "4"]) == {"train": {"batch_size": "4"}}
 
 
-@pytest.mark.parametrize(
-    "words", [["4"], ["--"], ["--model.width", "[1, 2"], ["--seed", "1", "--seed.x", "2"]]
-)
+@pytest.mark.parametrize("words", [["4"], ["--"], ["--model.width", "[1, 2"], ["--seed", "1", "--seed.x", "2"]])
 def test_broken_overrides_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError):
         parse_overrides(words)

@@ -1,18 +1,33 @@
-"""Write outputs/demo.mp4: a public-domain portrait from scikit-image says the shipped sentence."""
+"""Write outputs/demo.mp4, in which a public-domain portrait from scikit-image says the shipped sentences, and
+outputs/demo.jpg, eight moments of it beside the portrait."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
 from skimage.data import astronaut
 
 import s3dnerf
 from s3dnerf.cli import main
 from s3dnerf.media.image import write_image
+from s3dnerf.media.video import stream_frames
 
-PORTRAIT = Path("outputs/astronaut.png")
+PORTRAIT, VIDEO, SHEET = (Path("outputs") / name for name in ("astronaut.png", "demo.mp4", "demo.jpg"))
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
+
+
+def draw_sheet(video: Path, columns: int = 4, rows: int = 2) -> np.ndarray:
+    """Return evenly spaced frames of a video, row by row."""
+    frames = list(stream_frames(video))
+    moments = np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)
+    shown = np.stack([frames[moment] for moment in moments]).reshape(rows, columns, *frames[0].shape)
+    return np.concatenate(np.concatenate(shown, axis=1), axis=1)
+
 
 if __name__ == "__main__":
     write_image(PORTRAIT, astronaut())
-    words = ["render", "--image", str(PORTRAIT), "--audio", str(SPEECH), "--out", "outputs/demo.mp4"]
-    sys.exit(main([*words, *sys.argv[1:]]))
+    words = ["render", "--image", str(PORTRAIT), "--audio", str(SPEECH), "--out", str(VIDEO)]
+    code = main([*words, *sys.argv[1:]])
+    if code == 0:
+        write_image(SHEET, draw_sheet(VIDEO))
+    sys.exit(code)

@@ -111,12 +111,10 @@ def load_clip(folder: str | Path) -> Clip:
         if not (folder / name).is_file():
             raise UserError(folder, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
     try:
-        with np.load(folder / TRACK_FILE, allow_pickle=False) as stored:
+        with (folder / TRACK_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             track = _unpack_track(stored, info["frames"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            folder, f"is a damaged clip: {TRACK_FILE} cannot be read ({error})", PREPARE_AGAIN
-        ) from None
+        raise UserError(folder, f"is a damaged clip: {TRACK_FILE} cannot be read ({error})", PREPARE_AGAIN) from None
     names = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
     fields = {name: info[name] for name in names}
     frame_size = tuple(info["frame_size"])
@@ -176,9 +174,7 @@ def _write_video(path: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
 def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
     return {
         "landmarks": encode_landmarks(clip.landmarks),
-        "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64))
-        .as_rotvec()
-        .astype(np.float32),
+        "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64)).as_rotvec().astype(np.float32),
         "scale": clip.pose.scale.astype(np.float32),
         "center": clip.pose.center.astype(np.float32),
         "eye_openness": clip.eye_openness.astype(np.float16),
@@ -227,9 +223,7 @@ def _read_info(folder: Path) -> dict:
     except FileNotFoundError:
         raise UserError(folder, "is not a prepared clip", "Make clips with tools/prepare.py.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            folder, f"is a damaged clip: {INFO_FILE} cannot be read ({error})", PREPARE_AGAIN
-        ) from None
+        raise UserError(folder, f"is a damaged clip: {INFO_FILE} cannot be read ({error})", PREPARE_AGAIN) from None
     if version != FORMAT_VERSION:
         reason = f"was prepared in format {version}; this version reads format {FORMAT_VERSION}"
         raise UserError(folder, reason, PREPARE_AGAIN)

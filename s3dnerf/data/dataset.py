@@ -36,10 +36,8 @@ class DataConfig:
     """Clips of this split are trained on."""
     val_split: str = "val"
     """Clips of this split (other people) are only validated on."""
-    portraits: int = 3
-    """Portraits in a batch of images."""
     frames: int = 2
-    """Frames of the same clip rendered from each portrait."""
+    """Frames of the same clip rendered from each portrait of a batch."""
     sequences: int = 4
     """Stretches of speech in a batch."""
     sequence_frames: int = 24
@@ -78,9 +76,9 @@ class Batch:
     """One training step."""
 
     portraits: Portrait
-    """``portraits`` items."""
+    """``batch_size / frames`` items."""
     frames: Frames
-    """``portraits * frames`` items, those of a portrait in a row."""
+    """``batch_size`` items, those of a portrait in a row."""
     speakers: Portrait
     """``sequences`` items."""
     sequences: Frames
@@ -100,15 +98,28 @@ class Track:
     speech: np.ndarray | None
     frames: np.ndarray
     """Numbers of the frames in which the face was found."""
+    chances: np.ndarray
+    """How likely each of these is drawn for a picture: blinks are rare, so they are drawn more often."""
 
 
 class TalkingFaceDataset(Dataset):
     """Batches by step number."""
 
     def __init__(
-        self, config: DataConfig, split: str, image_size: int, window: int, seed: int, augment: bool
+        self,
+        config: DataConfig,
+        split: str,
+        image_size: int,
+        window: int,
+        batch_size: int,
+        seed: int,
+        augment: bool,
     ) -> None:
+        if batch_size % config.frames:
+            cure = f"make train.batch_size a multiple of data.frames ({config.frames})"
+            raise UserError("train.batch_size", f"{batch_size} frames cannot share portraits evenly", cure)
         self.config, self.image_size, self.window = config, image_size, window
+        self.portraits = batch_size // config.frames
         self.seed, self.augment = seed, augment
         folders = list_clips(config.root, split)
         if not folders:
@@ -131,9 +142,10 @@ class TalkingFaceDataset(Dataset):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         portraits, frames = [], []
-        for _ in range(self.config.portraits):
+        for _ in range(self.portraits):
             track = self.draw_track(self.people, rng)
-            chosen = rng.choice(track.frames, 1 + self.config.frames, replace=len(track.frames) <= self.config.frames)
+            portrait = rng.choice(track.frames, 1)
+            chosen = np.concatenate([portrait, rng.choice(track.frames, self.config.frames, p=track.chances)])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
             portraits.append(view.take([0]))
             frames.append(view.take(range(1, len(chosen))))
@@ -158,7 +170,7 @@ class TalkingFaceDataset(Dataset):
         return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
 
     def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
-        """Draw a portrait and a stretch of the same clip; with augmentation the stretch is slowed or sped up a little."""
+        """Draw a portrait and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
         track = self.draw_track(self.speakers, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0
@@ -247,13 +259,16 @@ def read_track(folder: Path) -> Track:
     if clip.has_speech:
         speech = clip.read_speech()
         speech = speech * speech_gain(measure_level([speech]))
-    return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames)
+    eyes = clip.eye_openness[frames].mean(axis=1)
+    chances = np.where(eyes < 0.6 * np.median(eyes), 4.0, 1.0)
+    return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames, chances / chances.sum())
 
 
 def can_teach_speech(track: Track, frames: int) -> bool:
     """Tell whether sound and picture of a clip are known to be in step and the face is found throughout."""
     long_enough = track.clip.frames > 1.1 * frames
-    return track.speech is not None and track.clip.sync in ("ok", "corrected") and long_enough
+    in_step = track.speech is not None and track.clip.sync in ("ok", "corrected")
+    return in_step and long_enough and bool(track.clip.valid.all())
 
 
 def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:

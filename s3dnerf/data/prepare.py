@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
-import re
 import signal
-import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -20,43 +17,30 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, Clip, save_clip
+from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose
-from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.landmarks import FaceTracker, load_mediapipe, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_speech
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.video import probe_video, stream_frames
 
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
-POSE_SIGMA = 0.8
+POSE_SIGMA = 1.0
 """Smoothing of the head pose in frames. Tracking the mirrored video gives a second track with noise of its own:
-the smoothed pose of one is nearest to the raw pose of the other at 0.6 (pitch, height) to 1.0 frames (yaw,
-scale). Landmarks gain only 1 % at 0.45 frames and lips lose from 0.5 on, so they are stored as tracked."""
+the smoothed pose of one is nearest to the raw pose of the other at 0.5 to 0.6 (pitch, roll) and 0.8 to 1.0 frames
+(yaw, scale), and 1.0 is within 4 % of the best for all of them. Landmarks gain 1 % at 0.45 frames and lip
+openings lose from 0.5 on, so these are stored as tracked."""
 LONGEST_GAP = 5
 """Frames without a face that are interpolated; longer gaps are marked as not valid."""
 LEAST_VALID = 0.5
 """Share of the frames that must show a face."""
 LEAST_SIDE = 64
 """Pixels of the source that the crop must have, at least."""
-VAL_SHARE = 0.05
-"""Share of the people who become the val split when no manifest says who does."""
+DIED = "the process that prepared it ended abruptly (out of memory?)"
 REPORT_FILE = "report.json"
-
-
-@dataclass(frozen=True)
-class VideoEntry:
-    """A video to prepare: where it is and what is known about it."""
-
-    id: str
-    path: Path
-    person: str
-    split: str = "train"
-    sync: str = "unclear"
-    silent: bool = False
-    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,13 +74,14 @@ def prepare_videos(
 
     Clips that are there are left alone, and so are videos that failed before and have not changed. Every
     failure is listed with its reason in OUT/report.json and does not stop the others. size is the side of
-    the prepared video in pixels. Raises UserError when there is no video or the manifest cannot be read.
+    the prepared video in pixels. Raises UserError when there is no video, the manifest cannot be read, the
+    face tracker is missing or `out` cannot be written.
     """
     out = Path(out)
     entries = find_videos(Path(videos), None if manifest is None else Path(manifest))
     out.mkdir(parents=True, exist_ok=True)
     report = PrepareReport()
-    known = {failure.id: failure for failure in _read_failures(out)}
+    known = {failure.id: failure for failure in _read_failures(out) if failure.reason != DIED}
     todo = []
     for entry in entries:
         if (out / entry.id / INFO_FILE).is_file():
@@ -105,97 +90,22 @@ def prepare_videos(
             report.failed.append(known[entry.id])
         else:
             todo.append(entry)
-    for entry, reason in tqdm(_run(todo, out, size, workers), total=len(todo), desc="prepare", unit="clip"):
-        if reason is None:
-            report.prepared.append(entry.id)
-        else:
-            report.failed.append(_describe_failure(entry, reason))
-            _write_report(out, report)
+    if todo:
+        load_mediapipe()  # when it is missing, that is not the videos' fault
+    try:
+        for entry, reason in tqdm(_run(todo, out, size, workers), total=len(todo), desc="prepare", unit="clip"):
+            if reason is None:
+                report.prepared.append(entry.id)
+            else:
+                report.failed.append(_describe_failure(entry, reason))
+                _write_report(out, report)
+    except OSError as error:
+        raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error
     _write_report(out, report)
     return report
 
 
-def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
-    """List the videos under a folder, sorted by clip id.
-
-    With a manifest (CSV with the columns id, kind, file, identity, split, sync and notes) the rows of kind
-    clip and silent_clip whose file is under the folder are taken, matched by file name. Without one, three
-    layouts are understood: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like id00012; clip id
-    person__video__clip), a flat folder (the person is the file name up to a last underscore followed by
-    digits), and other trees (clip id: the path joined with "__"; the person likewise).
-    Raises UserError when nothing is found or two videos would get the same id.
-    """
-    if not videos.is_dir():
-        raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
-    paths = sorted(
-        path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    )
-    entries = _match_manifest(paths, manifest) if manifest else _name_videos(paths, videos)
-    if not entries:
-        cure = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
-        raise UserError(videos, "holds no video to prepare", cure)
-    entries.sort(key=lambda entry: entry.id)
-    for one, other in zip(entries, entries[1:], strict=False):
-        if one.id == other.id:
-            raise UserError(
-                other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them."
-            )
-    return entries
-
-
-def _match_manifest(paths: list[Path], manifest: Path) -> list[VideoEntry]:
-    try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["kind"] in ("clip", "silent_clip")]
-            by_name = {Path(row["file"]).name: row for row in rows}
-            return [
-                VideoEntry(
-                    id=row["id"],
-                    path=path,
-                    person=row["identity"],
-                    split=row["split"],
-                    sync=row["sync"] or "unclear",
-                    silent=row["kind"] == "silent_clip",
-                    notes=row["notes"],
-                )
-                for path in paths
-                if (row := by_name.get(path.name))
-            ]
-    except OSError as error:
-        raise UserError(
-            manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest."
-        ) from None
-    except (KeyError, UnicodeDecodeError) as error:
-        cure = "It needs the columns id, kind, file, identity, split, sync, notes."
-        raise UserError(manifest, f"is not a manifest ({error})", cure) from None
-
-
-def _name_videos(paths: list[Path], root: Path) -> list[VideoEntry]:
-    named = []
-    for path in paths:
-        parts = path.relative_to(root).with_suffix("").parts
-        if len(path.parts) >= 3 and re.fullmatch(r"id\d+", path.parts[-3]):
-            parts = (*path.parts[-3:-1], path.stem)
-            person = parts[0]
-        else:
-            person = re.sub(r"_\d+$", "", "__".join(parts))
-        named.append(("__".join(parts), path, person))
-    val = _choose_val_people({person for _, _, person in named})
-    return [
-        VideoEntry(id=id, path=path, person=person, split="val" if person in val else "train")
-        for id, path, person in named
-    ]
-
-
-def _choose_val_people(people: set[str]) -> set[str]:
-    # Ordered by a checksum: the choice looks random and is the same on every machine.
-    ordered = sorted(people, key=lambda person: (zlib.crc32(person.encode()), person))
-    return set(ordered[: round(VAL_SHARE * len(ordered))])
-
-
-def _run(
-    todo: list[VideoEntry], out: Path, size: int, workers: int
-) -> Iterator[tuple[VideoEntry, str | None]]:
+def _run(todo: list[VideoEntry], out: Path, size: int, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
     """Prepare entries in several processes; yields each with None or the reason why it failed."""
     waiting = deque(todo)
     while waiting:
@@ -203,7 +113,7 @@ def _run(
         # A process died and took the others' work with it: alone, each shows whether it was the cause.
         for entry in suspects:
             if (yield from _run_pool(deque([entry]), out, size, 1)):
-                yield entry, "the process that prepared it ended abruptly (out of memory?)"
+                yield entry, DIED
 
 
 def _run_pool(
@@ -217,8 +127,8 @@ def _run_pool(
     try:
         while waiting or jobs:
             while waiting and len(jobs) < 2 * workers:
-                entry = waiting.popleft()
-                jobs[pool.submit(_try_clip, entry, out, size)] = entry
+                jobs[pool.submit(_try_clip, waiting[0], out, size)] = waiting[0]
+                waiting.popleft()
             for job in wait(jobs, return_when=FIRST_COMPLETED).done:
                 reason = job.result()
                 yield jobs.pop(job), reason
@@ -237,7 +147,9 @@ def _start_worker() -> None:
 
 
 def _try_clip(entry: VideoEntry, out: Path, size: int) -> str | None:
-    """Prepare a clip; returns None or the reason why it failed."""
+    """Prepare a clip unless it is there; returns None or the reason why it failed."""
+    if (out / entry.id / INFO_FILE).is_file():
+        return None
     try:
         prepare_clip(entry, out, size)
     except UserError as error:

@@ -18,7 +18,7 @@ OVERVIEW_SIDE = 112
 MOUTH_SHARE = 0.55
 """Height of a mouth strip over its width."""
 LABEL_HEIGHT = 20
-MARGIN_WIDTH = 132
+MARGIN_WIDTH = 152
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 
 
@@ -91,9 +91,7 @@ def draw_clip_sheet(
 def stack_sheets(sheets: Sequence[np.ndarray]) -> np.ndarray:
     """Put sheets under each other, the narrower ones padded with white at the right."""
     width = max(sheet.shape[1] for sheet in sheets)
-    padded = [
-        np.pad(sheet, ((0, 8), (0, width - sheet.shape[1]), (0, 0)), constant_values=255) for sheet in sheets
-    ]
+    padded = [np.pad(sheet, ((0, 8), (0, width - sheet.shape[1]), (0, 0)), constant_values=255) for sheet in sheets]
     return np.concatenate(padded, axis=0)
 
 
@@ -114,13 +112,9 @@ def _draw_title(title: str, width: int) -> np.ndarray:
 
 
 def _draw_labels(width: int, step: int, labels: Sequence[str]) -> np.ndarray:
-    return _draw_text(
-        width, LABEL_HEIGHT, [(number * step + 4, 3, text) for number, text in enumerate(labels)], 12
-    )
+    return _draw_text(width, LABEL_HEIGHT, [(number * step + 4, 3, text) for number, text in enumerate(labels)], 12)
 
 
 def _draw_margin(strip: np.ndarray, label: str) -> np.ndarray:
     height = strip.shape[0]
-    return np.concatenate(
-        [_draw_text(MARGIN_WIDTH, height, [(4, height // 2 - 8, label)], 12), strip], axis=1
-    )
+    return np.concatenate([_draw_text(MARGIN_WIDTH, height, [(4, height // 2 - 8, label)], 12), strip], axis=1)

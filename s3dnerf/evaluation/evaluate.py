@@ -67,9 +67,7 @@ def evaluate_clips(
         report.save(out)
     if not overview:
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in report.skipped.items())
-        raise UserError(
-            clips, f"no clip could be evaluated ({reasons})", "Use videos of one person speaking."
-        )
+        raise UserError(clips, f"no clip could be evaluated ({reasons})", "Use videos of one person speaking.")
     report.save(out)
     return report
 
@@ -85,9 +83,7 @@ def find_clips(clips: Path, manifest: str | Path | None = None, split: str | Non
     videos = sorted(clips.glob("*.mp4"))
     if manifest is None:
         if split is not None:
-            raise UserError(
-                f"split {split}", "no manifest tells which clips are in it", "Add --manifest FILE.csv."
-            )
+            raise UserError(f"split {split}", "no manifest tells which clips are in it", "Add --manifest FILE.csv.")
     else:
         listed = _read_manifest(Path(manifest), split)
         videos = [video for video in videos if video.stem in listed]
@@ -104,9 +100,7 @@ def _check_settings(clips: Path, out: Path, rows: Sequence[str], max_frames: int
     if max_frames is not None and max_frames < MIN_FRAMES:
         raise UserError("max-frames", f"{max_frames} is too few", f"Use {MIN_FRAMES} or more.")
     if out.resolve() == clips.resolve():
-        raise UserError(
-            out, "is the folder of the clips, which would be overwritten", "Choose another --out."
-        )
+        raise UserError(out, "is the folder of the clips, which would be overwritten", "Choose another --out.")
 
 
 def _load_pipeline(checkpoint: str | Path | None, device: str) -> Reenactor:

@@ -61,9 +61,7 @@ class ClipResult:
         """Contact sheet of the first row made."""
         row, measurement = next(iter(self.rows.items()))
         label = ROW_TITLES[row].split(",")[0]
-        return draw_clip_sheet(
-            self.real, measurement.picks, self.track, self.moments, self.title, label, side
-        )
+        return draw_clip_sheet(self.real, measurement.picks, self.track, self.moments, self.title, label, side)
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,9 @@ class ClipJob:
                 ruler.add(frame)
             track = ruler.finish()
         if len(track) < MIN_FRAMES:
-            raise UserError(
-                self.video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more."
-            )
+            raise UserError(self.video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more.")
         if not track.found[0]:
-            raise UserError(
-                self.video, "its first frame shows no face", "Start the clip where the face is seen."
-            )
+            raise UserError(self.video, "its first frame shows no face", "Start the clip where the face is seen.")
         return track
 
     def _make_frames(self, row: str, sound: Path, track: FaceTrack) -> Iterable[np.ndarray]:

@@ -43,9 +43,7 @@ COLUMNS = (
         "mean second difference of the landmarks; compare with ground truth's",
     ),
     Column("blink_rate", "blinks/min", 1, "compare with ground truth's"),
-    Column(
-        "found", "face found", 3, "share of frames in which a face was seen; others have no landmark scores"
-    ),
+    Column("found", "face found", 3, "share of frames in which a face was seen; others have no landmark scores"),
 )
 
 ROW_TITLES = {
@@ -125,8 +123,7 @@ def format_json(
         "settings": dict(settings),
         "means": {row: _json_scores(scores) for row, scores in means.items()},
         "clips": {
-            row: {clip: _json_scores(scores) for clip, scores in by_clip.items()}
-            for row, by_clip in clips.items()
+            row: {clip: _json_scores(scores) for clip, scores in by_clip.items()} for row, by_clip in clips.items()
         },
         "skipped": dict(skipped),
         "meanings": {column.name: column.meaning for column in COLUMNS},

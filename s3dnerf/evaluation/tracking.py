@@ -72,9 +72,7 @@ class FaceRuler:
     def __init__(self) -> None:
         face_mesh = load_mediapipe().solutions.face_mesh
         self._fine_tracker = FaceTracker()
-        self._plain_mesh = face_mesh.FaceMesh(
-            static_image_mode=False, max_num_faces=1, refine_landmarks=False
-        )
+        self._plain_mesh = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1, refine_landmarks=False)
         self._fine: list[np.ndarray] = []
         self._plain: list[np.ndarray] = []
         self._size = (0, 0)

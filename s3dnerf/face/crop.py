@@ -106,9 +106,7 @@ def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float
     height, width = frame.shape[:2]
     ratio = crop.shape[0] / box.side
     # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
-    matrix = np.array(
-        [[ratio, 0, (0.5 - box.x) * ratio - 0.5], [0, ratio, (0.5 - box.y) * ratio - 0.5]], np.float64
-    )
+    matrix = np.array([[ratio, 0, (0.5 - box.x) * ratio - 0.5], [0, ratio, (0.5 - box.y) * ratio - 0.5]], np.float64)
     back = _warp(_blur_for(crop, ratio), matrix, (width, height))
     mask = _fade(height, box.y, box.side, feather)[:, None] * _fade(width, box.x, box.side, feather)[None]
     mixed = frame + mask[..., None] * (back.astype(np.float32) - frame)

@@ -73,9 +73,7 @@ def iterate_idle_motion(pose0: HeadPose, seed: int, limits: IdleLimits | None = 
         frame += 1
 
 
-def make_idle_motion(
-    num_frames: int, pose0: HeadPose, seed: int, limits: IdleLimits | None = None
-) -> HeadPose:
+def make_idle_motion(num_frames: int, pose0: HeadPose, seed: int, limits: IdleLimits | None = None) -> HeadPose:
     """The first `num_frames` poses of `iterate_idle_motion` as one HeadPose [T]."""
     return _join_poses(islice(iterate_idle_motion(pose0, seed, limits), num_frames))
 
@@ -123,9 +121,7 @@ def transfer_motion(pose0: HeadPose, driver: HeadPose) -> HeadPose:
     rotation = pose0.rotation.astype(np.float64) @ turns
     sizes = driver.scale / driver.scale[0]
     shift = (driver.center - driver.center[:1]) * (pose0.scale[0] / driver.scale[0])
-    return HeadPose(
-        *(part.astype(np.float32) for part in (rotation, pose0.scale * sizes, pose0.center + shift))
-    )
+    return HeadPose(*(part.astype(np.float32) for part in (rotation, pose0.scale * sizes, pose0.center + shift)))
 
 
 def iterate_driven_motion(pose0: HeadPose, driver: HeadPose) -> Iterator[HeadPose]:
@@ -153,9 +149,7 @@ def _move_head(pose0: HeadPose, stray: np.ndarray) -> HeadPose:
 def _join_poses(poses: Iterator[HeadPose]) -> HeadPose:
     listed = list(poses)
     if not listed:
-        return HeadPose(
-            np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
-        )
+        return HeadPose(np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32), np.zeros((0, 2), np.float32))
     parts = zip(*((pose.rotation, pose.scale, pose.center) for pose in listed), strict=True)
     return HeadPose(*(np.concatenate(part) for part in parts))
 

@@ -29,9 +29,7 @@ def read_image(path: str | Path) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise UserError(path, "is not a picture that can be read", "Use a PNG, JPEG or WebP file.") from error
     except Image.DecompressionBombError as error:
-        raise UserError(
-            path, "is too large a picture", "Shrink it to a few thousand pixels a side."
-        ) from error
+        raise UserError(path, "is too large a picture", "Shrink it to a few thousand pixels a side.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(path, f"is a broken picture ({error})", "Save it again as PNG or JPEG.") from error
 
@@ -45,9 +43,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITABLE:
-        raise UserError(
-            path, f"pictures cannot be written as '{suffix}'", f"Use one of {', '.join(_WRITABLE)}."
-        )
+        raise UserError(path, f"pictures cannot be written as '{suffix}'", f"Use one of {', '.join(_WRITABLE)}.")
     with replace_when_done(path) as temporary:
         Image.fromarray(image).save(temporary, **_WRITABLE[suffix])
 

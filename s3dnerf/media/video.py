@@ -151,9 +151,7 @@ class VideoWriter:
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        picture = picture.reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_CONVERSION
-        )
+        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, interpolation=_CONVERSION)
         picture.pts, picture.time_base = self.frames, 1 / self.fps
         self._container.mux(self._video.encode(picture))
         self.frames += 1
@@ -182,7 +180,9 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.fps
         context = stream.codec_context
-        context.color_range, context.colorspace = 1, 1  # limited range, BT.709, as the frames are converted
+        # Limited range and the BT.601 matrix, which also those readers assume that ignore these marks (OpenCV);
+        # primaries and transfer of BT.709, as in sRGB.
+        context.color_range, context.colorspace = 1, 6
         context.color_primaries, context.color_trc = 1, 1
         if self._gop is not None:
             stream.gop_size = self._gop

@@ -80,9 +80,7 @@ def _pair_landmarks(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.
             raise ValueError(f"expected landmarks [T, 468 or more, 2 or more], got {points.shape}")
     if len(real) != len(made):
         raise ValueError(f"landmarks of {len(real)} and {len(made)} frames")
-    return real[:, :FACE_POINT_COUNT, :2].astype(np.float64), made[:, :FACE_POINT_COUNT, :2].astype(
-        np.float64
-    )
+    return real[:, :FACE_POINT_COUNT, :2].astype(np.float64), made[:, :FACE_POINT_COUNT, :2].astype(np.float64)
 
 
 def _mean_distance(real: np.ndarray, made: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ class Appearance:
     """What the encoder saw in a portrait."""
 
     planes: list[Tensor]
-    """Tri-planes ``[B, 3, C, h, h]``, coarse (1/16) to fine (1/4). The xy planes are aligned with the portrait's pixels."""
+    """Tri-planes ``[B, 3, C, h, h]``, coarse (1/16) to fine (1/4); xy planes are aligned with the portrait's pixels."""
     detail: Tensor
     """``[B, C_0, H/2, W/2]`` the finest map, for super-resolution."""
     context: Tensor
@@ -51,8 +51,7 @@ class HierarchicalFacialAppearanceEncoder(nn.Module):
             for coarse, fine in ((widths[3], widths[2]), (widths[2], widths[1]))
         )
         self.to_planes = nn.ModuleList(
-            make_convolution(width, 3 * config.plane_channels, kernel=1)
-            for width in (widths[3], widths[2], widths[1])
+            make_convolution(width, 3 * config.plane_channels, kernel=1) for width in (widths[3], widths[2], widths[1])
         )
 
     def forward(self, image: Tensor, camera: Camera) -> Appearance:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from s3dnerf.errors import UserError
+
 SAMPLE_RATE = 16_000
 
 
@@ -77,16 +79,26 @@ class LogMel(nn.Module):
 
 
 class PretrainedSpeech(nn.Module):
-    """Hidden states of a frozen wav2vec 2.0 or HuBERT model, about 50 a second."""
+    """Hidden states of a frozen wav2vec 2.0 or HuBERT model, about 50 a second.
+
+    Raises:
+        UserError: ``config.pretrained`` is not set or holds no such model.
+    """
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
         if config.pretrained is None:
-            raise ValueError(f"audio.features={config.features} needs audio.pretrained: a folder or hub name")
+            reason = f"is not set, and features '{config.features}' need a pre-trained model"
+            raise UserError("model.audio.pretrained", reason, "name its folder or its hub id")
         from transformers import HubertModel, Wav2Vec2Model
 
         kind = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[config.features]
-        self.network = kind.from_pretrained(config.pretrained).eval().requires_grad_(False)
+        try:
+            network = kind.from_pretrained(config.pretrained)
+        except (OSError, ValueError) as error:
+            reason = f"holds no {config.features} model ({str(error).splitlines()[0]})"
+            raise UserError(config.pretrained, reason, "name its folder or its hub id") from error
+        self.network = network.eval().requires_grad_(False)
         self.output_channels = self.network.config.hidden_size
 
     def train(self, mode: bool = True) -> PretrainedSpeech:
@@ -123,5 +135,5 @@ class AudioEncoder(nn.Module):
         self.network = nn.Sequential(*layers)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """``windows [B, samples]`` of speech in [-1, 1], 16 kHz -> tokens ``a_dri [B, steps, width]``, in time order."""
+        """``windows [B, samples]`` of speech in [-1, 1], 16 kHz -> tokens ``a_dri [B, steps, width]``."""
         return self.network(self.features(windows)).transpose(1, 2)

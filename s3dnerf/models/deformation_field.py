@@ -1,10 +1,10 @@
-"""Cross-modal facial deformation field (S3D-NeRF, section 3.3): speech warps ray samples, face region by face region.
+"""Cross-modal facial deformation field (S3D-NeRF, section 3.3): speech warps ray samples, region by region.
 
-Once a frame, region tokens of the portrait attend to speech and give each region a *motion code*. Every position of head
-space belongs to the regions by learned shares; the codes, mixed by these shares, drive a small U-shaped network that
-returns the offset from the frame being rendered back to the portrait's face. Beside the offset it returns *ambient*
-coordinates (Park et al., 2021), which tell the radiance field what no offset can: whether a point between the lips shows
-teeth or skin.
+Once a frame, region tokens of the portrait attend to speech and give each region a *motion code*. Every position of
+head space belongs to the regions by learned shares; the codes, mixed by these shares, drive a small U-shaped network
+that returns the offset from the frame being rendered back to the portrait's face. Beside the offset it returns
+*ambient* coordinates (Park et al., 2021), which tell the radiance field what no offset can: whether a point between
+the lips shows teeth or skin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
 from s3dnerf.rendering.rays import Camera
 
-
 MAX_SPEECH_STEPS = 64
 """Longest sequence of speech tokens in a window."""
 
@@ -29,13 +28,13 @@ MAX_SPEECH_STEPS = 64
 class LatticeConfig:
     """The lattice of head space on which the field is evaluated once a frame; between its points it is interpolated."""
 
-    size: tuple[int, int, int] = (44, 52, 8)
+    size: tuple[int, int, int] = (44, 72, 8)
     """Points along x, y and z."""
     center: tuple[float, float, float] = (0.0, -0.38, 0.45)
     """Where the lattice is finest, in head units: the mouth."""
     reach: tuple[float, float, float] = (1.4, 1.5, 1.0)
     """How far it reaches from there; positions beyond read its border."""
-    focus: tuple[float, float, float] = (0.3, 0.3, 1.0)
+    focus: tuple[float, float, float] = (0.35, 0.6, 1.0)
     """Distance from the center, in head units, within which the points are about evenly dense."""
 
 
@@ -110,9 +109,7 @@ class Lattice(nn.Module):
         """Interpolate ``values [B, points, C]`` at ``positions [B, N, 3]`` (head space) -> ``[B, N, C]``."""
         unit = torch.asinh((positions - self.center) / self.focus) / self.extent
         volume = values.transpose(1, 2).unflatten(2, self.size[::-1])
-        read = F.grid_sample(
-            volume.float(), unit[:, None, None].float(), padding_mode="border", align_corners=True
-        )
+        read = F.grid_sample(volume.float(), unit[:, None, None].float(), padding_mode="border", align_corners=True)
         return read.flatten(2).transpose(1, 2)
 
 
@@ -179,7 +176,12 @@ class CrossModalFacialDeformationField(nn.Module):
     """Region tokens, attention from regions to speech, and the warp they drive."""
 
     def __init__(
-        self, config: DeformationConfig, context_channels: int, speech_width: int, regions: int, landmarks: int
+        self,
+        config: DeformationConfig,
+        context_channels: int,
+        speech_width: int,
+        regions: int,
+        landmarks: int,
     ) -> None:
         super().__init__()
         token, code = config.token_width, config.code_width
@@ -218,7 +220,7 @@ class CrossModalFacialDeformationField(nn.Module):
 
 
 def describe_poses(source: Camera, target: Camera) -> Tensor:
-    """Summarize the poses of portrait and frame in nine numbers ``[B, 9]``: both rotations, shift and change of scale."""
+    """Summarize the poses of portrait and frame as ``[B, 9]``: both rotations, shift and change of scale."""
 
     def vector(rotation: Tensor) -> Tensor:
         # The antisymmetric part: sin(angle) times the axis, smooth for all heads that still face the camera.
@@ -233,6 +235,4 @@ def describe_poses(source: Camera, target: Camera) -> Tensor:
 
     shift = (target.center - source.center) / source.scale[:, None]
     growth = (target.scale / source.scale).log()[:, None]
-    return torch.cat(
-        [vector(source.rotation), vector(target.rotation), 2.0 * shift, 4.0 * growth], dim=-1
-    )
+    return torch.cat([vector(source.rotation), vector(target.rotation), 2.0 * shift, 4.0 * growth], dim=-1)

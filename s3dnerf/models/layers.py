@@ -40,7 +40,7 @@ def make_mlp(*widths: int) -> nn.Sequential:
 
 
 def encode_sine(positions: Tensor, frequencies: int) -> Tensor:
-    """Append sines and cosines of octave frequencies: ``[..., D] -> [..., D (1 + 2 frequencies)]`` (Mildenhall, 2020)."""
+    """Append sines and cosines of octaves: ``[..., D] -> [..., D (1 + 2 frequencies)]`` (Mildenhall et al., 2020)."""
     parts = [positions]
     for octave in range(frequencies):
         angle = positions * (torch.pi * 2**octave)

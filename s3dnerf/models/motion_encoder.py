@@ -1,8 +1,8 @@
 """Motion encoder: tracked landmarks -> the motion codes that speech should produce. Used in training only.
 
-Speech does not determine every movement of a face. Trained on speech alone, the renderer sees lips that do not match its
-instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target frame, and
-the speech path learns, beside it, to produce the same codes.
+Speech does not determine every movement of a face. Trained on speech alone, the renderer sees lips that do not match
+its instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target
+frame, and the speech path learns, beside it, to produce the same codes.
 """
 
 from __future__ import annotations

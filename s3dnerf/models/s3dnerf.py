@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -27,8 +27,8 @@ from s3dnerf.models.deformation_field import (
     describe_poses,
 )
 from s3dnerf.models.motion_encoder import MotionEncoder
-from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
+from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
 from s3dnerf.rendering.compositing import composite
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
@@ -87,7 +87,7 @@ class Identity:
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
-        return _map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
+        return map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,14 @@ class Rendering:
     """``[B, points, 3 + ambient]`` the deformation on its lattice."""
 
 
-class S3DNeRF(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="s3dnerf",
-    license="other",
-    coders={ModelConfig: (asdict, lambda data: from_dict(ModelConfig, data))},
-):
+class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
     """The whole model. ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | dict) -> None:
+        """Build the model; a dict is what the mixin reads from ``config.json``."""
         super().__init__()
+        if isinstance(config, dict):
+            config = from_dict(ModelConfig, config, source="config.json")
         self.config = config
         self.appearance_encoder = HierarchicalFacialAppearanceEncoder(config.appearance)
         self.audio_encoder = AudioEncoder(config.audio)
@@ -181,9 +178,7 @@ class S3DNeRF(
         appearance = torch.cat([sample_triplane(p, source) for p in identity.appearance.planes], dim=-1)
         radiance = self.radiance_field(appearance, ambient, positions, offsets)
         values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
-        seen = composite(
-            radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths
-        )
+        seen = composite(radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths)
 
         rendered = seen.values.transpose(1, 2).unflatten(2, (size, size))
         alpha = seen.alpha.unflatten(1, (size, size)).unsqueeze(1)
@@ -210,9 +205,7 @@ class S3DNeRF(
         return points
 
 
-LIP_LANDMARKS = torch.from_numpy(
-    KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64")
-)
+LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
 
 
@@ -227,10 +220,12 @@ def shrink(image: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(image, factor)
 
 
-def _map_tensors(value, function):
-    """Apply ``function`` to every tensor in nested dataclasses and lists."""
+def map_tensors(value, function):
+    """Apply ``function`` to every tensor in nested dataclasses and lists; None stays None."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, list):
-        return [_map_tensors(item, function) for item in value]
-    return type(value)(**{part.name: _map_tensors(getattr(value, part.name), function) for part in fields(value)})
+        return [map_tensors(item, function) for item in value]
+    return type(value)(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})

@@ -1,7 +1,8 @@
 """Super-resolution (S3D-NeRF, section 3.4): adds outer face, texture and background to the rendered inner face.
 
-It never invents what the portrait already shows: the volume renderer also returns *where in the portrait* each ray ends,
-the photograph is warped by that flow at full size, and this network corrects the result by a residual that starts at 0.
+It never invents what the portrait already shows: the volume renderer also returns *where in the portrait* each ray
+ends, the photograph is warped by that flow at full size, and this network corrects the result by a residual that
+starts at zero.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ def composite_reference(density: Tensor, values: Tensor, lengths: Tensor, stop: 
     weights = torch.exp(-before) * -torch.expm1(-optical)
     if stop > 0.0:
         weights = weights.masked_fill(before > -math.log(stop), 0.0)
-    return Composite(torch.einsum("...s,...sc->...c", weights, values), weights.sum(dim=-1), weights)
+    # Mixed precision would round to bfloat16, and with it the image coordinates among the values.
+    with torch.autocast(density.device.type, enabled=False):
+        return Composite(torch.einsum("...s,...sc->...c", weights, values), weights.sum(dim=-1), weights)
 
 
 def composite_packed_reference(

@@ -25,9 +25,7 @@ class Camera:
 
     def repeat(self, times: int) -> Camera:
         """Return the batch with each camera repeated ``times`` times in a row."""
-        return Camera(
-            *(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center))
-        )
+        return Camera(*(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center)))
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Rays:
 
 def project_points(points: Tensor, camera: Camera) -> Tensor:
     """Project head-space ``points [B, N, 3]`` to ``[B, N, 3]``: u, v and depth in head units (larger is nearer)."""
-    seen = torch.einsum("bij,bnj->bni", camera.rotation, points)
+    seen = rotate(camera.rotation, points)
     scale = camera.scale[:, None]
     u = camera.center[:, None, 0] + scale * seen[..., 0]
     v = camera.center[:, None, 1] - scale * seen[..., 1]
@@ -62,6 +60,13 @@ def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
         image_points = image_points.expand(camera.scale.shape[0], *image_points.shape)
     offset = (image_points - camera.center[:, None]) / camera.scale[:, None, None]
     on_plane = torch.stack([offset[..., 0], -offset[..., 1], torch.zeros_like(offset[..., 0])], dim=-1)
-    origins = torch.einsum("bji,bnj->bni", camera.rotation, on_plane)
+    origins = rotate(camera.rotation.transpose(1, 2), on_plane)
     directions = -camera.rotation[:, 2][:, None].expand_as(origins)
     return Rays(origins, directions)
+
+
+def rotate(rotation: Tensor, points: Tensor) -> Tensor:
+    """Apply ``rotation [B, 3, 3]`` to ``points [B, N, 3]``."""
+    # Mixed precision would round the result to bfloat16: up to half a pixel.
+    with torch.autocast(points.device.type, enabled=False):
+        return torch.einsum("bij,bnj->bni", rotation, points)

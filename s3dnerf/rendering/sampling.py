@@ -40,8 +40,9 @@ def find_surface(rays: Rays, prior: SurfacePriorConfig) -> tuple[Tensor, Tensor]
     """Intersect rays with the ellipsoid.
 
     Returns:
-        ``distance [B, N]`` of the nearer intersection (of the closest approach for rays that miss) and ``margin [B, N]``,
-        half the length to sample, which grows from ``inner_margin`` to ``outer_margin`` toward the silhouette.
+        ``distance [B, N]`` of the nearer intersection (of the closest approach for rays that miss) and
+        ``margin [B, N]``, half the length to sample: ``inner_margin`` in the middle, ``outer_margin`` at the
+        silhouette and beyond.
     """
     center = rays.origins.new_tensor(prior.center)
     radii = rays.origins.new_tensor(prior.radii)

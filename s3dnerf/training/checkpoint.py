@@ -1,7 +1,7 @@
 """Checkpoints: folders with a model that anyone can load and a training state that resumes exactly.
 
-``model/`` is what ``S3DNeRF.from_pretrained`` reads (the averaged weights); ``training.safetensors`` and ``training.json``
-hold raw weights and optimizer. Nothing is pickled.
+``model/`` is what ``S3DNeRF.from_pretrained`` reads (the averaged weights); ``training.safetensors`` and
+``training.json`` hold raw weights and optimizer. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,9 +47,11 @@ def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimize
         step = json.loads((folder / NUMBERS).read_text())["step"]
         model.load_state_dict(_select(tensors, "model."))
         average.load_state_dict(_select(tensors, "average."))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = f"cannot be resumed ({str(error).splitlines()[0]})"
-        raise UserError(folder, reason, "resume with the settings it was made with, or start in a new folder") from error
+        raise UserError(
+            folder, reason, "resume with the settings it was made with, or start in a new folder"
+        ) from error
     restore_optimizer(optimizer, _select(tensors, "optimizer."))
     return step
 

@@ -11,14 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.data.dataset import Frames
-from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
+from s3dnerf.face.points import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    KEPT_POINTS,
+    LID_PAIRS_LEFT,
+    LID_PAIRS_RIGHT,
+    LIP_PAIRS,
+    LIPS_INNER,
+    LIPS_OUTER,
+)
 from s3dnerf.face.regions import region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
-UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
+EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
+"""Rows of the kept landmarks that lie on the lids."""
+LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
+"""Moves the points of a face's lips apart: up by 0.08 head units and down by 0.16."""
+for outline in (LIPS_OUTER, LIPS_INNER):
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[1:10]), 1] = -0.16
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[11:20]), 1] = 0.08
+LIP_SIDES, LID_SIDES = (
+    [torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*pairs, strict=True)]
+    for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT)
+)
+"""Rows of the upper and of the lower points that meet when the lips or the lids close."""
 
 
 @dataclass
@@ -29,6 +49,8 @@ class LossWeights:
     """Mean absolute difference of frames."""
     lips: float = 1.0
     """The same within the box around the lips."""
+    eyes: float = 1.0
+    """The same within the box around the eyes."""
     structure: float = 0.2
     """One minus SSIM."""
     gradient: float = 0.5
@@ -43,6 +65,8 @@ class LossWeights:
     """Distance by which the warp misses the portrait's landmarks, head units."""
     gap: float = 4.0
     """The same for the gap between the lips."""
+    lids: float = 2.0
+    """The same for the points of the lids and the gaps between them, most where the eyes differ."""
     regions: float = 0.02
     """Cross-entropy of the regions, in head space and in the portrait."""
     speech: float = 10.0
@@ -51,6 +75,8 @@ class LossWeights:
     """One minus the correlation of the lip opening over a stretch of speech."""
     gain: float = 0.05
     """Difference of the logarithms of how widely the lips move."""
+    silence: float = 4.0
+    """Opening of the lips in silence, head units."""
     distill: float = 0.05
     """Distance of motion codes from speech to those from the tracked face."""
 
@@ -59,11 +85,12 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     """Compare rendered frames with real ones."""
     target, image = frames.image, rendering.image
     error = (image - target).abs()
-    box = mark_lips(frames, target.shape[-1])
+    lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
     small = shrink(target, target.shape[-1] // rendering.coarse.shape[-1])
     return {
         "pixel": error.mean(),
-        "lips": (error * box).sum() / (3.0 * box.sum() + 1.0),
+        "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
+        "eyes": (error * eyes).sum() / (3.0 * eyes.sum() + 1.0),
         "structure": 1.0 - measure_structure(image, target),
         "gradient": compare_gradients(image, target),
         "coarse": (rendering.coarse - small).abs().mean(),
@@ -72,19 +99,23 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     }
 
 
-def compare_landmarks(
-    model: S3DNeRF, identity: Identity, codes: RegionCodes, landmarks: Tensor
-) -> dict[str, Tensor]:
-    """Ask the warp to carry the frame's ``landmarks [B, P, 3]`` onto the portrait's, and lip gaps onto lip gaps."""
-    features = model.deformation_field.warp.encode_positions(landmarks)
-    arrived = landmarks + model.deformation_field.warp(features, codes).offsets
+def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
+    """Ask the warp to carry the frame's landmarks onto the portrait's, and gaps of lips and lids onto gaps."""
+    features = model.deformation_field.warp.encode_positions(frames.landmarks)
+    arrived = frames.landmarks + model.deformation_field.warp(features, codes).offsets
     wanted = identity.portrait.landmarks
     miss = (arrived - wanted).abs().sum(-1)
-    gap = (arrived[:, UPPER_LIP] - arrived[:, LOWER_LIP]) - (wanted[:, UPPER_LIP] - wanted[:, LOWER_LIP])
+    lips, lids = (
+        ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
+        for upper, lower in (LIP_SIDES, LID_SIDES)
+    )
+    # Blinks are rare and small: frames whose eyes differ from the portrait's count several times.
+    blink = 1.0 + 8.0 * (frames.eyes - identity.portrait.eyes).abs().mean(-1)
     places = features.shares.transpose(1, 2).float()
     return {
         "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
-        "gap": gap.abs().sum(-1).mean(),
+        "gap": lips.mean(),
+        "lids": (blink * (miss[:, EYE_LANDMARKS].mean(-1) + lids)).mean(),
         "regions": F.nll_loss(places, REGION_OF_LANDMARK.to(places.device).expand(places.shape[0], -1)),
     }
 
@@ -104,9 +135,8 @@ def compare_speech(
     The codes go through the warp, whose parameters stand still here: it must not learn to explain movement by position
     alone where speech fails to predict it.
     """
-    mean_face = frames.landmarks - frames.displacement
     with frozen(model.deformation_field.warp):
-        placed = model.locate_landmarks(identity, codes, mean_face)
+        placed = place_landmarks(model, identity, codes, frames)
     moved = (REGION_OF_LANDMARK <= 1).to(placed.device)  # lips, jaw and cheeks
     miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
@@ -119,9 +149,27 @@ def compare_speech(
     }
 
 
+def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:
+    """Find the portrait's landmarks in frames under ``codes``, ``[B, P, 3]``, from nothing but the person's mean face.
+
+    The search for the lips starts well outside them: all points between open lips warp to where the portrait's lips
+    meet, so a search that starts there stays there.
+    """
+    mean_face = frames.landmarks - frames.displacement
+    return model.locate_landmarks(identity, codes, mean_face + LIPS_APART.to(mean_face.device))
+
+
+def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
+    """Return windows like ``speech [B, samples]`` with nothing but faint noise, 35 to 80 dB under speech's level."""
+    decibels = -58.0 - 45.0 * torch.rand(len(speech), 1, generator=generator)
+    noise = torch.randn(speech.shape, generator=generator)
+    return (noise * 10.0 ** (decibels / 20.0)).to(speech)
+
+
 def measure_openings(landmarks: Tensor) -> Tensor:
     """Vertical gap between the inner lips of ``landmarks [B, P, 3]``, head units ``[B]``."""
-    return (landmarks[:, UPPER_LIP, 1] - landmarks[:, LOWER_LIP, 1]).mean(-1)
+    upper, lower = LIP_SIDES
+    return (landmarks[:, upper, 1] - landmarks[:, lower, 1]).mean(-1)
 
 
 def correlate(a: Tensor, b: Tensor) -> Tensor:
@@ -144,12 +192,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def mark_lips(frames: Frames, size: int, margin: float = 0.06) -> Tensor:
-    """Return ``[B, 1, size, size]``: 1 in the box around the lips (``margin`` in head units), 0 elsewhere."""
-    lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
+def mark_box(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> Tensor:
+    """Return ``[B, 1, size, size]``: 1 in the box around some landmarks (``margin`` in head units), 0 elsewhere."""
+    places = project_points(frames.landmarks[:, rows.to(frames.landmarks.device)], frames.camera)[..., :2]
     reach = margin * frames.camera.scale[:, None]
-    low, high = lips.amin(1) - reach, lips.amax(1) + reach
-    centers = (2 * torch.arange(size, device=lips.device) + 1) / size - 1
+    low, high = places.amin(1) - reach, places.amax(1) + reach
+    centers = (2 * torch.arange(size, device=places.device) + 1) / size - 1
     inside = (centers >= low[..., None]) & (centers <= high[..., None])  # [B, 2, size]
     return (inside[:, 0, None, :] & inside[:, 1, :, None]).unsqueeze(1).float()
 
@@ -165,7 +213,7 @@ def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
 
 
 def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
-    """Mean SSIM (Wang et al., 2004) of ``[B, 3, H, W]`` in [0, 1], of the luminance, in square windows two pixels apart."""
+    """Mean SSIM (Wang et al., 2004) of the luminance of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
     luma = a.new_tensor([0.299, 0.587, 0.114])
     x, y = (torch.einsum("bchw,c->bhw", image, luma).unsqueeze(1) for image in (a, b))
     moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)

@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, TalkingFaceDataset
-from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.errors import UserError
+from s3dnerf.models.s3dnerf import S3DNeRF, map_tensors
 from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
     compare_images,
@@ -27,7 +28,9 @@ from s3dnerf.training.losses import (
     compare_slots,
     compare_speech,
     correlate,
+    make_silence,
     measure_openings,
+    place_landmarks,
     weigh,
 )
 
@@ -41,6 +44,8 @@ class TrainConfig:
 
     steps: int = 20_000
     """Steps in all."""
+    batch_size: int = 6
+    """Frames rendered in a batch."""
     movement_steps: int = 2_000
     """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
     movement_every: int = 2
@@ -90,9 +95,9 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
         size, window = config.model.image_size, config.model.audio.window
-        data = config.data
-        self.data = TalkingFaceDataset(data, data.train_split, size, window, config.seed, data.augment)
-        self.val_data = TalkingFaceDataset(data, data.val_split, size, window, config.seed, augment=False)
+        data, shape = config.data, (size, window, config.train.batch_size, config.seed)
+        self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
+        self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
 
@@ -161,14 +166,17 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         with_pictures = self.step >= train.movement_steps
         if not with_pictures or self.step % train.movement_every == 0:
-            losses = self.learn_movement(batch)
+            losses = self.learn_movement(batch, generator)
         if with_pictures:
             share = train.speech_share * (self.step >= train.speech_from * train.steps)
             losses = add_losses(losses, self.learn_pictures(batch, generator, share))
         return losses
 
-    def learn_movement(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech."""
+    def learn_movement(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech.
+
+        People seldom close their lips in the short pauses of the clips, so silence is taught apart: a closed mouth.
+        """
         model, frames = self.model, batch.sequences
         length = self.config.data.sequence_frames
         with self.autocast():
@@ -176,16 +184,18 @@ class Trainer:
             identity = speakers.repeat(length)
             teacher = model.motion_encoder(frames.displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera)
-            losses = compare_landmarks(model, identity, tracked, frames.landmarks)
+            losses = compare_landmarks(model, identity, tracked, frames)
             spoken = model.encode_speech(identity, frames.speech)
             codes = model.drive(identity, spoken, frames.eyes, frames.camera)
             losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
+            firsts = map_tensors(frames, lambda x: x[::length])
+            silence = make_silence(firsts.speech, generator)
+            codes = model.drive(speakers, model.encode_speech(speakers, silence), firsts.eyes, firsts.camera)
+            losses["silence"] = measure_openings(place_landmarks(model, speakers, codes, firsts)).relu().mean()
         losses["regions"] = losses["regions"] + compare_slots(speakers)
         return losses
 
-    def learn_pictures(
-        self, batch: Batch, generator: torch.Generator, speech_share: float
-    ) -> dict[str, Tensor]:
+    def learn_pictures(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
         """Losses of rendered frames, most driven by the tracked face and ``speech_share`` of them by speech."""
         model, frames = self.model, batch.frames
         with self.autocast():
@@ -193,7 +203,7 @@ class Trainer:
             identity = portraits.repeat(self.config.data.frames)
             tracked = model.motion_encoder(frames.displacement)
             codes = model.drive(identity, tracked, frames.eyes, frames.camera)
-            losses = compare_landmarks(model, identity, codes, frames.landmarks)
+            losses = compare_landmarks(model, identity, codes, frames)
             if speech_share > 0:
                 chosen = torch.rand(len(frames.speaks), generator=generator) < speech_share
                 chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
@@ -208,17 +218,19 @@ class Trainer:
         """Measure the averaged model on people never trained on: pictures and lips, both driven by speech."""
         model = self.average.module.eval()
         length = self.config.data.sequence_frames
-        totals: dict[str, list[float]] = {"psnr": [], "psnr_portrait": [], "lip_correlation": [], "lip_gain": []}
+        totals: dict[str, list[float]] = {
+            "psnr": [],
+            "psnr_portrait": [],
+            "lip_correlation": [],
+            "lip_gain": [],
+        }
         for index in range(self.config.train.validate_batches):
             batch = move(self.val_data[index], self.device)
             with self.autocast():
                 identity = model.encode_identity(batch.speakers).repeat(length)
                 frames = batch.sequences
-                codes = model.drive(
-                    identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera
-                )
-                mean_face = frames.landmarks - frames.displacement
-                opening = measure_openings(model.locate_landmarks(identity, codes, mean_face))
+                codes = model.drive(identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera)
+                opening = measure_openings(place_landmarks(model, identity, codes, frames))
             opening = opening.unflatten(0, (-1, length))
             wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
             totals["lip_correlation"] += correlate(opening, wanted).tolist()
@@ -263,13 +275,17 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
 
 
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
-    """Train and return the folder of the last checkpoint."""
+    """Train and return the folder of the last checkpoint.
+
+    Raises:
+        UserError: the folder holds another run, whose checkpoints would be mixed with those of this one.
+    """
+    if not resume and find_latest(run_dir / "checkpoints"):
+        raise UserError(run_dir, "holds a run already", "go on with it by --resume, or choose another --out")
     trainer = Trainer(config, run_dir)
     trainer.run(resume)
     return find_latest(trainer.checkpoints)
@@ -322,13 +338,9 @@ def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
 
 
-def move(value, device: torch.device):
-    """Move every tensor in a dataclass to ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if is_dataclass(value):
-        return type(value)(**{part.name: move(getattr(value, part.name), device) for part in fields(value)})
-    return value
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch to ``device``."""
+    return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
 
 
 @contextmanager

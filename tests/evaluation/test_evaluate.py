@@ -88,15 +88,11 @@ def test_report_files_are_complete(replayed):
     assert len((out / "table.csv").read_text("utf-8").splitlines()) == 1 + 2 * len(ROWS)
     assert "unmoved portrait" in (out / "table.md").read_text("utf-8")
     assert report.format_table() in (out / "table.md").read_text("utf-8")
-    assert (
-        read_image(out / "contact_sheet.png").shape[0] < read_image(out / "sheets" / "astronaut.png").shape[0]
-    )
+    assert read_image(out / "contact_sheet.png").shape[0] < read_image(out / "sheets" / "astronaut.png").shape[0]
 
 
 def test_a_real_clip_is_reenacted_and_cut(real_clips, tmp_path):
-    report = evaluate_clips(
-        real_clips, tmp_path, max_frames=12, rows=("ours", "unmoved_portrait"), pipeline=Replay()
-    )
+    report = evaluate_clips(real_clips, tmp_path, max_frames=12, rows=("ours", "unmoved_portrait"), pipeline=Replay())
     assert probe_video(tmp_path / "real.mp4").frames == 12
     assert report.means["ours"].psnr > report.means["unmoved_portrait"].psnr + 3
     assert report.means["ours"].f_lmd < 0.5

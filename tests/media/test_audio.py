@@ -148,6 +148,20 @@ def test_first_sample_belongs_to_the_first_picture(
     assert abs(len(speech) - len(expected)) < 0.04 * SAMPLE_RATE
 
 
+@pytest.mark.parametrize(("gap", "expected"), [(0.5, 0.5), (0.03, 0.0), (-0.02, 0.0), (-0.25, -0.25)])
+def test_gaps_become_zeros_and_overlaps_are_cut(tmp_path: Path, gap: float, expected: float) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        track = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
+        for start in (0.0, 1.0 + gap):
+            frame = av.AudioFrame.from_ndarray(np.full((1, SAMPLE_RATE), 8000, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE, round(start * SAMPLE_RATE)
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    speech = read_speech(tmp_path / "a.mkv")
+    assert len(speech) == pytest.approx((2.0 + expected) * SAMPLE_RATE, abs=32)
+    assert np.sum(speech == 0) == pytest.approx(max(0.0, expected) * SAMPLE_RATE, abs=32)
+
+
 def test_shipped_sample_is_speech_with_a_pause() -> None:
     path = Path(__file__).parents[2] / "s3dnerf" / "assets" / "speech.wav"
     speech = read_speech(path)
@@ -192,9 +206,7 @@ def test_shifting_sound_by_a_frame_shifts_windows_by_one() -> None:
     speech = np.random.default_rng(0).standard_normal(30 * 640).astype(np.float32)
     frames = np.arange(5, 20)
     shifted = np.concatenate([np.zeros(640, np.float32), speech])
-    np.testing.assert_array_equal(
-        cut_speech_window(shifted, frames + 1, 3200), cut_speech_window(speech, frames, 3200)
-    )
+    np.testing.assert_array_equal(cut_speech_window(shifted, frames + 1, 3200), cut_speech_window(speech, frames, 3200))
 
 
 @pytest.mark.parametrize("window", [1, 100, 640, 3200, 3333, 9600])

@@ -1,4 +1,4 @@
-"""Video keeps its pictures in number, time and color, its sound in step, and the old file until it is done."""
+"""Video keeps the number, time and color of its pictures, its sound in step, the old file until done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import soundfile
@@ -35,7 +36,7 @@ def test_any_rate_becomes_25_in_step(
     count = round(2.2 * rate)
     make_film(tmp_path / "a.mp4", [draw(k) for k in range(count)], np.arange(count) / rate)
     shown = np.array([read(picture) for picture in stream_frames(tmp_path / "a.mp4")])
-    assert abs(len(shown) - count / rate * 25) <= 1
+    assert abs(len(shown) - count / rate * 25) < 1.01
     error = shown / rate - np.arange(len(shown)) / 25
     assert np.abs(error[:-1]).max() <= 0.5 / rate + 1e-4
     if rate == 25:
@@ -59,9 +60,7 @@ def test_containers(tmp_path: Path, number_pictures: Numbers, suffix: str) -> No
     assert info.duration == pytest.approx(1.6, abs=0.05)
 
 
-def test_variable_rate_goes_by_presentation_time(
-    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers
-) -> None:
+def test_variable_rate_goes_by_presentation_time(tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers) -> None:
     draw, read = number_pictures
     times = np.concatenate([np.arange(30) / 60, 0.5 + np.arange(10) / 10, [1.9, 1.93, 2.5, 2.54]])
     make_film(tmp_path / "a.mp4", [draw(k) for k in range(len(times))], times)
@@ -141,6 +140,9 @@ def test_colors_come_back(tmp_path: Path) -> None:
     assert np.abs(middle - corners).max() <= 4
     levels = shown[48, 2::6].mean(axis=1) - np.arange(0, 256, 16)
     assert abs(levels.mean()) < 0.5  # neither darker nor lighter on the whole
+    # OpenCV, with which others may compare our videos, knows nothing of color marks.
+    _, other = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()
+    assert np.abs(other[16, 8::16, ::-1].astype(int) - corners).max() <= 4
 
 
 def test_file_is_what_every_player_reads(tmp_path: Path, number_pictures: Numbers) -> None:
@@ -157,16 +159,14 @@ def test_file_is_what_every_player_reads(tmp_path: Path, number_pictures: Number
             30,
         )
         assert (sound.codec.name, sound.rate, sound.layout.name) == ("aac", 48000, "mono")
-        assert (video.codec_context.colorspace, video.codec_context.color_range) == (1, 1)
+        assert (video.codec_context.colorspace, video.codec_context.color_range) == (6, 1)
         keys = [packet.is_keyframe for packet in container.demux(video) if packet.size]
     assert np.flatnonzero(keys).tolist() == [0, 12, 24]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 2.0, 3.7])
 @pytest.mark.parametrize("kind", ["array", "mono", "stereo"])
-def test_sound_is_as_long_as_the_picture(
-    tmp_path: Path, number_pictures: Numbers, kind: str, seconds: float
-) -> None:
+def test_sound_is_as_long_as_the_picture(tmp_path: Path, number_pictures: Numbers, kind: str, seconds: float) -> None:
     sound = 0.1 * np.ones(round(seconds * 22050), np.float32)
     audio: Path | np.ndarray = tmp_path / "a.wav"
     if kind == "array":
@@ -184,9 +184,9 @@ def test_sound_is_as_long_as_the_picture(
 
 
 def find_flash_and_beep(path: Path) -> tuple[float, float]:
-    """Times in seconds of the middle of the brightest picture and of the loudest sample."""
-    brightness = [picture.mean() for picture in stream_frames(path)]
-    return (np.argmax(brightness) + 0.5) / 25, np.argmax(np.abs(read_speech(path))) / SAMPLE_RATE
+    """Mean time in seconds at which bright pictures begin, and time of the loudest sample."""
+    bright = np.flatnonzero([picture.mean() > 120 for picture in stream_frames(path)])
+    return bright.mean() / 25, np.argmax(np.abs(read_speech(path))) / SAMPLE_RATE
 
 
 @pytest.mark.parametrize(
@@ -203,18 +203,17 @@ def find_flash_and_beep(path: Path) -> tuple[float, float]:
 def test_flash_and_beep_stay_together(
     tmp_path: Path, make_film: MakeFilm, suffix: str, rate: int, picture_start: float, sound_start: float
 ) -> None:
-    path, moment = tmp_path / f"a{suffix}", 1.5
+    path, first, last = tmp_path / f"a{suffix}", round(1.5 * rate), round(1.6 * rate)
     times = picture_start + np.arange(3 * rate) / rate
-    pictures = [
-        np.full((32, 32, 3), 20 + 200 * (abs(time - moment) < 0.5 / rate), np.uint8) for time in times
-    ]
+    moment = (times[first] + times[last]) / 2
+    pictures = [np.full((32, 32, 3), 220 if first <= k <= last else 20, np.uint8) for k in range(3 * rate)]
     sound = np.zeros((1, 3 * 48000), np.float32)
-    first = round((moment + 0.5 / rate - sound_start) * 48000)
-    sound[0, first - 24 : first + 24] = 0.9 * np.sin(np.arange(48) * 2 * np.pi / 24)
+    middle = round((moment - sound_start) * 48000)
+    sound[0, middle - 24 : middle + 24] = 0.9 * np.sin(np.arange(48) * 2 * np.pi / 24)
     make_film(path, pictures, times, sound, 48000, sound_start)
     flash, beep = find_flash_and_beep(path)
-    assert flash == pytest.approx(moment - picture_start, abs=0.04)
-    assert abs(flash - beep) < 0.04
+    assert flash == pytest.approx(moment - picture_start, abs=0.021)
+    assert abs(flash - beep) < 0.021
     copy = tmp_path / "copy.mp4"
     with VideoWriter(copy, (32, 32), audio=path) as writer:
         for picture in stream_frames(path):
@@ -264,7 +263,7 @@ def test_writer_refuses_what_it_cannot_write(tmp_path: Path, number_pictures: Nu
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    generator = np.random.default_rng(0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
@@ -273,7 +272,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
             VideoWriter(tmp_path / "a.mp4", (256, 256)) as writer,
         ):
             for _ in range(60):
-                writer.write(np.roll(noise, writer.frames, axis=1))
+                writer.write(generator.integers(0, 256, (256, 256, 3), dtype=np.uint8))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
@@ -303,9 +302,7 @@ def test_what_is_no_video_is_named(tmp_path: Path, number_pictures: Numbers) -> 
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_cut_off_file_is_named(
-    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, suffix: str
-) -> None:
+def test_a_cut_off_file_is_named(tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".mp4":
         write_numbers(path, 200, number_pictures)
@@ -322,17 +319,17 @@ def test_reading_and_writing_hold_little_memory(
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 22050 * 10), 22050)
     path, draw = tmp_path / "a.mp4", number_pictures[0]
     with VideoWriter(path, SIZE, audio=tmp_path / "a.wav", preset="ultrafast") as writer:
-        for number in range(4000):
+        for number in range(1500):
             writer.write(draw(number))
-            if number == 500:
+            if number == 300:
                 before = resident_mebibytes()
-        # 3500 frames are 62 MiB as pixels; their sound is 26 MiB.
+        # 1200 frames are 21 MiB as pixels; their sound is 9 MiB.
         assert resident_mebibytes() - before < 6
     frames = stream_frames(path)
-    for _ in range(500):
+    for _ in range(300):
         next(frames)
     before = resident_mebibytes()
-    assert sum(1 for _ in frames) == 3500
+    assert sum(1 for _ in frames) == 1200
     assert resident_mebibytes() - before < 6
 
 

@@ -1,0 +1,134 @@
+"""Augmentation: mirroring is its own inverse and consistent with the camera; tempo and level by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from s3dnerf.data.augmentation import (
+    augment_speech,
+    change_sound,
+    jitter_colors,
+    mirror_track,
+    mirror_view,
+    pair_kept_points,
+)
+from s3dnerf.face.camera import HeadPose, load_canonical_face, project
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIPS_OUTER
+from s3dnerf.media.audio import cut_speech_window
+
+WINDOW = 7680
+
+
+def draw_poses(count: int) -> HeadPose:
+    rng = np.random.default_rng(0)
+    rotation = Rotation.from_euler("yxz", rng.uniform(-0.8, 0.8, (count, 3))).as_matrix().astype(np.float32)
+    return HeadPose(rotation, np.full(count, 0.7, np.float32), rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32))
+
+
+def draw_points(count: int) -> np.ndarray:
+    noise = 0.05 * np.random.default_rng(1).standard_normal((count, len(KEPT_POINTS), 3))
+    return (load_canonical_face()[KEPT_POINTS] + noise).astype(np.float32)
+
+
+def test_mirror_partners_are_mutual_and_on_the_other_side() -> None:
+    pairs = pair_kept_points()
+    assert np.array_equal(pairs[pairs], np.arange(len(KEPT_POINTS)))
+    rows = {number: row for row, number in enumerate(KEPT_POINTS.tolist())}
+    assert pairs[rows[33]] == rows[263]  # outer eye corners
+    assert pairs[rows[61]] == rows[291]  # mouth corners
+    assert pairs[rows[13]] == rows[13]  # middle of the upper lip
+    for group, other in ((EYE_LEFT, EYE_RIGHT), (LIPS_OUTER, LIPS_OUTER)):
+        assert {int(KEPT_POINTS[pairs[rows[number]]]) for number in group} == set(other)
+
+
+def test_mirroring_twice_changes_nothing() -> None:
+    pose, points = draw_poses(4), draw_points(4)
+    eyes = np.random.default_rng(2).uniform(0, 1, (4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(mirror_track(mirror_track(points)), points)
+    rotation, center, seen = mirror_view(*mirror_view(pose.rotation, pose.center, eyes))
+    np.testing.assert_allclose(rotation, pose.rotation, atol=1e-7)
+    np.testing.assert_array_equal(center, pose.center)
+    np.testing.assert_array_equal(seen, eyes)
+
+
+def test_mirrored_head_projects_to_mirrored_image_coordinates() -> None:
+    pose, points = draw_poses(5), draw_points(5)
+    rotation, center, _ = mirror_view(pose.rotation, pose.center, np.zeros((5, 2), np.float32))
+    assert np.allclose(np.linalg.det(rotation), 1.0, atol=1e-5)
+    seen = project(points, pose)
+    mirrored = project(mirror_track(points), HeadPose(rotation, pose.scale, center))
+    np.testing.assert_allclose(mirrored, seen[:, pair_kept_points()] * [-1, 1, 1], atol=1e-5)
+
+
+def test_eyes_change_sides() -> None:
+    _, _, eyes = mirror_view(np.eye(3)[None], np.zeros((1, 2)), np.array([[0.2, 0.9]]))
+    assert eyes.tolist() == [[0.9, 0.2]]
+
+
+@pytest.mark.parametrize("start", [0, 3, 37])
+def test_windows_at_normal_tempo_equal_those_of_the_one_function(start: int) -> None:
+    speech = np.random.default_rng(3).standard_normal(50 * 640 + 17).astype(np.float32)
+    windows = augment_speech(speech, float(start), 1.0, 12, WINDOW, None)
+    np.testing.assert_array_equal(windows, cut_speech_window(speech, start + np.arange(12), WINDOW))
+    assert windows.dtype == np.float32
+
+
+@pytest.mark.parametrize(("start", "tempo"), [(10.0, 1.1), (12.25, 0.9), (11.5, 1.0)])
+def test_windows_at_another_tempo_stay_centered_on_their_frames(start: float, tempo: float) -> None:
+    # A recording whose samples are their own numbers tells where each sample was taken from.
+    speech = np.arange(60 * 640, dtype=np.float32)
+    windows = augment_speech(speech, start, tempo, 8, 1280, None)
+    middles = (start + tempo * np.arange(8) + 0.5) * 640
+    np.testing.assert_allclose(windows[:, 640], middles, atol=0.01)
+    np.testing.assert_allclose(np.diff(windows, axis=1), tempo, atol=0.01)
+
+
+def test_windows_beyond_the_recording_are_silent() -> None:
+    speech = np.ones(10 * 640, np.float32)
+    windows = augment_speech(speech, 0.0, 1.1, 9, WINDOW, None)
+    # Frame 0 is centered on sample 320: 3840 samples of the window come before it.
+    assert not windows[0, : 3840 - 292].any() and windows[0, 3840 - 290 : 3840].all()
+    assert windows[8, 3840] == 1.0 and not windows[8, -3000:].any()
+
+
+def test_changed_sound_stays_recognizable() -> None:
+    speech = 0.1 * np.sin(np.arange(16000) * 0.1).astype(np.float32)
+    for seed in range(20):
+        changed = change_sound(speech, np.random.default_rng(seed))
+        assert changed.dtype == np.float32 and len(changed) == 16000
+        assert np.corrcoef(speech, changed)[0, 1] > 0.95
+        # 6 dB of level, and a tilt of 0.4, which adds up to 0.4 at low frequencies.
+        assert 0.5 * 0.55 < changed.std() / speech.std() < 2.0 * 1.45
+
+
+def test_sound_is_changed_in_the_same_way_by_the_same_seed() -> None:
+    speech = np.random.default_rng(4).standard_normal(20 * 640).astype(np.float32)
+    first, again, other = (
+        augment_speech(speech, 2.0, 1.05, 4, 1280, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_colors_of_all_frames_change_alike_and_by_an_affine_map() -> None:
+    pixels = np.random.default_rng(5).integers(80, 170, (2, 4, 4, 3), dtype=np.uint8)
+    pixels[1] = pixels[0]
+    for seed in range(10):
+        changed = jitter_colors(pixels, np.random.default_rng(seed))
+        assert changed.dtype == np.uint8 and changed.shape == pixels.shape
+        np.testing.assert_array_equal(changed[0], changed[1])
+        flat = np.concatenate([pixels[0].reshape(-1, 3), np.ones((16, 1))], axis=1)
+        _, residual, _, _ = np.linalg.lstsq(flat, changed[0].reshape(-1, 3).astype(float), rcond=None)
+        # Rounding down leaves an error of up to one level in each of 16 pixels.
+        assert residual.max() < 16 * 0.25
+
+
+def test_gray_keeps_its_place_within_the_limits() -> None:
+    gray = np.full((1, 1, 1, 3), 128, np.uint8)
+    values = np.stack([jitter_colors(gray, np.random.default_rng(seed))[0, 0, 0] for seed in range(200)])
+    # 0.8 to 1.2 times 0.93 to 1.07 of the value, and 8 % of the range up or down.
+    assert values.min() > 128 * 0.8 * 0.93 - 0.08 * 255 - 2
+    assert values.max() < 128 * 1.2 * 1.07 + 0.08 * 255 + 2
+    assert values.std() > 10

@@ -1,0 +1,155 @@
+"""Videos become clips: real people, a broken file, a video without a face, and a second run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s3dnerf.data import prepare
+from s3dnerf.data.clip import load_clip
+from s3dnerf.data.prepare import PrepareReport, fill_gaps, prepare_videos
+from s3dnerf.data.videos import VideoEntry
+from s3dnerf.errors import UserError
+from s3dnerf.face.camera import fit_head_pose, load_canonical_face, project
+from s3dnerf.media.audio import read_speech
+from s3dnerf.media.image import resize_image
+from s3dnerf.media.video import VideoWriter, read_frames, stream_frames
+
+Made = tuple[Path, Path, PrepareReport, PrepareReport]
+REAL = ("grid_uA_sbwe5n", "grid_uD_brbk7n")
+
+
+def write_landscape(path: Path, count: int = 20) -> None:
+    """A video that shows no face."""
+    slope = np.linspace(0, 200, 96).astype(np.uint8)
+    with VideoWriter(path, (96, 96)) as writer:
+        for shift in range(count):
+            writer.write(np.repeat(np.roll(np.tile(slope, (96, 1)), shift, axis=1)[..., None], 3, axis=2))
+
+
+@pytest.fixture(scope="module")
+def made(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Videos and clip folders, and the reports of a first and a second run."""
+    root = tmp_path_factory.mktemp("prepare")
+    videos, out = root / "videos", root / "out"
+    videos.mkdir()
+    for name in REAL:
+        shutil.copy(shared_data / "clips" / f"{name}.mp4", videos)
+    shutil.copy(shared_data / "clips" / f"{REAL[0]}.wav", videos)
+    whole = (videos / f"{REAL[0]}.mp4").read_bytes()
+    (videos / "broken_1.mp4").write_bytes(whole[: len(whole) // 2])
+    (videos / "broken_2.mp4").write_text("this is no video")
+    write_landscape(videos / "landscape_0.mp4")
+    reports = [prepare_videos(videos, out, workers=2) for _ in range(2)]
+    return videos, out, reports[0], reports[1]
+
+
+def test_good_videos_are_prepared_and_the_others_listed(
+    made: Made,
+) -> None:
+    _, out, first, _ = made
+    assert sorted(first.prepared) == list(REAL) and first.present == []
+    assert sorted(path.name for path in out.iterdir()) == [*REAL, "report.json"]
+    reasons = {failure.id: failure.reason for failure in first.failed}
+    assert sorted(reasons) == ["broken_1", "broken_2", "landscape_0"]
+    assert reasons["landscape_0"] == "a face is seen in only 0 of 20 frames"
+    assert "video" in reasons["broken_2"] and reasons["broken_1"]
+    stored = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert {failure["id"]: failure["reason"] for failure in stored["failed"]} == reasons
+
+
+def test_a_second_run_does_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos, out, first, second = made
+    assert second.prepared == [] and sorted(second.present) == list(REAL)
+    assert sorted(failure.id for failure in second.failed) == sorted(failure.id for failure in first.failed)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "report.json"}
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", None)  # starting one would fail
+    prepare_videos(videos, out)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_what_is_missing_or_mended_is_done(made: Made, tmp_path: Path) -> None:
+    videos, out, *_ = made
+    copy, again = tmp_path / "out", tmp_path / "videos"
+    shutil.copytree(out, copy)
+    shutil.copytree(videos, again)
+    shutil.rmtree(copy / REAL[1])
+    shutil.copy(videos / f"{REAL[1]}.mp4", again / "landscape_0.mp4")
+    report = prepare_videos(again, copy, workers=1)
+    assert sorted(report.prepared) == [REAL[1], "landscape_0"] and report.present == [REAL[0]]
+
+
+def test_a_prepared_clip_shows_its_source(made: Made, shared_data: Path) -> None:
+    videos, out, *_ = made
+    clip = load_clip(out / REAL[0])
+    assert clip.frames == 75 and clip.size == 256 and clip.valid.all() and clip.source == f"{REAL[0]}.mp4"
+    source = read_frames(videos / clip.source, [0, 40])
+    assert clip.crop.side <= 256 and clip.frame_size == (256, 256)
+    if clip.crop.side == 256:
+        error = clip.read_frames([0, 40]).astype(np.float64) - source
+        assert 10 * np.log10(255**2 / np.mean(error**2)) > 34
+    assert np.array_equal(clip.read_speech(), read_speech(shared_data / "clips" / f"{REAL[0]}.wav"))
+    other = load_clip(out / REAL[1])
+    assert other.has_speech and len(other.read_speech()) == 640 * other.frames, "the sound of the video itself"
+
+
+def test_the_track_fits_the_pose(made: Made) -> None:
+    clip = load_clip(made[1] / REAL[0])
+    again = fit_head_pose(clip.landmarks)
+    turned = np.einsum("tij,tij->t", again.rotation, clip.pose.rotation)
+    assert np.degrees(np.arccos(np.clip((turned - 1) / 2, -1, 1))).max() < 1.5, "smoothing moves little"
+    corners = project(load_canonical_face()[[33, 263]], clip.pose)
+    assert np.abs(corners[..., :2]).max() < 1
+    # A frontal talking head of this corpus: eyes mostly open, mouth opening and closing.
+    assert 0.5 < np.median(clip.eye_openness) < 1.5
+    assert clip.lip_opening.min() < 0.03 < 0.08 < clip.lip_opening.max() < 0.4
+    assert 0.5 < clip.pose.scale.mean() < 1.0
+
+
+def test_short_gaps_are_filled_and_long_ones_marked() -> None:
+    def face(value: float) -> np.ndarray:
+        return np.full((478, 3), value, np.float32)
+
+    found = [None, face(1), None, None, face(4), *[None] * 6, face(11), None]
+    track = fill_gaps(found)
+    expected = [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11]
+    assert track.landmarks[:, 0, 0] == pytest.approx(expected, abs=1e-5)
+    valid = [False, True, True, True, True, *[False] * 6, True, False]
+    assert track.valid.tolist() == valid
+    assert fill_gaps([None, None]) is None
+
+
+class DeadlyEntry(VideoEntry):
+    """A video that kills the process that takes it up."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_dying_process_costs_only_its_own_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a", "b", "bad", "c")
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+    kinds = {name: DeadlyEntry if name == "bad" else VideoEntry for name in names}
+    entries = [kinds[name](name, tmp_path / f"{name}.mp4", "someone") for name in names]
+    monkeypatch.setattr(prepare, "find_videos", lambda videos, manifest: entries)
+    report = prepare_videos(tmp_path, tmp_path / "out", workers=2)
+    reasons = {failure.id: failure.reason for failure in report.failed}
+    assert reasons == {name: "is an empty file" for name in ("a", "b", "c")} | {"bad": prepare.DIED}
+
+
+def test_a_video_with_a_tiny_head_is_refused(tmp_path: Path, shared_data: Path) -> None:
+    frames = list(stream_frames(shared_data / "clips" / f"{REAL[0]}.mp4"))[:6]
+    with VideoWriter(tmp_path / "far.mp4", (160, 160), crf=5) as writer:
+        for frame in frames:
+            picture = np.full((160, 160, 3), 100, np.uint8)
+            picture[40:96, 50:106] = resize_image(frame, 56)
+            writer.write(picture)
+    with pytest.raises(UserError, match="too small|a face is seen in only"):
+        prepare.prepare_clip(VideoEntry("far", tmp_path / "far.mp4", "x"), tmp_path / "out", 256)
+    assert not (tmp_path / "out" / "far").exists()

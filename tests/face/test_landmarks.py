@@ -1,0 +1,97 @@
+"""The real face tracker on the astronaut, moved, shrunk, turned and hidden."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from skimage.data import astronaut, chelsea, coffee
+
+from s3dnerf.errors import UserError
+from s3dnerf.face.landmarks import FaceTracker, detect_faces, from_pixels, load_mediapipe, to_pixels
+
+# Outer eye corners and nose tip of the astronaut, read off the picture by eye.
+CORNERS = {33: (195, 101), 263: (255, 103), 1: (222, 131)}
+
+
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    return detect_faces(astronaut())[0]
+
+
+def test_pixels_by_hand() -> None:
+    # In an image of 200 x 100 (width x height), the center of the first pixel is half a pixel from the edge.
+    points = np.array([[-1, -1, 0], [0, 0, 0.5], [1, 1, -1]], np.float32)
+    pixels = to_pixels(points, (100, 200))
+    assert pixels == pytest.approx(np.array([[-0.5, -0.5, 0], [99.5, 49.5, 50], [199.5, 99.5, -100]]))
+    assert from_pixels(pixels, (100, 200)) == pytest.approx(points, abs=1e-6)
+
+
+def test_astronaut_is_found(face: np.ndarray) -> None:
+    assert face.shape == (478, 3) and face.dtype == np.float32
+    pixels = to_pixels(face, (512, 512))
+    for number, place in CORNERS.items():
+        assert pixels[number, :2] == pytest.approx(place, abs=4)
+    assert face[1, 2] > face[[33, 263, 234, 454], 2].max(), "the nose is nearest to the viewer"
+
+
+def test_tracker_follows_a_moving_face(face: np.ndarray) -> None:
+    frames = [np.roll(astronaut(), (step, 2 * step), axis=(0, 1))[:400] for step in range(8)]
+    with FaceTracker() as tracker:
+        found = [to_pixels(one, (400, 512)) for one in tracker.track(frames)]
+    still = to_pixels(face, (512, 512))
+    for step, pixels in enumerate(found):
+        assert np.abs(pixels[:, :2] - still[:, :2] - [2 * step, step]).mean() < 2.5
+
+
+def test_tracker_says_when_there_is_no_face() -> None:
+    grey = np.full((512, 512, 3), 128, np.uint8)
+    with FaceTracker() as tracker:
+        found = list(tracker.track([grey, astronaut(), astronaut(), grey, astronaut()]))
+    assert [one is not None for one in found] == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize("size", [(1000, 1400), (1400, 900)])
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+def test_small_faces_in_large_pictures(face: np.ndarray, size: tuple[int, int], scale: float) -> None:
+    side = int(512 * scale)
+    picture = cv2.resize(coffee(), size[::-1])
+    picture[300 : 300 + side, 500 : 500 + side] = cv2.resize(astronaut(), (side, side), interpolation=cv2.INTER_AREA)
+    (found,) = detect_faces(picture)
+    pixels = (to_pixels(found, size)[:, :2] - [500, 300] + 0.5) / scale - 0.5
+    # Within 2 % of the face's height (160 pixels in the original).
+    assert np.abs(pixels - to_pixels(face, (512, 512))[:, :2]).mean() < 3.2
+
+
+def test_a_face_that_fills_the_picture() -> None:
+    assert len(detect_faces(astronaut()[60:190, 160:290])) == 1
+
+
+def test_faces_come_largest_first() -> None:
+    person = astronaut()[:256, 96:352]
+    picture = np.full((400, 640, 3), 90, np.uint8)
+    picture[20:276, 340:596] = person
+    picture[60:220, 60:220] = cv2.resize(person, (160, 160), interpolation=cv2.INTER_AREA)
+    found = detect_faces(picture)
+    assert len(found) == 2
+    assert found[0][1, 0] > 0 > found[1][1, 0], "the larger one is on the right"
+    assert len(detect_faces(picture, max_faces=1)) == 1
+
+
+@pytest.mark.parametrize("picture", [coffee(), chelsea(), np.zeros((64, 64, 3), np.uint8)])
+def test_no_face_gives_an_empty_list(picture: np.ndarray) -> None:
+    assert detect_faces(picture) == []
+
+
+def test_the_tracker_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with FaceTracker() as tracker:
+        list(tracker.track([astronaut()]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_mediapipe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(UserError, match="pip install"):
+        load_mediapipe()

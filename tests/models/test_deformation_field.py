@@ -1,0 +1,188 @@
+"""Deformation field: the lattice and its reading, region shares, the warp at its start, poses as numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from s3dnerf.encoding.hash_grid import HashGridConfig
+from s3dnerf.models.deformation_field import (
+    CrossModalFacialDeformationField,
+    DeformationConfig,
+    Lattice,
+    LatticeConfig,
+    RegionCodes,
+    describe_poses,
+)
+from s3dnerf.rendering.rays import Camera
+
+REGIONS, POINTS = 6, 9
+CONFIG = DeformationConfig(
+    token_width=16,
+    code_width=8,
+    hidden=16,
+    grid=HashGridConfig(levels=2, log2_hashmap_size=8),
+    lattice=LatticeConfig(size=(7, 9, 5)),
+)
+
+
+@pytest.fixture
+def field(one_thread: None) -> CrossModalFacialDeformationField:
+    torch.manual_seed(0)
+    return CrossModalFacialDeformationField(
+        CONFIG, context_channels=5, speech_width=12, regions=REGIONS, landmarks=POINTS
+    ).eval()
+
+
+def draw_codes(batch: int = 2) -> RegionCodes:
+    return RegionCodes(torch.randn(batch, REGIONS, 8), torch.randn(batch, REGIONS, 8), torch.randn(batch, 9))
+
+
+def test_lattice_spans_its_reach_around_its_center() -> None:
+    points = Lattice(CONFIG.lattice).points
+    assert points.shape == (7 * 9 * 5, 3)
+    center, reach = torch.tensor(CONFIG.lattice.center), torch.tensor(CONFIG.lattice.reach)
+    torch.testing.assert_close(points.amin(0), center - reach)
+    torch.testing.assert_close(points.amax(0), center + reach)
+    torch.testing.assert_close(points[7 * 9 * 5 // 2], center)
+
+
+def test_lattice_is_finest_at_the_mouth_and_even_along_a_line_of_points() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    across = lattice.points.view(5, 9, 7, 3)[2, 4, :, 0]
+    steps = across.diff()
+    assert steps[2:4].max() < 0.6 * steps[0]
+    torch.testing.assert_close(steps, steps.flip(0))
+
+
+def test_reading_at_lattice_points_is_exact() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    values = torch.randn(2, len(lattice.points), 3)
+    read = lattice.read(values, lattice.points.expand(2, -1, -1))
+    torch.testing.assert_close(read, values, atol=1e-4, rtol=0)
+
+
+def test_reading_between_points_is_linear_in_lattice_steps() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    grid = lattice.points.view(5, 9, 7, 3)
+    values = torch.randn(5, 9, 7, 1)
+    start, end = grid[1, 3, 2], grid[1, 3, 3]
+    # asinh of the distance over the focus is what grows evenly from point to point.
+    focus, center = CONFIG.lattice.focus[0], CONFIG.lattice.center[0]
+    low, high = (torch.asinh((x - center) / focus) for x in (start[0], end[0]))
+    for share in (0.25, 0.5, 0.9):
+        place = start.clone()
+        place[0] = center + focus * torch.sinh(low + share * (high - low))
+        read = lattice.read(values.view(1, -1, 1), place.view(1, 1, 3)).item()
+        expected = (1 - share) * values[1, 3, 2, 0] + share * values[1, 3, 3, 0]
+        assert read == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_reading_in_a_cell_weighs_all_eight_corners() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    values = torch.zeros(5, 9, 7, 1)
+    values[1:3, 3:5, 2:4] = torch.arange(8.0).view(2, 2, 2, 1)
+    unit = torch.tensor([2.5 / 6, 3.5 / 8, 1.5 / 4]) * 2 - 1
+    place = lattice.center + lattice.focus * torch.sinh(unit * lattice.extent)
+    assert lattice.read(values.view(1, -1, 1), place.view(1, 1, 3)).item() == pytest.approx(3.5, abs=1e-3)
+
+
+def test_positions_beyond_the_lattice_read_its_border() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    values = torch.randn(1, len(lattice.points), 2)
+    corner = lattice.points[-1]
+    far = torch.stack([corner, corner + 0.5, corner + 20.0])[None]
+    torch.testing.assert_close(lattice.read(values, far), values[:, -1:].expand(-1, 3, -1), atol=1e-4, rtol=0)
+
+
+def test_shares_of_the_regions_sum_to_one(field: CrossModalFacialDeformationField) -> None:
+    positions = torch.empty(2, 50, 3).uniform_(-2.5, 2.5)
+    features = field.warp.encode_positions(positions)
+    assert features.shares.shape == (2, 50, REGIONS)
+    torch.testing.assert_close(features.shares.exp().sum(-1), torch.ones(2, 50))
+
+
+def test_warp_starts_at_zero_everywhere(field: CrossModalFacialDeformationField) -> None:
+    deformation = field.deform_points(draw_codes(), torch.randn(2, 30, 3))
+    assert deformation.offsets.shape == (2, 30, 3) and deformation.ambient.shape == (2, 30, 4)
+    assert not deformation.offsets.any() and not deformation.ambient.any()
+
+
+def test_lattice_holds_the_field_at_its_points(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.warp.output.weight, std=0.1)
+    codes = draw_codes()
+    lattice = field.deform_lattice(codes)
+    exact = field.deform_points(codes, field.lattice.points.expand(2, -1, -1))
+    torch.testing.assert_close(lattice[..., :3], exact.offsets, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(lattice[..., 3:], exact.ambient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["motion", "portrait", "pose"])
+def test_warp_depends_on_all_of_its_codes(field: CrossModalFacialDeformationField, part: str) -> None:
+    torch.nn.init.normal_(field.warp.output.weight, std=0.1)
+    codes, points = draw_codes(), torch.randn(2, 10, 3)
+    changed = RegionCodes(**{**vars(codes), part: getattr(codes, part) + 1.0})
+    before, after = (field.deform_points(given, points).offsets for given in (codes, changed))
+    assert (before - after).abs().max() > 1e-4
+
+
+def test_a_region_that_holds_a_position_alone_moves_it_alone(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.warp.output.weight, std=0.1)
+    with torch.no_grad():
+        field.warp.to_shares.weight.zero_()
+        field.warp.to_shares.bias.copy_(torch.tensor([0.0, 0.0, 60.0, 0.0, 0.0, 0.0]))
+    codes, points = draw_codes(1), torch.randn(1, 10, 3)
+    before = field.deform_points(codes, points).offsets
+    others = codes.motion.clone()
+    others[:, [0, 1, 3, 4, 5]] += 1.0
+    torch.testing.assert_close(
+        field.deform_points(RegionCodes(others, codes.portrait, codes.pose), points).offsets, before
+    )
+    own = codes.motion.clone()
+    own[:, 2] += 1.0
+    moved = field.deform_points(RegionCodes(own, codes.portrait, codes.pose), points).offsets
+    assert (moved - before).abs().max() > 1e-3
+
+
+def test_regions_attend_to_speech(field: CrossModalFacialDeformationField) -> None:
+    regions = field.describe_regions(torch.randn(2, 5, 4, 4), 0.1 * torch.randn(2, POINTS, 3), torch.rand(2, 2))
+    speech = torch.randn(2, 12, 12)
+    motion = field.speech_attention(regions.tokens, speech)
+    assert motion.shape == (2, REGIONS, 8)
+    other = speech.clone()
+    other[1] += 1.0
+    change = (field.speech_attention(regions.tokens, other) - motion).abs().amax(dim=(1, 2))
+    assert change[0] == 0 and change[1] > 1e-3
+
+
+def test_order_of_speech_matters_once_its_time_is_learned(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.speech_attention.time)
+    tokens, speech = torch.randn(1, REGIONS, 16), torch.randn(1, 12, 12)
+    forward, backward = (field.speech_attention(tokens, given) for given in (speech, speech.flip(1)))
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_eyes_enter_the_codes_linearly(field: CrossModalFacialDeformationField) -> None:
+    tokens, motion = torch.randn(1, REGIONS, 16), torch.randn(1, REGIONS, 8)
+    pose = torch.zeros(1, 9)
+
+    def drive(eyes: list[float]) -> torch.Tensor:
+        return field.combine_codes(tokens, motion, torch.tensor([eyes]), pose).motion
+
+    torch.testing.assert_close(drive([1.0, 0.0]) + drive([0.0, 1.0]), drive([1.0, 1.0]) + drive([0.0, 0.0]))
+    assert (drive([1.0, 0.0]) - drive([0.0, 1.0])).abs().max() > 1e-3
+
+
+def make_camera(yaw: float, scale: float, center: tuple[float, float]) -> Camera:
+    cosine, sine = math.cos(yaw), math.sin(yaw)
+    rotation = torch.tensor([[[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]]])
+    return Camera(rotation, torch.tensor([scale]), torch.tensor([center]))
+
+
+def test_poses_as_nine_numbers_by_hand() -> None:
+    source, target = make_camera(0.0, 0.5, (0.1, 0.2)), make_camera(0.3, 1.0, (0.2, 0.0))
+    expected = [0, 0, 0, 0, 2 * math.sin(0.3), 0, 2 * 0.2, 2 * -0.4, 4 * math.log(2)]
+    torch.testing.assert_close(describe_poses(source, target), torch.tensor([expected]).float())
+    assert not describe_poses(source, source).any()

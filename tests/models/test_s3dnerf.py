@@ -1,0 +1,210 @@
+"""The whole model: what it returns before it has learned anything, its geometry, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from s3dnerf.data.dataset import Batch
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink, warp
+from s3dnerf.rendering.rays import Camera
+from s3dnerf.training import S3DNeRFConfig
+
+SIDE, RAYS = 64, 16
+
+
+@pytest.fixture
+def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
+    torch.manual_seed(0)
+    return S3DNeRF(load_smoke().model).eval()
+
+
+@pytest.fixture
+def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
+    with torch.no_grad():
+        return model.encode_identity(drawn_batch.portraits)
+
+
+def render(model: S3DNeRF, identity: Identity, camera: Camera, window: Tensor | None = None) -> Rendering:
+    windows = torch.zeros(len(camera.scale), 7680) if window is None else window
+    with torch.no_grad():
+        codes = model.drive(identity, model.encode_speech(identity, windows), identity.portrait.eyes, camera)
+        return model.render(identity, codes, camera)
+
+
+def set_density(model: S3DNeRF, level: float) -> None:
+    """Make the field uniform: -100 is empty space, 100 is opaque at the first sample."""
+    with torch.no_grad():
+        model.radiance_field.network[-1].weight[0] = 0.0
+        model.radiance_field.network[-1].bias[0] = level
+
+
+def shift(camera: Camera, u: float, v: float) -> Camera:
+    return replace(camera, center=camera.center + torch.tensor([u, v]))
+
+
+def test_sizes(model: S3DNeRF, identity: Identity) -> None:
+    rendering = render(model, identity, identity.portrait.camera)
+    shapes = {name: tuple(value.shape) for name, value in vars(rendering).items()}
+    assert shapes == {
+        "image": (2, 3, SIDE, SIDE),
+        "warped": (2, 3, SIDE, SIDE),
+        "coarse": (2, 3, RAYS, RAYS),
+        "alpha": (2, 1, RAYS, RAYS),
+        "flow": (2, 2, RAYS, RAYS),
+        "lattice": (2, 12 * 12 * 4, 7),
+    }
+
+
+def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identity: Identity) -> None:
+    rendering = render(model, identity, identity.portrait.camera, torch.randn(2, 7680))
+    assert not rendering.lattice.any()
+    assert rendering.flow.abs().max() < 1e-5
+    torch.testing.assert_close(rendering.warped, identity.portrait.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+
+
+def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
+    # Geometry in bfloat16 would shift the photograph by up to half a pixel, from ray to ray and frame to frame.
+    with torch.autocast("cpu", torch.bfloat16):
+        rendering = render(model, identity, identity.portrait.camera)
+    assert rendering.flow.abs().max() < 1e-5
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+
+
+def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 100.0)
+    # Eight pixels of 64 to the right and four down.
+    rendering = render(model, identity, shift(identity.portrait.camera, 0.25, 0.125))
+    torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS), atol=1e-4, rtol=0)
+    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, RAYS, RAYS)
+    torch.testing.assert_close(rendering.flow, expected, atol=1e-4, rtol=0)
+    portrait = identity.portrait.image
+    torch.testing.assert_close(rendering.warped[..., 4:, 8:], portrait[..., :-4, :-8], atol=1e-3, rtol=0)
+
+
+def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 100.0)
+    camera = identity.portrait.camera
+    flow = render(model, identity, replace(camera, scale=2 * camera.scale)).flow
+    places = (2 * torch.arange(RAYS) + 1) / RAYS - 1
+    source_u = places + flow[0, 0, 5]
+    torch.testing.assert_close(source_u, camera.center[0, 0] + (places - camera.center[0, 0]) / 2, atol=1e-4, rtol=0)
+
+
+def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, -100.0)
+    rendering = render(model, identity, shift(identity.portrait.camera, 0.3, 0.1))
+    assert rendering.alpha.abs().max() < 1e-6
+    torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+
+
+def test_jittered_samples_differ_and_repeat_with_their_seed(model: S3DNeRF, identity: Identity) -> None:
+    camera = identity.portrait.camera
+    codes = model.drive(identity, torch.zeros(2, 6, 8), identity.portrait.eyes, camera)
+    with torch.no_grad():
+        seeds = [model.render(identity, codes, camera, torch.Generator().manual_seed(s)).coarse for s in (1, 1, 2)]
+    assert torch.equal(seeds[0], seeds[1])
+    assert not torch.equal(seeds[0], seeds[2])
+
+
+def test_repeated_identities_stand_in_a_row(model: S3DNeRF, identity: Identity) -> None:
+    repeated = identity.repeat(3)
+    assert repeated.portrait.image.shape == (6, 3, SIDE, SIDE)
+    assert [len(planes) for planes in repeated.appearance.planes] == [6, 6, 6]
+    for index in range(6):
+        assert torch.equal(repeated.portrait.camera.rotation[index], identity.portrait.camera.rotation[index // 3])
+        assert torch.equal(repeated.regions.tokens[index], identity.regions.tokens[index // 3])
+    camera = identity.portrait.camera.repeat(3)
+    together = render(model, repeated, camera).coarse
+    torch.testing.assert_close(
+        together[4], render(model, identity, identity.portrait.camera).coarse[1], atol=1e-5, rtol=0
+    )
+
+
+def test_landmarks_are_found_where_a_constant_warp_takes_them_from(model: S3DNeRF, identity: Identity) -> None:
+    offset = torch.tensor([0.02, -0.05, 0.01])
+    with torch.no_grad():
+        model.deformation_field.warp.output.bias[:3] = offset / 0.25
+    codes = model.drive(identity, torch.zeros(2, 6, 8), identity.portrait.eyes, identity.portrait.camera)
+    found = model.locate_landmarks(identity, codes, torch.zeros_like(identity.portrait.landmarks))
+    torch.testing.assert_close(found, identity.portrait.landmarks - offset, atol=1e-6, rtol=0)
+
+
+def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeRF, identity: Identity) -> None:
+    field = model.deformation_field
+    torch.nn.init.normal_(field.warp.output.weight, std=0.03)
+    codes = model.drive(identity, torch.randn(2, 6, 8), identity.portrait.eyes, identity.portrait.camera)
+    start = identity.portrait.landmarks
+    assert field.deform_points(codes, start).offsets.abs().max() > 0.005
+    misses = []
+    for rounds in (0, 2, 8):
+        found = start if rounds == 0 else model.locate_landmarks(identity, codes, start, rounds)
+        arrived = found + field.deform_points(codes, found).offsets
+        misses.append((arrived - start).abs().mean().item())
+    assert misses[1] < 0.25 * misses[0]
+    assert misses[2] < 0.02 * misses[0]
+
+
+def test_only_the_last_round_of_locating_carries_gradients(model: S3DNeRF, identity: Identity) -> None:
+    torch.nn.init.normal_(model.deformation_field.warp.output.weight, std=0.03)
+    motion = torch.randn(2, 6, 8, requires_grad=True)
+    codes = model.drive(identity, motion, identity.portrait.eyes, identity.portrait.camera)
+    first = model.locate_landmarks(identity, codes, identity.portrait.landmarks, rounds=1).detach()
+    (gradient,) = torch.autograd.grad(
+        model.locate_landmarks(identity, codes, identity.portrait.landmarks, rounds=2).sum(), motion, retain_graph=True
+    )
+    (expected,) = torch.autograd.grad(-model.deformation_field.deform_points(codes, first).offsets.sum(), motion)
+    torch.testing.assert_close(gradient, expected)
+    with torch.no_grad():
+        assert not model.locate_landmarks(identity, codes, identity.portrait.landmarks).requires_grad
+
+
+def test_saved_and_loaded_models_are_the_same(
+    model: S3DNeRF, identity: Identity, drawn_batch: Batch, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "model")
+    loaded = S3DNeRF.from_pretrained(str(tmp_path / "model"))
+    assert loaded.config == model.config
+    assert not loaded.training
+    windows = torch.randn(2, 7680)
+    camera = shift(identity.portrait.camera, 0.1, 0.0)
+    with torch.no_grad():
+        before, after = (
+            render(one, one.encode_identity(drawn_batch.portraits), camera, windows) for one in (model, loaded)
+        )
+    for name, value in vars(before).items():
+        assert torch.equal(value, getattr(after, name)), name
+    # The file stands for itself: sizes as plain numbers, weights as safetensors.
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["ray_size"] == RAYS
+    assert sorted(path.name for path in (tmp_path / "model").glob("*.safetensors")) == ["model.safetensors"]
+
+
+def test_derived_tables_are_not_in_the_file(model: S3DNeRF) -> None:
+    assert [name for name in model.state_dict() if "filters" in name or "lattice" in name] == []
+
+
+def test_warp_reads_where_the_flow_points() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    flow = torch.zeros(1, 2, 4, 4)
+    flow[:, 0] = 0.5  # one pixel of four to the right
+    torch.testing.assert_close(warp(image, flow)[0, 0, 1], torch.tensor([5.0, 6.0, 7.0, 7.0]))
+    flow = torch.zeros(1, 2, 4, 4)
+    flow[:, 1] = -0.5
+    torch.testing.assert_close(warp(image, flow)[0, 0, :, 2], torch.tensor([2.0, 2.0, 6.0, 10.0]))
+
+
+def test_shrink_averages_squares() -> None:
+    image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+    assert shrink(image, 2).item() == 4.0

@@ -1,0 +1,280 @@
+"""Losses on cases computed by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from s3dnerf.data.dataset import Batch, Frames
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.models.deformation_field import RegionCodes
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.rendering.rays import Camera
+from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.training.losses import (
+    EYE_LANDMARKS,
+    LossWeights,
+    compare_gradients,
+    compare_images,
+    compare_landmarks,
+    compare_slots,
+    compare_speech,
+    correlate,
+    frozen,
+    make_silence,
+    mark_box,
+    measure_openings,
+    measure_structure,
+    place_landmarks,
+    weigh,
+)
+
+POINTS = len(KEPT_POINTS)
+
+
+def make_image(seed: int = 0, size: int = 64) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def make_frames(landmarks: Tensor, scale: float = 0.5, center: tuple[float, float] = (0.0, 0.0)) -> Frames:
+    count = len(landmarks)
+    camera = Camera(torch.eye(3).expand(count, 3, 3), torch.full((count,), scale), torch.tensor([center] * count))
+    nothing = torch.zeros_like(landmarks)
+    return Frames(None, camera, landmarks, nothing, torch.zeros(count, 2), torch.zeros(count, 8), torch.ones(count))
+
+
+def rows(numbers: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.searchsorted(KEPT_POINTS, numbers))
+
+
+def test_structure_of_equal_images_is_one() -> None:
+    assert measure_structure(make_image(), make_image()).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_structure_agrees_with_scikit_image() -> None:
+    a = make_image(0)[:1]
+    b = (0.7 * a + 0.3 * make_image(1)[:1]).clamp(0, 1)
+    x, y = ((0.299 * image[0, 0] + 0.587 * image[0, 1] + 0.114 * image[0, 2]).numpy() for image in (a, b))
+    _, every = structural_similarity(x, y, win_size=7, data_range=1.0, full=True, use_sample_covariance=False)
+    # Windows begin at every second pixel: their centers are 3, 5, ... 59.
+    expected = every[3:61:2, 3:61:2].mean()
+    assert measure_structure(a, b).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_structure_of_flat_images_by_hand() -> None:
+    a, b = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.6)
+    expected = (2 * 0.24 + 1e-4) / (0.16 + 0.36 + 1e-4)
+    assert measure_structure(a, b).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_constant_offset_has_no_gradient_difference() -> None:
+    image = make_image()
+    assert compare_gradients(image + 0.3, image).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_gradient_difference_of_a_ramp_by_hand() -> None:
+    ramp = 0.01 * torch.arange(32.0).expand(1, 3, 32, 32)
+    # Horizontal steps of 0.01, then 0.02 and 0.04 after halving; nothing vertically.
+    assert compare_gradients(ramp, torch.zeros_like(ramp)).item() == pytest.approx(0.07 / 3, abs=1e-6)
+
+
+def test_correlation_by_hand() -> None:
+    wave = torch.sin(torch.arange(50.0))
+    assert correlate(wave, 3 * wave + 1).item() == pytest.approx(1.0, abs=1e-3)
+    assert correlate(wave, -0.5 * wave).item() == pytest.approx(-1.0, abs=1e-3)
+    noise = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    expected = np.corrcoef(noise.numpy())[0, 1]
+    assert correlate(noise[0], noise[1]).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_lips_that_hardly_move_are_uncorrelated() -> None:
+    wave = torch.sin(torch.arange(50.0))
+    assert abs(correlate(wave, 1e-6 * wave).item()) < 2e-3
+    still = torch.ones(50, requires_grad=True)
+    correlate(still, wave).backward()
+    assert torch.isfinite(still.grad).all()
+
+
+def test_lip_opening_is_the_mean_vertical_gap() -> None:
+    landmarks = torch.randn(1, POINTS, 3)
+    for (upper, lower), gap in zip(LIP_PAIRS, (0.1, 0.2, 0.6), strict=True):
+        landmarks[:, rows((lower,)), 1] = landmarks[:, rows((upper,)), 1] - gap
+    assert measure_openings(landmarks).item() == pytest.approx(0.3, abs=1e-6)
+
+
+def test_box_around_the_lips_by_hand() -> None:
+    landmarks = torch.full((1, POINTS, 3), 5.0)
+    landmarks[:, LIP_LANDMARKS] = 0.0
+    landmarks[:, LIP_LANDMARKS[0], :2] = torch.tensor([-0.4, 0.2])
+    landmarks[:, LIP_LANDMARKS[1], :2] = torch.tensor([0.6, -0.3])
+    box = mark_box(make_frames(landmarks, center=(0.1, -0.1)), LIP_LANDMARKS, 20, margin=0.12)
+    # u from 0.1 - 0.2 - 0.06 to 0.1 + 0.3 + 0.06; v from -0.1 - 0.1 - 0.06 to -0.1 + 0.15 + 0.06.
+    centers = (2 * np.arange(20) + 1) / 20 - 1
+    columns, lines = (centers > -0.16) & (centers < 0.46), (centers > -0.26) & (centers < 0.11)
+    assert box.shape == (1, 1, 20, 20)
+    np.testing.assert_array_equal(box[0, 0].numpy(), np.outer(lines, columns).astype(np.float32))
+
+
+def test_lip_and_eye_landmarks_are_their_outlines() -> None:
+    assert set(KEPT_POINTS[LIP_LANDMARKS].tolist()) == {*LIPS_OUTER, *LIPS_INNER}
+    assert set(KEPT_POINTS[EYE_LANDMARKS].tolist()) == {*EYE_LEFT, *EYE_RIGHT}
+
+
+def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
+    lattice = torch.zeros(2, 10, 7) if lattice is None else lattice
+    return Rendering(image, image, shrink(image, 4), torch.ones(2, 1, 16, 16), torch.zeros(2, 2, 16, 16), lattice)
+
+
+def test_a_perfect_picture_costs_nothing() -> None:
+    image = make_image()
+    losses = compare_images(make_rendering(image), replace(make_frames(torch.zeros(2, POINTS, 3)), image=image))
+    assert set(losses) == {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "warped", "deform"}
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(0.0, abs=1e-5), name
+
+
+def test_picture_losses_of_a_constant_error_by_hand() -> None:
+    image = make_image()
+    # Lips between -0.22 and 0.22 of the picture, and a margin of 0.06 * 0.5: a box of 16 x 16 pixels.
+    landmarks = torch.zeros(2, POINTS, 3)
+    landmarks[:, LIP_LANDMARKS[0], :2], landmarks[:, LIP_LANDMARKS[1], :2] = -0.44, 0.44
+    lattice = torch.zeros(2, 10, 7)
+    lattice[..., :3] = torch.tensor([0.1, 0.2, 0.2])
+    frames = replace(make_frames(landmarks), image=image)
+    losses = compare_images(make_rendering(image + 0.1, lattice), frames)
+    lips, eyes = (mark_box(frames, group, 64).sum().item() for group in (LIP_LANDMARKS, EYE_LANDMARKS))
+    assert lips == 2 * 16 * 16 and eyes == 2 * 2 * 2
+    assert losses["pixel"].item() == pytest.approx(0.1, abs=1e-6)
+    assert losses["lips"].item() == pytest.approx(0.1 * 3 * lips / (3 * lips + 1), abs=1e-5)
+    assert losses["eyes"].item() == pytest.approx(0.1 * 3 * eyes / (3 * eyes + 1), abs=1e-5)
+    assert losses["coarse"].item() == pytest.approx(0.1, abs=1e-6)
+    assert losses["warped"].item() == pytest.approx(0.1, abs=1e-6)
+    assert losses["gradient"].item() == pytest.approx(0.0, abs=1e-6)
+    assert losses["deform"].item() == pytest.approx(0.09, abs=1e-6)
+
+
+@pytest.fixture
+def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
+    torch.manual_seed(0)
+    return S3DNeRF(load_smoke().model).eval()
+
+
+@pytest.fixture
+def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
+    with torch.no_grad():
+        return model.encode_identity(drawn_batch.speakers)
+
+
+def drive(model: S3DNeRF, identity: Identity, motion: Tensor | None = None) -> RegionCodes:
+    motion = torch.zeros(len(identity.portrait.eyes), 6, 8) if motion is None else motion
+    return model.drive(identity, motion, identity.portrait.eyes, identity.portrait.camera)
+
+
+def test_landmarks_that_arrive_cost_nothing(model: S3DNeRF, identity: Identity) -> None:
+    # An untrained warp moves nothing, so the portrait's own landmarks arrive where they should.
+    losses = compare_landmarks(model, identity, drive(model, identity), make_frames(identity.portrait.landmarks))
+    assert losses["landmarks"].item() == losses["gap"].item() == losses["lids"].item() == 0.0
+    shares = model.deformation_field.warp.encode_positions(identity.portrait.landmarks).shares
+    assert 0 < losses["regions"].item() < -shares.min().item()
+
+
+def test_landmarks_that_miss_by_hand(model: S3DNeRF, identity: Identity) -> None:
+    landmarks = identity.portrait.landmarks.clone()
+    lower = rows(tuple(number for _, number in LIP_PAIRS))
+    landmarks[:, lower, 1] -= 0.1
+    upper = rows(tuple(number for number, _ in LID_PAIRS_LEFT))
+    landmarks[:, upper, 1] += 0.02
+    eyes = identity.portrait.eyes + torch.tensor([0.5, 0.0])
+    frames = replace(make_frames(landmarks), eyes=eyes)
+    losses = compare_landmarks(model, identity, drive(model, identity), frames)
+    # Three points of the lips miss by 0.1 and three of the lids by 0.02; lips count twice.
+    assert losses["landmarks"].item() == pytest.approx(0.36 / POINTS + 0.3 / len(LIP_LANDMARKS), rel=1e-3)
+    assert losses["gap"].item() == pytest.approx(0.1, rel=1e-4)
+    # The eyes differ by 0.25 on average, which counts 1 + 8 * 0.25 times; one of two eyes has a gap of 0.02 too much.
+    assert losses["lids"].item() == pytest.approx(3.0 * (0.06 / len(EYE_LANDMARKS) + 0.01), rel=1e-3)
+
+
+def test_slots_that_claim_their_landmarks_cost_little(model: S3DNeRF, identity: Identity) -> None:
+    log_third = torch.full_like(identity.regions.attention, math.log(1 / 6))
+    even = replace(identity, regions=replace(identity.regions, attention=log_third))
+    assert compare_slots(even).item() == pytest.approx(math.log(6), rel=1e-4)
+    assert compare_slots(identity).item() > 0
+
+
+def test_speech_that_is_right_costs_nothing_and_stillness_does(model: S3DNeRF, identity: Identity) -> None:
+    length = 8
+    repeated = identity.repeat(length)
+    codes = drive(model, repeated)
+    still = repeated.portrait.landmarks
+    moving = still.clone()
+    opening = 0.05 * torch.sin(torch.arange(16.0)).clamp(min=0)
+    moving[:, rows(tuple(number for _, number in LIP_PAIRS)), 1] -= opening[:, None]
+    for landmarks, right in ((still, True), (moving, False)):
+        frames = make_frames(landmarks)
+        losses = compare_speech(model, repeated, codes, codes.motion, frames, length)
+        assert set(losses) == {"speech", "correlation", "gain", "distill"}
+        assert losses["distill"].item() == 0.0
+        # Nothing moves in the untrained model: correlation with anything is 0.
+        assert losses["correlation"].item() == pytest.approx(1.0, abs=1e-3)
+        if right:
+            assert losses["speech"].item() == pytest.approx(0.0, abs=1e-5)
+            assert losses["gain"].item() == pytest.approx(0.0, abs=1e-3)
+        else:
+            std = opening.view(2, 8).std(-1)
+            expected = ((std + 2e-3).log() - math.log(2e-3)).mean().item()
+            assert losses["gain"].item() == pytest.approx(expected, rel=1e-2)
+            assert losses["speech"].item() > 1e-3
+
+
+def test_landmarks_are_placed_from_the_mean_face_alone(model: S3DNeRF, identity: Identity) -> None:
+    frames = make_frames(identity.portrait.landmarks)
+    placed = place_landmarks(model, identity, drive(model, identity), frames)
+    torch.testing.assert_close(placed, identity.portrait.landmarks)
+    moved = replace(frames, landmarks=frames.landmarks + 0.3, displacement=frames.displacement + 0.3)
+    torch.testing.assert_close(place_landmarks(model, identity, drive(model, identity), moved), placed)
+
+
+def test_speech_does_not_teach_the_warp(model: S3DNeRF, identity: Identity) -> None:
+    torch.nn.init.normal_(model.deformation_field.warp.output.weight, std=0.03)
+    motion = torch.randn(2, 6, 8, requires_grad=True)
+    codes = drive(model, identity, motion)
+    frames = make_frames(identity.portrait.landmarks + 0.05)
+    losses = compare_speech(model, identity, codes, torch.zeros(2, 6, 8), frames, 2)
+    (losses["speech"] + losses["correlation"] + losses["gain"]).backward()
+    assert motion.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in model.deformation_field.warp.parameters())
+
+
+def test_silence_is_faint_noise_of_many_levels() -> None:
+    silence = make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0))
+    decibels = 20 * silence.std(dim=1).log10()
+    assert silence.shape == (400, 2000) and silence.dtype == torch.float32
+    # Speech is at -23 dB: 35 to 80 dB under it.
+    assert -104 < decibels.min() < -101 and -60 < decibels.max() < -57
+    assert torch.equal(silence, make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0)))
+
+
+def test_frozen_modules_pass_gradients_on_and_thaw_afterwards() -> None:
+    layer = torch.nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    x = torch.randn(4, 3, requires_grad=True)
+    with frozen(layer):
+        layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, 3))
+    assert layer.weight.grad is None
+    assert layer.weight.requires_grad and not layer.bias.requires_grad
+    with pytest.raises(ZeroDivisionError), frozen(layer):
+        raise ZeroDivisionError
+    assert layer.weight.requires_grad
+
+
+def test_weights_multiply_their_terms() -> None:
+    losses = {"pixel": torch.tensor(2.0), "gap": torch.tensor(0.5)}
+    assert weigh(losses, LossWeights(pixel=3.0, gap=4.0)).item() == 8.0

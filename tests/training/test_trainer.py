@@ -1,0 +1,329 @@
+"""The training loop: stages, gradients, exact resume, interruption, overfitting, and the whole of it in a minute."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from s3dnerf.errors import UserError
+from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.training import S3DNeRFConfig, train
+from s3dnerf.training.losses import weigh
+from s3dnerf.training.trainer import (
+    TrainConfig,
+    Trainer,
+    add_losses,
+    interruptible,
+    make_optimizer,
+    measure_psnr,
+    schedule,
+    seed_step,
+)
+
+CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
+SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
+PICTURES = {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "warped", "deform"}
+
+
+@pytest.fixture
+def make_config(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> Callable[..., S3DNeRFConfig]:
+    return lambda *words, root=drawn_clips: load_smoke("--data.root", str(root), *words)
+
+
+def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
+    config = TrainConfig(steps=110, warmup=10)
+    assert [schedule(step, config) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    assert schedule(10, config) == 1.0
+    assert schedule(60, config) == pytest.approx(0.02 + 0.98 / 2)
+    assert schedule(110, config) == pytest.approx(0.02)
+    assert schedule(500, config) == pytest.approx(0.02)
+    falling = [schedule(step, config) for step in range(10, 111)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_every_step_has_a_seed_of_its_own() -> None:
+    draws = []
+    for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3)):
+        generator = seed_step(seed, step)
+        draws.append((torch.rand(1).item(), torch.rand(1, generator=generator).item()))
+    assert draws[0] == draws[1]
+    assert len({*draws}) == 3
+
+
+def test_terms_in_both_losses_become_their_mean() -> None:
+    one, two = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, {"b": torch.tensor(6.0), "c": torch.tensor(3.0)}
+    assert {name: value.item() for name, value in add_losses(one, two).items()} == {"a": 1.0, "b": 4.0, "c": 3.0}
+
+
+def test_psnr_by_hand() -> None:
+    image = torch.zeros(2, 3, 4, 4)
+    other = image.clone()
+    other[0], other[1, :, :2] = 0.1, 0.1
+    torch.testing.assert_close(measure_psnr(image, other), torch.tensor([20.0, 20.0 + 10 * math.log10(2)]))
+
+
+def test_hash_grid_has_a_larger_step_and_no_decay(make_config: Callable[..., S3DNeRFConfig]) -> None:
+    config = make_config()
+    model = S3DNeRF(config.model)
+    rest, grid = make_optimizer(model, config.train).param_groups
+    assert [id(parameter) for parameter in grid["params"]] == [id(model.deformation_field.warp.grid.table)]
+    assert grid["peak"] == config.train.grid_learning_rate and grid["weight_decay"] == 0.0
+    assert rest["peak"] == config.train.learning_rate and rest["weight_decay"] == config.train.weight_decay
+    assert len(rest["params"]) + 1 == len(list(model.parameters()))
+
+
+def make_learned(trainer: Trainer) -> None:
+    """Shake all weights: layers that start at zero would hide what lies before them."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    trainer = Trainer(make_config("--train.movement_steps", "2", "--train.movement_every", "3"), tmp_path)
+    found = []
+    for step in range(4):
+        trainer.step = step
+        found.append(set(trainer.update([trainer.data[step]])))
+    assert found[0] == found[1] == CORRESPONDENCES | SPEECH
+    # Step 2 is one of pictures, step 3 is divisible by three and has speech too.
+    assert found[2] == CORRESPONDENCES | PICTURES
+    assert found[3] == CORRESPONDENCES | SPEECH | PICTURES
+
+
+def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    words = ("--train.movement_steps", "1", "--train.movement_every", "2")
+    trainer = Trainer(make_config(*words, "--train.speech_from", "0", "--train.speech_share", "0.5"), tmp_path)
+    make_learned(trainer)
+    reached: dict[str, set[str]] = {}
+    for stage, step in (("movement", 0), ("pictures", 1)):
+        trainer.step = step
+        trainer.model.zero_grad()
+        losses = trainer.measure_losses(trainer.data[step], seed_step(0, step))
+        weigh(losses, trainer.config.losses).backward()
+        gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
+        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
+        reached[stage] = {name for name, grad in gradients.items() if grad is not None and grad.abs().max() > 0}
+    every = {name for name, _ in trainer.model.named_parameters()}
+    assert len(every) > 100
+    assert reached["movement"] | reached["pictures"] == every
+    # Movement alone teaches all that moves, pictures all that shows.
+    moving = {name for name in every if name.startswith(("deformation_field.", "motion_encoder.", "audio_encoder."))}
+    assert moving <= reached["movement"]
+    showing = ("appearance_encoder.", "radiance_field.", "super_resolution.", "deformation_field.warp.")
+    assert {name for name in every if name.startswith(showing)} <= reached["pictures"]
+
+
+def test_averaged_weights_by_hand(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    trainer = Trainer(make_config("--train.average", "0.75"), tmp_path)
+    bias = trainer.model.motion_encoder.network[0].bias
+    seen = []
+    for step in range(3):
+        trainer.step = step
+        trainer.update([trainer.data[step]])
+        seen.append(bias.detach().clone())
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    torch.testing.assert_close(trainer.average.module.motion_encoder.network[0].bias.data, expected)
+
+
+def test_accumulated_batches_make_one_step_of_their_mean(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_config("--train.accumulate", "3", "--train.steps", "2"), tmp_path)
+    assert [len(group) for group in trainer.iterate_batches()] == [3, 3]
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    batches = [trainer.data[index] for index in range(2)]
+    weight = trainer.model.motion_encoder.network[0].weight
+    gradients = []
+    for group in ([batches[0]], [batches[1]], batches):
+        trainer.config.train.clip = 1e9
+        trainer.optimizer.step = lambda: None  # type: ignore[method-assign]
+        trainer.update(group)
+        gradients.append(weight.grad.clone())
+    torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2, atol=1e-6, rtol=1e-3)
+
+
+def record_losses(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[dict[str, float]]:
+    """Note the losses of every step; press Ctrl-C in step ``stop_at``."""
+    recorded: list[dict[str, float]] = []
+    update = Trainer.update
+
+    def note(self: Trainer, batches: list) -> dict[str, torch.Tensor]:
+        losses = update(self, batches)
+        recorded.append({name: value.item() for name, value in losses.items()})
+        if len(recorded) == stop_at:
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+    monkeypatch.setattr(Trainer, "update", note)
+    return recorded
+
+
+@pytest.mark.parametrize("clips", ["drawn", "real"])
+def test_resuming_is_exact(
+    clips: str,
+    request: pytest.FixtureRequest,
+    make_config: Callable[..., S3DNeRFConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    root = request.getfixturevalue("drawn_clips" if clips == "drawn" else "real_prepared_clips")
+    words = ["--train.steps", "6", "--train.movement_steps", "2", "--train.speech_from", "0.4"]
+    words += ["--train.validate_every", "4", "--train.log_every", "1", "--train.save_every", "100"]
+    # A worker process that prepares batches ahead must not matter either.
+    words += ["--data.workers", "1" if clips == "drawn" else "0"]
+    config = make_config(*words, root=root)
+
+    whole = record_losses(monkeypatch)
+    last = train(config, tmp_path / "whole")
+    monkeypatch.undo()
+    first_half = record_losses(monkeypatch, stop_at=3)
+    stopped = train(config, tmp_path / "broken")
+    monkeypatch.undo()
+    second_half = record_losses(monkeypatch)
+    resumed = train(config, tmp_path / "broken", resume=True)
+
+    assert stopped.name == "step_0000003" and resumed.name == last.name == "step_0000006"
+    assert len(whole) == 6
+    assert first_half + second_half == whole
+    before, after = (load_file(folder / "training.safetensors") for folder in (last, resumed))
+    assert before.keys() == after.keys()
+    assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
+
+
+def test_ctrl_c_saves_and_leaves(
+    make_config: Callable[..., S3DNeRFConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    record_losses(monkeypatch, stop_at=2)
+    handler = signal.getsignal(signal.SIGINT)
+    checkpoint = train(make_config("--train.steps", "50"), tmp_path)
+    assert checkpoint == tmp_path / "checkpoints" / "step_0000002"
+    assert S3DNeRF.from_pretrained(str(checkpoint / "model")).config == make_config().model
+    assert "continue with --resume" in "".join(capsys.readouterr())
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(drawn_clips: Path, tmp_path: Path) -> None:
+    words = (
+        f"--config smoke.yaml --data.root {drawn_clips} --out {tmp_path} --train.steps 100000 --data.workers 1".split()
+    )
+    words += "--train.validate_every 100000 --train.save_every 100000".split()
+    command = [sys.executable, "-m", "s3dnerf", "train", *words]
+    started = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **started, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        read = ""
+        while not re.search(r"training: .*\| [1-9]\d*/100000", read):
+            piece = process.stdout.read(1)
+            assert piece, read
+            read += piece
+        # What a terminal does: the signal goes to every process of the group.
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, read + rest
+    assert "continue with --resume" in rest and "last checkpoint: " in rest
+    assert "Traceback" not in read + rest
+    assert len(list((tmp_path / "checkpoints").glob("step_*/model/model.safetensors"))) == 1
+
+
+def test_the_first_ctrl_c_is_noted_and_the_second_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_only_the_last_checkpoints_are_kept(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    words = ["--train.steps", "5", "--train.movement_steps", "9", "--train.save_every", "1", "--train.keep", "2"]
+    train(make_config(*words), tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_0000004", "step_0000005"]
+
+
+def test_a_run_is_not_started_over_another(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    config = make_config("--train.steps", "1")
+    train(config, tmp_path)
+    with pytest.raises(UserError, match="holds a run already"):
+        train(config, tmp_path)
+    assert train(config, tmp_path, resume=True).name == "step_0000001"
+
+
+def test_resuming_with_other_sizes_is_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    train(make_config("--train.steps", "1"), tmp_path)
+    with pytest.raises(UserError, match="step_0000001: cannot be resumed"):
+        train(make_config("--train.steps", "2", "--model.radiance.hidden", "24"), tmp_path, resume=True)
+
+
+def test_the_whole_of_training_in_under_a_minute(
+    make_config: Callable[..., S3DNeRFConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    begin = time.perf_counter()
+    config = make_config("--train.precision", "bfloat16")
+    checkpoint = train(config, tmp_path)
+    assert time.perf_counter() - begin < 60
+    assert checkpoint.name == f"step_{config.train.steps:07d}"
+    assert (tmp_path / "config.yaml").is_file()
+    text = "".join(capsys.readouterr())
+    names = ("psnr", "psnr_portrait", "lip_correlation", "lip_gain")
+    validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
+    assert [int(step) for step, *_ in validations] == [6, 12]
+    # Untrained, it shows the portrait nearly unmoved: about as good as the portrait itself.
+    for _, ours, portrait, correlation, gain in validations:
+        assert 10 < float(portrait) < 50 and abs(float(ours) - float(portrait)) < 6
+        assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
+    events = list((tmp_path / "log").glob("events*"))
+    assert len(events) == 1 and events[0].stat().st_size > 10_000
+
+
+def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = "--train.steps 3 --train.movement_steps 1 --train.log_every 1 --train.validate_every 3".split()
+    train(make_config(*words), tmp_path)
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert {"train/landmarks", "train/speech", "train/pixel", "train/learning_rate"} <= set(log.Tags()["scalars"])
+    assert {"val/psnr", "val/psnr_portrait", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
+    assert [event.step for event in log.Scalars("train/landmarks")] == [1, 2, 3]
+    # Portrait above ours above the real frame, for each of four frames.
+    (picture,) = log.Images("val/portrait_ours_real")
+    assert (picture.width, picture.height) == (4 * 64, 3 * 64)
+
+
+def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    words = ["--model.ray_size", "8", "--model.super_resolution.widths", "[16, 24, 24]"]
+    words += ["--model.deformation.hidden", "32", "--model.radiance.hidden", "32", "--model.radiance.features", "8"]
+    words += ["--train.steps", "600", "--train.movement_steps", "0", "--train.movement_every", "1000"]
+    words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.clip", "0.5"]
+    words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
+    trainer = Trainer(make_config(*words), tmp_path)
+    batch = trainer.data[1]
+    trajectory = []
+    for step in range(trainer.config.train.steps):
+        trainer.step = step
+        losses = trainer.update([batch])
+        pictures = {name: losses[name] for name in PICTURES}
+        trajectory.append((weigh(pictures, trainer.config.losses).item(), losses["lips"].item()))
+    whole, lips = zip(*trajectory, strict=True)
+    assert sum(whole[-5:]) / 5 < whole[0] / 10
+    assert sum(lips[-5:]) / 5 < lips[0] / 20
