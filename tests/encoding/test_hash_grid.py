@@ -76,7 +76,7 @@ def test_fractional_scales_round_the_resolution_up() -> None:
     # Growth is the square root of 2: the middle level has scale 4 * 1.4142 - 1 = 4.657 and 6 vertices an axis.
     config = HashGridConfig(levels=3, base_resolution=4, finest_resolution=8)
     middle = plan_levels(config, 3)[1]
-    assert middle.scale == pytest.approx(4.65685425, abs=1e-8)
+    assert middle.scale == pytest.approx(4.65685425, abs=3e-7)  # as float32 holds it
     assert middle.resolution == 6 and middle.entries == 216
 
 
