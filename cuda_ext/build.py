@@ -71,7 +71,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
     flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS))
-    threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ()
+    threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ("-Wno-unused-parameter",)
     variants = X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {"plain": ()}
     with tempfile.TemporaryDirectory() as scratch:
         jobs = [[compiler, *flags, "-c", str(HERE / "cpu" / "dispatch.cpp"), "-o", f"{scratch}/dispatch.o"]]

@@ -12,6 +12,8 @@ import importlib
 import importlib.util
 import logging
 import os
+import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +29,12 @@ BACKENDS = ("tinycudann", "cuda", "cpu", "pytorch")
 OPERATORS = ("hash_grid", "triplane", "composite", "field")
 LIBRARIES = Path(os.environ.get("S3DNERF_LIBRARIES", Path(__file__).parent / "native"))
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+TOOLS = (
+    ("g++", "compiles the CPU kernels", "`apt install g++`"),
+    ("nvcc", "compiles the CUDA kernels", "needed for GPUs only: install the CUDA toolkit"),
+    ("nvidia-smi", "the NVIDIA driver", "needed for GPUs only"),
+)
 
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
 
@@ -173,6 +181,34 @@ def _inspect_cpu() -> Finding:
     except UserError as error:
         return Finding("cpu", False, error.reason, error.cure)
     return Finding("cpu", True, f"{library.handle.s3d_cpu_variant().decode()}, {torch.get_num_threads()} threads")
+
+
+def diagnose() -> str:
+    """Return what ``s3dnerf doctor`` prints: what is there, what is missing and how to add it, and what was chosen."""
+    wanted = os.environ.get(VARIABLE, "auto")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch can use"
+    lines = [f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"]
+    lines += [f"GPU: {device}", "", "Backends"]
+    for finding in inspect_backends():
+        lines.append(f"  {'yes' if finding.present else 'no ':3}  {finding.name:10}  {finding.detail}")
+        if finding.cure:
+            lines.append(f"{'':19}{finding.cure}")
+    lines += ["", f"Chosen ({VARIABLE}={wanted})"]
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        chosen = (f"{operator}: {_describe_choice(operator, device)}" for operator in OPERATORS)
+        lines.append(f"  on {device:5} {', '.join(chosen)}")
+    lines += ["", "Tools"]
+    for name, purpose, cure in TOOLS:
+        path = shutil.which(os.environ.get("CXX", name) if name == "g++" else name)
+        lines.append(f"  {'yes' if path else 'no ':3}  {name:10}  {purpose}{'' if path else f'; {cure}'}")
+    return "\n".join(lines)
+
+
+def _describe_choice(operator: str, device: str) -> str:
+    try:
+        return choose_backend(operator, device)
+    except UserError as error:
+        return f"none ({error})"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The command line: `s3dnerf prepare | train | render | evaluate`, the same as `tools/*.py`.
+"""The command line: `s3dnerf prepare | train | render | evaluate | benchmark | doctor`, the same as `tools/*.py`.
 
 Each command turns its options into one call of the package. Heavy modules are imported by the command that
 needs them, so that help and mistakes in the options are answered at once.
@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_render(commands)
     add_evaluate(commands)
+    add_benchmark(commands)
+    add_doctor(commands)
     return parser
 
 
@@ -237,3 +239,56 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)
     print(report.format_table())
+
+
+def add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "benchmark",
+        run_benchmark,
+        "Measure speed on this machine",
+        "Every figure is the best of some runs; ours and PyTorch's own operators take turns.",
+    )
+    parser.add_argument("--kernels", action="store_true", help="each operator against PyTorch's own")
+    parser.add_argument("--render", action="store_true", help="a whole frame, phase by phase")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--points", type=int, default=2**18, help="points an operator works on")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each operator")
+    parser.add_argument("--frames", type=int, default=75, help="frames to render, at most")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="portrait to render (default: a public-domain one)")
+    parser.add_argument("--audio", type=Path, metavar="FILE", help="speech to render (default: the shipped sentence)")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+
+
+def run_benchmark(options: argparse.Namespace) -> None:
+    from s3dnerf.evaluation.benchmark import measure_kernels, measure_render, write_json
+
+    if not (options.kernels or options.render):
+        raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or both.")
+    tables = []
+    if options.kernels:
+        tables.append(measure_kernels(options.points, options.repeats, options.device))
+        print(tables[-1].format(), flush=True)
+    if options.render:
+        tables.append(measure_render(options.image, options.audio, options.checkpoint, options.frames, options.device))
+        print(tables[-1].format())
+    if options.json:
+        write_json(options.json, tables)
+
+
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    add_command(
+        commands,
+        "doctor",
+        run_doctor,
+        "Print what this machine offers, what was chosen, and how to add what is missing",
+    )
+
+
+def run_doctor(options: argparse.Namespace) -> None:
+    from s3dnerf.backend import diagnose
+
+    print(diagnose())

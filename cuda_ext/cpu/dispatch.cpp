@@ -4,8 +4,12 @@
 #include "kernels.h"
 #include "memory.h"
 
+#if defined(__x86_64__) && !defined(S3D_PORTABLE)
+#define S3D_X86
+#endif
+
 S3D_DECLARE_KERNELS(s3d_plain)
-#if defined(__x86_64__)
+#if defined(S3D_X86)
 S3D_DECLARE_KERNELS(s3d_avx2)
 S3D_DECLARE_KERNELS(s3d_avx512)
 #endif
@@ -31,7 +35,7 @@ struct Kernels {
     }
 
 const Kernels VARIANTS[] = {
-#if defined(__x86_64__)
+#if defined(S3D_X86)
     S3D_LIST_KERNELS("avx512", s3d_avx512),
     S3D_LIST_KERNELS("avx2", s3d_avx2),
 #endif
@@ -39,7 +43,7 @@ const Kernels VARIANTS[] = {
 };
 
 bool processor_has(const char* name) {
-#if defined(__x86_64__)
+#if defined(S3D_X86)
     if (strcmp(name, "avx512") == 0) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

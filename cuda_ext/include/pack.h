@@ -8,7 +8,7 @@
 
 #if !defined(__CUDACC__)
 
-#if defined(__x86_64__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 

@@ -43,7 +43,9 @@ def encode_hash_grid(positions: Tensor, table: Tensor, levels: Sequence[GridLeve
         entries = index_vertices(vertices, level) + level.offset
         # A corner's share is the product over the axes of w or 1 - w.
         shares = ((1.0 - weight).unsqueeze(1) + (2.0 * weight - 1.0).unsqueeze(1) * corners).prod(dim=-1)
-        features.append(torch.einsum("nc,ncf->nf", shares.to(table.dtype), table[entries]))
+        # Mixed precision would round to bfloat16.
+        with torch.autocast(positions.device.type, enabled=False):
+            features.append(torch.einsum("nc,ncf->nf", shares.to(table.dtype), table[entries]))
     return torch.cat(features, dim=-1)
 
 

@@ -1,0 +1,405 @@
+"""How fast this machine is: each operator against PyTorch's own, and a rendered frame phase by phase."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3dnerf import backend
+from s3dnerf.encoding import reference
+from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
+from s3dnerf.encoding.layout import GridLevel
+from s3dnerf.encoding.triplane import sample_triplane
+from s3dnerf.errors import UserError
+from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.image import write_image
+from s3dnerf.media.video import VideoWriter
+from s3dnerf.models import s3dnerf as model_module
+from s3dnerf.models.deformation_field import CrossModalFacialDeformationField, Lattice
+from s3dnerf.models.radiance_field import RadianceField
+from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.models.super_resolution import SuperResolution
+from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.rendering.compositing import composite, composite_reference
+from s3dnerf.rendering.field import DeformedField, see_field, see_field_reference
+from s3dnerf.rendering.rays import Camera
+
+Step = Callable[[], Any]
+
+PHASES: tuple[tuple[str, object, str], ...] = (
+    ("speech", S3DNeRF, "encode_speech"),
+    ("deformation", S3DNeRF, "drive"),
+    ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
+    ("lookup", Lattice, "read"),
+    ("lookup", model_module, "sample_triplane"),
+    ("lookup", model_module, "sample_triplanes"),
+    ("MLP", RadianceField, "forward"),
+    ("compositing", model_module, "composite"),
+    ("lookup, MLP and compositing, fused", model_module, "see_field"),
+    ("super-resolution", SuperResolution, "forward"),
+    ("encoding to mp4", VideoWriter, "write"),
+)
+"""Which functions a frame's time is spent in; those that the model does not call are left out of the table."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some measurements of one kind."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    """Cells by column; every row has the same columns."""
+
+    def format(self) -> str:
+        """Return the table as Markdown with aligned columns."""
+        cells = [list(self.rows[0]), *([_format_cell(cell) for cell in row.values()] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join([f"{self.title}", "", *lines, ""])
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what figures depend on: processor, threads, versions and kernels."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _read_processor(),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "backends": {finding.name: finding.detail for finding in backend.inspect_backends() if finding.present},
+    }
+
+
+def write_json(path: Path, tables: list[Table]) -> None:
+    """Write tables, and the machine they were measured on, to a JSON file."""
+    content = {"machine": describe_machine(), "tables": {table.title: table.rows for table in tables}}
+    with replace_when_done(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto") -> Table:
+    """Time every operator on ``points`` points (samples), forward and with its backward pass.
+
+    Ours and PyTorch's eager operators take turns in one process; the table shows the fastest of ``repeats`` runs.
+    """
+    place = _choose_device(device)
+    generator = torch.Generator().manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    for measure in (_measure_triplane, _measure_hash_grid, _measure_composite, _measure_field):
+        rows += measure(points, repeats, place, generator)
+    return Table(f"Operators, {points} points, {torch.get_num_threads()} threads, {place.type}", rows)
+
+
+def compare(operator: str, ours: Step, others: dict[str, Step], points: int, repeats: int) -> list[dict[str, Any]]:
+    """Time ``ours`` against each of the others, in turns; one row each."""
+    rows = []
+    for name, other in others.items():
+        our_time, other_time = time_in_turns(ours, other, repeats)
+        rows.append(
+            {
+                "operator": operator,
+                "ours ms": our_time * 1e3,
+                "million points/s": points / our_time / 1e6,
+                "compared with": name,
+                "its ms": other_time * 1e3,
+                "times as fast": other_time / our_time,
+            }
+        )
+    return rows
+
+
+def time_in_turns(one: Step, other: Step, repeats: int) -> tuple[float, float]:
+    """Return the best time of two functions in seconds. They take turns, so that both meet the same disturbances."""
+    best = [float("inf"), float("inf")]
+    for turn in range(repeats + 1):
+        for index, step in enumerate((one, other)):
+            begin = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            # The first turn warms caches and loads libraries.
+            if turn > 0:
+                best[index] = min(best[index], time.perf_counter() - begin)
+    return best[0], best[1]
+
+
+def _measure_triplane(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
+    rows = []
+    for size in (64, 128, 256):
+        planes = torch.randn(1, 3, 32, size, size, generator=generator).to(device)
+        stored = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        positions = (2.0 * torch.rand(1, points, 3, generator=generator) - 1.0).to(device)
+        gradient = torch.randn(1, points, 32, generator=generator).to(device)
+        learned, learned_stored, moved = (part.clone().requires_grad_() for part in (planes, stored, positions))
+        name = f"tri-plane {size}^2 x 32"
+        rows += compare(
+            f"{name}, forward",
+            lambda p=stored, x=positions: sample_triplane(p, x),
+            {"grid_sample": lambda p=planes, x=positions: reference.sample_triplane(p, x)},
+            points,
+            repeats,
+        )
+        rows += compare(
+            f"{name}, forward + backward",
+            lambda p=learned_stored, x=moved, g=gradient: torch.autograd.grad(sample_triplane(p, x), [p, x], g),
+            {
+                "grid_sample": lambda p=learned, x=moved, g=gradient: torch.autograd.grad(
+                    reference.sample_triplane(p, x), [p, x], g
+                )
+            },
+            points,
+            repeats,
+        )
+        halves = stored.bfloat16(), planes.bfloat16()
+        rows += compare(
+            f"{name} bfloat16, forward",
+            lambda p=halves[0], x=positions: sample_triplane(p, x),
+            {"grid_sample": lambda p=halves[1], x=positions: reference.sample_triplane(p, x)},
+            points,
+            repeats,
+        )
+    return rows
+
+
+def _measure_hash_grid(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
+    rows = []
+    naive, bags = reference.encode_hash_grid, encode_with_embedding_bags
+    for log2_size, finest in ((14, 512), (16, 512), (19, 2048)):
+        levels = plan_levels(HashGridConfig(16, 2, log2_size, 16, finest), 3)
+        table = torch.randn(levels[-1].offset + levels[-1].entries, 2, generator=generator).to(device)
+        positions = torch.rand(points, 3, generator=generator).to(device)
+        gradient = torch.randn(points, 32, generator=generator).to(device)
+        learned = table.clone().requires_grad_()
+        name = f"hash grid 16 x 2, 2^{log2_size}"
+        rows += compare(
+            f"{name}, forward",
+            lambda t=table, x=positions, v=levels: encode_hash_grid(x, t, v),
+            {
+                "naive": lambda t=table, x=positions, v=levels: naive(x, t, v),
+                "embedding_bag": lambda t=table, x=positions, v=levels: bags(x, t, v),
+            },
+            points,
+            min(repeats, 2),
+        )
+        rows += compare(
+            f"{name}, forward + backward",
+            lambda t=learned, x=positions, v=levels, g=gradient: torch.autograd.grad(encode_hash_grid(x, t, v), t, g),
+            {"naive": lambda t=learned, x=positions, v=levels, g=gradient: torch.autograd.grad(naive(x, t, v), t, g)},
+            points,
+            min(repeats, 2),
+        )
+    return rows
+
+
+def encode_with_embedding_bags(positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Tensor:
+    """The hash grid as one weighted ``embedding_bag`` a level: the quickest way in plain PyTorch."""
+    corners = torch.cartesian_prod(*[torch.tensor([0, 1], device=positions.device)] * positions.shape[1])
+    features = []
+    for level in levels:
+        scaled = positions * level.scale + 0.5
+        cell = scaled.floor()
+        weight = (scaled - cell).unsqueeze(1)
+        entries = reference.index_vertices(cell.long().unsqueeze(1) + corners, level)
+        shares = ((1.0 - weight) + (2.0 * weight - 1.0) * corners).prod(dim=-1)
+        part = table[level.offset : level.offset + level.entries]
+        features.append(F.embedding_bag(entries, part, per_sample_weights=shares, mode="sum"))
+    return torch.cat(features, dim=-1)
+
+
+def _measure_composite(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
+    rows = []
+    for samples, channels in ((8, 21), (32, 21), (32, 3)):
+        rays = points // samples
+        density = (3.0 * torch.rand(rays, samples, generator=generator)).to(device).requires_grad_()
+        values = torch.randn(rays, samples, channels, generator=generator).to(device).requires_grad_()
+        lengths = torch.rand(rays, samples, generator=generator).to(device)
+        gradient = torch.randn(rays, channels, generator=generator).to(device)
+
+        def see(function, parts=(density, values, lengths)) -> Tensor:
+            with torch.no_grad():
+                return function(*parts).values
+
+        def learn(function, parts=(density, values, lengths), gradient=gradient) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(function(*parts).values, parts[:2], gradient)
+
+        name = f"compositing {samples} samples x {channels}"
+        for kind, work in (("forward", see), ("forward + backward", learn)):
+            others = {"eager": lambda work=work: work(composite_reference)}
+            rows += compare(f"{name}, {kind}", lambda work=work: work(composite), others, points, repeats)
+    return rows
+
+
+def _measure_field(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
+    """The sizes of `base`: 8 samples a ray, three scales of 12 channels, 64 hidden units."""
+    rays, samples = points // 8, 8
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    widths = ((64, 64), (64, 64), (64, 20))
+    field = DeformedField(
+        lattice=0.05 * draw(1, 44 * 52 * 8, 7),
+        lattice_size=(44, 52, 8),
+        lattice_center=(0.0, -0.38, 0.45),
+        lattice_focus=(0.3, 0.3, 1.0),
+        lattice_extent=(2.2, 2.3, 0.9),
+        planes=[draw(1, 3, 12, size, size) for size in (16, 32, 64)],
+        camera=Camera(torch.eye(3, device=device)[None], draw(1).abs() + 0.5, 0.1 * draw(1, 2)),
+        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in widths],
+        frequencies=3,
+    )
+    positions = 0.4 * draw(1, rays, samples, 3)
+    lengths = torch.full((1, rays, samples), 0.06, device=device)
+
+    def look(function, **options) -> Tensor:
+        with torch.inference_mode():
+            return function(field, positions, lengths, **options).values
+
+    def look_on_pytorch() -> Tensor:
+        with force_backend("pytorch"):
+            return look(see_field_reference)
+
+    others = {"eager": look_on_pytorch, "our separate operators": lambda: look(see_field_reference)}
+    rows = compare("fused field, forward", lambda: look(see_field), others, points, repeats)
+    return rows + compare(
+        "fused field, rays stop at 1e-3",
+        lambda: look(see_field, stop=1e-3),
+        {"eager": look_on_pytorch},
+        points,
+        repeats,
+    )
+
+
+@contextmanager
+def force_backend(name: str) -> Iterator[None]:
+    """Let one backend serve everything for a while."""
+    with patch.dict(os.environ, {backend.VARIABLE: name}):
+        yield
+
+
+class PhaseClock:
+    """Measures the time spent in named functions, less the time that those they call are charged for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.stack = threading.local()
+
+    def wrap(self, phase: str, function: Callable) -> Callable:
+        """Return ``function`` with its time charged to ``phase``."""
+
+        def timed(*words: Any, **options: Any) -> Any:
+            inner, self.stack.inner = getattr(self.stack, "inner", 0.0), 0.0
+            begin = time.perf_counter()
+            try:
+                result = function(*words, **options)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                return result
+            finally:
+                spent = time.perf_counter() - begin
+                self.seconds[phase] += spent - self.stack.inner
+                self.stack.inner = inner + spent
+
+        return timed
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Charge the functions of :data:`PHASES` while this lasts."""
+        with ExitStack() as stack:
+            for phase, owner, name in PHASES:
+                if hasattr(owner, name):
+                    stack.enter_context(patch.object(owner, name, self.wrap(phase, getattr(owner, name))))
+            yield
+
+
+def measure_render(
+    image: Path | None = None,
+    audio: Path | None = None,
+    checkpoint: str | None = None,
+    frames: int = 75,
+    device: str = "auto",
+) -> Table:
+    """Render ``frames`` frames into an mp4 and tell where the time of each went.
+
+    Args:
+        image: a portrait; by default the one that scikit-image brings.
+        audio: speech; by default the shipped sentence.
+        checkpoint: as in ``TalkingHeadPipeline.from_pretrained``.
+        frames: at most so many.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: no model, no usable face or speech.
+    """
+    place = _choose_device(device)
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
+    clock = PhaseClock(place)
+    with tempfile.TemporaryDirectory() as folder:
+        video = pipeline(image or _write_portrait(Path(folder)), audio or _find_speech())
+        next(iter(video))
+        with clock.watch():
+            begin = time.perf_counter()
+            with VideoWriter(Path(folder) / "video.mp4", video.size, audio=video.audio) as writer:
+                count = 0
+                for frame in islice(video, frames):
+                    writer.write(frame)
+                    count += 1
+            total = time.perf_counter() - begin
+    seconds = {**clock.seconds, "all else": max(total - sum(clock.seconds.values()), 0.0), "in all": total}
+    rows = [
+        {"phase": phase, "ms a frame": 1e3 * spent / count, "frames a second": count / spent}
+        for phase, spent in seconds.items()
+    ]
+    width, height = video.size
+    return Table(f"Rendering, {count} frames {width} x {height}, {torch.get_num_threads()} threads, {place.type}", rows)
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda", "PyTorch sees no GPU", "use --device cpu")
+    return torch.device(device)
+
+
+def _write_portrait(folder: Path) -> Path:
+    from skimage.data import astronaut
+
+    write_image(folder / "portrait.png", astronaut())
+    return folder / "portrait.png"
+
+
+def _find_speech() -> Path:
+    return Path(backend.__file__).parent / "assets" / "speech.wav"
+
+
+def _read_processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text("utf-8").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _format_cell(cell: Any) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.2f}" if cell < 10 else f"{cell:.1f}" if cell < 100 else f"{cell:.0f}"
