@@ -305,7 +305,7 @@ class TalkingHeadPipeline:
         image = rendering.image.clamp(0.0, 1.0)
         if matte is not None:
             still = torch.from_numpy(matte).to(self.device).expand(len(chunk), 1, -1, -1)
-            cover = warp(still, enlarge(rendering.flow, 4))
+            cover = warp(still, enlarge(rendering.flow, 2))
             backdrop = torch.from_numpy(color).to(self.device)[:, None, None]
             image = cover * image + (1.0 - cover) * backdrop
         return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -28,13 +28,13 @@ MAX_SPEECH_STEPS = 64
 class LatticeConfig:
     """The lattice of head space on which the field is evaluated once a frame; between its points it is interpolated."""
 
-    size: tuple[int, int, int] = (44, 72, 8)
+    size: tuple[int, int, int] = (44, 96, 6)
     """Points along x, y and z."""
     center: tuple[float, float, float] = (0.0, -0.38, 0.45)
     """Where the lattice is finest, in head units: the mouth."""
     reach: tuple[float, float, float] = (1.4, 1.5, 1.0)
     """How far it reaches from there; positions beyond read its border."""
-    focus: tuple[float, float, float] = (0.35, 0.6, 1.0)
+    focus: tuple[float, float, float] = (0.35, 0.4, 1.0)
     """Distance from the center, in head units, within which the points are about evenly dense."""
 
 

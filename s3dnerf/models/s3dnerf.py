@@ -31,6 +31,7 @@ from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
 from s3dnerf.rendering.compositing import composite
+from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
 
@@ -43,6 +44,8 @@ class ModelConfig:
     """Rays a side of the volume-rendered face; frames are four times as large."""
     samples: int = 8
     """Samples a ray."""
+    fovea: FoveaConfig = field(default_factory=FoveaConfig)
+    """Where rays are twice as dense."""
     appearance: AppearanceEncoderConfig = field(default_factory=AppearanceEncoderConfig)
     """Hierarchical facial appearance encoder."""
     audio: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
@@ -100,10 +103,12 @@ class Rendering:
     """``[B, 3, 4r, 4r]`` the portrait warped by the field's flow."""
     coarse: Tensor
     """``[B, 3, r, r]`` the volume-rendered face over the small portrait."""
+    fine: Tensor
+    """``[B, 3, 2r, 2r]`` the same, enlarged, with what the denser rays saw of mouth and eyes."""
     alpha: Tensor
     """``[B, 1, r, r]``."""
     flow: Tensor
-    """``[B, 2, r, r]`` where in the portrait each ray ends, minus where it started."""
+    """``[B, 2, 2r, 2r]`` where in the portrait each ray ends, minus where it started."""
     lattice: Tensor
     """``[B, points, 3 + ambient]`` the deformation on its lattice."""
 
@@ -170,10 +175,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Render one frame for each item of the batch; a generator jitters the samples (training)."""
         size, count = self.config.ray_size, self.config.samples
         portrait = identity.portrait
-        grid = make_pixel_grid(size, size, portrait.image.device)
+        fovea = place_fovea(camera, self.config.fovea, 2 * size)
+        grid = make_pixel_grid(size, size, portrait.image.device).flatten(0, 1)
+        points = torch.cat([grid.expand(len(fovea.points), -1, -1), fovea.points], dim=1)
 
-        rays = cast_rays(grid.flatten(0, 1), camera)
-        samples = place_samples(rays, self.config.surface, count, generator)
+        samples = place_samples(cast_rays(points, camera), self.config.surface, count, generator)
         positions = samples.positions.flatten(1, 2)
 
         lattice = self.deformation_field.deform_lattice(codes)
@@ -186,17 +192,17 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
         seen = composite(radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths)
 
-        rendered = seen.values.transpose(1, 2).unflatten(2, (size, size))
-        alpha = seen.alpha.unflatten(1, (size, size)).unsqueeze(1)
-        clear = 1.0 - alpha
-        # What no ray stops at is the portrait's own background, which stands still.
-        coarse = rendered[:, :3] + clear * shrink(portrait.image, 4)
-        flow = rendered[:, -2:] - alpha * grid.permute(2, 0, 1)
-        warped = warp(portrait.image, enlarge(flow, 4))
-        detail = warp(identity.appearance.detail, enlarge(flow, 2))
-        features = torch.cat([coarse, rendered[:, 3:-2], alpha], dim=1)
-        image = self.super_resolution(features, warped, detail)
-        return Rendering(image.float(), warped, coarse, alpha, flow, lattice)
+        alpha = seen.alpha[..., None]
+        flow = seen.values[..., -2:] - alpha * points
+        rendered = torch.cat([seen.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
+        coarse = rendered[..., : size * size].unflatten(2, (size, size))
+        fine = fovea.paste(rendered[..., size * size :], enlarge(coarse, 2))
+        coarse, fine = show_background(coarse, portrait.image), show_background(fine, portrait.image)
+        flow = fine[:, -2:]
+        warped = warp(portrait.image, enlarge(flow, 2))
+        detail = warp(identity.appearance.detail, flow)
+        image = self.super_resolution(coarse[:, :-2], fine[:, :-2], warped, detail)
+        return Rendering(image.float(), warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], flow, lattice)
 
     def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find where the portrait's landmarks are in the frame: points that the field warps onto them.
@@ -219,6 +225,13 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     """Read ``image [B, C, H, W]`` where ``flow [B, 2, H, W]`` (image coordinates, relative) points."""
     grid = make_pixel_grid(*flow.shape[-2:], device=flow.device) + flow.permute(0, 2, 3, 1).float()
     return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
+
+
+def show_background(rendered: Tensor, portrait: Tensor) -> Tensor:
+    """Put the portrait behind ``rendered [B, 3 + features + alpha + flow, h, w]``: it stands still where no ray stops."""
+    clear = 1.0 - rendered[:, -3:-2]
+    behind = shrink(portrait, portrait.shape[-1] // rendered.shape[-1])
+    return torch.cat([rendered[:, :3] + clear * behind, rendered[:, 3:]], dim=1)
 
 
 def shrink(image: Tensor, factor: int) -> Tensor:

@@ -43,19 +43,20 @@ class SuperResolution(nn.Module):
         self.fine_out = ResidualBlock(fine)
         self.leave = zero_initialize(make_convolution(fine, 12))
 
-    def forward(self, rendered: Tensor, warped: Tensor, detail: Tensor) -> Tensor:
+    def forward(self, rendered: Tensor, fine: Tensor, warped: Tensor, detail: Tensor) -> Tensor:
         """Make the frame.
 
         Args:
             rendered: ``[B, C, h, w]`` volume-rendered channels.
+            fine: ``[B, C, 2h, 2w]`` the same, sharper where rays are denser.
             warped: ``[B, 3, 4h, 4w]`` the photograph warped to the frame.
             detail: ``[B, D, 2h, 2w]`` its finest features, warped likewise.
 
         Returns:
             ``[B, 3, 4h, 4w]``; about [0, 1], not clamped.
         """
-        enlarged = enlarge(rendered, 2)
-        fine = self.fine_in(self.enter(torch.cat([F.pixel_unshuffle(warped, 2), detail, enlarged], dim=1)))
+        inputs = torch.cat([F.pixel_unshuffle(warped, 2), detail, fine], dim=1)
+        fine = self.fine_in(self.enter(inputs.contiguous(memory_format=torch.channels_last)))
         middle = self.middle_in(self.down_middle(fine) + self.enter_rendered(rendered))
         coarse = self.coarse(self.down_coarse(middle))
         middle = self.middle_out(middle + enlarge(self.up_middle(coarse), 2))

@@ -57,6 +57,8 @@ class LossWeights:
     """Difference of image gradients at three scales."""
     coarse: float = 0.3
     """Mean absolute difference of the volume-rendered image."""
+    fine: float = 0.3
+    """The same for the denser rays, within the boxes around lips and eyes."""
     warped: float = 0.3
     """Mean absolute difference of the warped photograph."""
     deform: float = 0.001
@@ -86,7 +88,8 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     target, image = frames.image, rendering.image
     error = (image - target).abs()
     lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
-    small = shrink(target, target.shape[-1] // rendering.coarse.shape[-1])
+    small, middle = (shrink(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
+    watched = shrink(torch.maximum(lips, eyes), 2)
     return {
         "pixel": error.mean(),
         "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
@@ -94,6 +97,7 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
         "structure": 1.0 - measure_structure(image, target),
         "gradient": compare_gradients(image, target),
         "coarse": (rendering.coarse - small).abs().mean(),
+        "fine": ((rendering.fine - middle).abs() * watched).sum() / (3.0 * watched.sum() + 1.0),
         "warped": (rendering.warped - target).abs().mean(),
         "deform": rendering.lattice[..., :3].square().sum(-1).mean(),
     }

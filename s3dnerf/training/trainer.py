@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, TalkingFaceDataset
 from s3dnerf.errors import UserError
-from s3dnerf.models.s3dnerf import S3DNeRF, map_tensors
+from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF, map_tensors
 from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
     compare_images,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 class TrainConfig:
     """How the model is optimized."""
 
+    start: Path | None = None
+    """Folder of a model whose weights training starts from; None starts at random."""
     steps: int = 20_000
     """Steps in all."""
     batch_size: int = 6
@@ -91,7 +95,7 @@ class Trainer:
         self.config, self.run_dir = config, run_dir
         self.device = choose_device(config.train.device)
         torch.manual_seed(config.seed)
-        self.model = S3DNeRF(config.model).to(self.device)
+        self.model = make_model(config.model, config.train.start).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
         size, window = config.model.image_size, config.model.audio.window
@@ -289,6 +293,22 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     trainer = Trainer(config, run_dir)
     trainer.run(resume)
     return find_latest(trainer.checkpoints)
+
+
+def make_model(config: ModelConfig, start: Path | None) -> S3DNeRF:
+    """Return a new model, with the weights of the model in ``start`` when it is given.
+
+    Raises:
+        UserError: there is no model in ``start``, or one of other sizes.
+    """
+    model = S3DNeRF(config)
+    if start is not None:
+        try:
+            model.load_state_dict(load_file(start / "model.safetensors"))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = f"training cannot start from it ({str(error).splitlines()[0]})"
+            raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error
+    return model
 
 
 def choose_device(name: str) -> torch.device:

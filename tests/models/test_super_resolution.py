@@ -16,7 +16,7 @@ def network(one_thread: None) -> SuperResolution:
 
 def draw_inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    shapes = {"rendered": (2, 7, 8, 8), "warped": (2, 3, 32, 32), "detail": (2, 5, 16, 16)}
+    shapes = {"rendered": (2, 7, 8, 8), "fine": (2, 7, 16, 16), "warped": (2, 3, 32, 32), "detail": (2, 5, 16, 16)}
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -25,7 +25,7 @@ def test_starts_as_the_warped_photograph(network: SuperResolution) -> None:
     assert torch.equal(network(**inputs), inputs["warped"])
 
 
-@pytest.mark.parametrize("name", ["rendered", "warped", "detail"])
+@pytest.mark.parametrize("name", ["rendered", "fine", "warped", "detail"])
 def test_residual_depends_on_every_input(network: SuperResolution, name: str) -> None:
     torch.nn.init.normal_(network.leave.weight, std=0.1)
     inputs = draw_inputs()

@@ -129,13 +129,14 @@ def test_lip_and_eye_landmarks_are_their_outlines() -> None:
 
 def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
     lattice = torch.zeros(2, 10, 7) if lattice is None else lattice
-    return Rendering(image, image, shrink(image, 4), torch.ones(2, 1, 16, 16), torch.zeros(2, 2, 16, 16), lattice)
+    alpha, flow = torch.ones(2, 1, 16, 16), torch.zeros(2, 2, 32, 32)
+    return Rendering(image, image, shrink(image, 4), shrink(image, 2), alpha, flow, lattice)
 
 
 def test_a_perfect_picture_costs_nothing() -> None:
     image = make_image()
     losses = compare_images(make_rendering(image), replace(make_frames(torch.zeros(2, POINTS, 3)), image=image))
-    assert set(losses) == {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "warped", "deform"}
+    assert set(losses) == {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "fine", "warped", "deform"}
     for name, value in losses.items():
         assert value.item() == pytest.approx(0.0, abs=1e-5), name
 

@@ -33,7 +33,7 @@ from s3dnerf.training.trainer import (
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
-PICTURES = {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "warped", "deform"}
+PICTURES = {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "fine", "warped", "deform"}
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 ) -> None:
     words = ["--model.ray_size", "8", "--model.super_resolution.widths", "[16, 24, 24]"]
     words += ["--model.deformation.hidden", "32", "--model.radiance.hidden", "32", "--model.radiance.features", "8"]
-    words += ["--train.steps", "600", "--train.movement_steps", "0", "--train.movement_every", "1000"]
+    words += ["--train.steps", "700", "--train.movement_steps", "0", "--train.movement_every", "1000"]
     words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.clip", "0.5"]
     words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
     trainer = Trainer(make_config(*words), tmp_path)

@@ -1,0 +1,97 @@
+"""Rays where people look: the mouth and the eyes are seen at twice the density of the rest of the frame.
+
+Open lips and lids are a few pixels apart, no more than one ray of the whole frame. Each patch of denser rays follows
+its place on the head from frame to frame in steps of whole cells and fades out at its border, so that it never shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s3dnerf.rendering.rays import Camera, project_points
+
+MOUTH = (0.0, -0.42, 0.5)
+"""Where the mouth is in head space."""
+EYES = ((-0.26, 0.2, 0.4), (0.26, 0.2, 0.4))
+"""Where the eyes are."""
+FADE = 3
+"""Cells over which a patch fades in."""
+
+
+@dataclass
+class FoveaConfig:
+    """Sizes of the denser patches as shares of the frame (height, width); zeros leave a patch out."""
+
+    mouth: tuple[float, float] = (0.22, 0.28)
+    """Around the mouth."""
+    eye: tuple[float, float] = (0.11, 0.15)
+    """Around each eye."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Cells of a fine grid, a rectangle in each frame of a batch."""
+
+    cells: Tensor
+    """``[B, h w]`` numbers of the cells, row by row of the fine grid."""
+    opacity: Tensor
+    """``[h w]``, falling to 0 beyond the border."""
+
+    def paste(self, values: Tensor, canvas: Tensor) -> Tensor:
+        """Lay ``values [B, C, h w]`` over ``canvas [B, C, H, W]``."""
+        cells = self.cells[:, None].expand_as(values)
+        flat = canvas.flatten(2)
+        change = self.opacity * (values - flat.gather(2, cells))
+        return flat.scatter_add(2, cells, change.to(flat.dtype)).view_as(canvas)
+
+
+@dataclass(frozen=True)
+class Fovea:
+    """The patches of a batch of frames and the rays they want."""
+
+    patches: list[Patch]
+    points: Tensor
+    """``[B, N, 2]`` image coordinates of the cells of all patches, one patch after another."""
+
+    def paste(self, values: Tensor, canvas: Tensor) -> Tensor:
+        """Lay what these rays saw, ``[B, C, N]``, over ``canvas [B, C, H, W]`` (the fine grid)."""
+        counts = [patch.cells.shape[1] for patch in self.patches]
+        for patch, seen in zip(self.patches, values.split(counts, dim=2), strict=True):
+            canvas = patch.paste(seen, canvas)
+        return canvas
+
+
+def place_fovea(camera: Camera, config: FoveaConfig, size: int) -> Fovea:
+    """Place the patches for a batch of cameras on a fine grid of ``size`` cells a side."""
+    places = [(MOUTH, config.mouth), *((eye, config.eye) for eye in EYES)]
+    patches = [place_patch(camera, center, shares, size) for center, shares in places if min(shares) > 0]
+    none = torch.zeros(len(camera.center), 0, dtype=torch.long, device=camera.center.device)
+    cells = torch.cat([none, *(patch.cells for patch in patches)], dim=1)
+    points = (2.0 * torch.stack([cells % size, cells // size], dim=-1) + 1.0) / size - 1.0
+    return Fovea(patches, points)
+
+
+def place_patch(camera: Camera, center: tuple[float, float, float], shares: tuple[float, float], size: int) -> Patch:
+    """Place a patch that covers ``shares`` (height, width) of the frame around ``center`` (head space)."""
+    height, width = (min(max(round(share * size), 1), size) for share in shares)
+    device = camera.center.device
+    target = torch.tensor(center, device=device).expand(len(camera.center), 1, 3)
+    u, v = project_points(target, camera)[:, 0, :2].unbind(-1)
+    left, top = (
+        ((place + 1.0) / 2.0 * size - 0.5 * extent).round().long().clamp(0, size - extent)
+        for place, extent in ((u, width), (v, height))
+    )
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    cells = (top[:, None, None] + rows[:, None]) * size + left[:, None, None] + columns
+    opacity = fade(height, device)[:, None] * fade(width, device)
+    return Patch(cells.flatten(1), opacity.flatten())
+
+
+def fade(count: int, device: torch.device) -> Tensor:
+    """Return ``[count]`` weights that rise to 1 within ``FADE`` cells of both ends."""
+    steps = torch.arange(count, device=device)
+    distance = torch.minimum(steps, count - 1 - steps)
+    return ((distance + 1.0) / (FADE + 1.0)).clamp(max=1.0)
