@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -46,6 +46,8 @@ from s3dnerf.models.super_resolution import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
+HEARD_TOGETHER = 64
+"""Windows of speech that are encoded at once."""
 MIN_SIZE = 16
 """Smallest side of the frames in pixels."""
 
@@ -177,13 +179,10 @@ class TalkingHeadPipeline:
         shape = (width, height) if framing == "picture" else (size, size)
 
         def start() -> Iterator[np.ndarray]:
-            window = self.model.config.audio.window
-            gain = np.float32(speech_gain(level))
-            windows = (gain * cut for cut in cut_windows(audio, window))
-            eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             with timer("hearing the speech"):
-                mean = self.average_motion(identity, (gain * cut for cut in cut_windows(audio, window)))
-            rendered = self.render_frames(identity, mean, windows, poses(), eyes, timer, matte, color)
+                motion = self.hear(identity, audio, speech_gain(level))
+            eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
+            rendered = self.render_frames(identity, motion, poses(), eyes, timer, matte, color)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(found.picture, frame, found.crop)
@@ -227,21 +226,17 @@ class TalkingHeadPipeline:
         pose = smooth_head_pose(crop_pose(pose, box), POSE_SIGMA)
         found = replace(found, pose=pose[:1])
 
-        sound = audio or video
-        gain = np.float32(speech_gain(measure_level(stream_speech(sound))))
-        window = self.model.config.audio.window
-        windows = (gain * cut for cut in cut_windows(sound, window))
-        silence = np.zeros(self.model.config.audio.window, np.float32)
-        if freeze_mouth:
-            windows = repeat(next(windows))
-        poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         with torch.inference_mode(), self.autocast():
             identity = self.model.encode_identity(make_portrait(found, self.device))
-        mean = self.average_motion(identity, (gain * cut for cut in cut_windows(sound, window)))
-        # A picture may outlast its sound by a few frames.
-        windows = _extend(windows, silence)
+        sound = audio or video
+        motion = self.hear(identity, sound, speech_gain(measure_level(stream_speech(sound))))
+        # A picture may outlast its sound by a few frames: the mouth stays as it was.
+        heard = (motion[min(index, len(motion) - 1)] for index in range(len(pose)))
+        if freeze_mouth:
+            heard = repeat(motion[0])
+        poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
-        for frame in self.render_frames(identity, mean, windows, poses, eyes, PhaseTimer()):
+        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer()):
             yield paste_crop(first, frame, box)
 
     def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
@@ -258,49 +253,49 @@ class TalkingHeadPipeline:
         driver = smooth_head_pose(fit_head_pose(track.landmarks), POSE_SIGMA)
         return lambda: iterate_driven_motion(face.pose, driver)
 
-    def average_motion(self, identity: Identity, windows: Iterator[np.ndarray], batch: int = 64) -> torch.Tensor:
-        """Mean motion codes ``[1, R, code]`` of a whole recording, heard a few windows at a time."""
-        total, count = torch.zeros((), device=self.device), 0
+    def hear(self, identity: Identity, audio: str | Path, gain: float) -> torch.Tensor:
+        """Return the motion codes ``[T, R, code]`` of a whole recording made louder by ``gain``, ready to render.
+
+        They take half a kilobyte a frame, so that an hour of speech fits in 50 MB.
+        """
+        windows = stream_speech_windows(stream_speech(audio), self.model.config.audio.window)
+        motion = []
         with torch.inference_mode(), self.autocast():
-            while chunk := list(islice(windows, batch)):
-                heard = torch.from_numpy(np.stack(chunk)).to(self.device)
-                motion = self.model.encode_speech(identity.repeat(len(chunk)), heard)
-                total, count = total + motion.float().sum(dim=0, keepdim=True), count + len(chunk)
-        return total / count
+            while chunk := list(islice(windows, HEARD_TOGETHER)):
+                heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
+                motion.append(self.model.encode_speech(identity.repeat(len(chunk)), heard).float())
+        return self.model.articulate(torch.cat(motion))
 
     def render_frames(
         self,
         identity: Identity,
-        mean: torch.Tensor,
-        windows: Iterator[np.ndarray],
+        motion: Iterable[torch.Tensor],
         poses: Iterator[HeadPose],
         eyes: Iterator[np.ndarray],
         timer: PhaseTimer,
         matte: np.ndarray | None = None,
         color: np.ndarray | None = None,
     ) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [S, S, 3]`` in small batches, until the speech or the poses end."""
-        together = zip(windows, poses, eyes, strict=False)
+        """Render frames ``uint8 [S, S, 3]`` in small batches, until the motion ``[R, code]`` or the poses end."""
+        together = zip(motion, poses, eyes, strict=False)
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, mean, chunk, matte, color)
+                frames = self.render_batch(identity, chunk, matte, color)
             yield from frames
 
     def render_batch(
         self,
         identity: Identity,
-        mean: torch.Tensor,
-        chunk: list[tuple[np.ndarray, HeadPose, np.ndarray]],
+        chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
         matte: np.ndarray | None,
         color: np.ndarray | None,
     ) -> np.ndarray:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
-        windows, poses, eyes = zip(*chunk, strict=True)
+        motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.repeat(len(chunk))
         camera = make_camera(join_poses(poses), self.device)
-        motion = self.model.encode_speech(identity, torch.from_numpy(np.stack(windows)).to(self.device))
-        motion = self.model.articulate(motion.float(), mean)
-        codes = self.model.drive(identity, motion, torch.from_numpy(np.stack(eyes)).to(self.device), camera)
+        openness = torch.from_numpy(np.stack(eyes)).to(self.device)
+        codes = self.model.drive(identity, torch.stack(motion), openness, camera)
         rendering = self.model.render(identity, codes, camera)
         image = rendering.image.clamp(0.0, 1.0)
         if matte is not None:
@@ -388,13 +383,3 @@ def parse_color(background: str) -> np.ndarray | None:
     except ValueError as error:
         cure = 'use keep, or a color such as green or "#00ff00"'
         raise UserError(f"--background {background}", "is not a color", cure) from error
-
-
-def cut_windows(audio: str | Path, window: int) -> Iterator[np.ndarray]:
-    """Stream the speech windows of all frames of a recording."""
-    return stream_speech_windows(stream_speech(audio), window)
-
-
-def _extend(windows: Iterator[np.ndarray], silence: np.ndarray) -> Iterator[np.ndarray]:
-    yield from windows
-    yield from repeat(silence)

@@ -113,9 +113,9 @@ def test_frames_come_one_by_one_and_every_time_anew(
     batches = []
     render_batch = TalkingHeadPipeline.render_batch
 
-    def note(self: TalkingHeadPipeline, identity: object, mean: object, chunk: list, *rest: object) -> np.ndarray:
+    def note(self: TalkingHeadPipeline, identity: object, chunk: list, *rest: object) -> np.ndarray:
         batches.append(len(chunk))
-        return render_batch(self, identity, mean, chunk, *rest)
+        return render_batch(self, identity, chunk, *rest)
 
     monkeypatch.setattr(TalkingHeadPipeline, "render_batch", note)
     video = say(lively)

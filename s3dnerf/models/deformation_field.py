@@ -52,6 +52,8 @@ class DeformationConfig:
     """Width of the network that turns codes into offsets."""
     ambient: int = 4
     """Number of ambient coordinates."""
+    smoothing: float = 0.0
+    """Standard deviation, in frames, of the Gaussian that smooths motion codes in time at render time."""
     articulation: float = 1.0
     """How widely, at render time, lips and jaw move about their mean over the speech: rendering narrows openings that
     are thin as a ray, so the codes have to ask for more than they were taught."""

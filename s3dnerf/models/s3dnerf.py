@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -154,9 +155,14 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Speech ``windows [B, samples]`` around frames -> motion codes ``[B, R, code]`` (F_cm)."""
         return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows))
 
-    def articulate(self, motion: Tensor, mean: Tensor) -> Tensor:
-        """Widen what ``motion [B, R, code]`` does to lips and jaw, about its ``mean [1, R, code]`` over the speech."""
-        widened = mean.lerp(motion, self.config.deformation.articulation)
+    def articulate(self, motion: Tensor) -> Tensor:
+        """Prepare the motion codes ``[T, R, code]`` of a recording's frames for rendering.
+
+        They are smoothed in time, and what they do to lips and jaw is widened about its mean over the recording.
+        """
+        config = self.config.deformation
+        motion = smooth_in_time(motion, config.smoothing)
+        widened = motion.mean(dim=0, keepdim=True).lerp(motion, config.articulation)
         moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
         return torch.where(moved[:, None], widened, motion)
 
@@ -221,6 +227,17 @@ LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *
 """Rows of the kept landmarks that lie on the lips."""
 
 
+def smooth_in_time(series: Tensor, sigma: float) -> Tensor:
+    """Smooth ``series [T, ...]`` by a Gaussian of ``sigma`` frames; its ends are held. Zero leaves it as it is."""
+    reach = math.ceil(3.0 * sigma)
+    if reach == 0:
+        return series
+    steps = torch.arange(-reach, reach + 1, device=series.device)
+    weights = torch.softmax(-0.5 * (steps / sigma).square(), dim=0).to(series.dtype)
+    nearby = (torch.arange(len(series), device=series.device)[:, None] + steps).clamp(0, len(series) - 1)
+    return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))
+
+
 def warp(image: Tensor, flow: Tensor) -> Tensor:
     """Read ``image [B, C, H, W]`` where ``flow [B, 2, H, W]`` (image coordinates, relative) points."""
     grid = make_pixel_grid(*flow.shape[-2:], device=flow.device) + flow.permute(0, 2, 3, 1).float()
@@ -228,7 +245,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 def show_background(rendered: Tensor, portrait: Tensor) -> Tensor:
-    """Put the portrait behind ``rendered [B, 3 + features + alpha + flow, h, w]``: it stands still where no ray stops."""
+    """Put the portrait, which stands still, behind ``rendered [B, 3 + features + alpha + flow, h, w]``."""
     clear = 1.0 - rendered[:, -3:-2]
     behind = shrink(portrait, portrait.shape[-1] // rendered.shape[-1])
     return torch.cat([rendered[:, :3] + clear * behind, rendered[:, 3:]], dim=1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink, warp
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink, smooth_in_time, warp
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 
@@ -210,3 +210,28 @@ def test_warp_reads_where_the_flow_points() -> None:
 def test_shrink_averages_squares() -> None:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
     assert shrink(image, 2).item() == 4.0
+
+
+def test_smoothing_in_time_by_hand() -> None:
+    pulse = torch.zeros(9, 1)
+    pulse[4] = 1.0
+    weights = torch.tensor([4.5, 2.0, 0.5, 0.0, 0.5, 2.0, 4.5]).neg().exp()
+    smoothed = smooth_in_time(pulse, 1.0)[:, 0]
+    torch.testing.assert_close(smoothed[1:8], weights / weights.sum())
+    assert smoothed[0] == smoothed[8] == 0.0
+
+
+def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
+    torch.testing.assert_close(smooth_in_time(torch.full((3, 2), 5.0), 1.5), torch.full((3, 2), 5.0))
+    ramp = torch.arange(20.0)[:, None]
+    torch.testing.assert_close(smooth_in_time(ramp, 1.0)[3:-3], ramp[3:-3])
+    assert torch.equal(smooth_in_time(ramp, 0.0), ramp)
+
+
+def test_articulation_widens_lips_and_jaw_about_their_mean(model: S3DNeRF) -> None:
+    model.config.deformation.articulation = 1.5
+    motion = torch.randn(40, 6, 8, generator=torch.Generator().manual_seed(0))
+    wide = model.articulate(motion)
+    torch.testing.assert_close(wide[:, :2].mean(0), motion[:, :2].mean(0))
+    torch.testing.assert_close(wide[:, :2].std(0), 1.5 * motion[:, :2].std(0))
+    assert torch.equal(wide[:, 2:], motion[:, 2:])
