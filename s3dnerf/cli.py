@@ -251,7 +251,9 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--kernels", action="store_true", help="each operator against PyTorch's own")
     parser.add_argument("--render", action="store_true", help="a whole frame, phase by phase")
+    parser.add_argument("--train", type=Path, metavar="DIR", help="a training step, on the prepared clips in DIR")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--steps", type=int, default=50, help="training steps to make on each backend")
     parser.add_argument("--points", type=int, default=2**18, help="points an operator works on")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each operator")
     parser.add_argument("--frames", type=int, default=75, help="frames to render, at most")
@@ -265,16 +267,21 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 def run_benchmark(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.benchmark import measure_kernels, measure_render, write_json
+    from s3dnerf.evaluation.training_speed import measure_training
 
-    if not (options.kernels or options.render):
-        raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or both.")
+    if not (options.kernels or options.render or options.train):
+        raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or --train DIR.")
     tables = []
     if options.kernels:
         tables.append(measure_kernels(options.points, options.repeats, options.device))
         print(tables[-1].format(), flush=True)
     if options.render:
         tables.append(measure_render(options.image, options.audio, options.checkpoint, options.frames, options.device))
-        print(tables[-1].format())
+        print(tables[-1].format(), flush=True)
+    if options.train:
+        for table in measure_training(options.train, options.steps, device=options.device):
+            tables.append(table)
+            print(table.format(), flush=True)
     if options.json:
         write_json(options.json, tables)
 
