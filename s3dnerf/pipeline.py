@@ -258,12 +258,12 @@ class TalkingHeadPipeline:
 
         They take half a kilobyte a frame, so that an hour of speech fits in 50 MB.
         """
-        windows = stream_speech_windows(stream_speech(audio), self.model.config.audio.window)
+        windows = stream_speech_windows(stream_speech(audio), self.model.config.audio.samples)
         motion = []
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, HEARD_TOGETHER)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
-                motion.append(self.model.encode_speech(identity.repeat(len(chunk)), heard).float())
+                motion.append(self.model.encode_speech(identity.repeat(len(chunk)), heard, len(chunk)).float())
         return self.model.articulate(torch.cat(motion))
 
     def render_frames(

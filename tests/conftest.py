@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from s3dnerf.data.dataset import Batch
     from s3dnerf.training import S3DNeRFConfig
 
@@ -61,6 +63,18 @@ def load_smoke(one_thread: None) -> Callable[..., S3DNeRFConfig]:
 
 
 @pytest.fixture(scope="session")
+def speech() -> Tensor:
+    """The shipped sentence at the normal level, ``[samples]``."""
+    import torch
+
+    import s3dnerf
+    from s3dnerf.media.audio import measure_level, read_speech, speech_gain
+
+    sound = read_speech(Path(s3dnerf.__file__).parent / "assets" / "speech.wav")
+    return torch.from_numpy(sound * np.float32(speech_gain(measure_level([sound]))))
+
+
+@pytest.fixture(scope="session")
 def drawn_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared clips of cartoon people, two of train and one of val, whose landmarks, pixels and sound agree."""
     root = tmp_path_factory.mktemp("drawn_clips")
@@ -75,7 +89,7 @@ def drawn_batch(drawn_clips: Path, load_smoke: Callable[..., S3DNeRFConfig]) -> 
     from s3dnerf.data.dataset import TalkingFaceDataset
 
     config = load_smoke("--data.root", str(drawn_clips))
-    shape = (config.model.image_size, config.model.audio.window, config.train.batch_size)
+    shape = (config.model.image_size, config.model.audio.samples, config.train.batch_size)
     return TalkingFaceDataset(config.data, "train", *shape, seed=0, augment=False)[0]
 
 

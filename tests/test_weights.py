@@ -39,13 +39,13 @@ def face(shipped: TalkingHeadPipeline, portrait: Path) -> Face:
     return find_face(portrait, shipped.model.config.image_size)
 
 
-def read_windows() -> tuple[np.ndarray, np.ndarray]:
+def read_windows(shipped: TalkingHeadPipeline) -> tuple[np.ndarray, np.ndarray]:
     """Windows of the shipped speech at the normal level, and its loudness in each frame."""
     speech = read_speech(SPEECH)
     speech = speech * np.float32(speech_gain(measure_level([speech])))
     frames = np.arange(count_frames(len(speech)))
     loudness = np.sqrt(np.square(cut_speech_window(speech, frames, 640)).mean(axis=1))
-    return cut_speech_window(speech, frames, 7680), loudness
+    return cut_speech_window(speech, frames, shipped.model.config.audio.samples), loudness
 
 
 def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_frames_are_of_the_size_that_is_documented(shipped: TalkingHeadPipeline)
 
 
 def test_lips_follow_speech(shipped: TalkingHeadPipeline, face: Face) -> None:
-    windows, loudness = read_windows()
+    windows, loudness = read_windows(shipped)
     opening = place_lips(shipped, face, windows)
     # One hundredth of a head unit is a little over a millimeter.
     assert opening.std() > 0.012 and np.ptp(opening) > 0.06
@@ -77,10 +77,11 @@ def test_lips_follow_speech(shipped: TalkingHeadPipeline, face: Face) -> None:
 
 
 def test_the_mouth_closes_in_silence(shipped: TalkingHeadPipeline, face: Face) -> None:
-    windows, _ = read_windows()
+    windows, _ = read_windows(shipped)
     rng = np.random.default_rng(0)
-    faint = (1e-4 * rng.standard_normal((2, 7680))).astype(np.float32)
-    silent = place_lips(shipped, face, np.concatenate([np.zeros((1, 7680), np.float32), faint]))
+    samples = windows.shape[1]
+    faint = (1e-4 * rng.standard_normal((2, samples))).astype(np.float32)
+    silent = place_lips(shipped, face, np.concatenate([np.zeros((1, samples), np.float32), faint]))
     speaking = place_lips(shipped, face, windows)
     # This portrait smiles with open lips: in silence they must not stay as they are.
     assert silent.max() < 0.25 * np.median(speaking)

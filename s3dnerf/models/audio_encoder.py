@@ -7,110 +7,31 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
-from s3dnerf.errors import UserError
-
-SAMPLE_RATE = 16_000
-
-
-@dataclass
-class LogMelConfig:
-    """Log-mel spectrogram of a speech window."""
-
-    bands: int = 80
-    """Mel bands between 0 and 8 kHz."""
-    transform: int = 512
-    """Samples of a Fourier transform."""
-    hop: int = 160
-    """Samples between two columns of the spectrogram (10 ms)."""
+from s3dnerf.models.speech_features import SAMPLES_PER_FRAME, LogMel, LogMelConfig, Moonshine, Transformer
 
 
 @dataclass
 class AudioEncoderConfig:
     """Which features of speech are used, and the convolutions over them."""
 
-    features: Literal["logmel", "wav2vec2", "hubert"] = "logmel"
-    """Speech features: the built-in log-mel spectrogram, or a pre-trained transformer read from ``pretrained``."""
+    features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "logmel"
+    """Speech features: a log-mel spectrogram, the shipped layers of Moonshine, or a transformer from ``pretrained``."""
     pretrained: str | None = None
     """Folder or hub name of the wav2vec 2.0 or HuBERT model; its weights stay frozen."""
     window: int = 7680
-    """Samples of speech around a frame (480 ms)."""
+    """Samples of speech around a frame that drive it (480 ms)."""
+    context: int = 320
+    """Samples more on either side: the spectrogram needs half a transform, pre-trained features hear a sound by what
+    surrounds it."""
     width: int = 128
     """Channels of the convolutions and of the tokens."""
     logmel: LogMelConfig = field(default_factory=LogMelConfig)
 
-
-class LogMel(nn.Module):
-    """Log-mel spectrogram in units of about one standard deviation of speech at the normal level."""
-
-    def __init__(self, config: LogMelConfig) -> None:
-        super().__init__()
-        self.config = config
-        filters = mel_filter_bank(
-            num_frequency_bins=config.transform // 2 + 1,
-            num_mel_filters=config.bands,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
-        self.register_buffer("taper", torch.hann_window(config.transform), persistent=False)
-        self.output_channels = config.bands
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """``windows [B, samples]`` in [-1, 1] -> ``[B, bands, samples / hop]``."""
-        count = windows.shape[-1] // self.config.hop
-        spectrum = torch.stft(
-            windows.float(),
-            self.config.transform,
-            self.config.hop,
-            window=self.taper,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        power = spectrum.abs().square()[..., :count]
-        # The floor of 1e-5 lies about 60 dB under speech at the normal level: below it is room noise.
-        mel = (self.filters.T @ power).clamp(min=1e-5).log()
-        return (mel + 4.0) / 4.0
-
-
-class PretrainedSpeech(nn.Module):
-    """Hidden states of a frozen wav2vec 2.0 or HuBERT model, about 50 a second.
-
-    Raises:
-        UserError: ``config.pretrained`` is not set or holds no such model.
-    """
-
-    def __init__(self, config: AudioEncoderConfig) -> None:
-        super().__init__()
-        if config.pretrained is None:
-            reason = f"is not set, and features '{config.features}' need a pre-trained model"
-            raise UserError("model.audio.pretrained", reason, "name its folder or its hub id")
-        from transformers import HubertModel, Wav2Vec2Model
-
-        kind = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[config.features]
-        try:
-            network = kind.from_pretrained(config.pretrained)
-        except (OSError, ValueError) as error:
-            reason = f"holds no {config.features} model ({str(error).splitlines()[0]})"
-            raise UserError(config.pretrained, reason, "name its folder or its hub id") from error
-        self.network = network.eval().requires_grad_(False)
-        self.output_channels = self.network.config.hidden_size
-
-    def train(self, mode: bool = True) -> PretrainedSpeech:
-        """Stay in evaluation mode: the features are frozen, their dropout too."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, windows: Tensor) -> Tensor:
-        """``windows [B, samples]`` in [-1, 1] -> ``[B, hidden, frames]``."""
-        centered = windows - windows.mean(dim=-1, keepdim=True)
-        normal = centered / centered.square().mean(dim=-1, keepdim=True).add(1e-7).sqrt()
-        return self.network(normal).last_hidden_state.transpose(1, 2)
+    @property
+    def samples(self) -> int:
+        """Samples of speech that have to be given for a frame."""
+        return self.window + 2 * self.context
 
 
 class AudioEncoder(nn.Module):
@@ -119,11 +40,11 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = LogMel(config.logmel) if config.features == "logmel" else PretrainedSpeech(config)
-        # The transformers already take 20 ms a step; the spectrogram is brought there by the first stride.
+        self.features = make_features(config)
+        # Every column of the pre-trained ones is 20 ms already; the first stride brings the spectrogram there.
         strides = (1, 2, 2, 1) if config.features == "logmel" else (1, 1, 2, 1)
         layers: list[nn.Module] = []
-        inputs = self.features.output_channels
+        inputs = self.features.channels
         for stride in strides:
             layers += [
                 nn.Conv1d(inputs, config.width, 3, stride=stride, padding=1),
@@ -134,6 +55,35 @@ class AudioEncoder(nn.Module):
             inputs = config.width
         self.network = nn.Sequential(*layers)
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """``windows [B, samples]`` of speech in [-1, 1], 16 kHz -> tokens ``a_dri [B, steps, width]``."""
-        return self.network(self.features(windows)).transpose(1, 2)
+    def forward(self, windows: Tensor, run: int = 1) -> Tensor:
+        """Encode windows of speech.
+
+        Args:
+            windows: ``[B, samples]`` in [-1, 1], 16 kHz.
+            run: every ``run`` windows belong to consecutive frames; the sound that they share is heard once.
+
+        Returns:
+            tokens ``a_dri [B, steps, width]``.
+        """
+        rate = self.features.rate
+        columns = self.config.window * rate // SAMPLES_PER_FRAME
+        margin = self.config.context * rate // SAMPLES_PER_FRAME
+        features = self.features(join_windows(windows, run))
+        features = features[..., margin : features.shape[-1] - margin]
+        views = features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
+        return self.network(views).transpose(1, 2)
+
+
+def make_features(config: AudioEncoderConfig) -> nn.Module:
+    """Return the speech features that ``config`` names."""
+    if config.features == "logmel":
+        return LogMel(config.logmel)
+    if config.features == "moonshine":
+        return Moonshine()
+    return Transformer(config.features, config.pretrained)
+
+
+def join_windows(windows: Tensor, run: int) -> Tensor:
+    """Join each ``run`` consecutive windows ``[B, samples]``, a frame apart, to ``[B / run, samples + ...]``."""
+    windows = windows.unflatten(0, (-1, run))
+    return torch.cat([windows[:, 0], windows[:, 1:, -SAMPLES_PER_FRAME:].flatten(1)], dim=1)

@@ -151,9 +151,10 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         regions = self.deformation_field.describe_regions(appearance.context, displacement, portrait.eyes)
         return Identity(portrait, appearance, regions)
 
-    def encode_speech(self, identity: Identity, windows: Tensor) -> Tensor:
-        """Speech ``windows [B, samples]`` around frames -> motion codes ``[B, R, code]`` (F_cm)."""
-        return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows))
+    def encode_speech(self, identity: Identity, windows: Tensor, run: int = 1) -> Tensor:
+        """Speech ``windows [B, samples]`` around frames, in runs of consecutive ones -> motion codes ``[B, R, code]``
+        (F_cm)."""
+        return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows, run))
 
     def articulate(self, motion: Tensor) -> Tensor:
         """Prepare the motion codes ``[T, R, code]`` of a recording's frames for rendering.

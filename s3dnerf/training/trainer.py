@@ -46,6 +46,8 @@ class TrainConfig:
 
     start: Path | None = None
     """Folder of a model whose weights training starts from; None starts at random."""
+    anew: tuple[str, ...] = ()
+    """Parts, such as audio_encoder, that start at random all the same."""
     steps: int = 20_000
     """Steps in all."""
     batch_size: int = 6
@@ -95,10 +97,10 @@ class Trainer:
         self.config, self.run_dir = config, run_dir
         self.device = choose_device(config.train.device)
         torch.manual_seed(config.seed)
-        self.model = make_model(config.model, config.train.start).to(self.device)
+        self.model = make_model(config.model, config.train).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
-        size, window = config.model.image_size, config.model.audio.window
+        size, window = config.model.image_size, config.model.audio.samples
         data, shape = config.data, (size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
         self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
@@ -189,7 +191,7 @@ class Trainer:
             teacher = model.motion_encoder(frames.displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera)
             losses = compare_landmarks(model, identity, tracked, frames)
-            spoken = model.encode_speech(identity, frames.speech)
+            spoken = model.encode_speech(identity, frames.speech, length)
             codes = model.drive(identity, spoken, frames.eyes, frames.camera)
             losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
             firsts = map_tensors(frames, lambda x: x[::length])
@@ -233,7 +235,9 @@ class Trainer:
             with self.autocast():
                 identity = model.encode_identity(batch.speakers).repeat(length)
                 frames = batch.sequences
-                codes = model.drive(identity, model.encode_speech(identity, frames.speech), frames.eyes, frames.camera)
+                codes = model.drive(
+                    identity, model.encode_speech(identity, frames.speech, length), frames.eyes, frames.camera
+                )
                 opening = measure_openings(place_landmarks(model, identity, codes, frames))
             opening = opening.unflatten(0, (-1, length))
             wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
@@ -295,16 +299,19 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     return find_latest(trainer.checkpoints)
 
 
-def make_model(config: ModelConfig, start: Path | None) -> S3DNeRF:
-    """Return a new model, with the weights of the model in ``start`` when it is given.
+def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
+    """Return a new model, with weights of the model in ``train.start`` when it is given.
 
     Raises:
-        UserError: there is no model in ``start``, or one of other sizes.
+        UserError: there is no model in ``train.start``, or one of other sizes.
     """
-    model = S3DNeRF(config)
+    model, start = S3DNeRF(config), train.start
     if start is not None:
         try:
-            model.load_state_dict(load_file(start / "model.safetensors"))
+            stored, random = load_file(start / "model.safetensors"), model.state_dict()
+            kept = {name: value for name, value in stored.items() if not name.startswith(train.anew)}
+            new = {name: value for name, value in random.items() if name.startswith(train.anew)}
+            model.load_state_dict(kept | new)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = f"training cannot start from it ({str(error).splitlines()[0]})"
             raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error

@@ -32,7 +32,7 @@ def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
 
 
 def render(model: S3DNeRF, identity: Identity, camera: Camera, window: Tensor | None = None) -> Rendering:
-    windows = torch.zeros(len(camera.scale), 7680) if window is None else window
+    windows = torch.zeros(len(camera.scale), model.config.audio.samples) if window is None else window
     with torch.no_grad():
         codes = model.drive(identity, model.encode_speech(identity, windows), identity.portrait.eyes, camera)
         return model.render(identity, codes, camera)
@@ -64,7 +64,7 @@ def test_sizes(model: S3DNeRF, identity: Identity) -> None:
 
 
 def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identity: Identity) -> None:
-    rendering = render(model, identity, identity.portrait.camera, torch.randn(2, 7680))
+    rendering = render(model, identity, identity.portrait.camera, torch.randn(2, model.config.audio.samples))
     assert not rendering.lattice.any()
     assert rendering.flow.abs().max() < 1e-5
     torch.testing.assert_close(rendering.warped, identity.portrait.image, atol=1e-4, rtol=0)
@@ -179,7 +179,7 @@ def test_saved_and_loaded_models_are_the_same(
     loaded = S3DNeRF.from_pretrained(str(tmp_path / "model"))
     assert loaded.config == model.config
     assert not loaded.training
-    windows = torch.randn(2, 7680)
+    windows = torch.randn(2, model.config.audio.samples)
     camera = shift(identity.portrait.camera, 0.1, 0.0)
     with torch.no_grad():
         before, after = (

@@ -1,0 +1,205 @@
+"""Features of speech: a log-mel spectrogram, or hidden states of a speech recognizer that stays frozen.
+
+All take sound ``[B, samples]`` in [-1, 1] at 16 kHz, a whole number of frames of 640 samples long, and return
+``[B, channels, columns]`` with ``rate`` columns a frame, evenly spaced, the first half a column after the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from s3dnerf.errors import UserError
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = 640
+MOONSHINE = Path(__file__).parents[1] / "weights" / "speech" / "moonshine_tiny.safetensors"
+
+
+@dataclass
+class LogMelConfig:
+    """Log-mel spectrogram of a speech window."""
+
+    bands: int = 80
+    """Mel bands between 0 and 8 kHz."""
+    transform: int = 512
+    """Samples of a Fourier transform."""
+    hop: int = 160
+    """Samples between two columns of the spectrogram (10 ms)."""
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram in units of about one standard deviation of speech at the normal level."""
+
+    def __init__(self, config: LogMelConfig) -> None:
+        super().__init__()
+        self.config = config
+        filters = mel_filter_bank(
+            num_frequency_bins=config.transform // 2 + 1,
+            num_mel_filters=config.bands,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE / 2,
+            sampling_rate=SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("taper", torch.hann_window(config.transform), persistent=False)
+        self.channels = config.bands
+        self.rate = SAMPLES_PER_FRAME // config.hop
+
+    def forward(self, sound: Tensor) -> Tensor:
+        """Return the spectrogram."""
+        count = sound.shape[-1] // self.config.hop
+        spectrum = torch.stft(
+            sound.float(),
+            self.config.transform,
+            self.config.hop,
+            window=self.taper,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = spectrum.abs().square()[..., :count]
+        # The floor of 1e-5 lies about 60 dB under speech at the normal level: below it is room noise.
+        mel = (self.filters.T @ power).clamp(min=1e-5).log()
+        return (mel + 4.0) / 4.0
+
+
+class Transformer(nn.Module):
+    """Hidden states of a frozen wav2vec 2.0 or HuBERT model.
+
+    Raises:
+        UserError: ``pretrained`` is not set or holds no such model.
+    """
+
+    rate = 2
+    step, first = 320, 200
+    """Samples between two hidden states, and where the first is centered."""
+
+    def __init__(self, features: str, pretrained: str | None) -> None:
+        super().__init__()
+        if pretrained is None:
+            reason = f"is not set, and features '{features}' need a pre-trained model"
+            raise UserError("model.audio.pretrained", reason, "name its folder or its hub id")
+        from transformers import HubertModel, Wav2Vec2Model
+
+        kind = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[features]
+        try:
+            network = kind.from_pretrained(pretrained)
+        except (OSError, ValueError) as error:
+            reason = f"holds no {features} model ({str(error).splitlines()[0]})"
+            raise UserError(pretrained, reason, "name its folder or its hub id") from error
+        self.network = freeze(network)
+        self.channels = self.network.config.hidden_size
+
+    def train(self, mode: bool = True) -> Transformer:
+        """Stay in evaluation mode: the features are frozen, their dropout too."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, sound: Tensor) -> Tensor:
+        """Return the last hidden states."""
+        centered = sound - sound.mean(dim=-1, keepdim=True)
+        normal = centered / centered.square().mean(dim=-1, keepdim=True).add(1e-7).sqrt()
+        hidden = self.network(normal).last_hidden_state.transpose(1, 2)
+        return space_evenly(hidden, sound.shape[-1], self.step, self.first, self.rate)
+
+
+class Moonshine(nn.Module):
+    """The first layers of the encoder of Moonshine (Jeffries et al., 2024, arXiv 2410.15608), shipped with the package.
+
+    It was trained on 200,000 hours of speech, against our half an hour: what it hears carries over to new voices. Later
+    layers turn from sounds to words; lips follow the third best.
+    """
+
+    rate = 2
+    step, first = 384, 447
+    """Samples between two hidden states, and where the first is centered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import MoonshineConfig
+        from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+
+        weights = read_quantized(MOONSHINE)
+        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        self.channels = len(weights["conv1.weight"])
+        config = MoonshineConfig(
+            hidden_size=self.channels,
+            intermediate_size=len(weights["layers.0.mlp.fc1.weight"]),
+            encoder_num_hidden_layers=layers,
+            encoder_hidden_act="gelu",
+        )
+        network = MoonshineEncoder(config)
+        network.groupnorm = FixedNorm(self.channels)
+        # In place of the norm after the last of all its layers: one that only standardizes.
+        network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
+        network.load_state_dict(weights)
+        self.network = freeze(network)
+
+    def train(self, mode: bool = True) -> Moonshine:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, sound: Tensor) -> Tensor:
+        """Return the hidden states after the last of the shipped layers, standardized."""
+        hidden = self.network(sound).last_hidden_state.transpose(1, 2)
+        return space_evenly(hidden, sound.shape[-1], self.step, self.first, self.rate)
+
+
+class FixedNorm(nn.Module):
+    """Group norm with the statistics of speech at the normal level.
+
+    The original takes those of the recording at hand; these hear a frame alike in a long recording and in a short one,
+    and leave silence silent.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("variance", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``[B, channels, T]``."""
+        return (x - self.mean) * (self.variance + 1e-5).rsqrt() * self.weight[:, None] + self.bias[:, None]
+
+
+def space_evenly(hidden: Tensor, samples: int, step: int, first: int, rate: int) -> Tensor:
+    """Interpolate ``hidden [B, C, K]``, centered on samples ``first + k step``, at ``rate`` columns a frame."""
+    width = SAMPLES_PER_FRAME / rate
+    count = samples * rate // SAMPLES_PER_FRAME
+    places = ((torch.arange(count, device=hidden.device) + 0.5) * width - first) / step
+    places = places.clamp(0, hidden.shape[-1] - 1)
+    low = places.floor().long().clamp(max=max(hidden.shape[-1] - 2, 0))
+    high = (low + 1).clamp(max=hidden.shape[-1] - 1)
+    return torch.lerp(hidden[..., low].float(), hidden[..., high].float(), places - low)
+
+
+def read_quantized(path: Path) -> dict[str, Tensor]:
+    """Read weights stored in 8 bits beside their scale and offset."""
+    stored = load_file(path)
+    weights = {name: value for name, value in stored.items() if not name.endswith((".scale", ".offset"))}
+    return {
+        name: value.float() * stored[f"{name}.scale"] + stored[f"{name}.offset"] if value.dtype == torch.int8 else value
+        for name, value in weights.items()
+    }
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Turn parameters into buffers that are not saved: what never changes is neither learned, averaged nor stored."""
+    for module in list(network.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, buffer, persistent=False)
+    return network.eval()
