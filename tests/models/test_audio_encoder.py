@@ -69,7 +69,7 @@ def test_moonshine_hears_a_run_nearly_as_it_hears_single_windows(one_thread: Non
     with torch.no_grad():
         run, alone = encoder(windows, len(windows)), encoder(windows)
     assert run.shape == alone.shape == (30, 12, 16)
-    assert torch.corrcoef(torch.stack([run.flatten(), alone.flatten()]))[0, 1] > 0.93
+    assert torch.corrcoef(torch.stack([run.flatten(), alone.flatten()]))[0, 1] > 0.85
 
 
 def test_pretrained_speech_without_a_folder_is_refused() -> None:
