@@ -1,7 +1,7 @@
 """Builds the kernels into shared libraries; needs a C++ compiler, and for CUDA nvcc, but neither PyTorch nor Python headers.
 
-    python cuda_ext/build.py            the CPU library, and the CUDA library where nvcc and a GPU are there
-    python cuda_ext/build.py --cuda     the CUDA library too, also without a GPU
+python cuda_ext/build.py            the CPU library, and the CUDA library where nvcc and a GPU are there
+python cuda_ext/build.py --cuda     the CUDA library too, also without a GPU
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
                 if source.stem != "dispatch":
                     target = f"{scratch}/{source.stem}.{name}.o"
                     variant = f"-DS3D_VARIANT=s3d_{name}"
-                    jobs.append(
-                        [compiler, *flags, *threads, *machine_flags, variant, "-c", str(source), "-o", target]
-                    )
+                    jobs.append([compiler, *flags, *threads, *machine_flags, variant, "-c", str(source), "-o", target])
         _run_together(jobs)
         linked = SANITIZE_FLAGS if sanitize else ()
         return _link([compiler, "-shared", *threads, *linked, *(job[-1] for job in jobs)], folder / CPU_LIBRARY)

@@ -37,6 +37,9 @@ TOOLS = (
     ("nvidia-smi", "the NVIDIA driver", "needed for GPUs only"),
 )
 
+MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
+"""Number (of glibc's malloc.h) and value: map nothing separately, return nothing, grow by 64 MiB."""
+
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
 
 log = logging.getLogger(__name__)
@@ -136,6 +139,19 @@ def build_command(name: str) -> str:
     return f"run `{forced}pip install --force-reinstall --no-deps s3dnerf` with a compiler at hand"
 
 
+def keep_freed_memory() -> bool:
+    """Let the C library keep big blocks that are freed, for the next ones, instead of returning them to the system.
+
+    PyTorch's CPU tensors come from there, and mapping them anew costs a page fault every 4 KiB: for large tensors more
+    than most operators do. To be called once by programs that make many of them; the process stays as large as it ever
+    was. Returns False where the C library is not glibc.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return False
+    return all(library.mallopt(option, value) == 1 for option, value in MALLOC_OPTIONS.values())
+
+
 def inspect_backends() -> list[Finding]:
     """Return what is there and what is missing, in the order of :data:`BACKENDS`."""
     return [inspect_backend(name) for name in BACKENDS]
@@ -230,7 +246,9 @@ def _choose(operator: str, device: str, wanted: str) -> str:
             return name
         # Without tinycudann our own kernels are as good; without those everything is many times slower.
         if name != "tinycudann":
-            log.warning("%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.cure)
+            log.warning(
+                "%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.cure
+            )
     raise AssertionError("PyTorch is always there")
 
 

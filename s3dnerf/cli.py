@@ -257,7 +257,9 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--frames", type=int, default=75, help="frames to render, at most")
     parser.add_argument("--image", type=Path, metavar="FILE", help="portrait to render (default: a public-domain one)")
     parser.add_argument("--audio", type=Path, metavar="FILE", help="speech to render (default: the shipped sentence)")
-    parser.add_argument("--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
 
@@ -271,9 +273,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
         tables.append(measure_kernels(options.points, options.repeats, options.device))
         print(tables[-1].format(), flush=True)
     if options.render:
-        tables.append(
-            measure_render(options.image, options.audio, options.checkpoint, options.frames, options.device)
-        )
+        tables.append(measure_render(options.image, options.audio, options.checkpoint, options.frames, options.device))
         print(tables[-1].format())
     if options.json:
         write_json(options.json, tables)

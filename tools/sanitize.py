@@ -31,7 +31,18 @@ def main() -> int:
             "S3DNERF_LIBRARIES": folder,
         }
         tests = [str(ROOT / "tests" / "kernels" / name) for name in TESTS]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CPU_ONLY, *tests, *sys.argv[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            CPU_ONLY,
+            *tests,
+            *sys.argv[1:],
+        ]
         return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 

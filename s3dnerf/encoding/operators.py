@@ -89,9 +89,7 @@ def describe_hash_grid(positions: Tensor, table: Tensor, levels: Sequence[GridLe
     return filled
 
 
-def read_hash_grid(
-    library: Library, positions: Tensor, table: Tensor, levels: Sequence[GridLevel]
-) -> Tensor:
+def read_hash_grid(library: Library, positions: Tensor, table: Tensor, levels: Sequence[GridLevel]) -> Tensor:
     """``positions [N, D]`` (float32) and ``table [entries, F]`` -> ``[N, levels * F]`` (float32)."""
     positions, table = positions.contiguous(), table.contiguous()
     output = positions.new_empty(len(positions), len(levels) * table.shape[1])
@@ -207,9 +205,7 @@ def _(positions, table, scales, resolutions, entries):
     schema="(Tensor gradient, Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries, "
     "bool need_positions, bool need_table) -> (Tensor, Tensor)",
 )
-def hash_grid_backward(
-    gradient, positions, table, scales, resolutions, entries, need_positions, need_table
-):
+def hash_grid_backward(gradient, positions, table, scales, resolutions, entries, need_positions, need_table):
     """The gradients of :func:`hash_grid` to positions and table."""
     levels = list_levels(positions.shape[1], scales, resolutions, entries)
     library = find_library(positions.device.type)
@@ -229,18 +225,14 @@ def _save_hash_grid(ctx, inputs, output):
 
 def _differentiate_hash_grid(ctx, gradient):
     need_positions, need_table = ctx.needs_input_grad[:2]
-    to_positions, to_table = hash_grid_backward(
-        gradient, *ctx.saved_tensors, *ctx.levels, need_positions, need_table
-    )
+    to_positions, to_table = hash_grid_backward(gradient, *ctx.saved_tensors, *ctx.levels, need_positions, need_table)
     return to_positions if need_positions else None, to_table if need_table else None, None, None, None
 
 
 hash_grid.register_autograd(_differentiate_hash_grid, setup_context=_save_hash_grid)
 
 
-@torch.library.custom_op(
-    "s3dnerf::triplane", mutates_args=(), schema="(Tensor[] planes, Tensor positions) -> Tensor"
-)
+@torch.library.custom_op("s3dnerf::triplane", mutates_args=(), schema="(Tensor[] planes, Tensor positions) -> Tensor")
 def triplane(planes, positions):
     """Read tri-planes of several scales: each ``[B, 3, H, W, C]``, ``positions [B, N, 3]`` float32."""
     return read_triplanes(find_library(positions.device.type), planes, positions)

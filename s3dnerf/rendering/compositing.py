@@ -45,9 +45,7 @@ def composite(density: Tensor, values: Tensor, lengths: Tensor, stop: float = 0.
     return Composite(seen.view(*shape[:-1], -1), alpha.view(shape[:-1]), weights.view(shape))
 
 
-def composite_packed(
-    density: Tensor, values: Tensor, lengths: Tensor, offsets: Tensor, stop: float = 0.0
-) -> Composite:
+def composite_packed(density: Tensor, values: Tensor, lengths: Tensor, offsets: Tensor, stop: float = 0.0) -> Composite:
     """Composite rays with different numbers of samples, packed one behind another.
 
     Args:

@@ -92,9 +92,7 @@ def see_field(field: DeformedField, positions: Tensor, lengths: Tensor, stop: fl
     return SeenField(values, alpha)
 
 
-def see_field_reference(
-    field: DeformedField, positions: Tensor, lengths: Tensor, stop: float = 0.0
-) -> SeenField:
+def see_field_reference(field: DeformedField, positions: Tensor, lengths: Tensor, stop: float = 0.0) -> SeenField:
     """The twin of :func:`see_field`, on separate operators; differentiable."""
     points = positions.flatten(1, 2)
     deformation = read_lattice(field, points)

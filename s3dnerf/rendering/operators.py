@@ -140,9 +140,7 @@ def _(density, values, lengths, offsets, rays, stop):
 def composite_backward(gradients, density, values, lengths, offsets, rays, stop, weights):
     """The gradients of :func:`composite` to density, values and lengths."""
     library = find_library(density.device.type)
-    return differentiate_composite(
-        library, gradients, density, values, lengths, offsets, rays, stop, weights
-    )
+    return differentiate_composite(library, gradients, density, values, lengths, offsets, rays, stop, weights)
 
 
 @composite_backward.register_fake
@@ -157,9 +155,7 @@ def _save_composite(ctx, inputs, output):
 
 def _differentiate_composite(ctx, *gradients):
     density, values, lengths, offsets, weights = ctx.saved_tensors
-    results = composite_backward(
-        list(gradients), density, values, lengths, offsets, ctx.rays, ctx.stop, weights
-    )
+    results = composite_backward(list(gradients), density, values, lengths, offsets, ctx.rays, ctx.stop, weights)
     return *results, None, None, None
 
 
@@ -229,9 +225,7 @@ def march(
     schema="(Tensor positions, Tensor lengths, Tensor lattice, int[] lattice_size, float[] lattice_shape, "
     "Tensor[] planes, Tensor[] camera, Tensor[] layers, int frequencies, float stop) -> (Tensor, Tensor)",
 )
-def field(
-    positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, frequencies, stop
-):
+def field(positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, frequencies, stop):
     """Samples of head space -> composited color, features and place in the portrait, and alpha; no gradients.
 
     ``planes`` are ``[B or 1, 3, H, W, C]``, ``camera`` is rotation, scale and center, ``layers`` alternate weight and

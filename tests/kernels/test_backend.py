@@ -68,9 +68,7 @@ def test_tinycudann_leaves_other_operators_to_the_next_backend(cpu, monkeypatch)
     assert backend.choose_backend("composite", "cpu") == "cpu"
 
 
-def test_without_libraries_pytorch_serves_and_the_reason_is_told_once(
-    without_libraries, monkeypatch, caplog
-) -> None:
+def test_without_libraries_pytorch_serves_and_the_reason_is_told_once(without_libraries, monkeypatch, caplog) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     with caplog.at_level(logging.WARNING):
         names = [backend.choose_backend("hash_grid", "cpu") for _ in range(3)]

@@ -23,7 +23,14 @@ def test_cuda_compiles_for_every_architecture_without_warnings(build, tmp_path: 
 
 def test_cpu_kernels_compile_for_other_processors(build) -> None:
     """The code without a single instruction of x86 in it, as other compilers see it."""
-    flags = [*build.COMMON_FLAGS, *build.WARNINGS, "-fsyntax-only", "-Wno-unused-parameter", "-DS3D_PORTABLE", "-DS3D_VARIANT=s3d_plain"]
+    flags = [
+        *build.COMMON_FLAGS,
+        *build.WARNINGS,
+        "-fsyntax-only",
+        "-Wno-unused-parameter",
+        "-DS3D_PORTABLE",
+        "-DS3D_VARIANT=s3d_plain",
+    ]
     for source in sorted((build.HERE / "cpu").glob("*.cpp")):
         subprocess.run([build.find_compiler(), *flags, str(source)], check=True)
 
@@ -32,7 +39,15 @@ def test_cross_compiles_for_arm64(build) -> None:
     compiler = build.shutil.which("aarch64-linux-gnu-g++")
     if compiler is None:
         pytest.skip("there is no arm64 compiler (apt install g++-aarch64-linux-gnu)")
-    flags = [*build.COMMON_FLAGS, *build.WARNINGS, *build.SPEED_FLAGS, "-fopenmp", "-DS3D_VARIANT=s3d_plain", "-o", os.devnull]
+    flags = [
+        *build.COMMON_FLAGS,
+        *build.WARNINGS,
+        *build.SPEED_FLAGS,
+        "-fopenmp",
+        "-DS3D_VARIANT=s3d_plain",
+        "-o",
+        os.devnull,
+    ]
     for source in sorted((build.HERE / "cpu").glob("*.cpp")):
         subprocess.run([compiler, *flags, "-c", str(source)], check=True)
 

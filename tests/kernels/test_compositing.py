@@ -97,9 +97,7 @@ def test_packed_is_dense_ray_by_ray(cpu) -> None:
 
 def test_offsets_out_of_range_read_nothing_beyond(library, make, device) -> None:
     offsets = torch.tensor([-5, 3, 2, 99], device=device)
-    result = operators.composite_forward(
-        library, make.uniform(10), make(10, 2), make.uniform(10), offsets, 3, 0.0
-    )
+    result = operators.composite_forward(library, make.uniform(10), make(10, 2), make.uniform(10), offsets, 3, 0.0)
     assert all(part.isfinite().all() for part in result)
 
 
@@ -116,9 +114,7 @@ def test_bad_numbers_spoil_only_their_own_ray(library, make, device) -> None:
 
 def test_small_and_large_densities_keep_their_digits(library, make, device) -> None:
     density = torch.tensor([1e-7, 1e-4, 1e-2, 0.49, 0.51, 5.0, 80.0, 1e4], device=device)
-    weights = operators.composite_forward(
-        library, density, make(8, 1), torch.ones(8, device=device), None, 8, 0.0
-    )[2]
+    weights = operators.composite_forward(library, density, make(8, 1), torch.ones(8, device=device), None, 8, 0.0)[2]
     torch.testing.assert_close(weights.double(), -torch.expm1(-density.double()), rtol=1e-6, atol=0.0)
 
 

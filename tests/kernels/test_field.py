@@ -22,7 +22,12 @@ from s3dnerf.rendering.sampling import place_samples
 from .conftest import relative_error
 
 # Channels a plane, hidden, features, ambient, octaves, scales, samples, rays.
-SIZES = [(12, 64, 16, 4, 3, 3, 8, 101), (5, 20, 3, 0, 1, 1, 3, 1), (32, 96, 32, 6, 4, 3, 5, 49), (17, 33, 0, 1, 0, 2, 4, 48)]
+SIZES = [
+    (12, 64, 16, 4, 3, 3, 8, 101),
+    (5, 20, 3, 0, 1, 1, 3, 1),
+    (32, 96, 32, 6, 4, 3, 5, 49),
+    (17, 33, 0, 1, 0, 2, 4, 48),
+]
 
 
 def make_field(make, channels, hidden, features, ambient, octaves, scales) -> DeformedField:
@@ -87,9 +92,7 @@ def test_bfloat16_planes_shared_by_the_batch(library, make, device) -> None:
     field = make_field(make, *SIZES[0][:6])
     planes = [scale[:1].bfloat16() for scale in field.planes]
     positions, lengths = make.uniform(2, 60, 4, 3, low=-1.0), make.uniform(2, 60, 4)
-    truth = see_field_reference(
-        widen(replace(field, planes=planes)), positions.double(), lengths.double()
-    )
+    truth = see_field_reference(widen(replace(field, planes=planes)), positions.double(), lengths.double())
     values, _ = run(library, replace(field, planes=planes), positions, lengths)
     assert relative_error(values, truth.values) < 1e-5
 

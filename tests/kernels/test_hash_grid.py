@@ -16,9 +16,7 @@ SIZES = [(2, 1, 1), (2, 2, 17), (2, 8, 300), (3, 1, 33), (3, 2, 1000), (3, 4, 50
 
 def plan(dimensions: int, features: int) -> list[GridLevel]:
     """Levels both dense and hashed."""
-    config = HashGridConfig(
-        levels=5, features=features, log2_hashmap_size=9, base_resolution=4, finest_resolution=200
-    )
+    config = HashGridConfig(levels=5, features=features, log2_hashmap_size=9, base_resolution=4, finest_resolution=200)
     return plan_levels(config, dimensions)
 
 
@@ -75,9 +73,7 @@ def test_agrees_with_float64(library, make, device, dimensions, features, points
     truth.backward(gradient.double())
     result = operators.read_hash_grid(library, positions, table, levels)
     assert relative_error(result, truth) < 1e-5
-    to_positions, to_table = operators.differentiate_hash_grid(
-        library, gradient, positions, table, levels, True, True
-    )
+    to_positions, to_table = operators.differentiate_hash_grid(library, gradient, positions, table, levels, True, True)
     assert relative_error(to_positions, wide_positions.grad) < 1e-4
     assert relative_error(to_table, wide_table.grad) < 1e-4
 
@@ -137,9 +133,7 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runs = [
-            torch.autograd.grad(grid(positions).square().sum(), [positions, grid.table]) for _ in range(2)
-        ]
+        runs = [torch.autograd.grad(grid(positions).square().sum(), [positions, grid.table]) for _ in range(2)]
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -10,7 +10,15 @@ from s3dnerf.encoding.triplane import sample_triplane, sample_triplanes
 
 from .conftest import relative_error
 
-SIZES = [(1, 1, 1, 1), (3, 2, 5, 17), (12, 16, 16, 333), (16, 9, 8, 40), (32, 64, 64, 100), (37, 1, 7, 65), (150, 6, 5, 20)]
+SIZES = [
+    (1, 1, 1, 1),
+    (3, 2, 5, 17),
+    (12, 16, 16, 333),
+    (16, 9, 8, 40),
+    (32, 64, 64, 100),
+    (37, 1, 7, 65),
+    (150, 6, 5, 20),
+]
 # How far the weight of a pixel may be off the reference when the coordinate is next to a pixel's center.
 PIXEL_EDGE = 1e-3
 
@@ -46,9 +54,7 @@ def test_agrees_with_float64(library, make, device, channels, height, width, poi
     truth = reference.sample_triplane(wide_planes.permute(0, 1, 4, 2, 3), wide_positions)
     truth.backward(gradient.double())
     assert relative_error(operators.read_triplanes(library, [planes], positions), truth) < 1e-5
-    to_positions, to_planes = operators.differentiate_triplanes(
-        library, gradient, [planes], positions, True, True
-    )
+    to_positions, to_planes = operators.differentiate_triplanes(library, gradient, [planes], positions, True, True)
     assert to_planes.dtype == dtype
     assert relative_error(to_planes, wide_planes.grad) < (1e-4 if dtype == torch.float32 else 1e-2)
     if wide_positions.grad.abs().max() > 0:
@@ -84,9 +90,7 @@ def test_bad_positions_never_leave_the_planes(library, make, device, bad) -> Non
     others = torch.arange(40, device=device) != 7
     assert torch.equal(result[0, others], whole[0, others])
     assert result[0, 7].isnan().all() if bad != bad else result[0, 7].isfinite().all()
-    gradients = operators.differentiate_triplanes(
-        library, torch.ones_like(result), [planes], positions, True, True
-    )
+    gradients = operators.differentiate_triplanes(library, torch.ones_like(result), [planes], positions, True, True)
     assert gradients[0][0, others].isfinite().all()
 
 
@@ -123,9 +127,7 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runs = [
-            operators.differentiate_triplanes(cpu, gradient, [planes], positions, True, True) for _ in range(2)
-        ]
+        runs = [operators.differentiate_triplanes(cpu, gradient, [planes], positions, True, True) for _ in range(2)]
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
