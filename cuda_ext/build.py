@@ -1,4 +1,4 @@
-"""Builds the kernels into shared libraries; needs a C++ compiler, and for CUDA nvcc, but neither PyTorch nor Python headers.
+"""Builds the kernels into shared libraries; needs a C++ compiler, for CUDA nvcc, no PyTorch or Python headers.
 
 python cuda_ext/build.py            the CPU library, and the CUDA library where nvcc and a GPU are there
 python cuda_ext/build.py --cuda     the CUDA library too, also without a GPU

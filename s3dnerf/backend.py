@@ -1,9 +1,8 @@
 """Which code computes the operators: tinycudann, our CUDA kernels, our CPU kernels, or PyTorch.
 
-The choice is made when an operator is first used, never at import, and nothing is compiled here: the libraries are built
-when the package is installed, or by ``make kernels`` in a source checkout. The environment variable ``S3DNERF_BACKEND``
-forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries; ``s3dnerf doctor`` prints what
-is there.
+The choice is made when an operator is first used, never at import, and nothing is compiled here: the libraries are
+built when the package is installed, or by ``make kernels`` in a source checkout. The environment variable
+``S3DNERF_BACKEND`` forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries.
 """
 
 from __future__ import annotations

@@ -179,9 +179,11 @@ class TalkingHeadPipeline:
         def start() -> Iterator[np.ndarray]:
             window = self.model.config.audio.window
             gain = np.float32(speech_gain(level))
-            windows = (gain * cut for cut in stream_speech_windows(stream_speech(audio), window))
+            windows = (gain * cut for cut in cut_windows(audio, window))
             eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            rendered = self.render_frames(identity, windows, poses(), eyes, timer, matte, color)
+            with timer("hearing the speech"):
+                mean = self.average_motion(identity, (gain * cut for cut in cut_windows(audio, window)))
+            rendered = self.render_frames(identity, mean, windows, poses(), eyes, timer, matte, color)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(found.picture, frame, found.crop)
@@ -227,18 +229,19 @@ class TalkingHeadPipeline:
 
         sound = audio or video
         gain = np.float32(speech_gain(measure_level(stream_speech(sound))))
-        cuts = stream_speech_windows(stream_speech(sound), self.model.config.audio.window)
-        windows = (gain * cut for cut in cuts)
+        window = self.model.config.audio.window
+        windows = (gain * cut for cut in cut_windows(sound, window))
         silence = np.zeros(self.model.config.audio.window, np.float32)
         if freeze_mouth:
             windows = repeat(next(windows))
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         with torch.inference_mode(), self.autocast():
             identity = self.model.encode_identity(make_portrait(found, self.device))
+        mean = self.average_motion(identity, (gain * cut for cut in cut_windows(sound, window)))
         # A picture may outlast its sound by a few frames.
         windows = _extend(windows, silence)
         eyes = iterate_blinks(found.eyes, seed)
-        for frame in self.render_frames(identity, windows, poses, eyes, PhaseTimer()):
+        for frame in self.render_frames(identity, mean, windows, poses, eyes, PhaseTimer()):
             yield paste_crop(first, frame, box)
 
     def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
@@ -255,9 +258,20 @@ class TalkingHeadPipeline:
         driver = smooth_head_pose(fit_head_pose(track.landmarks), POSE_SIGMA)
         return lambda: iterate_driven_motion(face.pose, driver)
 
+    def average_motion(self, identity: Identity, windows: Iterator[np.ndarray], batch: int = 64) -> torch.Tensor:
+        """Mean motion codes ``[1, R, code]`` of a whole recording, heard a few windows at a time."""
+        total, count = torch.zeros((), device=self.device), 0
+        with torch.inference_mode(), self.autocast():
+            while chunk := list(islice(windows, batch)):
+                heard = torch.from_numpy(np.stack(chunk)).to(self.device)
+                motion = self.model.encode_speech(identity.repeat(len(chunk)), heard)
+                total, count = total + motion.float().sum(dim=0, keepdim=True), count + len(chunk)
+        return total / count
+
     def render_frames(
         self,
         identity: Identity,
+        mean: torch.Tensor,
         windows: Iterator[np.ndarray],
         poses: Iterator[HeadPose],
         eyes: Iterator[np.ndarray],
@@ -269,12 +283,13 @@ class TalkingHeadPipeline:
         together = zip(windows, poses, eyes, strict=False)
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, chunk, matte, color)
+                frames = self.render_batch(identity, mean, chunk, matte, color)
             yield from frames
 
     def render_batch(
         self,
         identity: Identity,
+        mean: torch.Tensor,
         chunk: list[tuple[np.ndarray, HeadPose, np.ndarray]],
         matte: np.ndarray | None,
         color: np.ndarray | None,
@@ -284,6 +299,7 @@ class TalkingHeadPipeline:
         identity = identity.repeat(len(chunk))
         camera = make_camera(join_poses(poses), self.device)
         motion = self.model.encode_speech(identity, torch.from_numpy(np.stack(windows)).to(self.device))
+        motion = self.model.articulate(motion.float(), mean)
         codes = self.model.drive(identity, motion, torch.from_numpy(np.stack(eyes)).to(self.device), camera)
         rendering = self.model.render(identity, codes, camera)
         image = rendering.image.clamp(0.0, 1.0)
@@ -372,6 +388,11 @@ def parse_color(background: str) -> np.ndarray | None:
     except ValueError as error:
         cure = 'use keep, or a color such as green or "#00ff00"'
         raise UserError(f"--background {background}", "is not a color", cure) from error
+
+
+def cut_windows(audio: str | Path, window: int) -> Iterator[np.ndarray]:
+    """Stream the speech windows of all frames of a recording."""
+    return stream_speech_windows(stream_speech(audio), window)
 
 
 def _extend(windows: Iterator[np.ndarray], silence: np.ndarray) -> Iterator[np.ndarray]:

@@ -77,7 +77,7 @@ def test_wrong_settings_of_train_are_refused_with_the_nearest_name(
 
 def test_missing_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complain(capsys, "render", "--image", str(tmp_path / "no.png"), "--audio", str(tmp_path / "no.wav"))
-    assert "no.png" in line
+    assert "no.wav" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -60,8 +60,11 @@ def still(load_smoke: Callable[..., S3DNeRFConfig]) -> TalkingHeadPipeline:
 
 @pytest.fixture(scope="module")
 def lively(load_smoke: Callable[..., S3DNeRFConfig]) -> TalkingHeadPipeline:
-    """A model of random weights, in which everything depends on everything."""
-    return TalkingHeadPipeline(make_model(load_smoke, 0.08))
+    """A model of random weights, in which everything depends on everything, and much on speech."""
+    model = make_model(load_smoke, 0.05)
+    with torch.no_grad():
+        model.deformation_field.speech_attention.to_motion[-1].weight.mul_(20.0)
+    return TalkingHeadPipeline(model)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, still: TalkingHeadPipel
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with portrait.png, second.wav (1.1 seconds of the shipped speech) and driver.mp4, in which a head moves."""
+    """A folder with portrait.png, second.wav (1.1 seconds of the shipped speech) and driver.mp4 (a head that moves)."""
     folder = tmp_path_factory.mktemp("files")
     write_image(folder / "portrait.png", astronaut()[:300, 60:400])
     write_wav(folder / "second.wav", read_speech(SPEECH)[8000 : 8000 + 17600])
@@ -110,9 +113,9 @@ def test_frames_come_one_by_one_and_every_time_anew(
     batches = []
     render_batch = TalkingHeadPipeline.render_batch
 
-    def note(self: TalkingHeadPipeline, identity: object, chunk: list, *rest: object) -> np.ndarray:
+    def note(self: TalkingHeadPipeline, identity: object, mean: object, chunk: list, *rest: object) -> np.ndarray:
         batches.append(len(chunk))
-        return render_batch(self, identity, chunk, *rest)
+        return render_batch(self, identity, mean, chunk, *rest)
 
     monkeypatch.setattr(TalkingHeadPipeline, "render_batch", note)
     video = say(lively)
@@ -155,7 +158,7 @@ def test_speech_drives_the_frames(lively: TalkingHeadPipeline, say: Callable[...
         np.stack(list(say(lively, pose="static", blink="off", audio=files / name)))
         for name in ("second.wav", "noise.wav")
     )
-    assert np.abs(spoken.astype(int) - noisy).mean() > 1.0
+    assert np.abs(spoken.astype(int) - noisy).mean() > 0.4
 
 
 def test_loudness_of_the_recording_does_not_matter(
@@ -167,7 +170,7 @@ def test_loudness_of_the_recording_does_not_matter(
         for name in ("second.wav", "quiet.wav")
     )
     # The quiet file has two bits less in every sample.
-    assert np.abs(loud.astype(int) - quiet).mean() < 0.5
+    assert np.abs(loud.astype(int) - quiet).mean() < 0.3
 
 
 def test_blinks_can_be_turned_off(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:

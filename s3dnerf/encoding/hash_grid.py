@@ -64,7 +64,7 @@ def encode_hash_grid(positions: Tensor, table: Tensor, levels: Sequence[GridLeve
     """Interpolate the grid at ``positions``.
 
     Args:
-        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into neighboring (wrapped)
+        positions: ``[N, D]`` coordinates; the grid spans [0, 1]. Coordinates outside continue into other (wrapped)
             vertices, as in tiny-cuda-nn. NaN gives NaN.
         table: ``[entries, F]`` parameters of all levels; on a GPU also in half precision.
         levels: as given by :func:`plan_levels`.

@@ -1,4 +1,4 @@
-"""Hash grid and tri-planes on our kernels, as PyTorch operators: they run eagerly, under autograd and ``torch.compile``.
+"""Hash grid and tri-planes on our kernels, as PyTorch operators: eager, under autograd and ``torch.compile``.
 
 Each operator comes in three layers: a function that fills the C structure of ``cuda_ext/include/s3d.h`` and calls a
 library; a registered operator around it with a fake twin that only knows shapes; and its formula of differentiation.
@@ -147,7 +147,7 @@ def store_channels_last(planes: Tensor) -> Tensor:
 
 
 def read_triplanes(library: Library, planes: Sequence[Tensor], positions: Tensor) -> Tensor:
-    """``planes`` of ``[B, 3, H, W, C]`` each and ``positions [B, N, 3]`` (float32) -> ``[B, N, sum of C]`` (float32)."""
+    """``planes`` of ``[B, 3, H, W, C]`` each, ``positions [B, N, 3]`` (float32) -> ``[B, N, sum of C]`` (float32)."""
     positions = positions.contiguous()
     output = positions.new_empty(*positions.shape[:2], sum(scale.shape[-1] for scale in planes))
     first = 0
@@ -189,7 +189,7 @@ def differentiate_triplanes(
     schema="(Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries) -> Tensor",
 )
 def hash_grid(positions, table, scales, resolutions, entries):
-    """Interpolate a hash grid: ``positions [N, D]`` float32, ``table [entries, F]``, one number a level in the lists."""
+    """Interpolate a hash grid: ``positions [N, D]`` float32, ``table [entries, F]``, lists with a number a level."""
     levels = list_levels(positions.shape[1], scales, resolutions, entries)
     return read_hash_grid(find_library(positions.device.type), positions, table, levels)
 

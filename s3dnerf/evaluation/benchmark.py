@@ -111,7 +111,7 @@ def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto")
     """Time every operator on ``points`` points (samples), forward and with its backward pass.
 
     The others are timed twice: as PyTorch runs by default, and in turns with ours after
-    :func:`s3dnerf.backend.keep_freed_memory`, which training and rendering call.
+    :func:`s3dnerf.backend.keep_freed_memory`, which is for programs that make many large tensors.
     """
     place = _choose_device(device)
     by_default = [

@@ -52,6 +52,9 @@ class DeformationConfig:
     """Width of the network that turns codes into offsets."""
     ambient: int = 4
     """Number of ambient coordinates."""
+    articulation: float = 1.0
+    """How widely, at render time, lips and jaw move about their mean over the speech: rendering narrows openings that
+    are thin as a ray, so the codes have to ask for more than they were taught."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)
     """Hash grid that encodes positions of head space."""
     lattice: LatticeConfig = field(default_factory=LatticeConfig)

@@ -149,6 +149,12 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Speech ``windows [B, samples]`` around frames -> motion codes ``[B, R, code]`` (F_cm)."""
         return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows))
 
+    def articulate(self, motion: Tensor, mean: Tensor) -> Tensor:
+        """Widen what ``motion [B, R, code]`` does to lips and jaw, about its ``mean [1, R, code]`` over the speech."""
+        widened = mean.lerp(motion, self.config.deformation.articulation)
+        moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
+        return torch.where(moved[:, None], widened, motion)
+
     def drive(self, identity: Identity, motion: Tensor, eyes: Tensor, camera: Camera) -> RegionCodes:
         """Join motion codes ``[B, R, code]``, eye openness ``[B, 2]`` and the pose of the frame."""
         pose = describe_poses(identity.portrait.camera, camera)

@@ -50,7 +50,7 @@ def composite_packed(density: Tensor, values: Tensor, lengths: Tensor, offsets: 
 
     Args:
         density: ``[M]``; values: ``[M, C]``; lengths: ``[M]``: as in :func:`composite`.
-        offsets: ``[R + 1]`` int64, growing from 0 to M: ray ``r`` has the samples ``offsets[r] ... offsets[r + 1] - 1``.
+        offsets: ``[R + 1]`` int64, growing from 0 to M: ray ``r`` has samples ``offsets[r] ... offsets[r + 1] - 1``.
 
     Returns:
         ``values [R, C]``, ``alpha [R]``, ``weights [M]``.

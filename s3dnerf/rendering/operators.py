@@ -75,7 +75,7 @@ def composite_forward(
     rays: int,
     stop: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``density [M]``, ``values [M, C]``, ``lengths [M]``, all float32 -> values ``[rays, C]``, alpha, weights ``[M]``."""
+    """``density [M]``, ``values [M, C]``, ``lengths [M]``, float32 -> values ``[rays, C]``, alpha, weights ``[M]``."""
     density, values, lengths = density.contiguous(), values.contiguous(), lengths.contiguous()
     offsets = None if offsets is None else offsets.contiguous()
     output, alpha = values.new_empty(rays, values.shape[1]), values.new_empty(rays)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from s3dnerf.encoding.triplane import PLANE_AXES, sample_triplane
+from s3dnerf.encoding.layout import PLANE_AXES
+from s3dnerf.encoding.triplane import sample_triplane
 
 
 def read_bilinearly(plane: np.ndarray, u: float, v: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch, Frames
-from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import Camera

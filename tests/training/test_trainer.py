@@ -224,7 +224,7 @@ def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(drawn_clips: Path, tm
     words = (
         f"--config smoke.yaml --data.root {drawn_clips} --out {tmp_path} --train.steps 100000 --data.workers 1".split()
     )
-    words += "--train.validate_every 100000 --train.save_every 100000".split()
+    words += ["--train.validate_every", "100000", "--train.save_every", "100000"]
     command = [sys.executable, "-m", "s3dnerf", "train", *words]
     started = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     with subprocess.Popen(command, **started, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
@@ -296,7 +296,16 @@ def test_the_whole_of_training_in_under_a_minute(
 def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = "--train.steps 3 --train.movement_steps 1 --train.log_every 1 --train.validate_every 3".split()
+    words = [
+        "--train.steps",
+        "3",
+        "--train.movement_steps",
+        "1",
+        "--train.log_every",
+        "1",
+        "--train.validate_every",
+        "3",
+    ]
     train(make_config(*words), tmp_path)
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()

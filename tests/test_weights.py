@@ -1,0 +1,97 @@
+"""The weights that ship with the package, on a portrait and a recording that they were not trained on."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d
+from skimage.data import astronaut
+from torch import Tensor
+
+import s3dnerf
+from s3dnerf.face.portrait import Face, find_face
+from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
+from s3dnerf.media.image import write_image
+from s3dnerf.pipeline import TalkingHeadPipeline, make_portrait
+from s3dnerf.training.losses import LIPS_APART, measure_openings
+
+SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
+
+
+@pytest.fixture(scope="module")
+def shipped(one_thread: None) -> TalkingHeadPipeline:
+    return TalkingHeadPipeline.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("portrait") / "astronaut.png"
+    write_image(path, astronaut())
+    return path
+
+
+@pytest.fixture(scope="module")
+def face(shipped: TalkingHeadPipeline, portrait: Path) -> Face:
+    return find_face(portrait, shipped.model.config.image_size)
+
+
+def read_windows() -> tuple[np.ndarray, np.ndarray]:
+    """Windows of the shipped speech at the normal level, and its loudness in each frame."""
+    speech = read_speech(SPEECH)
+    speech = speech * np.float32(speech_gain(measure_level([speech])))
+    frames = np.arange(count_frames(len(speech)))
+    loudness = np.sqrt(np.square(cut_speech_window(speech, frames, 640)).mean(axis=1))
+    return cut_speech_window(speech, frames, 7680), loudness
+
+
+def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
+    """Where the model puts the lips: their opening in head units, one value for each window."""
+    model, portrait = shipped.model, make_portrait(face, shipped.device)
+    with torch.inference_mode():
+        identity = model.encode_identity(portrait)
+
+        def measure(chunk: Tensor) -> Tensor:
+            repeated = identity.repeat(len(chunk))
+            motion = model.encode_speech(repeated, chunk)
+            codes = model.drive(repeated, motion, repeated.portrait.eyes, repeated.portrait.camera)
+            return measure_openings(model.locate_landmarks(repeated, codes, repeated.portrait.landmarks + LIPS_APART))
+
+        return torch.cat([measure(chunk) for chunk in torch.from_numpy(windows).split(25)]).numpy()
+
+
+def test_frames_are_of_the_size_that_is_documented(shipped: TalkingHeadPipeline) -> None:
+    assert shipped.model.config.image_size == 256
+
+
+def test_lips_follow_speech(shipped: TalkingHeadPipeline, face: Face) -> None:
+    windows, loudness = read_windows()
+    opening = place_lips(shipped, face, windows)
+    # One hundredth of a head unit is a little over a millimeter.
+    assert opening.std() > 0.012 and np.ptp(opening) > 0.06
+    smooth_opening, smooth_loudness = (gaussian_filter1d(series, 1.5) for series in (opening, loudness))
+    assert np.corrcoef(smooth_opening, smooth_loudness)[0, 1] > 0.35
+
+
+def test_the_mouth_closes_in_silence(shipped: TalkingHeadPipeline, face: Face) -> None:
+    windows, _ = read_windows()
+    rng = np.random.default_rng(0)
+    faint = (1e-4 * rng.standard_normal((2, 7680))).astype(np.float32)
+    silent = place_lips(shipped, face, np.concatenate([np.zeros((1, 7680), np.float32), faint]))
+    speaking = place_lips(shipped, face, windows)
+    # This portrait smiles with open lips: in silence they must not stay as they are.
+    assert silent.max() < 0.25 * np.median(speaking)
+
+
+def test_the_face_stays_itself(shipped: TalkingHeadPipeline, face: Face, portrait: Path) -> None:
+    video = shipped(portrait, SPEECH, pose="static", blink="off")
+    frames = np.stack(list(islice(video, 12))).astype(float)
+    error = np.square(frames - face.image).mean(axis=(1, 2, 3))
+    assert (10 * np.log10(255**2 / error)).min() > 26
+    # Above the nose nothing has to do with speech.
+    upper = np.abs(frames - frames[:1])[:, :90]
+    lower = np.abs(frames - frames[:1])[:, 120:200, 80:176]
+    assert upper.mean() < 0.5 * lower.mean()
