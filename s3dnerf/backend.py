@@ -120,7 +120,8 @@ def load_library(name: str, path: Path | None = None) -> Library:
     except OSError as error:
         raise UserError(path.name, f"cannot be loaded ({error})", cure) from error
     library = Library(handle, f"s3d_{name}")
-    if not hasattr(handle, f"{library.prefix}_field_forward"):
+    newest = "field_backward" if name == "cpu" else "field_forward"
+    if not hasattr(handle, f"{library.prefix}_{newest}"):
         raise UserError(path.name, "was built from other sources than this package", cure)
     handle.s3d_structure_size.restype = ctypes.c_int64
     if name == "cuda":

@@ -25,13 +25,14 @@ struct Kernels {
     int (*composite_forward)(const S3dComposite&, int);
     int (*composite_backward)(const S3dComposite&, int);
     int (*field_forward)(const S3dField&, int);
+    int (*field_backward)(const S3dField&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
     {                                                                                                      \
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward                                                                         \
+            variant::field_forward, variant::field_backward                                                \
     }
 
 const Kernels VARIANTS[] = {
@@ -97,6 +98,7 @@ int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
     return chosen->composite_backward(*rays, threads);
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }
+int s3d_cpu_field_backward(const S3dField* field, int threads) { return chosen->field_backward(*field, threads); }
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField)};
