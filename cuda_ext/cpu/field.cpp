@@ -7,13 +7,14 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int RAYS = 48;  // of a chunk: a multiple of the network's rows, small enough for the first-level cache
+constexpr int RAYS = 48;  // of a chunk: a multiple of a tile, small enough for the first-level cache
 
 // Buffers of one thread, cut from one allocation.
 struct Scratch {
     SampleRows rows;                   // the inputs' rows have room for a hidden layer too
     float *hidden, *outputs;           // [RAYS, *]: the network's layers
     float* sums;                       // [RAYS, *]: composited so far
+    NarrowScratch narrow;
     alignas(64) float place[9][RAYS];  // position, warped and seen of `rows`
     alignas(64) float density[RAYS], length[RAYS], before[RAYS], weight[RAYS];
     alignas(64) float depth[RAYS], alpha[RAYS];  // of each ray, so far
@@ -109,9 +110,10 @@ void march(const S3dField& field, const Item& item, const Network& network, cons
     for (int s = 0; s < field.samples && rows.count > 0; ++s) {
         gather_samples(field, item, first, s, scratch);
         prepare_inputs<T>(field, item, rows);
-        network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true);
-        network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true);
-        network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false);
+        network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, scratch.narrow);
+        network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, scratch.narrow);
+        network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false,
+                               scratch.narrow);
         finish_values(field, stride, scratch);
         composite_samples(field, stride, last_seen, scratch);
     }
@@ -126,18 +128,21 @@ template <class T>
 int march_all(const S3dField& field, const Network& network, int threads) {
     const Strides stride = find_strides(field);
     const size_t floats = static_cast<size_t>(RAYS) * (stride.inputs + stride.hidden + 2 * stride.outputs);
+    const size_t words = network.narrow() ? network.count_narrow_words(RAYS) : 0;
     const int64_t chunks = (field.rays + RAYS - 1) / RAYS;
     int error = S3D_OK;
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch = {};
-        float* buffer = allocate(floats);
+        float* buffer = allocate(floats + words);
         if (buffer == nullptr) {
 #pragma omp atomic write
             error = S3D_NO_MEMORY;
         } else {
             cut(buffer, stride, scratch);
+            if (words > 0) scratch.narrow.rows = reinterpret_cast<uint16_t*>(buffer + floats);
         }
+        const Tiles tiles(words > 0);
 #pragma omp for schedule(dynamic, 4)
         for (int64_t task = 0; task < field.batch * chunks; ++task) {
             if (buffer == nullptr) continue;
@@ -154,7 +159,7 @@ int field_forward(const S3dField& field, int threads) {
     if (int error = check(field, threads)) return error;
     const int widths[4] = {count_inputs(field), field.hidden, field.hidden, 4 + field.features};
     Network network;
-    if (!network.pack(widths, field.weights, field.biases)) return S3D_NO_MEMORY;
+    if (!network.pack(widths, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
     return field.storage == S3D_FLOAT32 ? march_all<float>(field, network, threads)
                                         : march_all<Bfloat>(field, network, threads);
 }

@@ -20,6 +20,7 @@ struct Scratch {
     float* lattice;                      // [WIDTH, *] the gradient to what the lattice gave
     float *by_value, *by_flow[2], *by_alpha;  // the gradients to what the chunk's rays see; the first like `outputs`
     int hidden_stride, output_stride;
+    NarrowScratch narrow;
 };
 
 // What one thread adds up.
@@ -45,7 +46,7 @@ struct Cutter {
     }
 };
 
-size_t cut(const S3dField& field, float* buffer, Scratch& scratch) {
+size_t cut(const S3dField& field, const Network& network, float* buffer, Scratch& scratch) {
     const size_t rows = static_cast<size_t>(RAYS) * field.samples;
     Cutter cutter = {buffer};
     for (int d = 0; d < 3; ++d) {
@@ -76,6 +77,12 @@ size_t cut(const S3dField& field, float* buffer, Scratch& scratch) {
     scratch.by_value = cutter.take(static_cast<size_t>(RAYS) * scratch.output_stride);
     scratch.by_alpha = cutter.take(RAYS);
     scratch.lattice = cutter.take(static_cast<size_t>(WIDTH) * pad_to_pack(3 + field.ambient));
+    if (network.narrow()) {
+        const size_t words = network.count_narrow_words(scratch.rows.count);
+        scratch.narrow.rows = reinterpret_cast<uint16_t*>(cutter.take(words));
+        scratch.narrow.pairs = reinterpret_cast<uint32_t*>(cutter.take(words));
+        scratch.narrow.turned = reinterpret_cast<uint32_t*>(cutter.take(words));
+    }
     return cutter.taken;
 }
 
@@ -119,11 +126,12 @@ void apply_network(const Network& network, Scratch& scratch) {
     const SampleRows& rows = scratch.rows;
     const int64_t values = static_cast<int64_t>(rows.count) * scratch.hidden_stride;
     const int stride = scratch.hidden_stride;
-    network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden[0], stride, false);
+    const NarrowScratch& narrow = scratch.narrow;
+    network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden[0], stride, false, narrow);
     activate(scratch.hidden[0], scratch.slope[0], values);
-    network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false);
+    network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, narrow);
     activate(scratch.hidden[1], scratch.slope[1], values);
-    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false);
+    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false, narrow);
 }
 
 // Colors are the outputs 1 to 3, all in the first pack.
@@ -194,18 +202,20 @@ void multiply_in_place(float* to, const float* by, int64_t count) {
 void differentiate_network(const S3dField& field, const Network& network, Sums& sums) {
     Scratch& scratch = sums.scratch;
     const SampleRows& rows = scratch.rows;
+    const NarrowScratch& narrow = scratch.narrow;
     const float* gradient = scratch.outputs;
     int stride = scratch.output_stride;
     for (int i = LAYERS - 1; i > 0; --i) {
         float *hidden = scratch.hidden[i - 1], *slope = scratch.slope[i - 1];
-        sums.layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, scratch.hidden_stride);
-        network.layer[i].apply_back(gradient, stride, rows.count, hidden, scratch.hidden_stride, field.hidden);
+        sums.layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, scratch.hidden_stride, narrow);
+        network.layer[i].apply_back(gradient, stride, rows.count, hidden, scratch.hidden_stride, field.hidden, narrow);
         multiply_in_place(slope, hidden, static_cast<int64_t>(rows.count) * scratch.hidden_stride);
         gradient = slope;
         stride = scratch.hidden_stride;
     }
-    sums.layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride);
-    network.layer[0].apply_back(gradient, stride, rows.count, rows.inputs, rows.stride, count_learned_inputs(field));
+    sums.layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, narrow);
+    network.layer[0].apply_back(gradient, stride, rows.count, rows.inputs, rows.stride, count_learned_inputs(field),
+                                narrow);
 }
 
 // Adds the gradient to the lattice of samples `first` and the lanes behind it.
@@ -264,18 +274,18 @@ bool reserve(const S3dField& field, const Network& network, Sums& sums) {
     }
     size_t floats = 0;
     for (const Layer& layer : network.layer) {
-        floats += static_cast<size_t>(layer.outputs) * layer.input_stride + layer.stride;
+        floats += static_cast<size_t>(pad_to_tile(layer.outputs)) * layer.input_stride + layer.stride;
     }
     float* next = sums.memory = allocate(floats);
-    sums.buffer = allocate(cut(field, nullptr, sums.scratch));
+    sums.buffer = allocate(cut(field, network, nullptr, sums.scratch));
     if (!there || sums.memory == nullptr || sums.buffer == nullptr) return false;
     for (int i = 0; i < LAYERS; ++i) {
         const Layer& layer = network.layer[i];
         sums.layer[i].weights = next;
-        sums.layer[i].bias = next + static_cast<size_t>(layer.outputs) * layer.input_stride;
+        sums.layer[i].bias = next + static_cast<size_t>(pad_to_tile(layer.outputs)) * layer.input_stride;
         next = sums.layer[i].bias + layer.stride;
     }
-    cut(field, sums.buffer, sums.scratch);
+    cut(field, network, sums.buffer, sums.scratch);
     return true;
 }
 
@@ -311,6 +321,7 @@ int differentiate_part(const S3dField& field, const Network& network, int64_t be
     if (begin == end) return S3D_OK;
     if (!reserve(field, network, sums)) return S3D_NO_MEMORY;
     const int64_t chunks = (field.rays + RAYS - 1) / RAYS;
+    const Tiles tiles(network.narrow());
     for (int64_t index = begin / chunks; index * chunks < end; ++index) {
         const Item item = find_item(field, index);
         const int64_t from = index * chunks > begin ? index * chunks : begin;
@@ -377,7 +388,7 @@ int field_backward(const S3dField& field, int threads) {
     if (static_cast<int64_t>(field.samples) * RAYS > INT32_MAX / 3) return S3D_BAD_SIZE;
     const int widths[4] = {count_inputs(field), field.hidden, field.hidden, 4 + field.features};
     Network network;
-    if (!network.pack(widths, field.weights, field.biases)) return S3D_NO_MEMORY;
+    if (!network.pack(widths, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
     Sums* sums = static_cast<Sums*>(malloc(sizeof(Sums) * threads));
     if (sums == nullptr) return S3D_NO_MEMORY;
     for (int part = 0; part < threads; ++part) sums[part] = Sums();

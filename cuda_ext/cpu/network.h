@@ -2,7 +2,7 @@
 #pragma once
 
 #include "elementary.h"
-#include "product.h"
+#include "narrow.h"
 
 namespace S3D_VARIANT {
 
@@ -14,6 +14,8 @@ struct Layer {
     float* bias = nullptr;     // [stride]
     float* turned = nullptr;   // [outputs, input_stride]: padded with zeros, for the way back
     float* zeros = nullptr;    // [input_stride]
+    // The two matrices rounded, in pairs of rows; null where products are in float32.
+    uint32_t *narrow_weights = nullptr, *narrow_turned = nullptr;
 
     bool pack(int input_count, int output_count, const float* weight, const float* offset) {
         inputs = input_count;
@@ -35,8 +37,36 @@ struct Layer {
         return true;
     }
 
-    // `rows` of `from` -> rows of `to`.
-    void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate) const {
+    // Rounds the matrices, for products in bfloat16.
+    bool pack_narrow() {
+#if defined(S3D_NARROW)
+        const size_t forward = static_cast<size_t>(pad_to_depth(inputs)) / 2 * stride;
+        const size_t back = static_cast<size_t>(pad_to_depth(outputs)) / 2 * input_stride;
+        narrow_weights = reinterpret_cast<uint32_t*>(allocate(forward + back));
+        if (narrow_weights == nullptr) return false;
+        narrow_turned = narrow_weights + forward;
+        round_to_pairs(weights, stride, inputs, stride, narrow_weights);
+        round_to_pairs(turned, input_stride, outputs, input_stride, narrow_turned);
+#endif
+        return true;
+    }
+
+    // `rows` of `from` -> rows of `to`. In bfloat16 there must be room for whole tiles.
+    void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
+               const NarrowScratch& scratch) const {
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_rows(from, from_stride, rows, inputs, scratch.rows);
+            multiply_narrow(scratch.rows, narrow_weights, pad_to_tile(rows), stride, stride,
+                            pad_to_depth(inputs) / TILE_DEPTH, {bias, 0}, {to, to_stride});
+            for (int row = 0; activate && row < rows; ++row, to += to_stride) {
+                for (int c = 0; c < stride; c += WIDTH) store(to + c, silu(load(to + c)));
+            }
+            return;
+        }
+#else
+        (void)scratch;
+#endif
         const LeftFactor left = {from, from_stride, 1};
         const RightFactor right = {weights, stride, inputs};
         if (activate) {
@@ -47,7 +77,18 @@ struct Layer {
     }
 
     // The gradient to the first `columns` inputs from that to the outputs.
-    void apply_back(const float* from, int from_stride, int rows, float* to, int to_stride, int columns) const {
+    void apply_back(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
+                    const NarrowScratch& scratch) const {
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_rows(from, from_stride, rows, outputs, scratch.rows);
+            multiply_narrow(scratch.rows, narrow_turned, pad_to_tile(rows), pad_to_tile(columns), input_stride,
+                            pad_to_depth(outputs) / TILE_DEPTH, {zeros, 0}, {to, to_stride});
+            return;
+        }
+#else
+        (void)scratch;
+#endif
         const RightFactor right = {turned, input_stride, outputs};
         multiply({from, from_stride, 1}, right, rows, columns, {zeros, 0}, {to, to_stride}, [](Pack sum) { return sum; });
     }
@@ -55,18 +96,36 @@ struct Layer {
 
 // Gradients to the weights of a layer, as one thread adds them up.
 struct LayerGradient {
-    float* weights = nullptr;  // [outputs, input_stride]
+    float* weights = nullptr;  // [outputs padded to a tile, input_stride]
     float* bias = nullptr;     // [stride]
 
     // Adds what `rows` of the gradient to the layer's outputs and of its inputs give.
-    void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride) {
-        multiply({gradient, 1, stride}, {from, from_stride, rows}, layer.outputs, layer.inputs,
-                 {weights, layer.input_stride}, {weights, layer.input_stride}, [](Pack sum) { return sum; });
+    void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
+             const NarrowScratch& scratch) {
+        add_weights(layer, gradient, stride, rows, from, from_stride, scratch);
         for (int o = 0; o < layer.outputs; o += WIDTH) {
             Pack sum = load(bias + o);
             for (int row = 0; row < rows; ++row) sum += load(gradient + static_cast<int64_t>(row) * stride + o);
             store(bias + o, sum);
         }
+    }
+
+    void add_weights(const Layer& layer, const float* gradient, int stride, int rows, const float* from,
+                     int from_stride, const NarrowScratch& scratch) {
+        const int width = layer.input_stride;
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_and_turn(gradient, stride, rows, layer.outputs, scratch.turned);
+            round_to_pairs(from, from_stride, rows, width, scratch.pairs);
+            multiply_narrow(scratch.turned, scratch.pairs, pad_to_tile(layer.outputs), width, width,
+                            pad_to_depth(rows) / TILE_DEPTH, {weights, width}, {weights, width});
+            return;
+        }
+#else
+        (void)scratch;
+#endif
+        multiply({gradient, 1, stride}, {from, from_stride, rows}, layer.outputs, layer.inputs, {weights, width},
+                 {weights, width}, [](Pack sum) { return sum; });
     }
 };
 
@@ -77,14 +136,30 @@ struct Network {
     Network(const Network&) = delete;
     Network& operator=(const Network&) = delete;
     ~Network() {
-        for (Layer& part : layer) free(part.weights);
+        for (Layer& part : layer) {
+            free(part.weights);
+            free(part.narrow_weights);
+        }
     }
 
-    bool pack(const int (&widths)[LAYERS + 1], const float* const* weights, const float* const* biases) {
+    bool pack(const int (&widths)[LAYERS + 1], const float* const* weights, const float* const* biases, bool narrow) {
         for (int i = 0; i < LAYERS; ++i) {
             if (!layer[i].pack(widths[i], widths[i + 1], weights[i], biases[i])) return false;
+            if (narrow && !layer[i].pack_narrow()) return false;
         }
         return true;
+    }
+
+    bool narrow() const { return layer[0].narrow_weights != nullptr; }
+
+    // Words a thread needs to round one factor of any product of `rows` rows.
+    size_t count_narrow_words(int rows) const {
+        int widest = 0;
+        for (const Layer& part : layer) {
+            const int wide = part.stride > part.input_stride ? part.stride : part.input_stride;
+            widest = wide > widest ? wide : widest;
+        }
+        return static_cast<size_t>(pad_to_depth(rows)) * pad_to_depth(widest) / 2;
     }
 };
 
