@@ -35,6 +35,8 @@ SANITIZE_FLAGS = (*SANITIZE_FLAGS, "-fno-sanitize-recover=undefined,float-cast-o
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 AVX512_FLAGS = (*AVX512_FLAGS, "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 X86_VARIANTS = {"plain": (), "avx2": ("-mavx2", "-mfma"), "avx512": AVX512_FLAGS}
+# Only newer compilers know these.
+AMX_FLAGS = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 
 CUDA_ARCHITECTURES = (80, 86, 89, 90, 120)
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{HERE / 'include'}")
@@ -72,9 +74,10 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
     flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS))
     threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ("-Wno-unused-parameter",)
-    variants = X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {"plain": ()}
+    variants, chosen = list_variants(compiler)
     with tempfile.TemporaryDirectory() as scratch:
-        jobs = [[compiler, *flags, "-c", str(HERE / "cpu" / "dispatch.cpp"), "-o", f"{scratch}/dispatch.o"]]
+        dispatch = str(HERE / "cpu" / "dispatch.cpp")
+        jobs = [[compiler, *flags, *chosen, "-c", dispatch, "-o", f"{scratch}/dispatch.o"]]
         for source in sorted((HERE / "cpu").glob("*.cpp")):
             for name, machine_flags in variants.items():
                 if source.stem != "dispatch":
@@ -84,6 +87,15 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
         _run_together(jobs)
         linked = SANITIZE_FLAGS if sanitize else ()
         return _link([compiler, "-shared", *threads, *linked, *(job[-1] for job in jobs)], folder / CPU_LIBRARY)
+
+
+def list_variants(compiler: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
+    """Return the flags of each instruction set to compile for, by name, and the flags that tell dispatch.cpp of them."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return {"plain": ()}, ()
+    if not _accepts(compiler, *AMX_FLAGS):
+        return X86_VARIANTS, ()
+    return {**X86_VARIANTS, "amx": (*AVX512_FLAGS, *AMX_FLAGS)}, ("-DS3D_WITH_AMX",)
 
 
 def build_cuda(folder: Path, architectures: Sequence[int] = CUDA_ARCHITECTURES) -> Path:
@@ -127,10 +139,10 @@ def build_emulated(folder: Path) -> Path:
         return _link([compiler, "-shared", *(job[-1] for job in jobs)], folder / EMULATED_LIBRARY)
 
 
-def _accepts(compiler: str, flag: str) -> bool:
-    """Whether the compiler can build a program with ``flag`` (a compiler may know it and lack its library)."""
+def _accepts(compiler: str, *flags: str) -> bool:
+    """Whether the compiler can build a program with ``flags`` (a compiler may know one and lack its library)."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [compiler, flag, "-x", "c++", "-", "-o", f"{scratch}/program"]
+        command = [compiler, *flags, "-x", "c++", "-", "-o", f"{scratch}/program"]
         return subprocess.run(command, input=b"int main() {}", capture_output=True).returncode == 0
 
 

@@ -36,6 +36,9 @@ TOOLS = (
     ("nvidia-smi", "the NVIDIA driver", "needed for GPUs only"),
 )
 
+MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
+"""Number (of glibc's malloc.h) and value: map nothing separately, return nothing, grow by 64 MiB."""
+
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
 
 log = logging.getLogger(__name__)
@@ -117,7 +120,8 @@ def load_library(name: str, path: Path | None = None) -> Library:
     except OSError as error:
         raise UserError(path.name, f"cannot be loaded ({error})", cure) from error
     library = Library(handle, f"s3d_{name}")
-    if not hasattr(handle, f"{library.prefix}_field_forward"):
+    newest = "field_backward" if name == "cpu" else "field_forward"
+    if not hasattr(handle, f"{library.prefix}_{newest}"):
         raise UserError(path.name, "was built from other sources than this package", cure)
     handle.s3d_structure_size.restype = ctypes.c_int64
     if name == "cuda":
@@ -133,6 +137,19 @@ def build_command(name: str) -> str:
         return f"run `make kernels{' CUDA=1' if name == 'cuda' else ''}` in {CHECKOUT.name}/"
     forced = "S3DNERF_BUILD_CUDA=1 " if name == "cuda" else ""
     return f"run `{forced}pip install --force-reinstall --no-deps s3dnerf` with a compiler at hand"
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep big blocks that are freed, for the next ones, instead of returning them to the system.
+
+    PyTorch's CPU tensors come from there, and mapping them anew costs a page fault every 4 KiB: for large tensors more
+    than most operators do. To be called once by programs that make many of them; the process stays as large as it ever
+    was. Returns False where the C library is not glibc.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return False
+    return all(library.mallopt(option, value) == 1 for option, value in MALLOC_OPTIONS.values())
 
 
 def inspect_backends() -> list[Finding]:

@@ -6,12 +6,23 @@
 
 #if defined(__x86_64__) && !defined(S3D_PORTABLE)
 #define S3D_X86
+#include <cpuid.h>
+#endif
+
+// build.py says S3D_WITH_AMX where the compiler knows the instructions.
+#if defined(S3D_X86) && defined(S3D_WITH_AMX) && defined(__linux__)
+#define S3D_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 S3D_DECLARE_KERNELS(s3d_plain)
 #if defined(S3D_X86)
 S3D_DECLARE_KERNELS(s3d_avx2)
 S3D_DECLARE_KERNELS(s3d_avx512)
+#endif
+#if defined(S3D_AMX)
+S3D_DECLARE_KERNELS(s3d_amx)
 #endif
 
 namespace {
@@ -25,16 +36,20 @@ struct Kernels {
     int (*composite_forward)(const S3dComposite&, int);
     int (*composite_backward)(const S3dComposite&, int);
     int (*field_forward)(const S3dField&, int);
+    int (*field_backward)(const S3dField&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
     {                                                                                                      \
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward                                                                         \
+            variant::field_forward, variant::field_backward                                                \
     }
 
 const Kernels VARIANTS[] = {
+#if defined(S3D_AMX)
+    S3D_LIST_KERNELS("amx", s3d_amx),
+#endif
 #if defined(S3D_X86)
     S3D_LIST_KERNELS("avx512", s3d_avx512),
     S3D_LIST_KERNELS("avx2", s3d_avx2),
@@ -42,12 +57,32 @@ const Kernels VARIANTS[] = {
     S3D_LIST_KERNELS("plain", s3d_plain),
 };
 
-bool processor_has(const char* name) {
 #if defined(S3D_X86)
-    if (strcmp(name, "avx512") == 0) {
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    }
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+#if defined(S3D_AMX)
+// Matrix registers for bfloat16, and the system's leave to use them: a process has to ask for that once.
+bool has_amx() {
+    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, AVX512_BF16 = 1u << 5;
+    constexpr long ASK_FOR_STATE = 0x1023, TILE_DATA = 18;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((d & AMX_BF16) == 0 || (d & AMX_TILE) == 0) return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & AVX512_BF16) == 0) return false;
+    return syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+}
+#endif
+
+bool processor_has(const char* name) {
+#if defined(S3D_AMX)
+    if (strcmp(name, "amx") == 0) return has_amx();
+#endif
+#if defined(S3D_X86)
+    if (strcmp(name, "avx512") == 0) return has_avx512();
     if (strcmp(name, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return strcmp(name, "plain") == 0;
@@ -97,6 +132,7 @@ int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
     return chosen->composite_backward(*rays, threads);
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }
+int s3d_cpu_field_backward(const S3dField* field, int threads) { return chosen->field_backward(*field, threads); }
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField)};

@@ -38,9 +38,7 @@ struct Cells {
 template <int D>
 void find_cells(const float* positions, int lanes, const S3dGridLevel& level, Cells<D>& cells) {
     for (int d = 0; d < D; ++d) {
-        alignas(64) float x[WIDTH] = {};
-        for (int lane = 0; lane < lanes; ++lane) x[lane] = positions[lane * D + d];
-        cells.axis[d] = locate_on_axis(load(x), level.scale);
+        cells.axis[d] = locate_on_axis(gather(positions + d, count_up() * D, lanes), level.scale);
     }
     for (int corner = 0; corner < 1 << D; ++corner) {
         store(cells.entry[corner], find_entry(cells.axis, corner, level));

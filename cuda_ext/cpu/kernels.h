@@ -12,6 +12,7 @@
     int composite_forward(const S3dComposite&, int threads);  \
     int composite_backward(const S3dComposite&, int threads); \
     int field_forward(const S3dField&, int threads);          \
+    int field_backward(const S3dField&, int threads);         \
     }
 
 #ifdef S3D_VARIANT

@@ -1,81 +1,131 @@
-// A small network on a few dozen rows at a time: each layer is a matrix product held in registers, 6 rows by up to 4 packs
-// of outputs, with the activation applied before the results are stored.
+// A small network on some dozens of rows at a time.
 #pragma once
 
-#include <cstdlib>
-
 #include "elementary.h"
+#include "narrow.h"
 
 namespace S3D_VARIANT {
 
-constexpr int ROWS = 6;
-constexpr int COLUMNS = WIDTH == 16 ? 4 : 2;  // packs; 24 or 12 sums, as many as the registers hold
 constexpr int LAYERS = 3;
 
-S3D_HD int pad_to_pack(int count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
-
-// Floats on a cache line of their own; null when memory is out.
-static inline float* allocate(size_t floats) {
-    void* memory = nullptr;
-    return posix_memalign(&memory, 64, floats * sizeof(float)) == 0 ? static_cast<float*>(memory) : nullptr;
-}
-
 struct Layer {
-    int inputs = 0, outputs = 0, stride = 0;
+    int inputs = 0, outputs = 0, stride = 0, input_stride = 0;
     float* weights = nullptr;  // [inputs, stride]: transposed and padded with zeros
     float* bias = nullptr;     // [stride]
+    float* turned = nullptr;   // [outputs, input_stride]: padded with zeros, for the way back
+    float* zeros = nullptr;    // [input_stride]
+    // The two matrices rounded, in pairs of rows; null where products are in float32.
+    uint32_t *narrow_weights = nullptr, *narrow_turned = nullptr;
 
     bool pack(int input_count, int output_count, const float* weight, const float* offset) {
         inputs = input_count;
         outputs = output_count;
         stride = pad_to_pack(outputs);
-        weights = allocate((static_cast<size_t>(inputs) + 1) * stride);
+        input_stride = pad_to_pack(inputs);
+        const size_t forward = static_cast<size_t>(inputs) * stride, back = static_cast<size_t>(outputs) * input_stride;
+        weights = allocate(forward + stride + back + input_stride);
         if (weights == nullptr) return false;
-        bias = weights + static_cast<size_t>(inputs) * stride;
-        memset(weights, 0, sizeof(float) * (static_cast<size_t>(inputs) + 1) * stride);
+        bias = weights + forward;
+        turned = bias + stride;
+        zeros = turned + back;
         for (int o = 0; o < outputs; ++o) {
-            for (int i = 0; i < inputs; ++i) weights[i * stride + o] = weight[static_cast<size_t>(o) * inputs + i];
+            for (int i = 0; i < inputs; ++i) {
+                weights[i * stride + o] = turned[o * input_stride + i] = weight[static_cast<size_t>(o) * inputs + i];
+            }
             bias[o] = offset[o];
         }
         return true;
     }
 
-    // `rows` of `from` -> rows of `to`; both have room for whole blocks of ROWS.
-    void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate) const {
-        for (int row = 0; row < rows; row += ROWS) {
-            const float* in = from + row * from_stride;
-            float* out = to + row * to_stride;
-            int column = 0;
-            for (; stride - column >= COLUMNS * WIDTH; column += COLUMNS * WIDTH) {
-                multiply<COLUMNS>(in, from_stride, column, out, to_stride, activate);
+    // Rounds the matrices, for products in bfloat16.
+    bool pack_narrow() {
+#if defined(S3D_NARROW)
+        const size_t forward = static_cast<size_t>(pad_to_depth(inputs)) / 2 * stride;
+        const size_t back = static_cast<size_t>(pad_to_depth(outputs)) / 2 * input_stride;
+        narrow_weights = reinterpret_cast<uint32_t*>(allocate(forward + back));
+        if (narrow_weights == nullptr) return false;
+        narrow_turned = narrow_weights + forward;
+        round_to_pairs(weights, stride, inputs, stride, narrow_weights);
+        round_to_pairs(turned, input_stride, outputs, input_stride, narrow_turned);
+#endif
+        return true;
+    }
+
+    // `rows` of `from` -> rows of `to`. In bfloat16 there must be room for whole tiles.
+    void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
+               const NarrowScratch& scratch) const {
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_rows(from, from_stride, rows, inputs, scratch.rows);
+            multiply_narrow(scratch.rows, narrow_weights, pad_to_tile(rows), stride, stride,
+                            pad_to_depth(inputs) / TILE_DEPTH, {bias, 0}, {to, to_stride});
+            for (int row = 0; activate && row < rows; ++row, to += to_stride) {
+                for (int c = 0; c < stride; c += WIDTH) store(to + c, silu(load(to + c)));
             }
-            for (; stride - column >= 2 * WIDTH; column += 2 * WIDTH) {
-                multiply<2>(in, from_stride, column, out, to_stride, activate);
-            }
-            for (; column < stride; column += WIDTH) multiply<1>(in, from_stride, column, out, to_stride, activate);
+            return;
+        }
+#else
+        (void)scratch;
+#endif
+        const LeftFactor left = {from, from_stride, 1};
+        const RightFactor right = {weights, stride, inputs};
+        if (activate) {
+            multiply(left, right, rows, outputs, {bias, 0}, {to, to_stride}, [](Pack sum) { return silu(sum); });
+        } else {
+            multiply(left, right, rows, outputs, {bias, 0}, {to, to_stride}, [](Pack sum) { return sum; });
         }
     }
 
-    template <int PACKS>
-    void multiply(const float* in, int in_stride, int column, float* out, int out_stride, bool activate) const {
-        Pack sum[ROWS][PACKS];
-        for (int r = 0; r < ROWS; ++r) {
-            for (int p = 0; p < PACKS; ++p) sum[r][p] = load(bias + column + p * WIDTH);
+    // The gradient to the first `columns` inputs from that to the outputs.
+    void apply_back(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
+                    const NarrowScratch& scratch) const {
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_rows(from, from_stride, rows, outputs, scratch.rows);
+            multiply_narrow(scratch.rows, narrow_turned, pad_to_tile(rows), pad_to_tile(columns), input_stride,
+                            pad_to_depth(outputs) / TILE_DEPTH, {zeros, 0}, {to, to_stride});
+            return;
         }
-        const float* weight = weights + column;
-        for (int i = 0; i < inputs; ++i, weight += stride) {
-            Pack part[PACKS];
-            for (int p = 0; p < PACKS; ++p) part[p] = load(weight + p * WIDTH);
-            for (int r = 0; r < ROWS; ++r) {
-                const Pack x = splat<Pack>(in[r * in_stride + i]);
-                for (int p = 0; p < PACKS; ++p) sum[r][p] = multiply_add(x, part[p], sum[r][p]);
-            }
+#else
+        (void)scratch;
+#endif
+        const RightFactor right = {turned, input_stride, outputs};
+        multiply({from, from_stride, 1}, right, rows, columns, {zeros, 0}, {to, to_stride}, [](Pack sum) { return sum; });
+    }
+};
+
+// Gradients to the weights of a layer, as one thread adds them up.
+struct LayerGradient {
+    float* weights = nullptr;  // [outputs padded to a tile, input_stride]
+    float* bias = nullptr;     // [stride]
+
+    // Adds what `rows` of the gradient to the layer's outputs and of its inputs give.
+    void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
+             const NarrowScratch& scratch) {
+        add_weights(layer, gradient, stride, rows, from, from_stride, scratch);
+        for (int o = 0; o < layer.outputs; o += WIDTH) {
+            Pack sum = load(bias + o);
+            for (int row = 0; row < rows; ++row) sum += load(gradient + static_cast<int64_t>(row) * stride + o);
+            store(bias + o, sum);
         }
-        for (int r = 0; r < ROWS; ++r) {
-            for (int p = 0; p < PACKS; ++p) {
-                store(out + r * out_stride + column + p * WIDTH, activate ? silu(sum[r][p]) : sum[r][p]);
-            }
+    }
+
+    void add_weights(const Layer& layer, const float* gradient, int stride, int rows, const float* from,
+                     int from_stride, const NarrowScratch& scratch) {
+        const int width = layer.input_stride;
+#if defined(S3D_NARROW)
+        if (scratch.rows != nullptr) {
+            round_and_turn(gradient, stride, rows, layer.outputs, scratch.turned);
+            round_to_pairs(from, from_stride, rows, width, scratch.pairs);
+            multiply_narrow(scratch.turned, scratch.pairs, pad_to_tile(layer.outputs), width, width,
+                            pad_to_depth(rows) / TILE_DEPTH, {weights, width}, {weights, width});
+            return;
         }
+#else
+        (void)scratch;
+#endif
+        multiply({gradient, 1, stride}, {from, from_stride, rows}, layer.outputs, layer.inputs, {weights, width},
+                 {weights, width}, [](Pack sum) { return sum; });
     }
 };
 
@@ -86,14 +136,30 @@ struct Network {
     Network(const Network&) = delete;
     Network& operator=(const Network&) = delete;
     ~Network() {
-        for (Layer& part : layer) free(part.weights);
+        for (Layer& part : layer) {
+            free(part.weights);
+            free(part.narrow_weights);
+        }
     }
 
-    bool pack(const int (&widths)[LAYERS + 1], const float* const* weights, const float* const* biases) {
+    bool pack(const int (&widths)[LAYERS + 1], const float* const* weights, const float* const* biases, bool narrow) {
         for (int i = 0; i < LAYERS; ++i) {
             if (!layer[i].pack(widths[i], widths[i + 1], weights[i], biases[i])) return false;
+            if (narrow && !layer[i].pack_narrow()) return false;
         }
         return true;
+    }
+
+    bool narrow() const { return layer[0].narrow_weights != nullptr; }
+
+    // Words a thread needs to round one factor of any product of `rows` rows.
+    size_t count_narrow_words(int rows) const {
+        int widest = 0;
+        for (const Layer& part : layer) {
+            const int wide = part.stride > part.input_stride ? part.stride : part.input_stride;
+            widest = wide > widest ? wide : widest;
+        }
+        return static_cast<size_t>(pad_to_depth(rows)) * pad_to_depth(widest) / 2;
     }
 };
 

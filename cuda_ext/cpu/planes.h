@@ -25,11 +25,11 @@ S3D_HD void find_corners(const PlaneAxis<Pack>& column, const PlaneAxis<Pack>& r
 }
 
 // P packs of channels, the last of them with `last` channels (WIDTH if WHOLE), of some points. Each point is a row of
-// `stride` floats in `output`.
+// `output`, whose rows are `stride` floats apart.
 template <int P, bool WHOLE, class T>
 S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int last, float* output,
                        int64_t stride) {
-    for (int lane = 0; lane < lanes; ++lane, output += stride) {
+    for (int lane = 0; lane < lanes; ++lane) {
         Pack sum[P] = {};
         for (int p = 0; p < 3; ++p) {
             for (int corner = 0; corner < 4; ++corner) {
@@ -41,11 +41,12 @@ S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)
                 }
             }
         }
-        for (int part = 0; part < P - 1; ++part) store(output + part * WIDTH, sum[part]);
+        float* to = output + lane * stride;
+        for (int part = 0; part < P - 1; ++part) store(to + part * WIDTH, sum[part]);
         if (WHOLE) {
-            store(output + (P - 1) * WIDTH, sum[P - 1]);
+            store(to + (P - 1) * WIDTH, sum[P - 1]);
         } else {
-            store_some(output + (P - 1) * WIDTH, sum[P - 1], last);
+            store_some(to + (P - 1) * WIDTH, sum[P - 1], last);
         }
     }
 }
@@ -60,11 +61,47 @@ S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&cor
     }
 }
 
+// Two packs of channels at a time in bfloat16: a word holds two channels, and unpacks in one instruction each.
+S3D_HD void read_pairs(const Bfloat* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, float* output,
+                       int64_t stride) {
+    for (int lane = 0; lane < lanes; ++lane) {
+        PackPair sum = {};
+        for (int p = 0; p < 3; ++p) {
+            for (int corner = 0; corner < 4; ++corner) {
+                const PackPair pixel = load_pairs(plane[p] + corners[p].offset[corner][lane]);
+                const Pack share = load_all(corners[p].share[corner] + lane);
+                sum.even += share * pixel.even;
+                sum.odd += share * pixel.odd;
+            }
+        }
+        store_pairs(output + lane * stride, sum);
+    }
+}
+
+S3D_HD int read_whole_pairs(const float* const (&)[3], const PlaneCorners (&)[3], int, int, float*, int64_t) {
+    return 0;
+}
+
+// Reads what `read_pairs` can; returns the number of channels read.
+S3D_HD int read_whole_pairs(const Bfloat* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
+                            float* output, int64_t stride) {
+    int read = 0;
+    for (; channels - read >= 2 * WIDTH; read += 2 * WIDTH) {
+        const Bfloat* const from[3] = {plane[0] + read, plane[1] + read, plane[2] + read};
+        read_pairs(from, corners, lanes, output + read, stride);
+    }
+    return read;
+}
+
 // All channels of some points, four packs at a time.
 template <class T>
 S3D_HD void read_channels(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
                           float* output, int64_t stride) {
-    const T* from[3] = {plane[0], plane[1], plane[2]};
+    const int read = read_whole_pairs(plane, corners, lanes, channels, output, stride);
+    if (read == channels) return;
+    const T* from[3] = {plane[0] + read, plane[1] + read, plane[2] + read};
+    channels -= read;
+    output += read;
     for (; channels > 4 * WIDTH; channels -= 4 * WIDTH, output += 4 * WIDTH) {
         read_packs<4, true>(from, corners, lanes, WIDTH, output, stride);
         for (int p = 0; p < 3; ++p) from[p] += 4 * WIDTH;

@@ -12,12 +12,9 @@ struct Axes {
 
 // Places up to WIDTH points on one plane.
 Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
-    alignas(64) float x[WIDTH] = {}, y[WIDTH] = {};
-    for (int lane = 0; lane < lanes; ++lane) {
-        x[lane] = positions[lane * 3 + column_axis(plane)];
-        y[lane] = positions[lane * 3 + row_axis(plane)];
-    }
-    const Axes axes = {locate_on_plane(load(x), lookup.width), locate_on_plane(load(y), lookup.height)};
+    const Pack x = gather(positions + column_axis(plane), count_up() * 3, lanes);
+    const Pack y = gather(positions + row_axis(plane), count_up() * 3, lanes);
+    const Axes axes = {locate_on_plane(x, lookup.width), locate_on_plane(y, lookup.height)};
     find_corners(axes.column, axes.row, static_cast<int32_t>(lookup.column_stride),
                  static_cast<int32_t>(lookup.row_stride), corners);
     return axes;
@@ -27,14 +24,31 @@ template <class T>
 void read_block(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
     const T* first_plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
     const T* plane[3] = {first_plane, first_plane + lookup.plane_stride, first_plane + 2 * lookup.plane_stride};
-    const float* positions = lookup.positions + item * lookup.points * 3;
-    float* output = lookup.output + item * lookup.points * lookup.output_stride;
     PlaneCorners corners[3];
     for (int64_t first = begin; first < end; first += WIDTH) {
         const int lanes = count_lanes(first, end);
-        for (int p = 0; p < 3; ++p) locate(lookup, positions + first * 3, lanes, p, corners[p]);
-        read_channels(plane, corners, lanes, lookup.channels, output + first * lookup.output_stride,
+        const int64_t point = item * lookup.points + first;
+        for (int p = 0; p < 3; ++p) locate(lookup, lookup.positions + point * 3, lanes, p, corners[p]);
+        read_channels(plane, corners, lanes, lookup.channels, lookup.output + point * lookup.output_stride,
                       lookup.output_stride);
+    }
+}
+
+// One pack of channels (`count` of its lanes) of up to WIDTH points, added to the four pixels around each.
+template <bool WHOLE>
+S3D_HD void add_pack(const float* gradient, int64_t stride, int lanes, int count, const PlaneCorners& corners,
+                     float* pixels) {
+    for (int lane = 0; lane < lanes; ++lane, gradient += stride) {
+        const Pack value = WHOLE ? load(gradient) : load_some(gradient, count);
+        for (int corner = 0; corner < 4; ++corner) {
+            float* pixel = pixels + corners.offset[corner][lane];
+            const Pack share = load_all(corners.share[corner] + lane);
+            if (WHOLE) {
+                store(pixel, load(pixel) + share * value);
+            } else {
+                store_some(pixel, load_some(pixel, count) + share * value, count);
+            }
+        }
     }
 }
 
@@ -47,28 +61,22 @@ void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int c
     for (int64_t first = 0; first < dense.points; first += WIDTH) {
         const int lanes = count_lanes(first, dense.points);
         locate(dense, positions + first * 3, lanes, plane, corners);
-        for (int lane = 0; lane < lanes; ++lane) {
-            const float* from = gradient + (first + lane) * dense.output_stride;
-            for (int part = 0; part < channels; part += WIDTH) {
-                const int count = channels - part < WIDTH ? channels - part : WIDTH;
-                const Pack value = load_part(from + part, count);
-                for (int corner = 0; corner < 4; ++corner) {
-                    float* pixel = pixels + corners.offset[corner][lane] + part;
-                    store_part(pixel, load_part(pixel, count) + corners.share[corner][lane] * value, count);
-                }
+        const float* from = gradient + first * dense.output_stride;
+        for (int part = 0; part < channels; part += WIDTH) {
+            const int count = channels - part < WIDTH ? channels - part : WIDTH;
+            if (count == WIDTH) {
+                add_pack<true>(from + part, dense.output_stride, lanes, count, corners, pixels + part);
+            } else {
+                add_pack<false>(from + part, dense.output_stride, lanes, count, corners, pixels + part);
             }
         }
     }
 }
 
-struct Slope {
-    float columns, rows;
-};
-
 // Derivative of one point along the columns and the rows of one plane, a pixel.
 template <class T>
-S3D_HD Slope differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
-                                 const float* gradient, int channels) {
+S3D_HD TwoSums differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
+                                   const float* gradient, int channels) {
     const T* pixel[4];
     for (int corner = 0; corner < 4; ++corner) pixel[corner] = plane + corners.offset[corner][lane];
     Pack columns{}, rows{};
@@ -80,27 +88,26 @@ S3D_HD Slope differentiate_point(const T* plane, const PlaneCorners& corners, in
         columns += value * ((1.0f - row) * (top_right - top_left) + row * (low_right - low_left));
         rows += value * ((1.0f - column) * (low_left - top_left) + column * (low_right - top_right));
     }
-    return {sum_lanes(columns), sum_lanes(rows)};
+    return sum_lanes(columns, rows);
 }
 
 template <class T>
 void add_positions_gradient(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
     const T* plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
-    const float* positions = lookup.positions + item * lookup.points * 3;
-    const float* gradient = lookup.output_gradient + item * lookup.points * lookup.output_stride;
-    float* slopes = lookup.positions_gradient + item * lookup.points * 3;
     PlaneCorners corners;
     for (int64_t first = begin; first < end; first += WIDTH) {
         const int lanes = count_lanes(first, end);
+        const int64_t origin = item * lookup.points + first;
+        const float* gradient = lookup.output_gradient + origin * lookup.output_stride;
+        float* slopes = lookup.positions_gradient + origin * 3;
         for (int p = 0; p < 3; ++p) {
-            const Axes axes = locate(lookup, positions + first * 3, lanes, p, corners);
+            const Axes axes = locate(lookup, lookup.positions + origin * 3, lanes, p, corners);
             for (int lane = 0; lane < lanes; ++lane) {
-                const int64_t point = first + lane;
-                const Slope slope = differentiate_point(plane + p * lookup.plane_stride, corners, lane,
-                                                        axes.column.weight[lane], axes.row.weight[lane],
-                                                        gradient + point * lookup.output_stride, lookup.channels);
-                slopes[point * 3 + column_axis(p)] += THIRD * slope.columns * axes.column.slope[lane];
-                slopes[point * 3 + row_axis(p)] += THIRD * slope.rows * axes.row.slope[lane];
+                const TwoSums slope = differentiate_point(plane + p * lookup.plane_stride, corners, lane,
+                                                          axes.column.weight[lane], axes.row.weight[lane],
+                                                          gradient + lane * lookup.output_stride, lookup.channels);
+                slopes[lane * 3 + column_axis(p)] += THIRD * slope.one * axes.column.slope[lane];
+                slopes[lane * 3 + row_axis(p)] += THIRD * slope.other * axes.row.slope[lane];
             }
         }
     }

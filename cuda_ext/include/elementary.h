@@ -82,6 +82,19 @@ S3D_HD F silu(F x) {
     return x * reciprocal(1.0f + exponential(-x));
 }
 
+template <class F>
+struct Activation {
+    F value, slope;
+};
+
+// silu and its derivative: s + x s (1 - s) with the sigmoid s.
+template <class F>
+S3D_HD Activation<F> silu_with_slope(F x) {
+    const F share = sigmoid(x);
+    const F value = x * share;
+    return {value, share + value * (1.0f - share)};
+}
+
 // log(1 + exp(x)).
 template <class F>
 S3D_HD F softplus(F x) {

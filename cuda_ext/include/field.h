@@ -31,6 +31,14 @@ struct SeenPoint {
     F u, v, depth;  // image coordinates, and head units toward the viewer
 };
 
+// What corner `corner` of a cell weighs: bit d of it says which of the two points along axis d it is.
+template <class F>
+S3D_HD F share_of_corner(int corner, const F (&weight)[3]) {
+    F share = (corner & 1) ? weight[0] : 1.0f - weight[0];
+    share = share * ((corner & 2) ? weight[1] : 1.0f - weight[1]);
+    return share * ((corner & 4) ? weight[2] : 1.0f - weight[2]);
+}
+
 // A scaled-orthographic camera: `rotation [3, 3]` head to camera, `scale`, `center [2]`.
 template <class F>
 S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
@@ -38,6 +46,13 @@ S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, c
     const F upward = x * rotation[3] + y * rotation[4] + z * rotation[5];
     const F nearer = x * rotation[6] + y * rotation[7] + z * rotation[8];
     return {center[0] + scale * across, center[1] - scale * upward, nearer};
+}
+
+// The gradient to coordinate `axis` of a point, from the gradient to where `project` sees it.
+template <class F>
+S3D_HD F differentiate_projection(const SeenPoint<F>& gradient, const float* rotation, float scale, int axis) {
+    const F flat = gradient.u * rotation[axis] - gradient.v * rotation[3 + axis];
+    return scale * flat + gradient.depth * rotation[6 + axis];
 }
 
 // The octaves above the first: sin 2a = 2 sin a cos a, cos 2a = 1 - 2 sin^2 a.
@@ -56,6 +71,18 @@ constexpr float OFFSET_GAIN = 4.0f, DENSITY_GAIN = 4.0f;
 template <class F>
 S3D_HD F to_density(F raw) {
     return DENSITY_GAIN * softplus(raw);
+}
+
+// Its derivative.
+template <class F>
+S3D_HD F density_slope(F raw) {
+    return DENSITY_GAIN * sigmoid(raw);
+}
+
+// The derivative of a sigmoid, from its value.
+template <class F>
+S3D_HD F sigmoid_slope(F value) {
+    return value * (1.0f - value);
 }
 
 }  // namespace S3D_VARIANT

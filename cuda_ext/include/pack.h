@@ -63,7 +63,7 @@ S3D_HD void store(uint32_t* place, PackWord value) { memcpy(place, &value, sizeo
 
 S3D_HD void store(int32_t* place, PackInt value) { memcpy(place, &value, sizeof value); }
 
-// The first `count` < WIDTH values, zeros behind them; memory beyond them is not touched.
+// The first `count` <= WIDTH values, zeros behind them; memory beyond them is not touched.
 S3D_HD Pack load_some(const float* place, int count) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), place);
@@ -75,9 +75,39 @@ S3D_HD Pack load_some(const float* place, int count) {
 }
 
 S3D_HD Pack load_some(const Bfloat* place, int count) {
+#if defined(__AVX512F__)
+    const __m256i stored = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1u), place);
+    return from_bits((PackWord)_mm512_cvtepu16_epi32(stored) << 16);
+#else
     Bfloat values[WIDTH] = {};
     for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
     return load(values);
+#endif
+}
+
+// 2 * WIDTH stored values as two packs: those at even and at odd places.
+struct PackPair {
+    Pack even, odd;
+};
+
+S3D_HD PackPair load_pairs(const Bfloat* place) {
+    PackWord words;
+    memcpy(&words, place, sizeof words);
+    return {from_bits(words << 16), from_bits(words & 0xffff0000u)};
+}
+
+S3D_HD void store_pairs(float* place, PackPair pair) {
+#if defined(__AVX512F__)
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    _mm512_storeu_ps(place, _mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd));
+    _mm512_storeu_ps(place + WIDTH, _mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd));
+#else
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        place[2 * lane] = pair.even[lane];
+        place[2 * lane + 1] = pair.odd[lane];
+    }
+#endif
 }
 
 S3D_HD void store_some(float* place, Pack value, int count) {
@@ -86,6 +116,27 @@ S3D_HD void store_some(float* place, Pack value, int count) {
 #else
     for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
 #endif
+}
+
+// The values at `place[index]` of the first `count` lanes, zeros behind them.
+S3D_HD Pack gather(const float* place, PackInt index, int count) {
+#if defined(__AVX512F__)
+    const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1u);
+    return (Pack)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, (__m512i)index, place, 4);
+#else
+    float values[WIDTH] = {};
+    for (int lane = 0; lane < count; ++lane) values[lane] = place[index[lane]];
+    return load(values);
+#endif
+}
+
+// 0, 1, 2, ...
+S3D_HD PackInt count_up() {
+    int32_t numbers[WIDTH];
+    for (int lane = 0; lane < WIDTH; ++lane) numbers[lane] = lane;
+    PackInt value;
+    memcpy(&value, numbers, sizeof value);
+    return value;
 }
 
 // One stored value in all lanes.
@@ -122,6 +173,25 @@ S3D_HD float sum_lanes(Pack value) {
     float sum = 0.0f;
     for (int lane = 0; lane < WIDTH; ++lane) sum += value[lane];
     return sum;
+#endif
+}
+
+struct TwoSums {
+    float one, other;
+};
+
+// The sums of two packs, in fewer steps than one after the other.
+S3D_HD TwoSums sum_lanes(Pack one, Pack other) {
+#if defined(__AVX512F__)
+    const __m512 a = (__m512)one, b = (__m512)other;
+    const __m256 halves_a = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m256 halves_b = _mm256_add_ps(_mm512_castps512_ps256(b), _mm512_extractf32x8_ps(b, 1));
+    const __m256 pairs = _mm256_hadd_ps(halves_a, halves_b);
+    const __m256 fours = _mm256_hadd_ps(pairs, pairs);
+    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1));
+    return {sums[0], sums[1]};
+#else
+    return {sum_lanes(one), sum_lanes(other)};
 #endif
 }
 

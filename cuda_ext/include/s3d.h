@@ -97,6 +97,13 @@ typedef struct {
     const float* biases[3];
     float* output;                       // [batch, rays, 3 + features + 2]: color, features, u and v in the portrait
     float* alpha;                        // [batch, rays]
+    int32_t bfloat_products;             // 1: the network may multiply in bfloat16 where that is faster
+    const float* output_gradient;        // as output
+    const float* alpha_gradient;         // as alpha
+    float* lattice_gradient;             // as lattice; these are added to
+    float* planes_gradient[S3D_MAX_SCALES];  // [batch, 3, height, width, plane_channels], batch 1 if planes are shared
+    float* weights_gradient[3];              // as weights
+    float* biases_gradient[3];
 } S3dField;
 
 #ifdef __cplusplus
@@ -111,7 +118,8 @@ S3D_API int s3d_cpu_triplane_backward(const S3dTriplane* lookup, int threads);
 S3D_API int s3d_cpu_composite_forward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_composite_backward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_field_forward(const S3dField* field, int threads);
-// The instruction set in use: "avx512", "avx2" or "plain". `s3d_cpu_use` chooses one of those the processor has.
+S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
+// The instruction set in use: "amx" (AVX-512 and bfloat16 matrix registers), "avx512", "avx2" or "plain". `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
 S3D_API int s3d_cpu_use(const char* variant);
 

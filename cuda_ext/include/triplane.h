@@ -49,4 +49,16 @@ S3D_HD void share_corners(F column, F row, F scale, F (&share)[4]) {
     share[3] = row * column * scale;
 }
 
+template <class F>
+struct PlaneSlope {
+    F column, row;
+};
+
+// Derivative, a pixel, of the value between four corners along columns and rows.
+template <class F>
+S3D_HD PlaneSlope<F> differentiate_between(F a, F b, F c, F d, F column, F row) {
+    const F across = b - a, cross = (d - c) - across;
+    return {multiply_add(row, cross, across), multiply_add(column, cross, c - a)};
+}
+
 }  // namespace S3D_VARIANT

@@ -95,42 +95,54 @@ def write_json(path: Path, tables: list[Table]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+@dataclass(frozen=True)
+class Case:
+    """One operator at one size."""
+
+    operator: str
+    ours: Step
+    others: dict[str, Step]
+    """The same by other means, by name."""
+    repeats: int
+    """How often to run each; the fastest counts."""
+
+
 def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto") -> Table:
     """Time every operator on ``points`` points (samples), forward and with its backward pass.
 
-    Ours and PyTorch's eager operators take turns in one process; the table shows the fastest of ``repeats`` runs.
+    The others are timed twice: as PyTorch runs by default, and in turns with ours after
+    :func:`s3dnerf.backend.keep_freed_memory`, which is for programs that make many large tensors.
     """
     place = _choose_device(device)
-    generator = torch.Generator().manual_seed(0)
-    rows: list[dict[str, Any]] = []
-    for measure in (_measure_triplane, _measure_hash_grid, _measure_composite, _measure_field):
-        rows += measure(points, repeats, place, generator)
+    by_default = [
+        {name: time_steps([other], case.repeats)[0] for name, other in case.others.items()}
+        for case in make_cases(points, repeats, place)
+    ]
+    backend.keep_freed_memory()
+    rows = []
+    for case, default in zip(make_cases(points, repeats, place), by_default, strict=True):
+        for name, other in case.others.items():
+            ours, kept = time_steps([case.ours, other], case.repeats)
+            rows.append(
+                {
+                    "operator": case.operator,
+                    "ours ms": ours * 1e3,
+                    "million points/s": points / ours / 1e6,
+                    "compared with": name,
+                    "its ms": default[name] * 1e3,
+                    "times as fast": default[name] / ours,
+                    "its ms, memory kept": kept * 1e3,
+                    "times as fast, memory kept": kept / ours,
+                }
+            )
     return Table(f"Operators, {points} points, {torch.get_num_threads()} threads, {place.type}", rows)
 
 
-def compare(operator: str, ours: Step, others: dict[str, Step], points: int, repeats: int) -> list[dict[str, Any]]:
-    """Time ``ours`` against each of the others, in turns; one row each."""
-    rows = []
-    for name, other in others.items():
-        our_time, other_time = time_in_turns(ours, other, repeats)
-        rows.append(
-            {
-                "operator": operator,
-                "ours ms": our_time * 1e3,
-                "million points/s": points / our_time / 1e6,
-                "compared with": name,
-                "its ms": other_time * 1e3,
-                "times as fast": other_time / our_time,
-            }
-        )
-    return rows
-
-
-def time_in_turns(one: Step, other: Step, repeats: int) -> tuple[float, float]:
-    """Return the best time of two functions in seconds. They take turns, so that both meet the same disturbances."""
-    best = [float("inf"), float("inf")]
+def time_steps(steps: list[Step], repeats: int) -> list[float]:
+    """Return the best time of each function in seconds. They take turns, so that all meet the same disturbances."""
+    best = [float("inf")] * len(steps)
     for turn in range(repeats + 1):
-        for index, step in enumerate((one, other)):
+        for index, step in enumerate(steps):
             begin = time.perf_counter()
             step()
             if torch.cuda.is_available():
@@ -138,75 +150,80 @@ def time_in_turns(one: Step, other: Step, repeats: int) -> tuple[float, float]:
             # The first turn warms caches and loads libraries.
             if turn > 0:
                 best[index] = min(best[index], time.perf_counter() - begin)
-    return best[0], best[1]
+    return best
 
 
-def _measure_triplane(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
-    rows = []
+def make_cases(points: int, repeats: int, device: torch.device) -> Iterator[Case]:
+    """Yield every operator at every size, with random arguments that are the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    for make in (_make_triplane_cases, _make_hash_grid_cases, _make_composite_cases, _make_field_cases):
+        yield from make(points, repeats, device, generator)
+
+
+def _make_triplane_cases(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> Iterator[Case]:
+    def forward(function, planes: Tensor, positions: Tensor) -> Step:
+        return lambda: function(planes, positions)
+
+    def backward(function, planes: Tensor, positions: Tensor, gradient: Tensor) -> Step:
+        learned = [part.clone().requires_grad_() for part in (planes, positions)]
+        return lambda: torch.autograd.grad(function(*learned), learned, gradient)
+
     for size in (64, 128, 256):
         planes = torch.randn(1, 3, 32, size, size, generator=generator).to(device)
+        # Each side gets the planes as it likes them: ours with channels innermost.
         stored = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
         positions = (2.0 * torch.rand(1, points, 3, generator=generator) - 1.0).to(device)
         gradient = torch.randn(1, points, 32, generator=generator).to(device)
-        learned, learned_stored, moved = (part.clone().requires_grad_() for part in (planes, stored, positions))
-        name = f"tri-plane {size}^2 x 32"
-        rows += compare(
+        name, other = f"tri-plane {size}^2 x 32", reference.sample_triplane
+        yield Case(
             f"{name}, forward",
-            lambda p=stored, x=positions: sample_triplane(p, x),
-            {"grid_sample": lambda p=planes, x=positions: reference.sample_triplane(p, x)},
-            points,
+            forward(sample_triplane, stored, positions),
+            {"grid_sample": forward(other, planes, positions)},
             repeats,
         )
-        rows += compare(
+        yield Case(
             f"{name}, forward + backward",
-            lambda p=learned_stored, x=moved, g=gradient: torch.autograd.grad(sample_triplane(p, x), [p, x], g),
-            {
-                "grid_sample": lambda p=learned, x=moved, g=gradient: torch.autograd.grad(
-                    reference.sample_triplane(p, x), [p, x], g
-                )
-            },
-            points,
+            backward(sample_triplane, stored, positions, gradient),
+            {"grid_sample": backward(other, planes, positions, gradient)},
             repeats,
         )
-        halves = stored.bfloat16(), planes.bfloat16()
-        rows += compare(
+        yield Case(
             f"{name} bfloat16, forward",
-            lambda p=halves[0], x=positions: sample_triplane(p, x),
-            {"grid_sample": lambda p=halves[1], x=positions: reference.sample_triplane(p, x)},
-            points,
+            forward(sample_triplane, stored.bfloat16(), positions),
+            {"grid_sample": forward(other, planes.bfloat16(), positions)},
             repeats,
         )
-    return rows
 
 
-def _measure_hash_grid(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
-    rows = []
-    naive, bags = reference.encode_hash_grid, encode_with_embedding_bags
+def _make_hash_grid_cases(
+    points: int, repeats: int, device: torch.device, generator: torch.Generator
+) -> Iterator[Case]:
+    def forward(function, positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Step:
+        return lambda: function(positions, table, levels)
+
+    def backward(function, positions: Tensor, table: Tensor, levels: list[GridLevel], gradient: Tensor) -> Step:
+        learned = table.clone().requires_grad_()
+        return lambda: torch.autograd.grad(function(positions, learned, levels), learned, gradient)
+
     for log2_size, finest in ((14, 512), (16, 512), (19, 2048)):
         levels = plan_levels(HashGridConfig(16, 2, log2_size, 16, finest), 3)
         table = torch.randn(levels[-1].offset + levels[-1].entries, 2, generator=generator).to(device)
         positions = torch.rand(points, 3, generator=generator).to(device)
         gradient = torch.randn(points, 32, generator=generator).to(device)
-        learned = table.clone().requires_grad_()
-        name = f"hash grid 16 x 2, 2^{log2_size}"
-        rows += compare(
-            f"{name}, forward",
-            lambda t=table, x=positions, v=levels: encode_hash_grid(x, t, v),
-            {
-                "naive": lambda t=table, x=positions, v=levels: naive(x, t, v),
-                "embedding_bag": lambda t=table, x=positions, v=levels: bags(x, t, v),
-            },
-            points,
-            min(repeats, 2),
-        )
-        rows += compare(
+        name, naive = f"hash grid 16 x 2, 2^{log2_size}", reference.encode_hash_grid
+        others = {
+            "naive": forward(naive, positions, table, levels),
+            "embedding_bag": forward(encode_with_embedding_bags, positions, table, levels),
+        }
+        # The others take seconds.
+        few = min(repeats, 2)
+        yield Case(f"{name}, forward", forward(encode_hash_grid, positions, table, levels), others, few)
+        yield Case(
             f"{name}, forward + backward",
-            lambda t=learned, x=positions, v=levels, g=gradient: torch.autograd.grad(encode_hash_grid(x, t, v), t, g),
-            {"naive": lambda t=learned, x=positions, v=levels, g=gradient: torch.autograd.grad(naive(x, t, v), t, g)},
-            points,
-            min(repeats, 2),
+            backward(encode_hash_grid, positions, table, levels, gradient),
+            {"naive": backward(naive, positions, table, levels, gradient)},
+            few,
         )
-    return rows
 
 
 def encode_with_embedding_bags(positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Tensor:
@@ -224,37 +241,41 @@ def encode_with_embedding_bags(positions: Tensor, table: Tensor, levels: list[Gr
     return torch.cat(features, dim=-1)
 
 
-def _measure_composite(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
-    rows = []
+def _make_composite_cases(
+    points: int, repeats: int, device: torch.device, generator: torch.Generator
+) -> Iterator[Case]:
+    def forward(function, parts: list[Tensor], **options: float) -> Step:
+        return lambda: function(*parts, **options).values
+
+    def backward(function, parts: list[Tensor], gradient: Tensor) -> Step:
+        learned = [part.clone().requires_grad_() for part in parts]
+        return lambda: torch.autograd.grad(function(*learned).values, learned[:2], gradient)
+
     for samples, channels in ((8, 21), (32, 21), (32, 3)):
         rays = points // samples
-        density = (3.0 * torch.rand(rays, samples, generator=generator)).to(device).requires_grad_()
-        values = torch.randn(rays, samples, channels, generator=generator).to(device).requires_grad_()
+        density = (3.0 * torch.rand(rays, samples, generator=generator)).to(device)
+        values = torch.randn(rays, samples, channels, generator=generator).to(device)
         lengths = torch.rand(rays, samples, generator=generator).to(device)
+        parts = [density, values, lengths]
         gradient = torch.randn(rays, channels, generator=generator).to(device)
-
-        def see(function, parts=(density, values, lengths)) -> Tensor:
-            with torch.no_grad():
-                return function(*parts).values
-
-        def learn(function, parts=(density, values, lengths), gradient=gradient) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(function(*parts).values, parts[:2], gradient)
-
-        name = f"compositing {samples} samples x {channels}"
-        for kind, work in (("forward", see), ("forward + backward", learn)):
-            others = {"eager": lambda work=work: work(composite_reference)}
-            rows += compare(f"{name}, {kind}", lambda work=work: work(composite), others, points, repeats)
-    return rows
+        name, eager = f"compositing {samples} x {channels} channels", {"eager": forward(composite_reference, parts)}
+        yield Case(f"{name}, forward", forward(composite, parts), eager, repeats)
+        yield Case(f"{name}, stop at 1e-3", forward(composite, parts, stop=1e-3), eager, repeats)
+        yield Case(
+            f"{name}, forward + backward",
+            backward(composite, parts, gradient),
+            {"eager": backward(composite_reference, parts, gradient)},
+            repeats,
+        )
 
 
-def _measure_field(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> list[dict]:
+def _make_field_cases(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> Iterator[Case]:
     """The sizes of `base`: 8 samples a ray, three scales of 12 channels, 64 hidden units."""
     rays, samples = points // 8, 8
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    widths = ((64, 64), (64, 64), (64, 20))
     field = DeformedField(
         lattice=0.05 * draw(1, 44 * 52 * 8, 7),
         lattice_size=(44, 52, 8),
@@ -263,13 +284,13 @@ def _measure_field(points: int, repeats: int, device: torch.device, generator: t
         lattice_extent=(2.2, 2.3, 0.9),
         planes=[draw(1, 3, 12, size, size) for size in (16, 32, 64)],
         camera=Camera(torch.eye(3, device=device)[None], draw(1).abs() + 0.5, 0.1 * draw(1, 2)),
-        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in widths],
+        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in ((64, 64), (64, 64), (64, 20))],
         frequencies=3,
     )
     positions = 0.4 * draw(1, rays, samples, 3)
     lengths = torch.full((1, rays, samples), 0.06, device=device)
 
-    def look(function, **options) -> Tensor:
+    def look(function, **options: float) -> Tensor:
         with torch.inference_mode():
             return function(field, positions, lengths, **options).values
 
@@ -278,14 +299,9 @@ def _measure_field(points: int, repeats: int, device: torch.device, generator: t
             return look(see_field_reference)
 
     others = {"eager": look_on_pytorch, "our separate operators": lambda: look(see_field_reference)}
-    rows = compare("fused field, forward", lambda: look(see_field), others, points, repeats)
-    return rows + compare(
-        "fused field, rays stop at 1e-3",
-        lambda: look(see_field, stop=1e-3),
-        {"eager": look_on_pytorch},
-        points,
-        repeats,
-    )
+    yield Case("fused field, forward", lambda: look(see_field), others, repeats)
+    stopping = {"eager": look_on_pytorch}
+    yield Case("fused field, rays stop at 1e-3", lambda: look(see_field, stop=1e-3), stopping, repeats)
 
 
 @contextmanager

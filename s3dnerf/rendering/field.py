@@ -1,7 +1,8 @@
-"""The fused path of inference: from ray samples to what the rays see, in one operator.
+"""The fused path: from ray samples to what the rays see, in one operator.
 
 It computes what deformation lattice, camera, tri-planes, radiance network and compositing compute one after another, in
-chunks that stay in a processor's cache, and leaves rays that have become opaque.
+chunks that stay in a processor's cache, and leaves rays that have become opaque. The way back computes them once more
+instead of having kept them.
 """
 
 from __future__ import annotations
@@ -70,24 +71,27 @@ def see_field(field: DeformedField, positions: Tensor, lengths: Tensor, stop: fl
         lengths: ``[B, R, S]`` of the interval that each sample stands for.
         stop: transmittance behind which nothing more is seen.
 
-    Where gradients are wanted, and without kernels for the device, this runs on the separate operators.
+    Differentiable in the lattice, the planes and the layers. Where positions, lengths or camera want gradients, on a
+    GPU where anything does, and without kernels for the device, this runs on the separate operators. Under autocast to
+    bfloat16 the network's products may be in bfloat16; all else is float32.
     """
-    tensors = (field.lattice, *field.planes, *(part for layer in field.layers for part in layer), positions)
-    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if learning or not _fits(field) or choose_backend("field", positions.device.type) == "pytorch":
+    device = positions.device.type
+    if not _fits(field) or choose_backend("field", device) == "pytorch" or not _can_learn(field, positions, lengths):
         return see_field_reference(field, positions, lengths, stop)
-    camera = [field.camera.rotation, field.camera.scale, field.camera.center]
+    # Planes expanded to the batch are read, and their gradients added up, as the one that they are.
+    planes = [scale[:1] if scale.stride(0) == 0 else scale for scale in field.planes]
     values, alpha = operators.field(
         positions,
         lengths,
         field.lattice,
         list(field.lattice_size),
         [*field.lattice_center, *field.lattice_focus, *field.lattice_extent],
-        [scale.permute(0, 1, 3, 4, 2) for scale in field.planes],
-        camera,
+        [scale.permute(0, 1, 3, 4, 2) for scale in planes],
+        [field.camera.rotation, field.camera.scale, field.camera.center],
         [part for layer in field.layers for part in layer],
         field.frequencies,
         stop,
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16,
     )
     return SeenField(values, alpha)
 
@@ -125,6 +129,17 @@ def read_lattice(field: DeformedField, points: Tensor) -> Tensor:
     return read.flatten(2).transpose(1, 2)
 
 
+def _can_learn(field: DeformedField, positions: Tensor, lengths: Tensor) -> bool:
+    """Whether the kernel gives all the gradients that are wanted."""
+    if not torch.is_grad_enabled():
+        return True
+    given = (positions, lengths, field.camera.rotation, field.camera.scale, field.camera.center)
+    learned = (field.lattice, *field.planes, *(part for layer in field.layers for part in layer))
+    if any(part.requires_grad for part in given):
+        return False
+    return positions.device.type == "cpu" or not any(part.requires_grad for part in learned)
+
+
 def _fits(field: DeformedField) -> bool:
     """Whether the kernel is made for these sizes and types."""
     channels = {scale.shape[2] for scale in field.planes}
@@ -133,6 +148,6 @@ def _fits(field: DeformedField) -> bool:
     known = len(field.layers) == 3 and 1 <= len(field.planes) <= operators.MAX_SCALES
     sized = field.lattice.shape[2] <= MAX_LATTICE_CHANNELS and min(field.lattice_size) >= 2
     # On a GPU the layers of a sample live in one thread.
-    widest = max((size for weight, _ in field.layers for size in weight.shape), default=0)
+    widest = max([0, *(size for weight, _ in field.layers for size in weight.shape)])
     narrow = field.lattice.device.type == "cpu" or (widest <= MAX_CUDA_WIDTH and len(field.layers[-1][1]) <= 128)
     return len(channels) == len(types) == 1 and single and known and sized and narrow

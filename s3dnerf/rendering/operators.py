@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import c_float, c_int32, c_int64
 from ctypes import c_void_p as pointer
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ class FieldStructure(ctypes.Structure):
         ("weights", pointer * 3),
         ("biases", pointer * 3),
         *((name, pointer) for name in ("output", "alpha")),
+        ("bfloat_products", c_int32),
+        *((f"{name}_gradient", pointer) for name in ("output", "alpha", "lattice")),
+        ("planes_gradient", pointer * MAX_SCALES),
+        ("weights_gradient", pointer * 3),
+        ("biases_gradient", pointer * 3),
     )
 
 
@@ -162,93 +168,149 @@ def _differentiate_composite(ctx, *gradients):
 composite.register_autograd(_differentiate_composite, setup_context=_save_composite)
 
 
-def march(
-    library: Library,
-    positions: Tensor,
-    lengths: Tensor,
-    lattice: Tensor,
-    lattice_size: Sequence[int],
-    lattice_shape: Sequence[float],
-    planes: Sequence[Tensor],
-    camera: Sequence[Tensor],
-    layers: Sequence[Tensor],
-    frequencies: int,
-    stop: float,
-) -> tuple[Tensor, Tensor]:
-    """Run the fused path; the arguments are those of :func:`field`."""
-    planes = [store_channels_last(scale).contiguous() for scale in planes]
-    floats = [part.float().contiguous() for part in (positions, lengths, lattice, *camera, *layers)]
-    positions, lengths, lattice = floats[:3]
-    rotation, scale, center = floats[3:6]
-    weights, biases = floats[6::2], floats[7::2]
-    batch, rays, samples = lengths.shape
-    features = len(biases[2]) - 4
-    output, alpha = positions.new_empty(batch, rays, features + 5), positions.new_empty(batch, rays)
-    arguments = FieldStructure(
-        batch=batch,
-        rays=rays,
-        samples=samples,
-        lattice_size=tuple(lattice_size),
-        ambient=lattice.shape[2] - 3,
-        scales=len(planes),
-        plane_channels=planes[0].shape[-1],
-        storage=STORAGE[planes[0].dtype],
-        frequencies=frequencies,
-        hidden=len(biases[0]),
-        features=features,
-        stop=stop,
-        lattice_center=tuple(lattice_shape[:3]),
-        lattice_focus=tuple(lattice_shape[3:6]),
-        lattice_extent=tuple(lattice_shape[6:9]),
-        plane_height=tuple(part.shape[2] for part in planes),
-        plane_width=tuple(part.shape[3] for part in planes),
-        plane_batch_stride=tuple(part.stride(0) if len(part) > 1 else 0 for part in planes),
-        planes=tuple(part.data_ptr() for part in planes),
-        positions=positions.data_ptr(),
-        lengths=lengths.data_ptr(),
-        lattice=lattice.data_ptr(),
-        rotation=rotation.data_ptr(),
-        scale=scale.data_ptr(),
-        center=center.data_ptr(),
-        weights=tuple(part.data_ptr() for part in weights),
-        biases=tuple(part.data_ptr() for part in biases),
-        output=output.data_ptr(),
-        alpha=alpha.data_ptr(),
-    )
-    library.call("field_forward", arguments, positions.device)
+@dataclass(frozen=True)
+class FieldArguments:
+    """What both ways through the fused path share."""
+
+    positions: Tensor
+    lengths: Tensor
+    lattice: Tensor
+    lattice_size: Sequence[int]
+    """Points along x, y, z."""
+    lattice_shape: Sequence[float]
+    """Center, focus and extent."""
+    planes: Sequence[Tensor]
+    """``[B or 1, 3, H, W, C]``."""
+    camera: Sequence[Tensor]
+    """Rotation, scale and center."""
+    layers: Sequence[Tensor]
+    """Weight and bias in turns."""
+    frequencies: int
+    stop: float
+    bfloat_products: bool = False
+    """Whether the network may multiply in bfloat16 where that is faster."""
+
+    def make_dense(self) -> FieldArguments:
+        """Return the same with tensors as the kernels read them."""
+        planes = [store_channels_last(scale).contiguous() for scale in self.planes]
+        positions, lengths, lattice, *others = (
+            part.float().contiguous()
+            for part in (self.positions, self.lengths, self.lattice, *self.camera, *self.layers)
+        )
+        dense = {"positions": positions, "lengths": lengths, "lattice": lattice, "planes": planes}
+        return replace(self, **dense, camera=others[:3], layers=others[3:])
+
+    def describe(self) -> FieldStructure:
+        """Fill in what both ways share; the tensors must be dense and outlive the structure."""
+        batch, rays, samples = self.lengths.shape
+        weights, biases = self.layers[::2], self.layers[1::2]
+        return FieldStructure(
+            batch=batch,
+            rays=rays,
+            samples=samples,
+            lattice_size=tuple(self.lattice_size),
+            ambient=self.lattice.shape[2] - 3,
+            scales=len(self.planes),
+            plane_channels=self.planes[0].shape[-1],
+            storage=STORAGE[self.planes[0].dtype],
+            frequencies=self.frequencies,
+            hidden=len(biases[0]),
+            features=len(biases[2]) - 4,
+            stop=self.stop,
+            lattice_center=tuple(self.lattice_shape[:3]),
+            lattice_focus=tuple(self.lattice_shape[3:6]),
+            lattice_extent=tuple(self.lattice_shape[6:9]),
+            plane_height=tuple(part.shape[2] for part in self.planes),
+            plane_width=tuple(part.shape[3] for part in self.planes),
+            plane_batch_stride=tuple(part.stride(0) if len(part) > 1 else 0 for part in self.planes),
+            planes=tuple(part.data_ptr() for part in self.planes),
+            positions=self.positions.data_ptr(),
+            lengths=self.lengths.data_ptr(),
+            lattice=self.lattice.data_ptr(),
+            **dict(zip(("rotation", "scale", "center"), (part.data_ptr() for part in self.camera), strict=True)),
+            weights=tuple(part.data_ptr() for part in weights),
+            biases=tuple(part.data_ptr() for part in biases),
+            bfloat_products=self.bfloat_products,
+        )
+
+
+def march(library: Library, arguments: FieldArguments) -> tuple[Tensor, Tensor]:
+    """Run the fused path: color, features, place in the portrait, ``[B, R, 3 + features + 2]``; alpha ``[B, R]``."""
+    dense = arguments.make_dense()
+    batch, rays, _ = dense.lengths.shape
+    output = dense.positions.new_empty(batch, rays, len(dense.layers[-1]) + 1)
+    alpha = dense.positions.new_empty(batch, rays)
+    filled = dense.describe()
+    filled.output, filled.alpha = output.data_ptr(), alpha.data_ptr()
+    library.call("field_forward", filled, output.device)
     return output, alpha
 
 
-@torch.library.custom_op(
-    "s3dnerf::field",
-    mutates_args=(),
-    schema="(Tensor positions, Tensor lengths, Tensor lattice, int[] lattice_size, float[] lattice_shape, "
-    "Tensor[] planes, Tensor[] camera, Tensor[] layers, int frequencies, float stop) -> (Tensor, Tensor)",
-)
-def field(positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, frequencies, stop):
-    """Samples of head space -> composited color, features and place in the portrait, and alpha; no gradients.
+def march_back(library: Library, gradients: Sequence[Tensor], arguments: FieldArguments) -> list[Tensor]:
+    """Return the gradients to lattice, planes and layers from those of the two results; CPU kernels only."""
+    dense = arguments.make_dense()
+    output, alpha = (gradient.float().contiguous() for gradient in gradients)
+    lattice = torch.zeros_like(dense.lattice)
+    planes = [torch.zeros_like(scale, dtype=torch.float32) for scale in dense.planes]
+    layers = [torch.zeros_like(part) for part in dense.layers]
+    filled = dense.describe()
+    filled.output_gradient, filled.alpha_gradient = output.data_ptr(), alpha.data_ptr()
+    filled.lattice_gradient = lattice.data_ptr()
+    filled.planes_gradient = tuple(scale.data_ptr() for scale in planes)
+    filled.weights_gradient = tuple(part.data_ptr() for part in layers[::2])
+    filled.biases_gradient = tuple(part.data_ptr() for part in layers[1::2])
+    library.call("field_backward", filled, output.device)
+    learned = (arguments.lattice, *arguments.planes, *arguments.layers)
+    return [result.to(part.dtype) for result, part in zip((lattice, *planes, *layers), learned, strict=True)]
 
-    ``planes`` are ``[B or 1, 3, H, W, C]``, ``camera`` is rotation, scale and center, ``layers`` alternate weight and
-    bias, ``lattice_shape`` is center, focus and extent.
-    """
-    library = find_library(positions.device.type)
-    return march(
-        library,
-        positions,
-        lengths,
-        lattice,
-        lattice_size,
-        lattice_shape,
-        planes,
-        camera,
-        layers,
-        frequencies,
-        stop,
-    )
+
+FIELD = (
+    "Tensor positions, Tensor lengths, Tensor lattice, int[] lattice_size, float[] lattice_shape, Tensor[] planes, "
+    "Tensor[] camera, Tensor[] layers, int frequencies, float stop, bool bfloat_products"
+)
+"""The fields of :class:`FieldArguments`, for an operator."""
+
+
+@torch.library.custom_op("s3dnerf::field", mutates_args=(), schema=f"({FIELD}) -> (Tensor, Tensor)")
+def field(positions, *others):
+    """The fused path, :func:`march`."""
+    return march(find_library(positions.device.type), FieldArguments(positions, *others))
 
 
 @field.register_fake
-def _(positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, frequencies, stop):
+def _(positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, *others):
     batch, rays, _ = lengths.shape
-    channels = layers[-1].shape[0] + 1
-    return positions.new_empty(batch, rays, channels), positions.new_empty(batch, rays)
+    dense = positions.new_empty(0, dtype=torch.float32)
+    return dense.new_empty(batch, rays, layers[-1].shape[0] + 1), dense.new_empty(batch, rays)
+
+
+@torch.library.custom_op(
+    "s3dnerf::field_backward", mutates_args=(), schema=f"(Tensor[] gradients, {FIELD}) -> Tensor[]"
+)
+def field_backward(gradients, positions, *others):
+    """The gradients of :func:`field` to lattice, planes and layers."""
+    return march_back(find_library(positions.device.type), gradients, FieldArguments(positions, *others))
+
+
+@field_backward.register_fake
+def _(gradients, positions, lengths, lattice, lattice_size, lattice_shape, planes, camera, layers, *others):
+    return [part.new_empty(part.shape) for part in (lattice, *planes, *layers)]
+
+
+def _save_field(ctx, inputs, output):
+    positions, lengths, lattice, size, shape, planes, camera, layers, *numbers = inputs
+    ctx.save_for_backward(positions, lengths, lattice, *planes, *camera, *layers)
+    ctx.scales, ctx.shape, ctx.numbers = len(planes), (size, shape), numbers
+
+
+def _differentiate_field(ctx, *gradients):
+    positions, lengths, lattice, *tensors = ctx.saved_tensors
+    planes, camera, layers = (tensors[: ctx.scales], tensors[ctx.scales : ctx.scales + 3], tensors[ctx.scales + 3 :])
+    to_lattice, *others = field_backward(
+        list(gradients), positions, lengths, lattice, *ctx.shape, planes, camera, layers, *ctx.numbers
+    )
+    to_planes, to_layers = others[: ctx.scales], others[ctx.scales :]
+    return None, None, to_lattice, None, None, to_planes, [None] * 3, to_layers, None, None, None
+
+
+field.register_autograd(_differentiate_field, setup_context=_save_field)

@@ -15,7 +15,7 @@ from s3dnerf import backend
 from s3dnerf.errors import UserError
 
 BUILD = Path(__file__).resolve().parents[2] / "cuda_ext" / "build.py"
-VARIANTS = ("plain", "avx2", "avx512", "emulated", "cuda")
+VARIANTS = ("plain", "avx2", "avx512", "amx", "emulated", "cuda")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -58,10 +60,9 @@ def widen(field: DeformedField) -> DeformedField:
     )
 
 
-def run(library, field, positions, lengths, stop=0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The fused path on a given library."""
-    return operators.march(
-        library,
+def describe(field, positions, lengths, stop=0.0) -> operators.FieldArguments:
+    """What the operator hands to a library."""
+    return operators.FieldArguments(
         positions,
         lengths,
         field.lattice,
@@ -73,6 +74,11 @@ def run(library, field, positions, lengths, stop=0.0) -> tuple[torch.Tensor, tor
         field.frequencies,
         stop,
     )
+
+
+def run(library, field, positions, lengths, stop=0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The fused path on a given library."""
+    return operators.march(library, describe(field, positions, lengths, stop))
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -174,15 +180,161 @@ def test_lattice_is_read_as_the_model_reads_it() -> None:
     torch.testing.assert_close(read_lattice(field, points), lattice.read(values, points))
 
 
-def test_where_gradients_are_wanted_it_is_differentiable(cpu) -> None:
-    generator = torch.Generator().manual_seed(0)
+def list_learned(field: DeformedField) -> list[torch.Tensor]:
+    """What the field learns, in the order in which the kernels give the gradients."""
+    return [field.lattice, *field.planes, *(part for layer in field.layers for part in layer)]
 
-    def make(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
 
-    make.uniform = lambda *shape, low, high: low + (high - low) * torch.rand(shape, generator=generator)
+def differentiate_truly(field, positions, lengths, gradients, stop=0.0) -> list[torch.Tensor]:
+    """The gradients in float64, through separate operators."""
+    wide = widen(field)
+    learned = [part.requires_grad_() for part in list_learned(wide)]
+    seen = see_field_reference(wide, positions.double(), lengths.double(), stop)
+    return list(torch.autograd.grad([seen.values, seen.alpha], learned, [part.double() for part in gradients]))
+
+
+def differentiate(library, field, positions, lengths, gradients, stop=0.0) -> list[torch.Tensor]:
+    """The gradients from the fused path on a given library."""
+    if library.prefix == "s3d_cuda":
+        pytest.skip("on CUDA gradients come from separate operators")
+    results = operators.march_back(library, gradients, describe(field, positions, lengths, stop))
+    for index in range(1, 1 + len(field.planes)):
+        results[index] = results[index].permute(0, 1, 4, 2, 3)
+    return results
+
+
+def assert_agree(results, truths, tolerance=1e-4) -> None:
+    assert len(results) == len(truths)
+    for result, truth in zip(results, truths, strict=True):
+        assert result.shape == truth.shape and relative_error(result, truth) < tolerance
+
+
+def make_rays(make, batch, rays, samples, features, reach=1.2) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Positions, lengths, and gradients to what rays see."""
+    positions = make.uniform(batch, rays, samples, 3, low=-reach, high=reach)
+    gradients = [make(batch, rays, features + 5), make(batch, rays)]
+    return positions, make.uniform(batch, rays, samples), gradients
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("stop", [0.0, 1e-2])
+def test_gradients_agree_with_float64(library, make, sizes, stop) -> None:
+    *widths, samples, rays = sizes
+    field = make_field(make, *widths)
+    positions, lengths, gradients = make_rays(make, 2, rays, samples, widths[2])
+    results = differentiate(library, field, positions, lengths, gradients, stop)
+    assert_agree(results, differentiate_truly(field, positions, lengths, gradients, stop))
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_gradients_for_any_share_of_the_threads(library, make, batch) -> None:
+    """Three threads: rays of one item in several threads, and items that end inside a thread's share."""
+    field = repeat_field(make_field(make, *SIZES[0][:6]), batch)
+    positions, lengths, gradients = make_rays(make, batch, 70, 4, 16)
+    truths = differentiate_truly(field, positions, lengths, gradients)
+    with use_threads(3):
+        runs = [differentiate(library, field, positions, lengths, gradients) for _ in range(2)]
+    assert_agree(runs[0], truths)
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def repeat_field(field: DeformedField, batch: int) -> DeformedField:
+    """The field for a batch of another size, each item another one."""
+    index = torch.arange(batch) % 2
+    camera = Camera(field.camera.rotation[index], field.camera.scale[index], field.camera.center[index])
+    lattice = field.lattice[index] * torch.arange(1, batch + 1)[:, None, None] / batch
+    return replace(field, lattice=lattice, camera=camera, planes=[scale[index] for scale in field.planes])
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_planes_shared_by_the_batch(library, make, dtype) -> None:
+    field = make_field(make, *SIZES[0][:6])
+    field = replace(field, planes=[scale[:1].to(dtype) for scale in field.planes])
+    positions, lengths, gradients = make_rays(make, 2, 50, 4, 16)
+    with use_threads(2):
+        results = differentiate(library, field, positions, lengths, gradients)
+    truths = differentiate_truly(field, positions, lengths, gradients)
+    assert all(scale.dtype == dtype for scale in results[1:4])
+    assert_agree(results, truths, 1e-4 if dtype == torch.float32 else 1e-2)
+
+
+def test_gradients_far_outside_and_behind_opaque_samples(library, make) -> None:
+    field = make_field(make, *SIZES[0][:6])
+    positions, lengths, gradients = make_rays(make, 2, 40, 6, 16, reach=20.0)
+    lengths[:, ::2] *= 1e3
+    for stop in (0.0, 1e-3):
+        results = differentiate(library, field, positions, lengths, gradients, stop)
+        assert_agree(results, differentiate_truly(field, positions, lengths, gradients, stop))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_bad_positions_never_leave_the_arrays(library, make, bad) -> None:
     field = make_field(make, *SIZES[1][:6])
-    field.lattice.requires_grad_()
-    seen = see_field(field, torch.rand(2, 9, 3, 3), torch.rand(2, 9, 3))
-    (gradient,) = torch.autograd.grad(seen.values.sum(), field.lattice)
-    assert gradient.isfinite().all() and gradient.abs().max() > 0
+    positions, lengths, gradients = make_rays(make, 2, 60, 3, 3)
+    positions[1, 7, 1, 0] = bad
+    results = differentiate(library, field, positions, lengths, gradients)
+    assert all(result[0].isfinite().all() for result in results[:2])
+    assert results[2].isnan().any() or bad == bad
+
+
+def test_no_rays_give_no_gradients(library, make) -> None:
+    field = make_field(make, *SIZES[1][:6])
+    positions, lengths, gradients = make_rays(make, 2, 0, 3, 3)
+    results = differentiate(library, field, positions, lengths, gradients)
+    assert all(result.eq(0.0).all() for result in results)
+
+
+@pytest.fixture
+def learning(cpu, make) -> tuple[DeformedField, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """A field that learns, and its rays."""
+    field = make_field(make, *SIZES[0][:6])
+    for part in list_learned(field):
+        part.requires_grad_()
+    return field, *make_rays(make, 2, 30, 4, 16)
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_see_field_learns_in_one_operator(learning, device, monkeypatch) -> None:
+    """With planes of one portrait expanded to the batch."""
+    field, positions, lengths, gradients = learning
+    field = replace(field, planes=[scale[:1] for scale in field.planes])
+    truths = differentiate_truly(field, positions, lengths, gradients)
+    monkeypatch.setattr("s3dnerf.rendering.field.see_field_reference", None)
+    expanded = [scale.expand(2, -1, -1, -1, -1) for scale in field.planes]
+    seen = see_field(replace(field, planes=expanded), positions, lengths)
+    assert_agree(torch.autograd.grad([seen.values, seen.alpha], list_learned(field), gradients), truths)
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_positions_and_cameras_learn_on_separate_operators(learning, device) -> None:
+    field, positions, lengths, _ = learning
+    field.camera.scale.requires_grad_()
+    positions.requires_grad_()
+    seen = see_field(field, positions, lengths)
+    results = torch.autograd.grad(seen.values.sum(), [positions, field.camera.scale, field.lattice])
+    assert all(result.isfinite().all() and result.abs().max() > 0 for result in results)
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_compiles_as_one_graph_with_the_same_gradients(learning, device) -> None:
+    field, positions, lengths, gradients = learning
+
+    def look(field: DeformedField) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = see_field(field, positions, lengths)
+        return seen.values, seen.alpha
+
+    eager = torch.autograd.grad(look(field), list_learned(field), gradients)
+    compiled = torch.compile(look, fullgraph=True, backend="aot_eager")
+    results = torch.autograd.grad(compiled(field), list_learned(field), gradients)
+    for one, other in zip(results, eager, strict=True):
+        torch.testing.assert_close(one, other)

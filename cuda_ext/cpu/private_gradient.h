@@ -1,0 +1,55 @@
+// Gradients to the lattice and the planes of one item of the batch, added up by one thread for itself. Its rows are padded
+// to whole packs: a pack that was just stored can be loaded again without waiting for memory, part of one cannot.
+#pragma once
+
+#include "samples.h"
+
+namespace S3D_VARIANT {
+
+struct PrivateGradient {
+    int64_t rows = 0;
+    int channels = 0, stride = 0;
+    float* data = nullptr;    // [rows, stride] of the item worked on
+    float* parked = nullptr;  // the same of an item whose gradient another thread has begun
+    float* output = nullptr;  // where `data` goes: [rows, channels]
+    float* parked_output = nullptr;
+
+    bool reserve(int64_t row_count, int channel_count) {
+        rows = row_count;
+        channels = channel_count;
+        stride = pad_to_pack(channels);
+        data = allocate(static_cast<size_t>(rows) * stride);
+        return data != nullptr;
+    }
+
+    void release() {
+        free(data);
+        free(parked);
+    }
+
+    // Adds rows `begin` to `end` of `from` to those of an output.
+    void add_rows(const float* from, int64_t begin, int64_t end, float* to) const {
+        for (int64_t row = begin; row < end; ++row) {
+            for (int c = 0; c < channels; c += WIDTH) {
+                const int count = channels - c < WIDTH ? channels - c : WIDTH;
+                float* place = to + row * channels + c;
+                store_part(place, load_part(place, count) + load(from + row * stride + c), count);
+            }
+        }
+    }
+
+    // Is done with an item. Only the thread that began it may write its output now; others wait until all are done.
+    bool finish(bool began) {
+        if (began) {
+            add_rows(data, 0, rows, output);
+            memset(data, 0, sizeof(float) * rows * stride);
+            return true;
+        }
+        parked = data;
+        parked_output = output;
+        data = allocate(static_cast<size_t>(rows) * stride);
+        return data != nullptr;
+    }
+};
+
+}  // namespace S3D_VARIANT
