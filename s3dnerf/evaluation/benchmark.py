@@ -31,8 +31,7 @@ from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter
 from s3dnerf.models import s3dnerf as model_module
-from s3dnerf.models.deformation_field import CrossModalFacialDeformationField, Lattice
-from s3dnerf.models.radiance_field import RadianceField
+from s3dnerf.models.deformation_field import CrossModalFacialDeformationField
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.models.super_resolution import SuperResolution
 from s3dnerf.pipeline import TalkingHeadPipeline
@@ -46,11 +45,6 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("speech", S3DNeRF, "encode_speech"),
     ("deformation", S3DNeRF, "drive"),
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
-    ("lookup", Lattice, "read"),
-    ("lookup", model_module, "sample_triplane"),
-    ("lookup", model_module, "sample_triplanes"),
-    ("MLP", RadianceField, "forward"),
-    ("compositing", model_module, "composite"),
     ("lookup, MLP and compositing, fused", model_module, "see_field"),
     ("super-resolution", SuperResolution, "forward"),
     ("encoding to mp4", VideoWriter, "write"),

@@ -9,11 +9,11 @@ the lips shows teeth or skin.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
@@ -96,26 +96,17 @@ class Deformation:
 
 
 class Lattice(nn.Module):
-    """Points of head space, dense around the mouth, and trilinear reading between them."""
+    """Points of head space, dense around the mouth, between which the field is read trilinearly."""
 
     def __init__(self, config: LatticeConfig) -> None:
         super().__init__()
-        self.size = config.size
-        self.register_buffer("center", torch.tensor(config.center), persistent=False)
-        self.register_buffer("focus", torch.tensor(config.focus), persistent=False)
-        extent = torch.asinh(torch.tensor(config.reach) / self.focus)
-        self.register_buffer("extent", extent, persistent=False)
+        self.size, self.center, self.focus = config.size, config.center, config.focus
+        self.extent = tuple(math.asinh(reach / focus) for reach, focus in zip(config.reach, config.focus, strict=True))
         axes = [torch.linspace(-1.0, 1.0, points) for points in config.size]
         unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).permute(2, 1, 0, 3)
-        points = self.center + self.focus * torch.sinh(unit * self.extent)
+        center, focus, extent = (torch.tensor(part) for part in (self.center, self.focus, self.extent))
+        points = center + focus * torch.sinh(unit * extent)
         self.register_buffer("points", points.reshape(-1, 3), persistent=False)
-
-    def read(self, values: Tensor, positions: Tensor) -> Tensor:
-        """Interpolate ``values [B, points, C]`` at ``positions [B, N, 3]`` (head space) -> ``[B, N, C]``."""
-        unit = torch.asinh((positions - self.center) / self.focus) / self.extent
-        volume = values.transpose(1, 2).unflatten(2, self.size[::-1])
-        read = F.grid_sample(volume.float(), unit[:, None, None].float(), padding_mode="border", align_corners=True)
-        return read.flatten(2).transpose(1, 2)
 
 
 class SpeechAttention(nn.Module):

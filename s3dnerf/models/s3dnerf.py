@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.config import from_dict
-from s3dnerf.encoding.triplane import sample_triplane
 from s3dnerf.face.camera import load_canonical_face
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import REGIONS
@@ -31,9 +30,9 @@ from s3dnerf.models.motion_encoder import MotionEncoder
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
-from s3dnerf.rendering.compositing import composite
+from s3dnerf.rendering.field import DeformedField, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
-from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
 
 
@@ -187,17 +186,19 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         points = torch.cat([grid.expand(len(fovea.points), -1, -1), fovea.points], dim=1)
 
         samples = place_samples(cast_rays(points, camera), self.config.surface, count, generator)
-        positions = samples.positions.flatten(1, 2)
-
-        lattice = self.deformation_field.deform_lattice(codes)
-        deformation = self.deformation_field.lattice.read(lattice, positions)
-        offsets, ambient = deformation[..., :3], deformation[..., 3:]
-        source = project_points(positions + offsets, portrait.camera)
-
-        appearance = torch.cat([sample_triplane(p, source) for p in identity.appearance.planes], dim=-1)
-        radiance = self.radiance_field(appearance, ambient, positions, offsets)
-        values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
-        seen = composite(radiance.density.unflatten(1, (-1, count)), values.unflatten(1, (-1, count)), samples.lengths)
+        shape, lattice = self.deformation_field.lattice, self.deformation_field.deform_lattice(codes)
+        field = DeformedField(
+            lattice=lattice,
+            lattice_size=shape.size,
+            lattice_center=shape.center,
+            lattice_focus=shape.focus,
+            lattice_extent=shape.extent,
+            planes=identity.appearance.planes,
+            camera=portrait.camera,
+            layers=self.radiance_field.layers,
+            frequencies=self.radiance_field.frequencies,
+        )
+        seen = see_field(field, samples.positions, samples.lengths)
 
         alpha = seen.alpha[..., None]
         flow = seen.values[..., -2:] - alpha * points

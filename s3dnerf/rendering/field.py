@@ -110,7 +110,8 @@ def see_field_reference(field: DeformedField, positions: Tensor, lengths: Tensor
     hidden = torch.cat(inputs, dim=-1)
     for weight, bias in field.layers[:-1]:
         hidden = F.silu(F.linear(hidden, weight, bias))
-    result = F.linear(hidden, *field.layers[-1])
+    # Mixed precision is for products: what comes of them is composited as it is in float32.
+    result = F.linear(hidden, *field.layers[-1]).to(points.dtype)
     values = torch.cat([result[..., 1:4].sigmoid(), result[..., 4:], source[..., :2]], dim=-1)
     density = DENSITY_GAIN * F.softplus(result[..., 0])
     shape = lengths.shape

@@ -13,6 +13,7 @@ from s3dnerf.encoding.reference import sample_triplane
 from s3dnerf.models.appearance_encoder import AppearanceEncoderConfig
 from s3dnerf.models.audio_encoder import AudioEncoderConfig
 from s3dnerf.models.deformation_field import DeformationConfig, LatticeConfig
+from s3dnerf.models.layers import encode_sine
 from s3dnerf.models.radiance_field import RadianceFieldConfig
 from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF
 from s3dnerf.rendering import operators
@@ -146,38 +147,22 @@ def test_gives_what_the_model_renders_line_by_line(cpu) -> None:
         lattice = 0.1 * torch.randn(2, len(field.lattice.points), 3 + model.config.deformation.ambient)
 
         positions = samples.positions.flatten(1, 2)
-        deformation = field.lattice.read(lattice, positions)
+        shape = (field.lattice.size, field.lattice.center, field.lattice.focus, field.lattice.extent)
+        layers = (model.radiance_field.layers, model.radiance_field.frequencies)
+        fused = DeformedField(lattice, *shape, planes, camera, *layers)
+        deformation = read_lattice(fused, positions)
         offsets, ambient = deformation[..., :3], deformation[..., 3:]
         source = project_points(positions + offsets, camera)
-        appearance = torch.cat([sample_triplane(scale, source) for scale in planes], dim=-1)
-        radiance = model.radiance_field(appearance, ambient, positions, offsets)
-        values = torch.cat([radiance.color, radiance.features, source[..., :2]], dim=-1)
-        density = radiance.density.unflatten(1, (-1, 6))
+        appearance = [sample_triplane(scale, source) for scale in planes]
+        inputs = [*appearance, ambient, 4.0 * offsets, encode_sine(positions, 3)]
+        result = model.radiance_field.network(torch.cat(inputs, dim=-1))
+        values = torch.cat([result[..., 1:4].sigmoid(), result[..., 4:], source[..., :2]], dim=-1)
+        density = 4.0 * torch.nn.functional.softplus(result[..., 0]).unflatten(1, (-1, 6))
         truth = composite_reference(density, values.unflatten(1, (-1, 6)), samples.lengths)
 
-        fused = DeformedField(
-            lattice=lattice,
-            lattice_size=field.lattice.size,
-            lattice_center=tuple(field.lattice.center.tolist()),
-            lattice_focus=tuple(field.lattice.focus.tolist()),
-            lattice_extent=tuple(field.lattice.extent.tolist()),
-            planes=planes,
-            camera=camera,
-            layers=[(layer.weight, layer.bias) for layer in model.radiance_field.network[::2]],
-            frequencies=model.radiance_field.frequencies,
-        )
         seen = see_field(fused, samples.positions, samples.lengths)
     torch.testing.assert_close(seen.values, truth.values, atol=1e-4, rtol=0.0)
     torch.testing.assert_close(seen.alpha, truth.alpha, atol=1e-4, rtol=0.0)
-
-
-def test_lattice_is_read_as_the_model_reads_it() -> None:
-    torch.manual_seed(0)
-    lattice = make_model().deformation_field.lattice
-    values, points = torch.randn(2, len(lattice.points), 7), 2.0 * torch.randn(2, 50, 3)
-    shape = [tuple(part.tolist()) for part in (lattice.center, lattice.focus, lattice.extent)]
-    field = DeformedField(values, lattice.size, *shape, planes=[], camera=None, layers=[], frequencies=0)
-    torch.testing.assert_close(read_lattice(field, points), lattice.read(values, points))
 
 
 def list_learned(field: DeformedField) -> list[torch.Tensor]:
