@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
@@ -159,13 +160,26 @@ class RegionWarp(nn.Module):
     def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
         """Evaluate ``N`` positions (shared by all frames, or ``B`` sets of them) under ``B`` frames."""
         by_region = self.from_codes(torch.cat([codes.motion, codes.portrait], dim=-1))  # [B, R, hidden]
+        shares, pose = features.shares.exp(), self.from_pose(codes.pose)
+        position = self.from_position(features.encoded)
         # Mixing after the first layer: regions are few, positions many.
-        mixed = features.shares.exp().to(by_region.dtype) @ by_region
-        pose = self.from_pose(codes.pose)[:, None]
-        first = self.activation(self.from_position(features.encoded) + mixed + pose)
-        last = self.activation(self.widen(self.activation(self.narrow(first))))
-        result = self.output(torch.cat([first, last], dim=-1)).float()
+        if shares.dim() == 3:
+            result = self.offset(position + shares @ by_region + pose[:, None])
+        else:
+            # Positions first, frames second: one product mixes for all frames.
+            mixed = (shares @ by_region.transpose(0, 1).flatten(1)).view(len(shares), *pose.shape)
+            result = self.offset(position[:, None] + mixed + pose).transpose(0, 1)
         return Deformation(0.25 * result[..., :3], result[..., 3:])
+
+    def offset(self, mixed: Tensor) -> Tensor:
+        """Run the U-shaped network on ``[..., hidden]`` -> ``[..., 3 + ambient]``."""
+        first = self.activation(mixed)
+        last = self.activation(self.widen(self.activation(self.narrow(first))))
+        # Products with a handful of columns are slow in bfloat16: a few rows of zeros make them fast.
+        count = len(self.output.bias)
+        weight, bias = F.pad(self.output.weight, (0, 0, 0, -count % 16)), F.pad(self.output.bias, (0, -count % 16))
+        near, far = weight.chunk(2, dim=1)
+        return (F.linear(first, near, bias) + F.linear(last, far))[..., :count].float()
 
 
 class CrossModalFacialDeformationField(nn.Module):

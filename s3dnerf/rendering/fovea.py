@@ -32,50 +32,51 @@ class FoveaConfig:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """Cells of a fine grid, a rectangle in each frame of a batch."""
+class Fovea:
+    """The denser rays of a batch of frames: cells of a fine grid, one rectangle after another."""
 
     cells: Tensor
-    """``[B, h w]`` numbers of the cells, row by row of the fine grid."""
+    """``[B, N]`` numbers of the cells, row by row of the fine grid."""
     opacity: Tensor
-    """``[h w]``, falling to 0 beyond the border."""
+    """``[B, N]``, falling to 0 beyond the border of each rectangle; no more than 1 where several cover a cell."""
+    size: int
+    """Cells a side of the fine grid."""
+
+    @property
+    def points(self) -> Tensor:
+        """Image coordinates of the cells, ``[B, N, 2]``."""
+        places = torch.stack([self.cells % self.size, self.cells // self.size], dim=-1)
+        return (2.0 * places + 1.0) / self.size - 1.0
 
     def paste(self, values: Tensor, canvas: Tensor) -> Tensor:
-        """Lay ``values [B, C, h w]`` over ``canvas [B, C, H, W]``."""
+        """Lay what these rays saw, ``values [B, C, N]``, over ``canvas [B, C, H, W]`` (the fine grid)."""
         cells = self.cells[:, None].expand_as(values)
         flat = canvas.flatten(2)
-        change = self.opacity * (values - flat.gather(2, cells))
+        change = self.opacity[:, None] * (values - flat.gather(2, cells))
         return flat.scatter_add(2, cells, change.to(flat.dtype)).view_as(canvas)
-
-
-@dataclass(frozen=True)
-class Fovea:
-    """The patches of a batch of frames and the rays they want."""
-
-    patches: list[Patch]
-    points: Tensor
-    """``[B, N, 2]`` image coordinates of the cells of all patches, one patch after another."""
-
-    def paste(self, values: Tensor, canvas: Tensor) -> Tensor:
-        """Lay what these rays saw, ``[B, C, N]``, over ``canvas [B, C, H, W]`` (the fine grid)."""
-        counts = [patch.cells.shape[1] for patch in self.patches]
-        for patch, seen in zip(self.patches, values.split(counts, dim=2), strict=True):
-            canvas = patch.paste(seen, canvas)
-        return canvas
 
 
 def place_fovea(camera: Camera, config: FoveaConfig, size: int) -> Fovea:
     """Place the patches for a batch of cameras on a fine grid of ``size`` cells a side."""
     places = [(MOUTH, config.mouth), *((eye, config.eye) for eye in EYES)]
     patches = [place_patch(camera, center, shares, size) for center, shares in places if min(shares) > 0]
-    none = torch.zeros(len(camera.center), 0, dtype=torch.long, device=camera.center.device)
-    cells = torch.cat([none, *(patch.cells for patch in patches)], dim=1)
-    points = (2.0 * torch.stack([cells % size, cells // size], dim=-1) + 1.0) / size - 1.0
-    return Fovea(patches, points)
+    if not patches:
+        nothing = camera.scale.new_zeros(len(camera.scale), 0)
+        return Fovea(nothing.long(), nothing, size)
+    cells, opacity = (torch.cat(parts, dim=1) for parts in zip(*patches, strict=True))
+    # Where a head turned far brings patches together, they share the cells.
+    covered = torch.zeros(len(cells), size * size, device=cells.device).scatter_add(1, cells, opacity)
+    return Fovea(cells, opacity / covered.gather(1, cells).clamp(min=1.0), size)
 
 
-def place_patch(camera: Camera, center: tuple[float, float, float], shares: tuple[float, float], size: int) -> Patch:
-    """Place a patch that covers ``shares`` (height, width) of the frame around ``center`` (head space)."""
+def place_patch(
+    camera: Camera, center: tuple[float, float, float], shares: tuple[float, float], size: int
+) -> tuple[Tensor, Tensor]:
+    """Place a rectangle that covers ``shares`` (height, width) of the frame around ``center`` (head space).
+
+    Returns:
+        its cells and their opacity, ``[B, h w]`` both.
+    """
     height, width = (min(max(round(share * size), 1), size) for share in shares)
     device = camera.center.device
     target = torch.tensor(center, device=device).expand(len(camera.center), 1, 3)
@@ -87,7 +88,7 @@ def place_patch(camera: Camera, center: tuple[float, float, float], shares: tupl
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     cells = (top[:, None, None] + rows[:, None]) * size + left[:, None, None] + columns
     opacity = fade(height, device)[:, None] * fade(width, device)
-    return Patch(cells.flatten(1), opacity.flatten())
+    return cells.flatten(1), opacity.flatten().expand(len(cells), -1)
 
 
 def fade(count: int, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s3dnerf.rendering.fovea import EYES, MOUTH, FoveaConfig, fade, place_fovea, place_patch
+from s3dnerf.rendering.fovea import EYES, MOUTH, Fovea, FoveaConfig, fade, place_fovea
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 
 SIZE = 64
@@ -22,12 +22,14 @@ def read_points(values: Tensor, points: Tensor) -> Tensor:
     return read[:, :, 0]
 
 
+def place(camera: Camera, mouth: tuple[float, float], eye: tuple[float, float] = (0.0, 0.0), size: int = SIZE) -> Fovea:
+    return place_fovea(camera, FoveaConfig(mouth=mouth, eye=eye), size)
+
+
 def test_patches_lie_around_mouth_and_eyes() -> None:
     camera = make_camera(0.1, -0.05)
-    fovea = place_fovea(camera, FoveaConfig(mouth=(0.25, 0.25), eye=(0.125, 0.125)), SIZE)
-    counts = [patch.cells.shape[1] for patch in fovea.patches]
-    assert counts == [16 * 16, 8 * 8, 8 * 8]
-    for center, points in zip((MOUTH, *EYES), fovea.points.split(counts, dim=1), strict=True):
+    fovea = place(camera, (0.25, 0.25), (0.125, 0.125))
+    for center, points in zip((MOUTH, *EYES), fovea.points.split([16 * 16, 8 * 8, 8 * 8], dim=1), strict=True):
         wanted = project_points(torch.tensor([[center]]), camera)[0, 0, :2]
         # In steps of whole cells, so half a cell off at most.
         assert (points.mean(dim=1)[0] - wanted).abs().max() <= 1.0 / SIZE + 1e-6
@@ -36,27 +38,24 @@ def test_patches_lie_around_mouth_and_eyes() -> None:
 def test_points_are_the_centers_of_their_cells() -> None:
     fovea = place_fovea(make_camera(), FoveaConfig(), SIZE)
     grid = make_pixel_grid(SIZE, SIZE).flatten(0, 1)
-    cells = torch.cat([patch.cells for patch in fovea.patches], dim=1)
-    torch.testing.assert_close(fovea.points[0], grid[cells[0]])
+    torch.testing.assert_close(fovea.points[0], grid[fovea.cells[0]])
 
 
 def test_patches_follow_the_head() -> None:
-    config = FoveaConfig(mouth=(0.25, 0.25), eye=(0.0, 0.0))
-    first, second = (place_fovea(make_camera(shift), config, SIZE) for shift in (0.0, 2 * 5 / SIZE))
-    assert len(first.patches) == 1
-    assert torch.equal(second.patches[0].cells, first.patches[0].cells + 5)
+    first, second = (place(make_camera(shift), (0.25, 0.25)) for shift in (0.0, 2 * 5 / SIZE))
+    assert first.cells.shape == (1, 16 * 16)
+    assert torch.equal(second.cells, first.cells + 5)
 
 
-@pytest.mark.parametrize("place", [(-3.0, 0.0), (3.0, 0.0), (0.0, -3.0), (0.0, 3.0)])
-def test_patches_stay_within_the_frame(place: tuple[float, float]) -> None:
-    fovea = place_fovea(make_camera(*place), FoveaConfig(), SIZE)
+@pytest.mark.parametrize("where", [(-3.0, 0.0), (3.0, 0.0), (0.0, -3.0), (0.0, 3.0)])
+def test_patches_stay_within_the_frame(where: tuple[float, float]) -> None:
+    fovea = place(make_camera(*where), (0.22, 0.28))
     assert fovea.points.abs().max() < 1.0
-    for patch in fovea.patches:
-        assert len(patch.cells[0].unique()) == patch.cells.shape[1]
+    assert len(fovea.cells[0].unique()) == fovea.cells.shape[1]
 
 
 def test_without_patches_there_are_no_rays() -> None:
-    fovea = place_fovea(make_camera(), FoveaConfig(mouth=(0.0, 0.0), eye=(0.0, 0.0)), SIZE)
+    fovea = place(make_camera(), (0.0, 0.0))
     canvas = torch.rand(1, 2, SIZE, SIZE)
     assert fovea.points.shape == (1, 0, 2)
     assert torch.equal(fovea.paste(torch.zeros(1, 2, 0), canvas), canvas)
@@ -69,19 +68,27 @@ def test_pasting_what_is_there_changes_nothing() -> None:
 
 
 def test_pasted_values_replace_the_middle_and_fade_at_the_border() -> None:
-    patch = place_patch(make_camera(), (0.0, 0.0, 0.0), (0.25, 0.25), SIZE)
-    pasted = patch.paste(torch.ones(1, 1, 256), torch.zeros(1, 1, SIZE, SIZE))[0, 0]
-    torch.testing.assert_close(
-        pasted[32, 22:42], torch.tensor([0, 0, 0.25, 0.5, 0.75, *[1.0] * 10, 0.75, 0.5, 0.25, 0, 0])
-    )
+    # The mouth of this head is in the middle of the frame.
+    fovea = place(make_camera(v=-0.42 * 0.8), (0.25, 0.25))
+    pasted = fovea.paste(torch.ones(1, 1, 256), torch.zeros(1, 1, SIZE, SIZE))[0, 0]
+    border = [0.25, 0.5, 0.75]
+    torch.testing.assert_close(pasted[32, 22:42], torch.tensor([0, 0, *border, *[1.0] * 10, *border[::-1], 0, 0]))
     assert pasted.sum().item() == pytest.approx((10 + 2 * 1.5) ** 2)
 
 
+def test_patches_that_meet_share_their_cells() -> None:
+    # A head so small that eyes and mouth lie within one patch.
+    fovea = place(make_camera(scale=0.05), (0.3, 0.3), (0.3, 0.3))
+    pasted = fovea.paste(torch.ones(1, 1, fovea.cells.shape[1]), torch.zeros(1, 1, SIZE, SIZE))[0, 0]
+    assert pasted.max().item() == pytest.approx(1.0, abs=1e-5)
+    assert (pasted > 0.99).sum() > 150
+
+
 def test_gradients_reach_canvas_and_values() -> None:
-    patch = place_patch(make_camera(), (0.0, 0.0, 0.0), (0.1, 0.1), 16)
-    values = torch.rand(1, 2, patch.cells.shape[1], dtype=torch.float64, requires_grad=True)
+    fovea = place(make_camera(), (0.1, 0.1), size=16)
+    values = torch.rand(1, 2, fovea.cells.shape[1], dtype=torch.float64, requires_grad=True)
     canvas = torch.rand(1, 2, 16, 16, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(patch.paste, (values, canvas))
+    assert torch.autograd.gradcheck(lambda *given: fovea.paste(*given), (values, canvas))
 
 
 def test_a_short_side_still_fades() -> None:
