@@ -90,7 +90,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
 
 
 def list_variants(compiler: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
-    """Return the flags of each instruction set to compile for, by name, and the flags that tell dispatch.cpp of them."""
+    """Return the flags of each instruction set to compile for, by name, and those that tell dispatch.cpp of them."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {"plain": ()}, ()
     if not _accepts(compiler, *AMX_FLAGS):
