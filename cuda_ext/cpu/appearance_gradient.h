@@ -48,8 +48,8 @@ S3D_HD void differentiate_reading(const PlaneReading& reading, int lane, const T
     }
 }
 
-// Samples `first` and the lanes behind it. `rows.inputs` holds the gradient to the network's inputs; the gradient to u, v
-// and depth is added to `place`.
+// Samples `first` and the lanes behind it. `rows.inputs` holds the gradient to the network's inputs; the gradient to u,
+// v and depth is added to `place`.
 template <class T>
 void differentiate_lanes(const S3dField& field, const Item& item, const SampleRows& rows, int first,
                          const PrivateGradient (&planes)[S3D_MAX_SCALES], float* const (&place)[3]) {

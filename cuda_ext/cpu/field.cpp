@@ -110,10 +110,11 @@ void march(const S3dField& field, const Item& item, const Network& network, cons
     for (int s = 0; s < field.samples && rows.count > 0; ++s) {
         gather_samples(field, item, first, s, scratch);
         prepare_inputs<T>(field, item, rows);
-        network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, scratch.narrow);
-        network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, scratch.narrow);
+        const NarrowScratch& narrow = scratch.narrow;
+        network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, narrow);
+        network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, narrow);
         network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false,
-                               scratch.narrow);
+                               narrow);
         finish_values(field, stride, scratch);
         composite_samples(field, stride, last_seen, scratch);
     }

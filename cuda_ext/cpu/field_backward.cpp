@@ -131,7 +131,8 @@ void apply_network(const Network& network, Scratch& scratch) {
     activate(scratch.hidden[0], scratch.slope[0], values);
     network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, narrow);
     activate(scratch.hidden[1], scratch.slope[1], values);
-    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false, narrow);
+    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false,
+                           narrow);
 }
 
 // Colors are the outputs 1 to 3, all in the first pack.
@@ -153,7 +154,7 @@ void weigh_values(Scratch& scratch) {
     }
 }
 
-// Composites rays side by side, front to back for the weights and then back to front for the derivatives by raw density.
+// Composites rays side by side: front to back for the weights, then back to front for the derivatives by raw density.
 void differentiate_rays(const S3dField& field, float last_seen, int begin, Scratch& scratch) {
     Pack depth{};
     for (int s = 0; s < field.samples; ++s) {

@@ -90,7 +90,8 @@ struct Layer {
         (void)scratch;
 #endif
         const RightFactor right = {turned, input_stride, outputs};
-        multiply({from, from_stride, 1}, right, rows, columns, {zeros, 0}, {to, to_stride}, [](Pack sum) { return sum; });
+        multiply({from, from_stride, 1}, right, rows, columns, {zeros, 0}, {to, to_stride},
+                 [](Pack sum) { return sum; });
     }
 };
 

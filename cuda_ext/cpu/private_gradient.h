@@ -1,5 +1,5 @@
-// Gradients to the lattice and the planes of one item of the batch, added up by one thread for itself. Its rows are padded
-// to whole packs: a pack that was just stored can be loaded again without waiting for memory, part of one cannot.
+// Gradients to the lattice and the planes of one item of the batch, added up by one thread for itself. Rows are padded to
+// whole packs: a pack that was just stored can be loaded again without waiting for memory, part of one cannot.
 #pragma once
 
 #include "samples.h"

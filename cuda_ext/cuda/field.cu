@@ -35,11 +35,8 @@ __device__ void deform(const S3dField& field, int64_t item, Sample& sample, floa
     }
     for (int bits = 0; bits < 8; ++bits) {
         const float* from = corner;
-        float share = 1.0f;
-        for (int d = 0; d < 3; ++d) {
-            from += (bits >> d & 1) * across[d];
-            share *= (bits >> d & 1) ? weight[d] : 1.0f - weight[d];
-        }
+        for (int d = 0; d < 3; ++d) from += (bits >> d & 1) * across[d];
+        const float share = share_of_corner(bits, weight);
         for (int c = 0; c < channels; ++c) value[c] += share * from[c];
     }
     for (int c = 0; c < field.ambient; ++c) ambient_and_offset[c] = value[3 + c];

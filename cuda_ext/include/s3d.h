@@ -119,7 +119,8 @@ S3D_API int s3d_cpu_composite_forward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_composite_backward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_field_forward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
-// The instruction set in use: "amx" (AVX-512 and bfloat16 matrix registers), "avx512", "avx2" or "plain". `s3d_cpu_use` chooses one of those the processor has.
+// The instruction set in use: "amx" (AVX-512 and matrix registers for bfloat16), "avx512", "avx2" or "plain".
+// `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
 S3D_API int s3d_cpu_use(const char* variant);
 

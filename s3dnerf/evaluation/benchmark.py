@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -264,25 +265,8 @@ def _make_composite_cases(
 
 
 def _make_field_cases(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> Iterator[Case]:
-    """The sizes of `base`: 8 samples a ray, three scales of 12 channels, 64 hidden units."""
-    rays, samples = points // 8, 8
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
-    field = DeformedField(
-        lattice=0.05 * draw(1, 44 * 52 * 8, 7),
-        lattice_size=(44, 52, 8),
-        lattice_center=(0.0, -0.38, 0.45),
-        lattice_focus=(0.3, 0.3, 1.0),
-        lattice_extent=(2.2, 2.3, 0.9),
-        planes=[draw(1, 3, 12, size, size) for size in (16, 32, 64)],
-        camera=Camera(torch.eye(3, device=device)[None], draw(1).abs() + 0.5, 0.1 * draw(1, 2)),
-        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in ((64, 64), (64, 64), (64, 20))],
-        frequencies=3,
-    )
-    positions = 0.4 * draw(1, rays, samples, 3)
-    lengths = torch.full((1, rays, samples), 0.06, device=device)
+    """The sizes of `base`: rendering looks at one item, training at a batch of six, in both precisions."""
+    field, positions, lengths = _make_field(1, points // 8, device, generator)
 
     def look(function, **options: float) -> Tensor:
         with torch.inference_mode():
@@ -296,6 +280,56 @@ def _make_field_cases(points: int, repeats: int, device: torch.device, generator
     yield Case("fused field, forward", lambda: look(see_field), others, repeats)
     stopping = {"eager": look_on_pytorch}
     yield Case("fused field, rays stop at 1e-3", lambda: look(see_field, stop=1e-3), stopping, repeats)
+    for precision in ("float32", "autocast"):
+        yield from _make_learning_cases(points, repeats, device, generator, precision)
+
+
+def _make_learning_cases(
+    points: int, repeats: int, device: torch.device, generator: torch.Generator, precision: str
+) -> Iterator[Case]:
+    field, positions, lengths = _make_field(6, points // 48, device, generator)
+    learned = [field.lattice, *field.planes, *(part for layer in field.layers for part in layer)]
+    for part in learned:
+        part.requires_grad_()
+    gradient = torch.randn(6, points // 48, 21, generator=generator).to(device)
+
+    def look(function, backward: bool) -> Any:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "autocast"):
+            values = function(field, positions, lengths).values
+        return torch.autograd.grad(values, learned, gradient) if backward else values
+
+    def look_on_pytorch(backward: bool) -> Any:
+        with force_backend("pytorch"):
+            return look(see_field_reference, backward)
+
+    for name, backward in (("forward", False), ("forward + backward", True)):
+        others = {
+            "eager": partial(look_on_pytorch, backward),
+            "our separate operators": partial(look, see_field_reference, backward),
+        }
+        yield Case(f"field in training, {precision}, {name}", partial(look, see_field, backward), others, repeats)
+
+
+def _make_field(
+    batch: int, rays: int, device: torch.device, generator: torch.Generator
+) -> tuple[DeformedField, Tensor, Tensor]:
+    """A field, and the positions and lengths of 8 samples a ray: three scales of 12 channels, 64 hidden units."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    field = DeformedField(
+        lattice=0.05 * draw(batch, 44 * 72 * 8, 7),
+        lattice_size=(44, 72, 8),
+        lattice_center=(0.0, -0.38, 0.45),
+        lattice_focus=(0.35, 0.6, 1.0),
+        lattice_extent=(2.1, 1.65, 0.88),
+        planes=[draw(batch, 3, 12, size, size) for size in (16, 32, 64)],
+        camera=Camera(torch.eye(3, device=device).expand(batch, 3, 3), draw(batch).abs() + 0.5, 0.1 * draw(batch, 2)),
+        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in ((64, 64), (64, 64), (64, 20))],
+        frequencies=3,
+    )
+    return field, 0.4 * draw(batch, rays, 8, 3), torch.full((batch, rays, 8), 0.06, device=device)
 
 
 @contextmanager

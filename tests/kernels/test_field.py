@@ -279,6 +279,22 @@ def test_no_rays_give_no_gradients(library, make) -> None:
     assert all(result.eq(0.0).all() for result in results)
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_products_in_bfloat16_where_they_are_allowed(library, make, sizes) -> None:
+    *widths, samples, rays = sizes
+    field = make_field(make, *widths)
+    positions, lengths, gradients = make_rays(make, 2, rays, samples, widths[2])
+    allowed = replace(describe(field, positions, lengths), bfloat_products=True)
+    truth = see_field_reference(widen(field), positions.double(), lengths.double())
+    values, alpha = operators.march(library, allowed)
+    assert relative_error(values, truth.values) < 1e-2
+    assert relative_error(alpha, truth.alpha) < 1e-2
+    if library.prefix == "s3d_cpu":
+        truths = differentiate_truly(field, positions, lengths, gradients)
+        truths[1 : 1 + len(field.planes)] = [part.permute(0, 1, 3, 4, 2) for part in truths[1 : 1 + len(field.planes)]]
+        assert_agree(operators.march_back(library, gradients, allowed), truths, 1e-2)
+
+
 @pytest.fixture
 def learning(cpu, make) -> tuple[DeformedField, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """A field that learns, and its rays."""
