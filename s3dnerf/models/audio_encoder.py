@@ -26,6 +26,8 @@ class AudioEncoderConfig:
     surrounds it."""
     width: int = 128
     """Channels of the convolutions and of the tokens."""
+    dropout: float = 0.3
+    """Share of the channels left out after each convolution in training; two thirds of it before the first."""
     logmel: LogMelConfig = field(default_factory=LogMelConfig)
 
     @property
@@ -41,6 +43,7 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.features = make_features(config)
+        self.drop_features = nn.Dropout(config.dropout * 2 / 3)
         # Every column of the pre-trained ones is 20 ms already; the first stride brings the spectrogram there.
         strides = (1, 2, 2, 1) if config.features == "logmel" else (1, 1, 2, 1)
         layers: list[nn.Module] = []
@@ -50,7 +53,7 @@ class AudioEncoder(nn.Module):
                 nn.Conv1d(inputs, config.width, 3, stride=stride, padding=1),
                 nn.GroupNorm(8, config.width),
                 nn.SiLU(),
-                nn.Dropout(0.1),
+                nn.Dropout(config.dropout),
             ]
             inputs = config.width
         self.network = nn.Sequential(*layers)
@@ -71,7 +74,7 @@ class AudioEncoder(nn.Module):
         features = self.features(join_windows(windows, run))
         features = features[..., margin : features.shape[-1] - margin]
         views = features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
-        return self.network(views).transpose(1, 2)
+        return self.network(self.drop_features(views)).transpose(1, 2)
 
 
 def make_features(config: AudioEncoderConfig) -> nn.Module:
