@@ -85,22 +85,29 @@ static inline void round_to_pairs(const float* from, int64_t stride, int rows, i
     }
 }
 
-// Turns 16 rows of 16 words, by swapping ever smaller blocks.
-S3D_HD void turn(__m512i (&row)[TILE]) {
-    for (int size = 8; size > 0; size /= 2) {
-        alignas(64) int32_t first[TILE], second[TILE];
-        for (int lane = 0; lane < TILE; ++lane) {
-            first[lane] = lane & size ? TILE + lane - size : lane;
-            second[lane] = lane & size ? TILE + lane : lane + size;
-        }
-        const __m512i upper = _mm512_load_si512(first), lower = _mm512_load_si512(second);
-        for (int i = 0; i < TILE; ++i) {
-            if (i & size) continue;
-            const __m512i a = row[i], b = row[i + size];
-            row[i] = _mm512_permutex2var_epi32(a, upper, b);
-            row[i + size] = _mm512_permutex2var_epi32(a, lower, b);
-        }
+// Swaps the upper right and lower left blocks of SIZE by SIZE words in every two by two of them.
+template <int SIZE>
+S3D_HD void swap_blocks(__m512i (&row)[TILE]) {
+    alignas(64) int32_t first[TILE], second[TILE];
+    for (int lane = 0; lane < TILE; ++lane) {
+        first[lane] = lane & SIZE ? TILE + lane - SIZE : lane;
+        second[lane] = lane & SIZE ? TILE + lane : lane + SIZE;
     }
+    const __m512i upper = _mm512_load_si512(first), lower = _mm512_load_si512(second);
+    for (int i = 0; i < TILE; ++i) {
+        if (i & SIZE) continue;
+        const __m512i a = row[i], b = row[i + SIZE];
+        row[i] = _mm512_permutex2var_epi32(a, upper, b);
+        row[i + SIZE] = _mm512_permutex2var_epi32(a, lower, b);
+    }
+}
+
+// Makes columns of the rows of 16 words each.
+S3D_HD void turn(__m512i (&row)[TILE]) {
+    swap_blocks<8>(row);
+    swap_blocks<4>(row);
+    swap_blocks<2>(row);
+    swap_blocks<1>(row);
 }
 
 // `rows` of `columns` numbers -> the columns as rows: [pad_to_tile(columns), pad_to_depth(rows)], two numbers a word.
