@@ -9,8 +9,9 @@ video.save("talking.mp4")
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -46,6 +47,8 @@ from s3dnerf.models.super_resolution import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
+FRAMES_WAITING = 8
+"""Rendered frames that may wait to be written."""
 HEARD_TOGETHER = 64
 """Windows of speech that are encoded at once."""
 MIN_SIZE = 16
@@ -91,12 +94,22 @@ class TalkingVideo:
     def save(self, path: str | Path, progress: bool = False) -> Path:
         """Render into an mp4 with the speech as its sound; the file appears when it is complete."""
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        with VideoWriter(path, self.size, audio=self.audio) as writer, bar:
+        # One thread encodes while the next frames are rendered; only a few frames wait for it.
+        with VideoWriter(path, self.size, audio=self.audio) as writer, ThreadPoolExecutor(1) as thread, bar:
+            waiting: deque[Future] = deque()
             for frame in self:
-                with self.timer("writing"):
-                    writer.write(frame)
+                waiting.append(thread.submit(self.write_frame, writer, frame))
+                if len(waiting) > FRAMES_WAITING:
+                    waiting.popleft().result()
                 bar.update()
+            for task in waiting:
+                task.result()
         return Path(path)
+
+    def write_frame(self, writer: VideoWriter, frame: np.ndarray) -> None:
+        """Encode one frame and note the time it took."""
+        with self.timer("writing"):
+            writer.write(frame)
 
 
 class TalkingHeadPipeline:
@@ -263,7 +276,7 @@ class TalkingHeadPipeline:
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, HEARD_TOGETHER)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
-                motion.append(self.model.encode_speech(identity.repeat(len(chunk)), heard, len(chunk)).float())
+                motion.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
         return self.model.articulate(torch.cat(motion))
 
     def render_frames(
@@ -292,7 +305,7 @@ class TalkingHeadPipeline:
     ) -> np.ndarray:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
         motion, poses, eyes = zip(*chunk, strict=True)
-        identity = identity.repeat(len(chunk))
+        identity = identity.expand(len(chunk))
         camera = make_camera(join_poses(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
         codes = self.model.drive(identity, torch.stack(motion), openness, camera)

@@ -129,6 +129,21 @@ def test_frames_come_one_by_one_and_every_time_anew(
     assert np.abs(rest[-1].astype(int) - first).max() > 2
 
 
+def test_a_writer_that_fails_stops_the_rendering(
+    lively: TalkingHeadPipeline,
+    say: Callable[..., TalkingVideo],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*given: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(VideoWriter, "write", fail)
+    with pytest.raises(OSError, match="no space left"):
+        say(lively).save(tmp_path / "talking.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_same_seed_gives_the_same_frames(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
     first, again, other = (np.stack(list(say(lively, seed=seed))) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)

@@ -92,6 +92,10 @@ class Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
         return map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
 
+    def expand(self, times: int) -> Identity:
+        """Return a batch of ``times`` views of the one identity in this; nothing is copied."""
+        return map_tensors(self, lambda x: x.expand(times, *x.shape[1:]))
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -198,7 +202,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
             layers=self.radiance_field.layers,
             frequencies=self.radiance_field.frequencies,
         )
-        seen = see_field(field, samples.positions, samples.lengths)
+        seen = see_field(field, samples.positions, samples.lengths, stop=0.0 if self.training else OPAQUE)
 
         alpha = seen.alpha[..., None]
         flow = seen.values[..., -2:] - alpha * points
@@ -225,6 +229,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return points
 
 
+OPAQUE = 1e-3
+"""What lies behind all but this share of the light is not looked at, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink, smooth_in_time, warp
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time, warp
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 
@@ -129,6 +129,24 @@ def test_repeated_identities_stand_in_a_row(model: S3DNeRF, identity: Identity) 
     torch.testing.assert_close(
         together[4], render(model, identity, identity.portrait.camera).coarse[1], atol=1e-5, rtol=0
     )
+
+
+def test_views_of_one_identity_render_as_copies_of_it_do(model: S3DNeRF, identity: Identity) -> None:
+    one = map_tensors(identity, lambda x: x[:1])
+    views, copies = one.expand(3), one.repeat(3)
+    assert views.portrait.image.data_ptr() == one.portrait.image.data_ptr()
+    camera = shift(one.portrait.camera.repeat(3), 0.1, 0.0)
+    for name, value in vars(render(model, views, camera)).items():
+        torch.testing.assert_close(value, getattr(render(model, copies, camera), name), msg=name)
+
+
+def test_what_lies_behind_an_opaque_sample_is_left_out_in_use_only(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 8.0)
+    with torch.no_grad():
+        codes = model.drive(identity, torch.zeros(2, 6, 8), identity.portrait.eyes, identity.portrait.camera)
+        used, trained = (m.render(identity, codes, identity.portrait.camera) for m in (model.eval(), model.train()))
+    difference = (used.coarse - trained.coarse).abs().max()
+    assert 0 <= difference < 5e-3 and (used.alpha - trained.alpha).abs().max() < 2e-3
 
 
 def test_landmarks_are_found_where_a_constant_warp_takes_them_from(model: S3DNeRF, identity: Identity) -> None:

@@ -25,6 +25,7 @@ from s3dnerf.training.trainer import (
     Trainer,
     add_losses,
     interruptible,
+    make_model,
     make_optimizer,
     measure_psnr,
     schedule,
@@ -89,6 +90,32 @@ def make_learned(trainer: Trainer) -> None:
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    config = make_config()
+    torch.manual_seed(9)
+    S3DNeRF(config.model).save_pretrained(tmp_path / "first")
+    first = load_file(tmp_path / "first" / "model.safetensors")
+    config.train.start, config.train.anew = tmp_path / "first", ("audio_encoder", "super_resolution")
+    for name, value in make_model(config.model, config.train).state_dict().items():
+        # Only what starts at zero is the same in every new model.
+        anew = name.startswith(config.train.anew) and len(value.unique()) > 1
+        assert torch.equal(value, first[name]) != anew, name
+
+
+def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    config = make_config()
+    S3DNeRF(config.model).save_pretrained(tmp_path / "first")
+    config.train.start = tmp_path / "first"
+    config.model.radiance.hidden += 8
+    with pytest.raises(UserError, match="first: training cannot start from it"):
+        make_model(config.model, config.train)
+    config.train.start = tmp_path / "nowhere"
+    with pytest.raises(UserError, match="nowhere"):
+        make_model(config.model, config.train)
 
 
 def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
