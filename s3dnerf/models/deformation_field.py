@@ -109,6 +109,16 @@ class Lattice(nn.Module):
         points = center + focus * torch.sinh(unit * extent)
         self.register_buffer("points", points.reshape(-1, 3), persistent=False)
 
+    def measure_parting(self, offsets: Tensor) -> Tensor:
+        """Return by how much a warp by ``offsets [B, points, 3]`` shrinks upward distances, ``[B, points, 1]``.
+
+        0 where it moves things as they are, 1 where a whole stretch warps to one height; within [-1, 1.5].
+        """
+        up = offsets[..., 1].unflatten(1, self.size[::-1])
+        heights = self.points[:, 1].view(self.size[::-1])[0, :, 0]
+        (slope,) = torch.gradient(up, spacing=(heights,), dim=2)
+        return -slope.flatten(1)[..., None].clamp(-1.5, 1.0)
+
 
 class SpeechAttention(nn.Module):
     """Multi-head attention from face regions to speech: how much each region has to do with this moment (F_cm)."""
@@ -224,9 +234,15 @@ class CrossModalFacialDeformationField(nn.Module):
         return self.warp(self.warp.encode_positions(points), codes)
 
     def deform_lattice(self, codes: RegionCodes) -> Tensor:
-        """Evaluate the field on the lattice: ``[B, points, 3 + ambient]``."""
+        """Evaluate the field on the lattice: ``[B, points, 3 + ambient]``.
+
+        Where lips or lids part, all that is between them warps to the line where they meet in the portrait. That the
+        warp does not advance there tells the radiance field of it: it is added to the first ambient coordinate.
+        """
         deformation = self.warp(self.warp.encode_positions(self.lattice.points), codes)
-        return torch.cat([deformation.offsets, deformation.ambient], dim=-1)
+        parted = self.lattice.measure_parting(deformation.offsets.detach())
+        ambient = torch.cat([deformation.ambient[..., :1] + parted, deformation.ambient[..., 1:]], dim=-1)
+        return torch.cat([deformation.offsets, ambient], dim=-1)
 
 
 def describe_poses(source: Camera, target: Camera) -> Tensor:

@@ -29,6 +29,8 @@ from s3dnerf.rendering.rays import project_points
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
 EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
 """Rows of the kept landmarks that lie on the lids."""
+INNER_LIPS = torch.from_numpy(KEPT_POINTS.searchsorted(LIPS_INNER))
+"""Rows of the kept landmarks on the inner outline of the lips, in order around it."""
 LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
 """Moves the points of a face's lips apart: up by 0.08 head units and down by 0.16."""
 for outline in (LIPS_OUTER, LIPS_INNER):
@@ -49,6 +51,8 @@ class LossWeights:
     """Mean absolute difference of frames."""
     lips: float = 1.0
     """The same within the box around the lips."""
+    mouth: float = 2.0
+    """The same between open lips, in the frame and for the denser rays."""
     eyes: float = 1.0
     """The same within the box around the eyes."""
     structure: float = 0.2
@@ -90,9 +94,12 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
     small, middle = (shrink(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
     watched = shrink(torch.maximum(lips, eyes), 2)
+    inside = mark_mouth(frames, middle.shape[-1])
+    beside = shrink(error, 2) + (rendering.fine - middle).abs()
     return {
         "pixel": error.mean(),
         "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
+        "mouth": (beside * inside).sum() / (3.0 * inside.sum() + 30.0),
         "eyes": (error * eyes).sum() / (3.0 * eyes.sum() + 1.0),
         "structure": 1.0 - measure_structure(image, target),
         "gradient": compare_gradients(image, target),
@@ -204,6 +211,19 @@ def mark_box(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> T
     centers = (2 * torch.arange(size, device=places.device) + 1) / size - 1
     inside = (centers >= low[..., None]) & (centers <= high[..., None])  # [B, 2, size]
     return (inside[:, 0, None, :] & inside[:, 1, :, None]).unsqueeze(1).float()
+
+
+def mark_mouth(frames: Frames, size: int) -> Tensor:
+    """Return ``[B, 1, size, size]``: 1 between the inner outlines of the lips, 0 elsewhere."""
+    outline = project_points(frames.landmarks[:, INNER_LIPS.to(frames.landmarks.device)], frames.camera)[..., :2]
+    centers = (2 * torch.arange(size, device=outline.device) + 1) / size - 1
+    (u, v), (next_u, next_v) = (x[..., None, None].unbind(2) for x in (outline, outline.roll(-1, dims=1)))
+    # Even-odd rule: a pixel is inside when the row to its right crosses the outline an odd number of times.
+    rows = centers[:, None]
+    crossed = (v > rows) != (next_v > rows)
+    level = u + (rows - v) / torch.where(crossed, next_v - v, 1.0) * (next_u - u)
+    crossings = (crossed & (centers < level)).sum(dim=1, keepdim=True)
+    return (crossings % 2).float()
 
 
 def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
