@@ -124,7 +124,32 @@ def test_lattice_holds_the_field_at_its_points(field: CrossModalFacialDeformatio
     lattice = field.deform_lattice(codes)
     exact = field.deform_points(codes, field.lattice.points.expand(2, -1, -1))
     torch.testing.assert_close(lattice[..., :3], exact.offsets, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(lattice[..., 3:], exact.ambient, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(lattice[..., 4:], exact.ambient[..., 1:], atol=1e-5, rtol=1e-4)
+    parted = field.lattice.measure_parting(exact.offsets)
+    torch.testing.assert_close(lattice[..., 3:4], exact.ambient[..., :1] + parted, atol=1e-5, rtol=1e-4)
+
+
+def test_parting_by_hand() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    points = lattice.points.expand(2, -1, -1)
+    moved = torch.full_like(points, 0.1)
+    assert lattice.measure_parting(moved).abs().max() < 1e-5
+    # Everything warps to one height; then everything is half as high, then three times.
+    for slope, parted in ((-1.0, 1.0), (-0.5, 0.5), (2.0, -1.0)):
+        offsets = torch.stack([moved[..., 0], slope * points[..., 1], moved[..., 2]], dim=-1)
+        found = lattice.measure_parting(offsets)
+        torch.testing.assert_close(found, torch.full_like(found, parted), atol=1e-4, rtol=0)
+
+
+def test_parting_shows_between_the_lips_only() -> None:
+    # What is above the middle comes from below where it is, what is below from above: a gap of 0.2 opens at 0.
+    lattice = Lattice(LatticeConfig((5, 41, 3), center=(0.0, 0.0, 0.0), reach=(1.0, 1.0, 1.0), focus=(1.0, 0.4, 1.0)))
+    heights = lattice.points[None, :, 1]
+    offsets = torch.zeros(1, len(lattice.points), 3)
+    offsets[..., 1] = -heights.clamp(-0.1, 0.1)
+    parted = lattice.measure_parting(offsets)[..., 0]
+    assert parted[heights.abs() < 0.06].min() > 0.99
+    assert parted[heights.abs() > 0.16].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("part", ["motion", "portrait", "pose"])

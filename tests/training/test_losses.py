@@ -20,6 +20,7 @@ from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
     EYE_LANDMARKS,
+    INNER_LIPS,
     LossWeights,
     compare_gradients,
     compare_images,
@@ -30,6 +31,7 @@ from s3dnerf.training.losses import (
     frozen,
     make_silence,
     mark_box,
+    mark_mouth,
     measure_openings,
     measure_structure,
     place_landmarks,
@@ -136,9 +138,50 @@ def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
 def test_a_perfect_picture_costs_nothing() -> None:
     image = make_image()
     losses = compare_images(make_rendering(image), replace(make_frames(torch.zeros(2, POINTS, 3)), image=image))
-    assert set(losses) == {"pixel", "lips", "eyes", "structure", "gradient", "coarse", "fine", "warped", "deform"}
+    assert set(losses) == {
+        "pixel",
+        "lips",
+        "mouth",
+        "eyes",
+        "structure",
+        "gradient",
+        "coarse",
+        "fine",
+        "warped",
+        "deform",
+    }
     for name, value in losses.items():
         assert value.item() == pytest.approx(0.0, abs=1e-5), name
+
+
+def test_the_mouth_is_marked_between_the_inner_lips() -> None:
+    # A rhombus of half width 0.5 and half height 0.25 head units, seen at scale 0.5 in a frame of 64 pixels.
+    landmarks = torch.zeros(2, POINTS, 3)
+    angle = torch.arange(20) / 20 * 2 * torch.pi
+    share = angle.cos().abs() + angle.sin().abs()
+    landmarks[0, INNER_LIPS, 0] = -0.5 * angle.cos() / share
+    landmarks[0, INNER_LIPS, 1] = -0.25 * angle.sin() / share
+    inside = mark_mouth(make_frames(landmarks), 64)
+    assert inside.shape == (2, 1, 64, 64)
+    # Half of 0.5 x 0.25 of the picture's 2 x 2.
+    assert inside[0].mean().item() == pytest.approx(0.5 * 0.5 * 0.25 / 4, rel=0.1)
+    rows, columns = torch.nonzero(inside[0, 0]).T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (28, 35, 25, 38)
+    # Closed lips have nothing between them.
+    assert not inside[1].any()
+
+
+def test_errors_between_the_lips_cost_the_same_however_little_they_open() -> None:
+    image = make_image()
+    landmarks = torch.zeros(2, POINTS, 3)
+    angle = torch.arange(20) / 20 * 2 * torch.pi
+    costs = []
+    for height in (0.15, 0.3):
+        landmarks[:, INNER_LIPS, 0], landmarks[:, INNER_LIPS, 1] = -0.5 * angle.cos(), -height * angle.sin()
+        frames = replace(make_frames(landmarks), image=image + 0.1)
+        costs.append(compare_images(make_rendering(image), frames)["mouth"].item())
+    # 0.1 in the frame and 0.1 for the denser rays; a small mouth counts a little less.
+    assert 0.1 < costs[0] < costs[1] < 0.2
 
 
 def test_picture_losses_of_a_constant_error_by_hand() -> None:
