@@ -59,6 +59,8 @@ class LossWeights:
     """One minus SSIM."""
     gradient: float = 0.5
     """Difference of image gradients at three scales."""
+    texture: float = 1.5
+    """Difference of how much detail there is nearby, wherever exactly it lies: without it what is unsure is blurred."""
     coarse: float = 0.3
     """Mean absolute difference of the volume-rendered image."""
     fine: float = 0.3
@@ -103,6 +105,7 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
         "eyes": (error * eyes).sum() / (3.0 * eyes.sum() + 1.0),
         "structure": 1.0 - measure_structure(image, target),
         "gradient": compare_gradients(image, target),
+        "texture": compare_texture(image, target),
         "coarse": (rendering.coarse - small).abs().mean(),
         "fine": ((rendering.fine - middle).abs() * watched).sum() / (3.0 * watched.sum() + 1.0),
         "warped": (rendering.warped - target).abs().mean(),
@@ -236,10 +239,23 @@ def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     return total / scales
 
 
+def compare_texture(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
+    """Mean absolute difference of the mean absolute gradient of luminance in windows half a window apart."""
+    details = []
+    for luma in (weigh_colors(a), weigh_colors(b)):
+        across, down = luma.diff(dim=-1)[..., 1:, :].abs(), luma.diff(dim=-2)[..., 1:].abs()
+        details.append(F.avg_pool2d(torch.cat([across, down], dim=1), window, window // 2))
+    return (details[0] - details[1]).abs().mean()
+
+
+def weigh_colors(image: Tensor) -> Tensor:
+    """Luminance ``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
+    return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114])).unsqueeze(1)
+
+
 def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     """Mean SSIM (Wang et al., 2004) of the luminance of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
-    luma = a.new_tensor([0.299, 0.587, 0.114])
-    x, y = (torch.einsum("bchw,c->bhw", image, luma).unsqueeze(1) for image in (a, b))
+    x, y = weigh_colors(a), weigh_colors(b)
     moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)
     mean_x, mean_y, xx, yy, xy = moments.unbind(1)
     variance_x, variance_y = xx - mean_x.square(), yy - mean_y.square()

@@ -27,6 +27,7 @@ from s3dnerf.training.losses import (
     compare_landmarks,
     compare_slots,
     compare_speech,
+    compare_texture,
     correlate,
     frozen,
     make_silence,
@@ -145,6 +146,7 @@ def test_a_perfect_picture_costs_nothing() -> None:
         "eyes",
         "structure",
         "gradient",
+        "texture",
         "coarse",
         "fine",
         "warped",
@@ -182,6 +184,15 @@ def test_errors_between_the_lips_cost_the_same_however_little_they_open() -> Non
         costs.append(compare_images(make_rendering(image), frames)["mouth"].item())
     # 0.1 in the frame and 0.1 for the denser rays; a small mouth counts a little less.
     assert 0.1 < costs[0] < costs[1] < 0.2
+
+
+def test_texture_forgives_a_shift_and_not_a_blur() -> None:
+    stripes = (torch.arange(64) % 4 < 2).float().expand(1, 3, 64, 64)
+    shifted, blurred = stripes.roll(1, dims=-1), torch.full_like(stripes, 0.5)
+    # Two steps of 1 in four pixels, in one of the two directions.
+    assert compare_texture(stripes, blurred).item() == pytest.approx(0.25, abs=0.02)
+    assert compare_texture(stripes, shifted).item() < 0.02
+    assert compare_gradients(stripes, shifted) > compare_gradients(stripes, blurred)
 
 
 def test_picture_losses_of_a_constant_error_by_hand() -> None:

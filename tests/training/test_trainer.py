@@ -34,7 +34,7 @@ from s3dnerf.training.trainer import (
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
-PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "coarse", "fine", "warped", "deform"}
+PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture", "coarse", "fine", "warped", "deform"}
 
 
 @pytest.fixture

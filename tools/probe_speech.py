@@ -1,0 +1,128 @@
+"""Ask of speech features how much they tell of the lips of people never heard before.
+
+    python tools/probe_speech.py --clips data/prepared
+
+Ridge regression from nine frames of features to the opening of the lips; each clip of the train split is predicted by a
+fit that left its person out, and the clips of the validation split by a fit to all of train. Prints the mean over clips
+of the correlation with the real opening.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s3dnerf.data.clip import list_clips
+from s3dnerf.data.dataset import Track, can_teach_speech, read_track
+from s3dnerf.media.audio import SAMPLES_PER_FRAME
+from s3dnerf.models.speech_features import LogMel, LogMelConfig, Moonshine, space_evenly
+
+REACH = 4
+"""Frames of context on either side."""
+FOLDS = 4
+PENALTIES = (1e2, 1e3, 1e4, 1e5)
+LONGEST = 250
+"""Frames of a clip that count."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip as the regression sees it."""
+
+    person: str
+    inputs: Tensor
+    """``[T, features]``."""
+    opening: Tensor
+    """``[T]``, less its mean."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True, help="prepared clips")
+    options = parser.parse_args()
+    tracks = {split: read_speaking(options.clips, split) for split in ("train", "val")}
+    print("| features | people left out | the same without GRID | validation people |\n| --- | ---: | ---: | ---: |")
+    for name, function in list_features().items():
+        train, val = (
+            [make_example(track, function) for track in tqdm(tracks[split], desc=name, leave=False)] for split in tracks
+        )
+        found = [(measure_left_out(train, penalty), penalty) for penalty in PENALTIES]
+        scores, penalty = max(found, key=lambda entry: entry[0].mean())
+        others = torch.tensor(["grid" not in example.person for example in train])
+        fit = fit_ridge(train, penalty)
+        known = torch.stack([correlate(example, fit) for example in val])
+        print(f"| {name} | {scores.mean():.2f} | {scores[others].mean():.2f} | {known.mean():.2f} |", flush=True)
+
+
+def read_speaking(root: Path, split: str) -> list[Track]:
+    """Read the clips whose sound and picture are in step."""
+    tracks = [read_track(folder) for folder in list_clips(root, split)]
+    return [track for track in tracks if can_teach_speech(track, 2 * REACH)]
+
+
+def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return functions from sound ``[1, samples]`` to features ``[1, C, columns]``."""
+    moonshine = Moonshine()
+
+    def hear(layer: int) -> Callable[[Tensor], Tensor]:
+        def read(sound: Tensor) -> Tensor:
+            hidden = moonshine.network(sound, output_hidden_states=True).hidden_states[layer].transpose(1, 2)
+            return space_evenly(hidden, sound.shape[1], moonshine.step, moonshine.first, moonshine.rate)
+
+        return read
+
+    layers = {f"Moonshine, layer {layer}": hear(layer) for layer in range(1, len(moonshine.network.layers) + 1)}
+    return {"log-mel": LogMel(LogMelConfig()), "Moonshine, stem": hear(0), **layers}
+
+
+@torch.no_grad()
+def make_example(track: Track, features: Callable[[Tensor], Tensor]) -> Example:
+    """Bring features to frames, with those of the frames around them beside each."""
+    frames = min(track.clip.frames, LONGEST)
+    sound = torch.from_numpy(track.speech[: track.clip.frames * SAMPLES_PER_FRAME])[None]
+    columns = features(sound)[0]
+    by_frame = columns.unflatten(1, (track.clip.frames, -1)).mean(-1).T[:frames]
+    by_frame = by_frame - by_frame.mean(dim=0)
+    padded = torch.nn.functional.pad(by_frame, (0, 0, REACH, REACH))
+    opening = torch.from_numpy(np.asarray(track.clip.lip_opening[:frames], np.float32))
+    return Example(track.clip.person, padded.unfold(0, 2 * REACH + 1, 1).flatten(1), opening - opening.mean())
+
+
+def measure_left_out(examples: list[Example], penalty: float) -> Tensor:
+    """Correlation of every clip with the fit to the people of the other folds."""
+    people = sorted({example.person for example in examples})
+    scores = torch.zeros(len(examples))
+    for fold in range(FOLDS):
+        left_out = set(people[fold::FOLDS])
+        fit = fit_ridge([example for example in examples if example.person not in left_out], penalty)
+        for index, example in enumerate(examples):
+            if example.person in left_out:
+                scores[index] = correlate(example, fit)
+    return scores
+
+
+def fit_ridge(examples: list[Example], penalty: float) -> Tensor:
+    """Solve ridge regression on all frames of the clips; returns ``[features]``."""
+    inputs = torch.cat([example.inputs for example in examples])
+    opening = torch.cat([example.opening for example in examples])
+    scale = inputs.std(dim=0).clamp(min=1e-6)
+    inputs = inputs / scale
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(penalty)
+    return torch.linalg.solve(gram, inputs.T @ opening) / scale
+
+
+def correlate(example: Example, fit: Tensor) -> Tensor:
+    """Pearson's correlation of one clip."""
+    return torch.corrcoef(torch.stack([example.inputs @ fit, example.opening]))[0, 1].nan_to_num()
+
+
+if __name__ == "__main__":
+    main()
