@@ -49,11 +49,11 @@ class LossWeights:
 
     pixel: float = 1.0
     """Mean absolute difference of frames."""
-    lips: float = 1.0
+    lips: float = 4.0
     """The same within the box around the lips."""
     mouth: float = 2.0
     """The same between open lips, in the frame and for the denser rays."""
-    eyes: float = 1.0
+    eyes: float = 2.0
     """The same within the box around the eyes."""
     structure: float = 0.2
     """One minus SSIM."""
@@ -63,7 +63,7 @@ class LossWeights:
     """Difference of how much detail there is nearby, wherever exactly it lies: without it what is unsure is blurred."""
     coarse: float = 0.3
     """Mean absolute difference of the volume-rendered image."""
-    fine: float = 0.3
+    fine: float = 1.0
     """The same for the denser rays, within the boxes around lips and eyes."""
     warped: float = 0.3
     """Mean absolute difference of the warped photograph."""
@@ -73,7 +73,7 @@ class LossWeights:
     """Distance by which the warp misses the portrait's landmarks, head units."""
     gap: float = 4.0
     """The same for the gap between the lips."""
-    lids: float = 2.0
+    lids: float = 3.0
     """The same for the points of the lids and the gaps between them, most where the eyes differ."""
     regions: float = 0.02
     """Cross-entropy of the regions, in head space and in the portrait."""
