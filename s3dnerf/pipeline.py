@@ -8,6 +8,8 @@ video.save("talking.mp4")
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -338,7 +340,7 @@ def render(
     device: str = "auto",
     face: int | None = None,
 ) -> Path:
-    """Render to a file with a progress bar, and print one line with the time spent in each phase."""
+    """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory."""
     begin = time.perf_counter()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
     loading = time.perf_counter() - begin
@@ -357,9 +359,16 @@ def render(
     total = time.perf_counter() - begin
     print(
         f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
-        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s"
+        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB"
     )
     return Path(out)
+
+
+def measure_peak_memory() -> float:
+    """The most memory this process has ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, kilobytes elsewhere.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def make_portrait(face: Face, device: torch.device) -> Portrait:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -493,6 +494,7 @@ def test_rendering_by_the_command_line_tells_where_the_time_went(
     captured = capfd.readouterr()
     (line,) = captured.out.splitlines()
     assert line.startswith(f"{out}: 28 frames, ")
+    assert re.search(r"; peak memory \d{3,5} MB$", line)
     for phase in (
         "loading",
         "reading speech",
