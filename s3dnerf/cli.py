@@ -10,10 +10,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from s3dnerf import __version__
 from s3dnerf.errors import UserError
+
+if TYPE_CHECKING:
+    from s3dnerf.evaluation.benchmark import Table
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -265,6 +268,13 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
 
+def show(tables: list[Table]) -> list[Table]:
+    """Print tables and return them."""
+    for table in tables:
+        print(table.format(), flush=True)
+    return tables
+
+
 def run_benchmark(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.benchmark import measure_kernels, measure_render, write_json
     from s3dnerf.evaluation.training_speed import measure_training
@@ -273,15 +283,12 @@ def run_benchmark(options: argparse.Namespace) -> None:
         raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or --train DIR.")
     tables = []
     if options.kernels:
-        tables.append(measure_kernels(options.points, options.repeats, options.device))
-        print(tables[-1].format(), flush=True)
+        tables += show([measure_kernels(options.points, options.repeats, options.device)])
     if options.render:
-        tables.append(measure_render(options.image, options.audio, options.checkpoint, options.frames, options.device))
-        print(tables[-1].format(), flush=True)
+        given = (options.image, options.audio, options.checkpoint, options.frames, options.device)
+        tables += show(measure_render(*given))
     if options.train:
-        for table in measure_training(options.train, options.steps, device=options.device):
-            tables.append(table)
-            print(table.format(), flush=True)
+        tables += show(measure_training(options.train, options.steps, device=options.device))
     if options.json:
         write_json(options.json, tables)
 
