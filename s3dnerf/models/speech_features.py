@@ -114,8 +114,8 @@ class Transformer(nn.Module):
 class Moonshine(nn.Module):
     """The first layers of the encoder of Moonshine (Jeffries et al., 2024, arXiv 2410.15608), shipped with the package.
 
-    It was trained on 200,000 hours of speech, against our half an hour: what it hears carries over to new voices. Later
-    layers turn from sounds to words; lips follow the third best.
+    It was trained on 200,000 hours of speech, against our quarter of an hour: what it hears carries over to new voices.
+    Later layers turn from sounds to words; lips follow the third best.
     """
 
     rate = 2
