@@ -177,17 +177,19 @@ void differentiate_network(const S3dField& field, const Network& network, Sums& 
     Scratch& scratch = sums.scratch;
     const SampleRows& rows = scratch.rows;
     const NarrowScratch& narrow = scratch.narrow;
+    LayerGradient* layer = sums.network.layer;
     const float* gradient = scratch.outputs;
+    const int hidden_stride = scratch.hidden_stride;
     int stride = scratch.output_stride;
     for (int i = LAYERS - 1; i > 0; --i) {
         float *hidden = scratch.hidden[i - 1], *slope = scratch.slope[i - 1];
-        sums.network.layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, scratch.hidden_stride, narrow);
-        network.layer[i].apply_back(gradient, stride, rows.count, hidden, scratch.hidden_stride, field.hidden, narrow);
-        multiply_rows_by(slope, scratch.hidden_stride, hidden, scratch.hidden_stride, rows.count, scratch.hidden_stride);
+        layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, hidden_stride, narrow);
+        network.layer[i].apply_back(gradient, stride, rows.count, hidden, hidden_stride, field.hidden, narrow);
+        multiply_rows_by(slope, hidden_stride, hidden, hidden_stride, rows.count, hidden_stride);
         gradient = slope;
-        stride = scratch.hidden_stride;
+        stride = hidden_stride;
     }
-    sums.network.layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, narrow);
+    layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, narrow);
     network.layer[0].apply_back(gradient, stride, rows.count, rows.inputs, rows.stride, count_learned_inputs(field),
                                 narrow);
 }

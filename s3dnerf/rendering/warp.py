@@ -1,8 +1,8 @@
 """The warp of the deformation lattice: from positions and the codes of frames to offsets, in one operator.
 
-What regions say to a position is mixed by the position's shares, and a U-shaped network turns it into the result. On the
-CPU our kernel computes chunks of positions that stay in the cache, and computes them once more on the way back instead
-of having kept them. Elsewhere this runs on PyTorch's operators.
+What regions say to a position is mixed by the position's shares, and a U-shaped network turns it into the result. On
+the CPU our kernel computes chunks of positions that stay in the cache, and computes them once more on the way back
+instead of having kept them. Elsewhere this runs on PyTorch's operators.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def warp_lattice(position: Tensor, shares: Tensor, by_region: Tensor, pose: Tens
         pose: ``[B, H]`` what it says to all.
         layers: of the network :func:`run_network`.
 
-    Returns ``[B, N, C]``, float32 (float64 if any argument is). Differentiable in everything. Under autocast to bfloat16
-    the network's products may be in bfloat16; with our kernel all else is float32.
+    Returns ``[B, N, C]``, float32 (float64 if any argument is). Differentiable in everything. Under autocast to
+    bfloat16 the network's products may be in bfloat16; with our kernel all else is float32.
     """
     device = position.device.type
     given = (position, shares, by_region, pose, *(part for layer in layers for part in layer))
