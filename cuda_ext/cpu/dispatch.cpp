@@ -37,13 +37,15 @@ struct Kernels {
     int (*composite_backward)(const S3dComposite&, int);
     int (*field_forward)(const S3dField&, int);
     int (*field_backward)(const S3dField&, int);
+    int (*warp_forward)(const S3dWarp&, int);
+    int (*warp_backward)(const S3dWarp&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
     {                                                                                                      \
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward, variant::field_backward                                                \
+            variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward \
     }
 
 const Kernels VARIANTS[] = {
@@ -133,10 +135,13 @@ int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }
 int s3d_cpu_field_backward(const S3dField* field, int threads) { return chosen->field_backward(*field, threads); }
+int s3d_cpu_warp_forward(const S3dWarp* warp, int threads) { return chosen->warp_forward(*warp, threads); }
+int s3d_cpu_warp_backward(const S3dWarp* warp, int threads) { return chosen->warp_backward(*warp, threads); }
 
 int64_t s3d_structure_size(int which) {
-    const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField)};
-    return which >= 0 && which < 4 ? sizes[which] : -1;
+    const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
+                             sizeof(S3dWarp)};
+    return which >= 0 && which < 5 ? sizes[which] : -1;
 }
 
 }  // extern "C"

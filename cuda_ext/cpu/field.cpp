@@ -158,9 +158,10 @@ int march_all(const S3dField& field, const Network& network, int threads) {
 
 int field_forward(const S3dField& field, int threads) {
     if (int error = check(field, threads)) return error;
-    const int widths[4] = {count_inputs(field), field.hidden, field.hidden, 4 + field.features};
+    const int hidden = field.hidden;
+    const LayerSize sizes[] = {{count_inputs(field), hidden}, {hidden, hidden}, {hidden, 4 + field.features}};
     Network network;
-    if (!network.pack(widths, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
+    if (!network.pack(sizes, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
     return field.storage == S3D_FLOAT32 ? march_all<float>(field, network, threads)
                                         : march_all<Bfloat>(field, network, threads);
 }

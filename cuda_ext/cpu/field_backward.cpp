@@ -26,25 +26,12 @@ struct Scratch {
 // What one thread adds up.
 struct Sums {
     PrivateGradient lattice, planes[S3D_MAX_SCALES];
-    LayerGradient layer[LAYERS];
-    float* memory = nullptr;  // of the layers
+    NetworkGradient network;
     Scratch scratch = {};
     float* buffer = nullptr;  // of the scratch
 };
 
 int count_learned_inputs(const S3dField& field) { return field.scales * field.plane_channels + field.ambient + 3; }
-
-// Takes the next `count` floats from a buffer; only counts where there is none yet.
-struct Cutter {
-    float* buffer;
-    size_t taken = 0;
-
-    float* take(size_t count) {
-        float* part = buffer == nullptr ? nullptr : buffer + taken;
-        taken += (count + 15) / 16 * 16;
-        return part;
-    }
-};
 
 size_t cut(const S3dField& field, const Network& network, float* buffer, Scratch& scratch) {
     const size_t rows = static_cast<size_t>(RAYS) * field.samples;
@@ -113,24 +100,14 @@ void gather_chunk(const S3dField& field, const Item& item, int64_t first, Scratc
     }
 }
 
-// Activates a layer's sums in place and keeps the derivatives.
-void activate(float* hidden, float* slope, int64_t count) {
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        const Activation<Pack> part = silu_with_slope(load(hidden + i));
-        store(hidden + i, part.value);
-        store(slope + i, part.slope);
-    }
-}
-
 void apply_network(const Network& network, Scratch& scratch) {
     const SampleRows& rows = scratch.rows;
-    const int64_t values = static_cast<int64_t>(rows.count) * scratch.hidden_stride;
     const int stride = scratch.hidden_stride;
     const NarrowScratch& narrow = scratch.narrow;
     network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden[0], stride, false, narrow);
-    activate(scratch.hidden[0], scratch.slope[0], values);
+    activate_rows(scratch.hidden[0], scratch.slope[0], stride, rows.count, stride);
     network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, narrow);
-    activate(scratch.hidden[1], scratch.slope[1], values);
+    activate_rows(scratch.hidden[1], scratch.slope[1], stride, rows.count, stride);
     network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false,
                            narrow);
 }
@@ -195,26 +172,24 @@ void differentiate_values(Scratch& scratch) {
     }
 }
 
-void multiply_in_place(float* to, const float* by, int64_t count) {
-    for (int64_t i = 0; i < count; i += WIDTH) store(to + i, load(to + i) * load(by + i));
-}
-
 // From the gradient to the outputs to that of the inputs, each in the other's place.
 void differentiate_network(const S3dField& field, const Network& network, Sums& sums) {
     Scratch& scratch = sums.scratch;
     const SampleRows& rows = scratch.rows;
     const NarrowScratch& narrow = scratch.narrow;
+    LayerGradient* layer = sums.network.layer;
     const float* gradient = scratch.outputs;
+    const int hidden_stride = scratch.hidden_stride;
     int stride = scratch.output_stride;
     for (int i = LAYERS - 1; i > 0; --i) {
         float *hidden = scratch.hidden[i - 1], *slope = scratch.slope[i - 1];
-        sums.layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, scratch.hidden_stride, narrow);
-        network.layer[i].apply_back(gradient, stride, rows.count, hidden, scratch.hidden_stride, field.hidden, narrow);
-        multiply_in_place(slope, hidden, static_cast<int64_t>(rows.count) * scratch.hidden_stride);
+        layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, hidden_stride, narrow);
+        network.layer[i].apply_back(gradient, stride, rows.count, hidden, hidden_stride, field.hidden, narrow);
+        multiply_rows_by(slope, hidden_stride, hidden, hidden_stride, rows.count, hidden_stride);
         gradient = slope;
-        stride = scratch.hidden_stride;
+        stride = hidden_stride;
     }
-    sums.layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, narrow);
+    layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, narrow);
     network.layer[0].apply_back(gradient, stride, rows.count, rows.inputs, rows.stride, count_learned_inputs(field),
                                 narrow);
 }
@@ -273,19 +248,9 @@ bool reserve(const S3dField& field, const Network& network, Sums& sums) {
     for (int s = 0; s < field.scales; ++s) {
         there = sums.planes[s].reserve(3 * count_pixels(field, s), field.plane_channels) && there;
     }
-    size_t floats = 0;
-    for (const Layer& layer : network.layer) {
-        floats += static_cast<size_t>(pad_to_tile(layer.outputs)) * layer.input_stride + layer.stride;
-    }
-    float* next = sums.memory = allocate(floats);
+    there = sums.network.reserve(network) && there;
     sums.buffer = allocate(cut(field, network, nullptr, sums.scratch));
-    if (!there || sums.memory == nullptr || sums.buffer == nullptr) return false;
-    for (int i = 0; i < LAYERS; ++i) {
-        const Layer& layer = network.layer[i];
-        sums.layer[i].weights = next;
-        sums.layer[i].bias = next + static_cast<size_t>(pad_to_tile(layer.outputs)) * layer.input_stride;
-        next = sums.layer[i].bias + layer.stride;
-    }
+    if (!there || sums.buffer == nullptr) return false;
     cut(field, network, sums.buffer, sums.scratch);
     return true;
 }
@@ -293,7 +258,7 @@ bool reserve(const S3dField& field, const Network& network, Sums& sums) {
 void release(Sums& sums) {
     sums.lattice.release();
     for (PrivateGradient& scale : sums.planes) scale.release();
-    free(sums.memory);
+    sums.network.release();
     free(sums.buffer);
 }
 
@@ -348,19 +313,6 @@ void add_parked(const PrivateGradient& gradient, int threads) {
     }
 }
 
-void add_layers(const S3dField& field, const Network& network, const Sums& sums) {
-    if (sums.memory == nullptr) return;
-    for (int i = 0; i < LAYERS; ++i) {
-        const Layer& layer = network.layer[i];
-        for (int o = 0; o < layer.outputs; ++o) {
-            const float* from = sums.layer[i].weights + static_cast<int64_t>(o) * layer.input_stride;
-            float* to = field.weights_gradient[i] + static_cast<int64_t>(o) * layer.inputs;
-            for (int c = 0; c < layer.inputs; ++c) to[c] += from[c];
-            field.biases_gradient[i][o] += sums.layer[i].bias[o];
-        }
-    }
-}
-
 template <class T>
 int differentiate(const S3dField& field, const Network& network, Sums* sums, int threads) {
     const int64_t tasks = field.batch * ((field.rays + RAYS - 1) / RAYS);
@@ -377,7 +329,7 @@ int differentiate(const S3dField& field, const Network& network, Sums* sums, int
     for (int part = 0; part < threads; ++part) {
         add_parked(sums[part].lattice, threads);
         for (const PrivateGradient& scale : sums[part].planes) add_parked(scale, threads);
-        add_layers(field, network, sums[part]);
+        sums[part].network.add_to(network, field.weights_gradient, field.biases_gradient);
     }
     return S3D_OK;
 }
@@ -387,9 +339,10 @@ int differentiate(const S3dField& field, const Network& network, Sums* sums, int
 int field_backward(const S3dField& field, int threads) {
     if (int error = check(field, threads)) return error;
     if (static_cast<int64_t>(field.samples) * RAYS > INT32_MAX / 3) return S3D_BAD_SIZE;
-    const int widths[4] = {count_inputs(field), field.hidden, field.hidden, 4 + field.features};
+    const int hidden = field.hidden;
+    const LayerSize sizes[] = {{count_inputs(field), hidden}, {hidden, hidden}, {hidden, 4 + field.features}};
     Network network;
-    if (!network.pack(widths, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
+    if (!network.pack(sizes, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
     Sums* sums = static_cast<Sums*>(malloc(sizeof(Sums) * threads));
     if (sums == nullptr) return S3D_NO_MEMORY;
     for (int part = 0; part < threads; ++part) sums[part] = Sums();

@@ -13,6 +13,8 @@
     int composite_backward(const S3dComposite&, int threads); \
     int field_forward(const S3dField&, int threads);          \
     int field_backward(const S3dField&, int threads);         \
+    int warp_forward(const S3dWarp&, int threads);            \
+    int warp_backward(const S3dWarp&, int threads);           \
     }
 
 #ifdef S3D_VARIANT

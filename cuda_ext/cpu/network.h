@@ -130,6 +130,10 @@ struct LayerGradient {
     }
 };
 
+struct LayerSize {
+    int inputs, outputs;
+};
+
 struct Network {
     Layer layer[LAYERS];
 
@@ -143,9 +147,9 @@ struct Network {
         }
     }
 
-    bool pack(const int (&widths)[LAYERS + 1], const float* const* weights, const float* const* biases, bool narrow) {
+    bool pack(const LayerSize (&size)[LAYERS], const float* const* weights, const float* const* biases, bool narrow) {
         for (int i = 0; i < LAYERS; ++i) {
-            if (!layer[i].pack(widths[i], widths[i + 1], weights[i], biases[i])) return false;
+            if (!layer[i].pack(size[i].inputs, size[i].outputs, weights[i], biases[i])) return false;
             if (narrow && !layer[i].pack_narrow()) return false;
         }
         return true;
@@ -163,5 +167,64 @@ struct Network {
         return static_cast<size_t>(pad_to_depth(rows)) * pad_to_depth(widest) / 2;
     }
 };
+
+// Gradients to all layers, as one thread adds them up.
+struct NetworkGradient {
+    LayerGradient layer[LAYERS];
+    float* memory = nullptr;
+
+    bool reserve(const Network& network) {
+        memory = allocate(cut(network, nullptr));
+        if (memory == nullptr) return false;
+        cut(network, memory);
+        return true;
+    }
+
+    void release() { free(memory); }
+
+    // Adds them to [outputs, inputs] and [outputs] of each layer.
+    void add_to(const Network& network, float* const* weights, float* const* biases) const {
+        if (memory == nullptr) return;
+        for (int i = 0; i < LAYERS; ++i) {
+            const Layer& part = network.layer[i];
+            for (int o = 0; o < part.outputs; ++o) {
+                const float* from = layer[i].weights + static_cast<int64_t>(o) * part.input_stride;
+                float* to = weights[i] + static_cast<int64_t>(o) * part.inputs;
+                for (int c = 0; c < part.inputs; ++c) to[c] += from[c];
+                biases[i][o] += layer[i].bias[o];
+            }
+        }
+    }
+
+private:
+    size_t cut(const Network& network, float* buffer) {
+        Cutter cutter = {buffer};
+        for (int i = 0; i < LAYERS; ++i) {
+            const Layer& part = network.layer[i];
+            layer[i].weights = cutter.take(static_cast<size_t>(pad_to_tile(part.outputs)) * part.input_stride);
+            layer[i].bias = cutter.take(part.stride);
+        }
+        return cutter.taken;
+    }
+};
+
+// Activates `rows` of a layer's sums in place and keeps the derivatives.
+static inline void activate_rows(float* values, float* slopes, int64_t stride, int rows, int columns) {
+    for (int row = 0; row < rows; ++row, values += stride, slopes += stride) {
+        for (int c = 0; c < columns; c += WIDTH) {
+            const Activation<Pack> part = silu_with_slope(load(values + c));
+            store(values + c, part.value);
+            store(slopes + c, part.slope);
+        }
+    }
+}
+
+// `rows` of `to` times those of `by`, in place.
+static inline void multiply_rows_by(float* to, int64_t stride, const float* by, int64_t by_stride, int rows,
+                                    int columns) {
+    for (int row = 0; row < rows; ++row, to += stride, by += by_stride) {
+        for (int c = 0; c < columns; c += WIDTH) store(to + c, load(to + c) * load(by + c));
+    }
+}
 
 }  // namespace S3D_VARIANT

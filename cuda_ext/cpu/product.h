@@ -19,6 +19,18 @@ static inline float* allocate(size_t floats) {
     return static_cast<float*>(memset(memory, 0, floats * sizeof(float)));
 }
 
+// Takes the next `count` floats from a buffer, each part on a cache line; only counts where there is no buffer yet.
+struct Cutter {
+    float* buffer;
+    size_t taken = 0;
+
+    float* take(size_t count) {
+        float* part = buffer == nullptr ? nullptr : buffer + taken;
+        taken += (count + 15) / 16 * 16;
+        return part;
+    }
+};
+
 // The left factor: element (r, k) is data[r * row + k * step].
 struct LeftFactor {
     const float* data;

@@ -106,6 +106,27 @@ typedef struct {
     float* biases_gradient[3];
 } S3dField;
 
+typedef struct {
+    int64_t batch, points;  // frames, and the positions that they share
+    int32_t regions;
+    int32_t hidden, narrow, outputs;  // widths of the network: hidden -> narrow -> hidden; hidden + hidden -> outputs
+    int32_t bfloat_products;          // as in S3dField
+    const float* position;            // [points, hidden]
+    const float* shares;              // [points, regions]
+    const float* by_region;           // [batch, regions, hidden]
+    const float* pose;                // [batch, hidden]
+    const float* weights[3];          // [outputs, inputs] of the three layers
+    const float* biases[3];
+    float* output;                    // [batch, points, outputs]
+    const float* output_gradient;     // as output
+    float* position_gradient;         // as position; these two are overwritten
+    float* shares_gradient;           // as shares
+    float* by_region_gradient;        // as by_region; these are added to
+    float* pose_gradient;             // as pose
+    float* weights_gradient[3];       // as weights
+    float* biases_gradient[3];
+} S3dWarp;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -119,6 +140,8 @@ S3D_API int s3d_cpu_composite_forward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_composite_backward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_field_forward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
+S3D_API int s3d_cpu_warp_forward(const S3dWarp* warp, int threads);
+S3D_API int s3d_cpu_warp_backward(const S3dWarp* warp, int threads);
 // The instruction set in use: "amx" (AVX-512 and matrix registers for bfloat16), "avx512", "avx2" or "plain".
 // `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
@@ -134,7 +157,7 @@ S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
-// sizeof of the four structures, in the order above, so that a caller can check its mirror of them.
+// sizeof of the five structures, in the order above, so that a caller can check its mirror of them.
 S3D_API int64_t s3d_structure_size(int which);
 
 #ifdef __cplusplus

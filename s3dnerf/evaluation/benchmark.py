@@ -41,6 +41,7 @@ from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
 from s3dnerf.rendering.compositing import composite, composite_reference
 from s3dnerf.rendering.field import DeformedField, see_field, see_field_reference
 from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.warp import warp_lattice, warp_lattice_reference
 
 Step = Callable[[], Any]
 
@@ -153,7 +154,8 @@ def time_steps(steps: list[Step], repeats: int) -> list[float]:
 def make_cases(points: int, repeats: int, device: torch.device) -> Iterator[Case]:
     """Yield every operator at every size, with random arguments that are the same each time."""
     generator = torch.Generator().manual_seed(0)
-    for make in (_make_triplane_cases, _make_hash_grid_cases, _make_composite_cases, _make_field_cases):
+    makers = (_make_triplane_cases, _make_hash_grid_cases, _make_composite_cases, _make_field_cases, _make_warp_cases)
+    for make in makers:
         yield from make(points, repeats, device, generator)
 
 
@@ -332,6 +334,37 @@ def _make_field(
         frequencies=3,
     )
     return field, 0.4 * draw(batch, rays, 8, 3), torch.full((batch, rays, 8), 0.06, device=device)
+
+
+def _make_warp_cases(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> Iterator[Case]:
+    """The lattice of `base`, with as many points in all: rendering warps it for four frames, training for six."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def warp(function, batch: int, precision: str, backward: bool) -> Step:
+        count = points // batch
+        parts = [draw(count, 64), draw(count, 6).softmax(dim=-1), draw(batch, 6, 64), draw(batch, 64)]
+        layers = [(draw(out, into) * into**-0.5, draw(out)) for into, out in ((64, 32), (32, 64), (128, 7))]
+        learned = [*parts, *(part for layer in layers for part in layer)]
+        for part in learned:
+            part.requires_grad_(backward)
+        gradient = draw(batch, count, 7)
+
+        def run() -> Any:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "autocast"):
+                result = function(*parts, layers)
+            return torch.autograd.grad(result, learned, gradient) if backward else result
+
+        return run
+
+    for precision in ("float32", "autocast"):
+        for batch, backward in ((4, False), (6, True)):
+            name = f"warp of the lattice, {batch} frames, {precision}, forward{' + backward' * backward}"
+            ours, other = (
+                warp(function, batch, precision, backward) for function in (warp_lattice, warp_lattice_reference)
+            )
+            yield Case(name, ours, {"eager": other}, repeats)
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
 from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.warp import run_network, warp_lattice
 
 MAX_SPEECH_STEPS = 64
 """Longest sequence of speech tokens in a window."""
@@ -159,7 +159,6 @@ class RegionWarp(nn.Module):
         self.narrow = nn.Linear(hidden, hidden // 2)
         self.widen = nn.Linear(hidden // 2, hidden)
         self.output = zero_initialize(nn.Linear(2 * hidden, 3 + config.ambient))
-        self.activation = nn.SiLU()
 
     def encode_positions(self, positions: Tensor) -> PositionFeatures:
         """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
@@ -172,24 +171,13 @@ class RegionWarp(nn.Module):
         by_region = self.from_codes(torch.cat([codes.motion, codes.portrait], dim=-1))  # [B, R, hidden]
         shares, pose = features.shares.exp(), self.from_pose(codes.pose)
         position = self.from_position(features.encoded)
+        layers = [(layer.weight, layer.bias) for layer in (self.narrow, self.widen, self.output)]
         # Mixing after the first layer: regions are few, positions many.
         if shares.dim() == 3:
-            result = self.offset(position + shares @ by_region + pose[:, None])
+            result = run_network(position + shares @ by_region + pose[:, None], layers)
         else:
-            # Positions first, frames second: one product mixes for all frames.
-            mixed = (shares @ by_region.transpose(0, 1).flatten(1)).view(len(shares), *pose.shape)
-            result = self.offset(position[:, None] + mixed + pose).transpose(0, 1)
+            result = warp_lattice(position, shares, by_region, pose, layers)
         return Deformation(0.25 * result[..., :3], result[..., 3:])
-
-    def offset(self, mixed: Tensor) -> Tensor:
-        """Run the U-shaped network on ``[..., hidden]`` -> ``[..., 3 + ambient]``."""
-        first = self.activation(mixed)
-        last = self.activation(self.widen(self.activation(self.narrow(first))))
-        # Products with a handful of columns are slow in bfloat16: a few rows of zeros make them fast.
-        count = len(self.output.bias)
-        weight, bias = F.pad(self.output.weight, (0, 0, 0, -count % 16)), F.pad(self.output.bias, (0, -count % 16))
-        near, far = weight.chunk(2, dim=1)
-        return (F.linear(first, near, bias) + F.linear(last, far))[..., :count].float()
 
 
 class CrossModalFacialDeformationField(nn.Module):

@@ -35,7 +35,7 @@ def test_a_phase_is_not_charged_for_what_it_calls(monkeypatch: pytest.MonkeyPatc
 def test_every_operator_is_timed_against_another() -> None:
     table = measure_kernels(points=512, repeats=1, device="cpu")
     names = " ".join(row["operator"] for row in table.rows)
-    assert all(word in names for word in ("tri-plane", "hash grid", "compositing", "field"))
+    assert all(word in names for word in ("tri-plane", "hash grid", "compositing", "field", "warp"))
     assert all(row["ours ms"] > 0 for row in table.rows)
 
 

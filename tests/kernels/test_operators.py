@@ -12,12 +12,14 @@ from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.encoding.triplane import sample_triplanes
 from s3dnerf.rendering import operators as rendering
 from s3dnerf.rendering.compositing import composite
+from s3dnerf.rendering.warp import WarpStructure
 
 STRUCTURES = (
     encoding.HashGridStructure,
     encoding.TriplaneStructure,
     rendering.CompositeStructure,
     rendering.FieldStructure,
+    WarpStructure,
 )
 
 pytestmark = pytest.mark.usefixtures("cpu")
