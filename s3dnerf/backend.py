@@ -232,7 +232,7 @@ def _describe_choice(operator: str, device: str) -> str:
 def _choose(operator: str, device: str, wanted: str) -> str:
     if wanted not in ("auto", *BACKENDS):
         raise UserError(f"{VARIABLE}={wanted}", "is not known", f"use one of: auto, {', '.join(BACKENDS)}")
-    # Written for caches: a GPU is left to PyTorch's products.
+    # There is no CUDA kernel for it.
     if operator == "warp" and device == "cuda" and wanted != "cpu":
         return "pytorch"
     able = {"cuda": ["cuda", "pytorch"], "cpu": ["cpu", "pytorch"]}.get(device, ["pytorch"])

@@ -6,10 +6,16 @@
 
 namespace S3D_VARIANT {
 
+// value * 2^power for a whole power within [-126, 127]; NaN for NaN.
+template <class F>
+S3D_HD F scale_by_power(F value, F power) {
+    const typename Lanes<F>::Int whole = to_int(choose(power == power, power, splat<F>(0.0f)));
+    return value * from_bits(to_word(whole + 127) << 23);
+}
+
 // exp(x), relative error below 2e-7. Below -87.3 it stays at the smallest normal number.
 template <class F>
 S3D_HD F exponential(F x) {
-    using Int = typename Lanes<F>::Int;
     x = limit(x, -87.33f, 88.3f);
     const F turns = round_down(multiply_add(x, splat<F>(1.44269504f), splat<F>(0.5f)));
     // ln 2 in two parts: the first has few bits, so that its multiples are exact.
@@ -21,9 +27,7 @@ S3D_HD F exponential(F x) {
     p = multiply_add(p, r, splat<F>(4.16662586e-2f));
     p = multiply_add(p, r, splat<F>(0.166666669f));
     p = multiply_add(p, r, splat<F>(0.500000008f));
-    p = multiply_add(p, r * r, r) + 1.0f;
-    const Int power = to_int(choose(turns == turns, turns, splat<F>(0.0f)));
-    return p * from_bits(to_word(power + 127) << 23);
+    return scale_by_power(multiply_add(p, r * r, r) + 1.0f, turns);
 }
 
 // 1 - exp(-x) without cancellation near zero, relative error below 3e-7.

@@ -256,6 +256,17 @@ S3D_HD Pack fused(Pack a, Pack b, Pack c) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// One instruction each; of two operands, the second is kept where either is NaN.
+S3D_HD Pack limit(Pack value, float low, float high) {
+    return (Pack)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)value));
+}
+
+S3D_HD Pack scale_by_power(Pack value, Pack power) {
+    return (Pack)_mm512_scalef_ps((__m512)value, (__m512)power);
+}
+#endif
+
 S3D_HD PackWord remainder_of(PackWord value, uint32_t divisor) {
     if (!any(value >= divisor)) return value;
     for (int lane = 0; lane < WIDTH; ++lane) value[lane] %= divisor;

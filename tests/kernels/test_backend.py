@@ -49,6 +49,12 @@ def test_devices_without_kernels_run_on_pytorch() -> None:
     assert backend.choose_backend("triplane", "mps") == "pytorch"
 
 
+@pytest.mark.parametrize("word", ["auto", "cuda", "pytorch"])
+def test_the_warp_of_the_lattice_is_left_to_pytorch_on_a_gpu(monkeypatch, word: str) -> None:
+    monkeypatch.setenv(backend.VARIABLE, word)
+    assert backend.choose_backend("warp", "cuda") == "pytorch"
+
+
 @pytest.mark.parametrize(
     ("word", "complaint"),
     [
