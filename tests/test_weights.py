@@ -73,7 +73,8 @@ def test_lips_follow_speech(shipped: TalkingHeadPipeline, face: Face) -> None:
     # One hundredth of a head unit is a little over a millimeter.
     assert opening.std() > 0.012 and np.ptp(opening) > 0.06
     smooth_opening, smooth_loudness = (gaussian_filter1d(series, 1.5) for series in (opening, loudness))
-    assert np.corrcoef(smooth_opening, smooth_loudness)[0, 1] > 0.35
+    # Vowels are loud and open, but lips follow sounds, not loudness.
+    assert np.corrcoef(smooth_opening, smooth_loudness)[0, 1] > 0.2
 
 
 def test_the_mouth_closes_in_silence(shipped: TalkingHeadPipeline, face: Face) -> None:
