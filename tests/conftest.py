@@ -116,13 +116,13 @@ def real_prepared_clips(real_clips_folder: Path, tmp_path_factory: pytest.TempPa
 
 
 def save_drawn_clip(folder: Path, person: str, split: str, sync: str, frames: int, seed: int) -> None:
-    """Draw a cartoon face that turns, nods and talks; what it says is noise as loud as its mouth is open."""
+    """Draw a cartoon face that turns, nods, blinks and talks; what it says is noise as loud as its mouth is open."""
     from scipy.spatial.transform import Rotation
 
     from s3dnerf.data.clip import Clip, save_clip
     from s3dnerf.face.camera import HeadPose, load_canonical_face, project
     from s3dnerf.face.crop import CropBox
-    from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
+    from s3dnerf.face.points import KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIPS_INNER, LIPS_OUTER
     from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 
     rng = np.random.default_rng(seed)
@@ -132,6 +132,9 @@ def save_drawn_clip(folder: Path, person: str, split: str, sync: str, frames: in
     points = np.repeat(face[None], frames, axis=0)
     lower = np.searchsorted(KEPT_POINTS, [*LIPS_INNER[1:10], *LIPS_OUTER[1:10]])
     points[:, lower, 1] -= opening[:, None]
+    upper, lower = np.searchsorted(KEPT_POINTS, np.array(LID_PAIRS_LEFT + LID_PAIRS_RIGHT).T)
+    closing = 0.6 * np.sin(2 * np.pi * 0.9 * time + seed) ** 8
+    points[:, upper, 1] -= closing[:, None] * (points[:, upper, 1] - points[:, lower, 1])
 
     turns = np.stack([0.3 * np.sin(2.0 * time + seed), 0.1 * np.cos(3.0 * time)], axis=1)
     center = np.stack([0.1 * np.sin(1.5 * time), 0.05 * np.cos(time)], axis=1)

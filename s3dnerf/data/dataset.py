@@ -38,6 +38,11 @@ class DataConfig:
     """Clips of this split (other people) are only validated on."""
     frames: int = 2
     """Frames of the same clip rendered from each portrait of a batch."""
+    run_every: int = 4
+    """Every so many batches, the frames are consecutive ones of a single portrait, for losses that look at lips in
+    motion; 0 for never."""
+    run_frames: int = 5
+    """Frames in such a run."""
     sequences: int = 4
     """Stretches of speech in a batch."""
     sequence_frames: int = 24
@@ -76,13 +81,22 @@ class Batch:
     """One training step."""
 
     portraits: Portrait
-    """``batch_size / frames`` items."""
+    """``batch_size / frames`` items, or one."""
     frames: Frames
-    """``batch_size`` items, those of a portrait in a row."""
+    """``batch_size`` items, those of a portrait in a row, or a run of ``run_frames`` consecutive ones."""
+    portrait_displacement: Tensor
+    """``[B, P, 3]`` landmarks of the portraits minus the person's mean face."""
     speakers: Portrait
     """``sequences`` items."""
+    speaker_displacement: Tensor
+    """The same of the speakers."""
     sequences: Frames
     """``sequences * sequence_frames`` items, without images."""
+
+    @property
+    def frames_per_portrait(self) -> int:
+        """How many frames are rendered from each portrait."""
+        return len(self.frames.eyes) // len(self.portraits.eyes)
 
 
 @dataclass(frozen=True)
@@ -142,10 +156,15 @@ class TalkingFaceDataset(Dataset):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         portraits, frames = [], []
-        for _ in range(self.portraits):
-            track = self.draw_track(self.people, rng)
+        is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
+        for _ in range(1 if is_run else self.portraits):
+            track = self.draw_track(self.speakers if is_run else self.people, rng)
             portrait = rng.choice(track.frames, 1)
-            chosen = np.concatenate([portrait, rng.choice(track.frames, self.config.frames, p=track.chances)])
+            if is_run:
+                shown = rng.integers(track.clip.frames - self.config.run_frames) + np.arange(self.config.run_frames)
+            else:
+                shown = rng.choice(track.frames, self.config.frames, p=track.chances)
+            chosen = np.concatenate([portrait, shown])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
             portraits.append(view.take([0]))
             frames.append(view.take(range(1, len(chosen))))
@@ -154,10 +173,13 @@ class TalkingFaceDataset(Dataset):
             speaker, sequence = self.draw_sequence(rng)
             speakers.append(speaker)
             sequences.append(sequence)
+        portrait, speaker = View.join(portraits), View.join(speakers)
         return Batch(
-            portraits=make_portrait(View.join(portraits)),
+            portraits=make_portrait(portrait),
             frames=make_frames(View.join(frames)),
-            speakers=make_portrait(View.join(speakers)),
+            portrait_displacement=_tensor(portrait.displacement),
+            speakers=make_portrait(speaker),
+            speaker_displacement=_tensor(speaker.displacement),
             sequences=make_frames(View.join(sequences)),
         )
 

@@ -69,9 +69,9 @@ class RegionCodes:
     """All that the field needs to know about one frame."""
 
     motion: Tensor
-    """``[B, R, code_width]``: what speech and blinks do to each region."""
+    """``[B, R, code_width]``: what speech and blinks do to each region, beside what it does in the portrait."""
     portrait: Tensor
-    """``[B, R, code_width]``: the state each region has in the portrait."""
+    """``[B, R, code_width]``: the shape each region has in the portrait."""
     pose: Tensor
     """``[B, 9]``: poses of the portrait and of the frame."""
 
@@ -196,8 +196,10 @@ class CrossModalFacialDeformationField(nn.Module):
         self.gather = RegionSlotAttention(context_channels, regions, token)
         self.embed_geometry = make_mlp(3 * landmarks + 2, 128, regions * token)
         self.speech_attention = SpeechAttention(config, speech_width, regions)
-        self.embed_eyes = nn.Linear(2, regions * code)
+        self.embed_eyes = nn.Linear(2, regions * code, bias=False)
         self.to_portrait = make_mlp(token, token, code)
+        # People seen in training must not be known by heart.
+        self.to_state = nn.Sequential(nn.LayerNorm(token), nn.Dropout(0.3), make_mlp(token, token, code))
         self.warp = RegionWarp(config, regions)
         self.lattice = Lattice(config.lattice)
 
@@ -213,9 +215,9 @@ class CrossModalFacialDeformationField(nn.Module):
         geometry = self.embed_geometry(torch.cat([8.0 * displacement.flatten(1), eyes], dim=1))
         return RegionTokens(gathered.tokens + geometry.view_as(gathered.tokens), gathered.attention)
 
-    def combine_codes(self, tokens: Tensor, motion: Tensor, eyes: Tensor, pose: Tensor) -> RegionCodes:
-        """Join ``motion [B, R, code]`` with ``eyes [B, 2]`` (openness wanted) and ``pose [B, 9]``."""
-        return RegionCodes(motion + self.embed_eyes(eyes).view_as(motion), self.to_portrait(tokens), pose)
+    def combine_codes(self, tokens: Tensor, change: Tensor, eyes: Tensor, pose: Tensor) -> RegionCodes:
+        """Join ``change [B, R, code]`` with ``eyes [B, 2]`` (by how much they open) and ``pose [B, 9]``."""
+        return RegionCodes(change + self.embed_eyes(eyes).view_as(change), self.to_portrait(tokens), pose)
 
     def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
         """Evaluate the field exactly at head-space ``points [B, N, 3]``."""

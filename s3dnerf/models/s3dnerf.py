@@ -87,6 +87,8 @@ class Identity:
     appearance: Appearance
     regions: RegionTokens
     """Its face regions (F_agg)."""
+    state: Tensor
+    """``[B, R, code]`` motion codes that the portrait seems to show: a smile, lips that happen to be parted."""
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
@@ -152,7 +154,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         appearance = self.appearance_encoder(portrait.image, portrait.camera)
         displacement = portrait.landmarks - self.canonical_landmarks
         regions = self.deformation_field.describe_regions(appearance.context, displacement, portrait.eyes)
-        return Identity(portrait, appearance, regions)
+        return Identity(portrait, appearance, regions, self.deformation_field.to_state(regions.tokens))
 
     def encode_speech(self, identity: Identity, windows: Tensor, run: int = 1) -> Tensor:
         """Speech ``windows [B, samples]`` around frames, in runs of consecutive ones -> motion codes ``[B, R, code]``
@@ -170,10 +172,18 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
         return torch.where(moved[:, None], widened, motion)
 
-    def drive(self, identity: Identity, motion: Tensor, eyes: Tensor, camera: Camera) -> RegionCodes:
-        """Join motion codes ``[B, R, code]``, eye openness ``[B, 2]`` and the pose of the frame."""
+    def drive(
+        self, identity: Identity, motion: Tensor, eyes: Tensor, camera: Camera, state: Tensor | None = None
+    ) -> RegionCodes:
+        """Join motion codes ``[B, R, code]``, eye openness ``[B, 2]`` and the pose of the frame.
+
+        What counts is the change from the portrait. ``state [B, R, code]`` are its motion codes where they are known
+        (in training); otherwise what the portrait seems to show stands for them.
+        """
+        change = motion - (identity.state if state is None else state)
         pose = describe_poses(identity.portrait.camera, camera)
-        return self.deformation_field.combine_codes(identity.regions.tokens, motion, eyes, pose)
+        opened = eyes - identity.portrait.eyes
+        return self.deformation_field.combine_codes(identity.regions.tokens, change, opened, pose)
 
     def render(
         self,

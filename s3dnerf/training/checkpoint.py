@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,22 +22,36 @@ from s3dnerf.errors import UserError
 STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> None:
+@dataclass(frozen=True)
+class TrainingState:
+    """All that training has to remember."""
+
+    average: nn.Module
+    """The averaged model, which is what others load."""
+    modules: dict[str, nn.Module]
+    """Everything else that learns, by name."""
+    optimizers: dict[str, Optimizer]
+    """By name."""
+
+
+def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
     """Write a checkpoint; the folder appears under its name only when it is complete."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    average.save_pretrained(part / MODEL)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    tensors |= flatten_optimizer(optimizer)
+    state.average.save_pretrained(part / MODEL)
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in {"average": state.average, **state.modules}.items():
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for prefix, optimizer in state.optimizers.items():
+        tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
     save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
     (part / NUMBERS).write_text(json.dumps({"step": step}))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer) -> int:
+def load_checkpoint(folder: Path, state: TrainingState) -> int:
     """Restore everything in place and return the step.
 
     Raises:
@@ -45,14 +60,15 @@ def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimize
     try:
         tensors = load_file(folder / STATE)
         step = json.loads((folder / NUMBERS).read_text())["step"]
-        model.load_state_dict(_select(tensors, "model."))
-        average.load_state_dict(_select(tensors, "average."))
+        for prefix, module in {"average": state.average, **state.modules}.items():
+            module.load_state_dict(_select(tensors, f"{prefix}."))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = f"cannot be resumed ({str(error).splitlines()[0]})"
         raise UserError(
             folder, reason, "resume with the settings it was made with, or start in a new folder"
         ) from error
-    restore_optimizer(optimizer, _select(tensors, "optimizer."))
+    for prefix, optimizer in state.optimizers.items():
+        restore_optimizer(optimizer, _select(tensors, f"{prefix}."))
     return step
 
 
@@ -60,9 +76,7 @@ def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as named tensors."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer.{index}.{name}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for name, value in entry.items()
+        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
     }
 
 

@@ -61,6 +61,16 @@ class LossWeights:
     """Difference of image gradients at three scales."""
     texture: float = 1.5
     """Difference of how much detail there is nearby, wherever exactly it lies: without it what is unsure is blurred."""
+    perceptual: float = 0.2
+    """Difference of the features that the face tracker's network finds in frames."""
+    seen: float = 0.3
+    """Distance between landmarks of face, mouth and lids that it sees in made and in real frames."""
+    seen_gap: float = 0.3
+    """The same for the gaps between lips and between lids."""
+    adversarial: float = 0.05
+    """How unreal the discriminators find mouth and texture."""
+    matching: float = 0.5
+    """Difference of the discriminators' features of made and real frames."""
     coarse: float = 0.3
     """Mean absolute difference of the volume-rendered image."""
     fine: float = 1.0
@@ -87,6 +97,8 @@ class LossWeights:
     """Opening of the lips in silence, head units."""
     distill: float = 0.05
     """Distance of motion codes from speech to those from the tracked face."""
+    state: float = 0.2
+    """Distance of the motion codes that a portrait seems to show to those of its tracked face."""
 
 
 def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
@@ -142,13 +154,14 @@ def compare_slots(identity: Identity) -> Tensor:
 
 
 def compare_speech(
-    model: S3DNeRF, identity: Identity, codes: RegionCodes, teacher: Tensor, frames: Frames, length: int
+    model: S3DNeRF, identity: Identity, spoken: Tensor, teacher: Tensor, frames: Frames, length: int
 ) -> dict[str, Tensor]:
     """Compare the movement that speech causes with the tracked one, over stretches of ``length`` frames.
 
-    The codes go through the warp, whose parameters stand still here: it must not learn to explain movement by position
-    alone where speech fails to predict it.
+    Both are motion codes ``[B, R, code]``. Those of speech go through the warp, whose parameters stand still here: it
+    must not learn to explain movement by position alone where speech fails to predict it.
     """
+    codes = model.drive(identity, spoken, frames.eyes, frames.camera)
     with frozen(model.deformation_field.warp):
         placed = place_landmarks(model, identity, codes, frames)
     moved = (REGION_OF_LANDMARK <= 1).to(placed.device)  # lips, jaw and cheeks
@@ -159,8 +172,13 @@ def compare_speech(
         "speech": miss[:, moved].mean() + miss[:, LIP_LANDMARKS].mean(),
         "correlation": (1.0 - correlate(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
-        "distill": F.smooth_l1_loss(codes.motion.float(), teacher.detach().float()),
+        "distill": compare_codes(spoken, teacher),
     }
+
+
+def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
+    """Distance of motion codes to those of the tracked face, which are not moved by it."""
+    return F.smooth_l1_loss(guessed.float(), known.detach().float())
 
 
 def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from s3dnerf.data.dataset import DataConfig
 from s3dnerf.models.s3dnerf import ModelConfig
+from s3dnerf.training.adversarial import AdversarialConfig
 from s3dnerf.training.losses import LossWeights
 from s3dnerf.training.trainer import TrainConfig
 
@@ -22,5 +23,7 @@ class S3DNeRFConfig:
     """Optimization."""
     losses: LossWeights = field(default_factory=LossWeights)
     """Weights of the loss terms."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """Discriminators of pictures."""
     seed: int = 0
     """Seed of everything random."""

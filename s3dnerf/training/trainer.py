@@ -20,11 +20,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import save_config
-from s3dnerf.data.dataset import Batch, TalkingFaceDataset
+from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
 from s3dnerf.errors import UserError
+from s3dnerf.models.face_mesh import FaceMesh
 from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF, map_tensors
-from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.adversarial import Adversary
+from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
+    compare_codes,
     compare_images,
     compare_landmarks,
     compare_slots,
@@ -35,6 +38,7 @@ from s3dnerf.training.losses import (
     place_landmarks,
     weigh,
 )
+from s3dnerf.training.perception import compare_perception
 
 if TYPE_CHECKING:
     from s3dnerf.training.settings import S3DNeRFConfig
@@ -100,6 +104,8 @@ class Trainer:
         self.model = make_model(config.model, config.train).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
+        self.face_mesh = FaceMesh().to(self.device)
+        self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         size, window = config.model.image_size, config.model.audio.samples
         data, shape = config.data, (size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
@@ -111,7 +117,7 @@ class Trainer:
         """Train to the last step; Ctrl-C saves a checkpoint and returns."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if resume and (latest := find_latest(self.checkpoints)):
-            self.step = load_checkpoint(latest, self.model, self.average.module, self.optimizer)
+            self.step = load_checkpoint(latest, self.state)
             self.average.n_averaged.fill_(self.step)
         save_config(self.run_dir / "config.yaml", self.config)
         train = self.config.train
@@ -164,6 +170,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip, foreach=True)
         self.optimizer.step()
         self.average.update_parameters(self.model)
+        self.adversary.learn(self.step, self.autocast())
         return {name: value.detach() for name, value in losses.items()}
 
     def measure_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -189,11 +196,12 @@ class Trainer:
             speakers = model.encode_identity(batch.speakers)
             identity = speakers.repeat(length)
             teacher = model.motion_encoder(frames.displacement)
-            tracked = model.drive(identity, teacher, frames.eyes, frames.camera)
+            state = model.motion_encoder(batch.speaker_displacement)
+            tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
             losses = compare_landmarks(model, identity, tracked, frames)
+            losses["state"] = compare_codes(speakers.state, state)
             spoken = model.encode_speech(identity, frames.speech, length)
-            codes = model.drive(identity, spoken, frames.eyes, frames.camera)
-            losses |= compare_speech(model, identity, codes, tracked.motion, frames, length)
+            losses |= compare_speech(model, identity, spoken, teacher, frames, length)
             firsts = map_tensors(frames, lambda x: x[::length])
             silence = make_silence(firsts.speech, generator)
             codes = model.drive(speakers, model.encode_speech(speakers, silence), firsts.eyes, firsts.camera)
@@ -206,18 +214,29 @@ class Trainer:
         model, frames = self.model, batch.frames
         with self.autocast():
             portraits = model.encode_identity(batch.portraits)
-            identity = portraits.repeat(self.config.data.frames)
-            tracked = model.motion_encoder(frames.displacement)
-            codes = model.drive(identity, tracked, frames.eyes, frames.camera)
+            identity = portraits.repeat(batch.frames_per_portrait)
+            motion = model.motion_encoder(frames.displacement)
+            state = model.motion_encoder(batch.portrait_displacement)
+            states = repeat(state, batch.frames_per_portrait)
+            codes = model.drive(identity, motion, frames.eyes, frames.camera, states)
             losses = compare_landmarks(model, identity, codes, frames)
+            losses["state"] = compare_codes(portraits.state, state)
             if speech_share > 0:
                 chosen = torch.rand(len(frames.speaks), generator=generator) < speech_share
                 chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
-                motion = torch.where(chosen, model.encode_speech(identity, frames.speech), tracked)
-                codes = model.drive(identity, motion, frames.eyes, frames.camera)
+                motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
+                states = torch.where(chosen, identity.state, states)
+                codes = model.drive(identity, motion, frames.eyes, frames.camera, states)
             rendering = model.render(identity, codes, frames.camera, generator)
         losses["regions"] = losses["regions"] + compare_slots(portraits)
-        return losses | compare_images(rendering, frames)
+        judged = self.judge(rendering.image, frames, generator)
+        perceived = compare_perception(self.face_mesh, rendering.image, frames)
+        return losses | compare_images(rendering, frames) | perceived | judged
+
+    def judge(self, image: Tensor, frames: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of the discriminators' verdict on rendered frames."""
+        with self.autocast():
+            return self.adversary.judge(image, frames, self.step / self.config.train.steps, generator)
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
@@ -245,7 +264,7 @@ class Trainer:
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
             if self.step >= self.config.train.movement_steps:
                 image = self.render_validation(model, batch)
-                still = batch.portraits.image.repeat_interleave(self.config.data.frames, 0)
+                still = batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0)
                 totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
                 totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()
                 if index == 0:
@@ -261,7 +280,7 @@ class Trainer:
         """Render the frames of a batch from their speech, clamped to [0, 1]."""
         frames = batch.frames
         with self.autocast():
-            identity = model.encode_identity(batch.portraits).repeat(self.config.data.frames)
+            identity = model.encode_identity(batch.portraits).repeat(batch.frames_per_portrait)
             motion = model.encode_speech(identity, frames.speech)
             codes = model.drive(identity, motion, frames.eyes, frames.camera)
             return model.render(identity, codes, frames.camera).image.clamp(0.0, 1.0)
@@ -278,8 +297,15 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint and drop the oldest."""
         folder = self.checkpoints / f"step_{self.step:07d}"
-        save_checkpoint(folder, self.step, self.model, self.average.module, self.optimizer)
+        save_checkpoint(folder, self.step, self.state)
         drop_old(self.checkpoints, self.config.train.keep)
+
+    @property
+    def state(self) -> TrainingState:
+        """All that a checkpoint holds."""
+        modules = {"model": self.model, "adversary": self.adversary}
+        optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
+        return TrainingState(self.average.module, modules, optimizers)
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
@@ -352,6 +378,11 @@ def seed_step(seed: int, step: int) -> torch.Generator:
     number = (seed * 1_000_003 + step) % 2**63
     torch.manual_seed(number)
     return torch.Generator().manual_seed(number)
+
+
+def repeat(x: Tensor, times: int) -> Tensor:
+    """Repeat each item of a batch ``times`` times in a row."""
+    return x.repeat_interleave(times, dim=0)
 
 
 def add_losses(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -120,8 +120,34 @@ def test_frames_are_of_the_person_in_their_portrait(plain: TalkingFaceDataset) -
     # Each cartoon person has a background of their own: the top left corner tells them apart.
     for step in range(6):
         batch = plain[step]
-        corners = batch.portraits.image[:, :, 1, 1].repeat_interleave(2, 0)
+        corners = batch.portraits.image[:, :, 1, 1].repeat_interleave(batch.frames_per_portrait, 0)
         torch.testing.assert_close(batch.frames.image[:, :, 1, 1], corners, atol=0.05, rtol=0)
+
+
+def test_every_so_often_the_frames_are_a_run(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
+    dataset = make_dataset(augment=False, run_every=3, run_frames=5)
+    for step in range(7):
+        batch = dataset[step]
+        is_run = step in (2, 5)
+        assert len(batch.portraits.eyes) == (1 if is_run else 2)
+        assert batch.frames_per_portrait == (5 if is_run else 2)
+        if is_run:
+            # Each window begins a frame's 640 samples after the one before, and all of them are heard.
+            speech = batch.frames.speech
+            assert batch.frames.speaks.all() and speech.abs().amax(dim=1).min() > 0
+            assert torch.equal(speech[1:, :-640], speech[:-1, 640:])
+    assert all(make_dataset(run_every=0)[step].frames_per_portrait == 2 for step in range(6))
+
+
+def test_portraits_come_with_their_displacement(plain: TalkingFaceDataset) -> None:
+    batch = plain[0]
+    mean_faces = torch.from_numpy(np.stack([track.mean_face for track in plain.tracks]))
+    for portraits, displacement in (
+        (batch.portraits, batch.portrait_displacement),
+        (batch.speakers, batch.speaker_displacement),
+    ):
+        distance = ((portraits.landmarks - displacement)[:, None] - mean_faces).abs().amax(dim=(2, 3))
+        assert distance.amin(dim=1).max() < 1e-5
 
 
 def test_displacement_is_measured_from_the_mean_face(plain: TalkingFaceDataset) -> None:
@@ -239,13 +265,15 @@ def test_frames_without_a_face_are_never_shown(drawn_clips: Path, tmp_path: Path
 
 def test_blinks_are_drawn_four_times_as_often(drawn_clips: Path, tmp_path: Path) -> None:
     clip = load_clip(drawn_clips / "ben_0")
-    eyes = clip.eye_openness.copy()
-    eyes[10:13] = 0.1
-    copy = replace(clip, path=tmp_path / "ben_0", eye_openness=eyes)
-    save_clip(copy, iter(clip.read_frames(range(30))), clip.read_speech())
-    chances = read_track(tmp_path / "ben_0").chances
-    np.testing.assert_allclose(chances, np.where((np.arange(30) >= 10) & (np.arange(30) < 13), 4, 1) / 39)
-    np.testing.assert_allclose(read_track(drawn_clips / "ben_0").chances, 1 / 30)
+    eyes = np.full_like(clip.eye_openness, 0.3)
+    for closed, expected in (
+        (slice(0, 0), np.full(30, 1 / 30)),
+        (slice(10, 13), np.where((np.arange(30) >= 10) & (np.arange(30) < 13), 4, 1) / 39),
+    ):
+        eyes[closed] = 0.1
+        copy = replace(clip, path=tmp_path / f"ben_{closed.stop}", eye_openness=eyes)
+        save_clip(copy, iter(clip.read_frames(range(30))), clip.read_speech())
+        np.testing.assert_allclose(read_track(copy.path).chances, expected)
 
 
 def test_another_size_is_made_from_the_stored_one(make_dataset: Callable[..., TalkingFaceDataset]) -> None:

@@ -205,6 +205,7 @@ def test_eyes_enter_the_codes_linearly(field: CrossModalFacialDeformationField) 
         return field.combine_codes(tokens, motion, torch.tensor([eyes]), pose).motion
 
     torch.testing.assert_close(drive([1.0, 0.0]) + drive([0.0, 1.0]), drive([1.0, 1.0]) + drive([0.0, 0.0]))
+    assert torch.equal(drive([0.0, 0.0]), motion)
     assert (drive([1.0, 0.0]) - drive([0.0, 1.0])).abs().max() > 1e-3
 
 

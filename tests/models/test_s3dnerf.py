@@ -108,6 +108,19 @@ def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identi
     torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
+def test_only_the_change_from_the_portrait_drives(model: S3DNeRF, identity: Identity) -> None:
+    portrait, motion = identity.portrait, torch.randn(2, 6, 8)
+    still = model.drive(identity, identity.state, portrait.eyes, portrait.camera)
+    assert not still.motion.any() and not still.pose[:, 6:].any()
+    guessed = model.drive(identity, motion, portrait.eyes, portrait.camera).motion
+    known = model.drive(identity, motion, portrait.eyes, portrait.camera, state=0.5 * motion).motion
+    torch.testing.assert_close(guessed, motion - identity.state)
+    torch.testing.assert_close(known, 0.5 * motion)
+    winked = model.drive(identity, identity.state, portrait.eyes - torch.tensor([0.5, 0.0]), portrait.camera).motion
+    expected = -0.5 * model.deformation_field.embed_eyes.weight[:, 0].view(6, 8)
+    torch.testing.assert_close(winked, expected.expand(2, 6, 8))
+
+
 def test_jittered_samples_differ_and_repeat_with_their_seed(model: S3DNeRF, identity: Identity) -> None:
     camera = identity.portrait.camera
     codes = model.drive(identity, torch.zeros(2, 6, 8), identity.portrait.eyes, camera)

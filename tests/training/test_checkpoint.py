@@ -13,78 +13,85 @@ from safetensors.torch import load_file
 from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.training import S3DNeRFConfig
-from s3dnerf.training.checkpoint import drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.adversarial import Adversary
+from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.trainer import make_optimizer
 
 
 @pytest.fixture
-def make_parts(load_smoke: Callable[..., S3DNeRFConfig]) -> Callable[..., tuple]:
-    """Makes a model, another one standing for its average, and an optimizer that has made one step."""
+def make_state(load_smoke: Callable[..., S3DNeRFConfig]) -> Callable[..., TrainingState]:
+    """Makes a model, another one standing for its average, a discriminator, and optimizers after one step."""
 
-    def make(seed: int, *words: str) -> tuple[S3DNeRF, S3DNeRF, torch.optim.AdamW]:
+    def make(seed: int, *words: str) -> TrainingState:
         config = load_smoke(*words)
         torch.manual_seed(seed)
         model, average = S3DNeRF(config.model), S3DNeRF(config.model)
-        optimizer = make_optimizer(model, config.train)
-        sum(parameter.square().sum() for parameter in model.parameters()).backward()
-        optimizer.step()
-        return model, average, optimizer
+        adversary = Adversary(config.adversarial, config.model.image_size)
+        optimizers = {"optimizer": make_optimizer(model, config.train), "adversary_optimizer": adversary.optimizer}
+        for module, optimizer in zip((model, adversary), optimizers.values(), strict=True):
+            sum(parameter.square().sum() for parameter in module.parameters()).backward()
+            optimizer.step()
+        return TrainingState(average, {"model": model, "adversary": adversary}, optimizers)
 
     return make
 
 
-def test_everything_comes_back(make_parts: Callable[..., tuple], tmp_path: Path) -> None:
-    saved, other = make_parts(0), make_parts(1)
-    save_checkpoint(tmp_path / "step_0000007", 7, *saved)
-    assert load_checkpoint(tmp_path / "step_0000007", *other) == 7
-    for one, two in zip(saved[:2], other[:2], strict=True):
-        assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
-    state, restored = (parts[2].state_dict()["state"] for parts in (saved, other))
-    assert state.keys() == restored.keys() and len(state) > 50
-    for index, entry in state.items():
-        for name, value in entry.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(restored[index][name]))
+def test_everything_comes_back(make_state: Callable[..., TrainingState], tmp_path: Path) -> None:
+    saved, other = make_state(0), make_state(1)
+    save_checkpoint(tmp_path / "step_0000007", 7, saved)
+    assert load_checkpoint(tmp_path / "step_0000007", other) == 7
+    modules = [{"average": one.average, **one.modules} for one in (saved, other)]
+    for name, module in modules[0].items():
+        there = modules[1][name].state_dict()
+        assert all(torch.equal(value, there[key]) for key, value in module.state_dict().items())
+    for name, least in (("optimizer", 50), ("adversary_optimizer", 30)):
+        state, restored = (one.optimizers[name].state_dict()["state"] for one in (saved, other))
+        assert state.keys() == restored.keys() and len(state) > least
+        for index, entry in state.items():
+            for key, value in entry.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(restored[index][key]))
 
 
-def test_the_model_folder_holds_the_average(make_parts: Callable[..., tuple], tmp_path: Path) -> None:
-    model, average, optimizer = make_parts(0)
-    save_checkpoint(tmp_path / "step_0000001", 1, model, average, optimizer)
+def test_the_model_folder_holds_the_average(make_state: Callable[..., TrainingState], tmp_path: Path) -> None:
+    state = make_state(0)
+    save_checkpoint(tmp_path / "step_0000001", 1, state)
     loaded = S3DNeRF.from_pretrained(str(tmp_path / "step_0000001" / "model"))
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in average.state_dict().items())
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in state.average.state_dict().items())
 
 
-def test_files_are_safetensors_and_json_only(make_parts: Callable[..., tuple], tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "step_0000001", 1, *make_parts(0))
+def test_files_are_safetensors_and_json_only(make_state: Callable[..., TrainingState], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "step_0000001", 1, make_state(0))
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".md"}
     assert json.loads((tmp_path / "step_0000001" / "training.json").read_text()) == {"step": 1}
     assert any(name.startswith("optimizer.") for name in load_file(tmp_path / "step_0000001" / "training.safetensors"))
 
 
-def test_saving_again_replaces_the_checkpoint(make_parts: Callable[..., tuple], tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "step_0000001", 1, *make_parts(0))
-    parts = make_parts(1)
-    save_checkpoint(tmp_path / "step_0000001", 1, *parts)
-    other = make_parts(2)
-    load_checkpoint(tmp_path / "step_0000001", *other)
-    assert torch.equal(other[0].canonical_landmarks, parts[0].canonical_landmarks)
-    assert torch.equal(next(other[0].parameters()), next(parts[0].parameters()))
+def test_saving_again_replaces_the_checkpoint(make_state: Callable[..., TrainingState], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "step_0000001", 1, make_state(0))
+    state, other = make_state(1), make_state(2)
+    save_checkpoint(tmp_path / "step_0000001", 1, state)
+    load_checkpoint(tmp_path / "step_0000001", other)
+    for name, module in state.modules.items():
+        assert torch.equal(next(other.modules[name].parameters()), next(module.parameters()))
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000001"]
 
 
-def test_a_checkpoint_of_another_model_size_is_refused(make_parts: Callable[..., tuple], tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "step_0000001", 1, *make_parts(0))
-    larger = make_parts(0, "--model.radiance.hidden", "24")
+def test_a_checkpoint_of_another_model_size_is_refused(
+    make_state: Callable[..., TrainingState], tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "step_0000001", 1, make_state(0))
+    larger = make_state(0, "--model.radiance.hidden", "24")
     with pytest.raises(UserError, match="step_0000001: cannot be resumed") as raised:
-        load_checkpoint(tmp_path / "step_0000001", *larger)
+        load_checkpoint(tmp_path / "step_0000001", larger)
     assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", ["no numbers", "broken numbers", "no tensors", "cut tensors"])
-def test_a_damaged_checkpoint_is_refused(make_parts: Callable[..., tuple], tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused(make_state: Callable[..., TrainingState], tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "step_0000001"
-    parts = make_parts(0)
-    save_checkpoint(folder, 1, *parts)
+    state = make_state(0)
+    save_checkpoint(folder, 1, state)
     numbers, tensors = folder / "training.json", folder / "training.safetensors"
     if damage == "no numbers":
         numbers.unlink()
@@ -95,7 +102,7 @@ def test_a_damaged_checkpoint_is_refused(make_parts: Callable[..., tuple], tmp_p
     else:
         tensors.write_bytes(tensors.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be resumed"):
-        load_checkpoint(folder, *parts)
+        load_checkpoint(folder, state)
 
 
 def test_the_latest_is_the_one_with_most_steps_and_complete(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from s3dnerf.training.losses import (
     EYE_LANDMARKS,
     INNER_LIPS,
     LossWeights,
+    compare_codes,
     compare_gradients,
     compare_images,
     compare_landmarks,
@@ -229,7 +230,7 @@ def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
 
 def drive(model: S3DNeRF, identity: Identity, motion: Tensor | None = None) -> RegionCodes:
     motion = torch.zeros(len(identity.portrait.eyes), 6, 8) if motion is None else motion
-    return model.drive(identity, motion, identity.portrait.eyes, identity.portrait.camera)
+    return model.drive(identity, motion, identity.portrait.eyes, identity.portrait.camera, torch.zeros_like(motion))
 
 
 def test_landmarks_that_arrive_cost_nothing(model: S3DNeRF, identity: Identity) -> None:
@@ -266,14 +267,14 @@ def test_slots_that_claim_their_landmarks_cost_little(model: S3DNeRF, identity: 
 def test_speech_that_is_right_costs_nothing_and_stillness_does(model: S3DNeRF, identity: Identity) -> None:
     length = 8
     repeated = identity.repeat(length)
-    codes = drive(model, repeated)
+    spoken = torch.randn(16, 6, 8)
     still = repeated.portrait.landmarks
     moving = still.clone()
     opening = 0.05 * torch.sin(torch.arange(16.0)).clamp(min=0)
     moving[:, rows(tuple(number for _, number in LIP_PAIRS)), 1] -= opening[:, None]
     for landmarks, right in ((still, True), (moving, False)):
-        frames = make_frames(landmarks)
-        losses = compare_speech(model, repeated, codes, codes.motion, frames, length)
+        frames = replace(make_frames(landmarks), eyes=repeated.portrait.eyes)
+        losses = compare_speech(model, repeated, spoken, spoken, frames, length)
         assert set(losses) == {"speech", "correlation", "gain", "distill"}
         assert losses["distill"].item() == 0.0
         # Nothing moves in the untrained model: correlation with anything is 0.
@@ -299,12 +300,20 @@ def test_landmarks_are_placed_from_the_mean_face_alone(model: S3DNeRF, identity:
 def test_speech_does_not_teach_the_warp(model: S3DNeRF, identity: Identity) -> None:
     torch.nn.init.normal_(model.deformation_field.warp.output.weight, std=0.03)
     motion = torch.randn(2, 6, 8, requires_grad=True)
-    codes = drive(model, identity, motion)
-    frames = make_frames(identity.portrait.landmarks + 0.05)
-    losses = compare_speech(model, identity, codes, torch.zeros(2, 6, 8), frames, 2)
+    frames = replace(make_frames(identity.portrait.landmarks + 0.05), eyes=identity.portrait.eyes)
+    losses = compare_speech(model, identity, motion, torch.zeros(2, 6, 8), frames, 2)
     (losses["speech"] + losses["correlation"] + losses["gain"]).backward()
     assert motion.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in model.deformation_field.warp.parameters())
+
+
+def test_known_codes_are_not_moved_by_guesses() -> None:
+    guessed, known = torch.full((2, 6, 8), 0.5, requires_grad=True), torch.zeros(2, 6, 8, requires_grad=True)
+    distance = compare_codes(guessed, known)
+    distance.backward()
+    # Smooth L1: half the square below 1.
+    assert distance.item() == pytest.approx(0.125)
+    assert known.grad is None and guessed.grad.abs().min() > 0
 
 
 def test_silence_is_faint_noise_of_many_levels() -> None:

@@ -32,9 +32,11 @@ from s3dnerf.training.trainer import (
     seed_step,
 )
 
-CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
+CORRESPONDENCES = {"landmarks", "gap", "lids", "regions", "state"}
 SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
 PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture", "coarse", "fine", "warped", "deform"}
+PICTURES |= {"perceptual", "seen", "seen_gap"}
+JUDGED = {"adversarial", "matching"}
 UNFINISHED = {"coarse", "fine", "warped", "deform"}
 """Terms of what super-resolution starts from: eight rays across a face cannot show all of it."""
 
@@ -354,6 +356,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
     words += ["--train.steps", "800", "--train.movement_steps", "0", "--train.movement_every", "1000"]
     words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.clip", "0.5"]
     words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
+    words += ["--adversarial.start", "1"]
     trainer = Trainer(make_config(*words), tmp_path)
     batch = trainer.data[1]
     trajectory = []

@@ -1,0 +1,110 @@
+"""Image discriminator (S3D-NeRF, section 3.5): tells rendered cut-outs from real ones. Used in training only.
+
+The residual discriminator of StyleGAN2 (Karras et al., 2020), small: equalized learning rates, maps halved by
+averaging, the spread within the batch shown to the last layers. Two of them watch a face: one its mouth, where teeth
+are lost first, one the texture of whatever part of the frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SQRT_HALF = math.sqrt(0.5)
+SLOPE = 0.2
+
+
+@dataclass
+class ImageDiscriminatorConfig:
+    """Sizes of a discriminator."""
+
+    side: int = 64
+    """Side of the cut-outs in pixels; a multiple of ``2 ** len(widths)``."""
+    widths: tuple[int, ...] = (16, 32, 64, 96)
+    """Channels before each halving of the map."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a discriminator thinks of a batch."""
+
+    realness: Tensor
+    """``[B]``; positive for real."""
+    features: list[Tensor]
+    """Maps after each block, fine to coarse."""
+
+
+class ImageDiscriminator(nn.Module):
+    """Cut-outs -> how real they look."""
+
+    def __init__(self, config: ImageDiscriminatorConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.enter = EqualizedConvolution(3, widths[0], 1)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(inputs, outputs)
+            for inputs, outputs in zip(widths, (*widths[1:], widths[-1]), strict=True)
+        )
+        self.mix = EqualizedConvolution(widths[-1] + 1, widths[-1], 3)
+        left = config.side // 2 ** len(widths)
+        self.leave = EqualizedLinear(widths[-1] * left * left, 1)
+
+    def forward(self, image: Tensor) -> Judgement:
+        """Judge cut-outs ``image [B, 3, side, side]`` in [0, 1]."""
+        x = activate(self.enter((2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)))
+        features = []
+        for block in self.blocks:
+            x = block(x)
+            features.append(x)
+        spread = x.float().std(dim=0, correction=0).mean().to(x.dtype)
+        x = activate(self.mix(torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)))
+        return Judgement(self.leave(x.flatten(1))[:, 0].float(), features)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions beside a shortcut; halves the map."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = EqualizedConvolution(inputs, inputs, 3)
+        self.second = EqualizedConvolution(inputs, outputs, 3)
+        self.shortcut = EqualizedConvolution(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed = F.avg_pool2d(activate(self.second(activate(self.first(x)))), 2)
+        return (changed + self.shortcut(F.avg_pool2d(x, 2))) * SQRT_HALF
+
+
+class EqualizedConvolution(nn.Module):
+    """A convolution whose weights are kept at unit variance and scaled when used (Karras et al., 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale, self.padding = 1.0 / math.sqrt(inputs * kernel * kernel), kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.scale * self.weight, self.bias, padding=self.padding)
+
+
+class EqualizedLinear(nn.Module):
+    """A linear layer like :class:`EqualizedConvolution`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.scale = 1.0 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.scale * self.weight, self.bias)
+
+
+def activate(x: Tensor) -> Tensor:
+    """Leaky rectifier that keeps the variance."""
+    return F.leaky_relu(x, SLOPE) * math.sqrt(2.0)

@@ -1,0 +1,138 @@
+"""Adversarial training: discriminators that learn beside the model (non-saturating loss, R1 penalty).
+
+They see cut-outs at the frame's own resolution: the mouth, upright and always as large, and a random part of the face.
+Beside the verdict, their features of the made frame are matched to those of the real one: a steadier pull.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.data.dataset import Frames
+from s3dnerf.errors import UserError
+from s3dnerf.models.face_mesh import FaceWindow, place_points
+from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS
+from s3dnerf.rendering.rays import make_pixel_grid, project_points
+from s3dnerf.training.losses import frozen
+from s3dnerf.training.perception import find_windows
+
+MOUTH_REACH = 0.36
+"""Half the side of the mouth's cut-out in head units."""
+
+
+@dataclass
+class AdversarialConfig:
+    """When and how discriminators learn."""
+
+    start: float = 0.6
+    """Fraction of all steps after which they begin; 1 leaves them out."""
+    ramp: float = 0.1
+    """Fraction of all steps over which their weight in the model's loss rises."""
+    learning_rate: float = 1e-3
+    """Learning rate of the discriminators."""
+    penalty: float = 2.0
+    """Weight of the R1 penalty, the squared gradient at real pictures (Mescheder et al., 2018)."""
+    penalty_every: int = 8
+    """Steps between two penalties, each of which counts as many times."""
+    network: ImageDiscriminatorConfig = field(default_factory=ImageDiscriminatorConfig)
+    """Sizes of both discriminators."""
+
+
+class Adversary(nn.Module):
+    """Both discriminators and their optimizer. They learn from the cut-outs that they judged last."""
+
+    def __init__(self, config: AdversarialConfig, image_size: int) -> None:
+        """Make discriminators of frames of ``image_size`` pixels.
+
+        Raises:
+            UserError: the cut-outs that they see are larger than the frames.
+        """
+        super().__init__()
+        if config.start < 1 and config.network.side > image_size:
+            reason = f"cut-outs of {config.network.side} pixels do not fit in frames of {image_size}"
+            raise UserError("adversarial.network.side", reason, "make it smaller, or set adversarial.start to 1")
+        self.config = config
+        self.networks = nn.ModuleDict({name: ImageDiscriminator(config.network) for name in ("mouth", "texture")})
+        self.optimizer = torch.optim.Adam(self.parameters(), config.learning_rate, betas=(0.0, 0.99), foreach=True)
+        self.made: list[Tensor] = []
+        self.real: list[Tensor] = []
+
+    def judge(self, image: Tensor, frames: Frames, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of the model: how unreal frames ``image [B, 3, S, S]`` look, and how unlike the real ones.
+
+        ``progress`` is the share of training that is done. There are no losses before the start.
+        """
+        if progress < self.config.start or self.config.start == 1:
+            return {}
+        strength = min((progress - self.config.start) / max(self.config.ramp, 1e-6), 1.0)
+        places = torch.rand(len(image), 2, generator=generator).to(image.device)
+        made, self.real = self.cut(image, frames, places), self.cut(frames.image, frames, places)
+        self.made = [one.detach() for one in made]
+        unreal, unlike = [], []
+        with frozen(self):
+            for network, one, other in zip(self.networks.values(), made, self.real, strict=True):
+                verdict = network(one)
+                with torch.no_grad():
+                    wanted = network(other)
+                unreal.append(F.softplus(-verdict.realness).mean())
+                unlike += [(a - b).abs().mean() for a, b in zip(verdict.features, wanted.features, strict=True)]
+        return {
+            "adversarial": strength * torch.stack(unreal).mean(),
+            "matching": strength * torch.stack(unlike).float().mean(),
+        }
+
+    def learn(self, step: int, autocast: torch.autocast) -> None:
+        """Make one step of the discriminators' optimizer, if they judged anything since the last."""
+        if not self.made:
+            return
+        penalized = step % self.config.penalty_every == 0
+        total = torch.zeros((), device=self.made[0].device)
+        for network, made, real in zip(self.networks.values(), self.made, self.real, strict=True):
+            with autocast:
+                total = total + F.softplus(network(made).realness).mean() + F.softplus(-network(real).realness).mean()
+            if penalized:
+                total = total + 0.5 * self.config.penalty * self.config.penalty_every * measure_penalty(network, real)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        self.made, self.real = [], []
+
+    def cut(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:
+        """Cut the mouth and a part of the face (``places [B, 2]`` in [0, 1] say which) out of ``image``."""
+        side = self.config.network.side
+        return [cut_square(image, watch_mouth(frames), side), cut_patch(image, find_windows(frames), places, side)]
+
+
+def watch_mouth(frames: Frames) -> FaceWindow:
+    """Return upright squares around the mouths, as large for every head."""
+    lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
+    rotation = frames.camera.rotation
+    roll = torch.atan2(-rotation[:, 1, 0], rotation[:, 0, 0])
+    return FaceWindow(lips.mean(1), MOUTH_REACH * frames.camera.scale, roll)
+
+
+def cut_square(image: Tensor, window: FaceWindow, side: int) -> Tensor:
+    """Resample a window of ``image [B, 3, S, S]`` to ``[B, 3, side, side]``."""
+    grid = make_pixel_grid(side, side, image.device).expand(len(image), -1, -1, -1)
+    return F.grid_sample(image.float(), place_points(grid, window), padding_mode="border", align_corners=False)
+
+
+def cut_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> Tensor:
+    """Cut ``[B, 3, side, side]`` whole pixels out of ``image [B, 3, S, S]``, at ``places`` within the window."""
+    size = image.shape[-1]
+    center = window.center + window.reach[:, None] * (2.0 * places - 1.0)
+    corner = ((center + 1.0) * size / 2.0 - side / 2.0).round().long().clamp(0, size - side)
+    return torch.stack([one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)])
+
+
+def measure_penalty(network: ImageDiscriminator, real: Tensor) -> Tensor:
+    """R1: mean squared norm of the gradient of the verdict to real pictures."""
+    real = real.detach().requires_grad_(True)
+    verdict = network(real).realness.sum()
+    (gradient,) = torch.autograd.grad(verdict, real, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()

@@ -1,0 +1,68 @@
+"""Losses of perception: rendered and real faces are compared by what a frozen face network sees in them.
+
+The paper's perceptual loss (section 3.5) takes VGG, whose weights cannot be had without a download. The network of the
+face tracker is at hand and knows faces. It also says where lips and lids are in the picture: a warp may move every
+landmark to its place and still paint a mouth that looks closed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from s3dnerf.data.dataset import Frames
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
+from s3dnerf.metrics import MOUTH_POINTS
+from s3dnerf.models.face_mesh import POINTS, FaceMesh, FaceWindow, Look, frame_faces
+from s3dnerf.rendering.rays import project_points
+
+MESH_ROWS = torch.from_numpy((KEPT_POINTS < POINTS).nonzero()[0])
+"""Rows of the kept landmarks that the plain mesh has too."""
+OUTER_CORNERS = torch.from_numpy(KEPT_POINTS.searchsorted((33, 263)))
+"""Rows of the outer corners of the eyes."""
+MOUTH, LIDS = (torch.tensor(numbers) for numbers in (MOUTH_POINTS, (*EYE_LEFT, *EYE_RIGHT)))
+LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
+
+
+def find_windows(frames: Frames) -> FaceWindow:
+    """Return the windows in which the tracker looks at the real faces."""
+    places = project_points(frames.landmarks, frames.camera)[..., :2]
+    left, right = places[:, OUTER_CORNERS.to(places.device)].unbind(1)
+    return frame_faces(places[:, MESH_ROWS.to(places.device)], (left, right))
+
+
+def compare_perception(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
+    """Compare what ``mesh`` sees in rendered frames ``image [B, 3, S, S]`` and in the real ones."""
+    window = find_windows(frames)
+    with torch.no_grad():
+        real = mesh(frames.image, window)
+    made = mesh(image, window)
+    return {"perceptual": compare_features(made, real), **compare_points(made, real, window)}
+
+
+def compare_features(made: Look, real: Look) -> Tensor:
+    """Mean over the stages of the mean absolute difference of their maps, over the mean size of the real ones."""
+    shares = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(made.features, real.features, strict=True)]
+    return torch.stack(shares).mean()
+
+
+def compare_points(made: Look, real: Look, window: FaceWindow) -> dict[str, Tensor]:
+    """Compare landmarks seen in the pictures; distances over half the side of the window.
+
+    ``seen``: of the whole face, of the mouth about its own middle (as M-LMD does) and of the lids. ``seen_gap``:
+    between the lips and between the lids, the real opening against the made one.
+    """
+    scale = 1.0 / window.reach[:, None, None]
+    a, b = made.points * scale, real.points * scale
+    mouth = a[:, MOUTH] - a[:, MOUTH].mean(1, keepdim=True), b[:, MOUTH] - b[:, MOUTH].mean(1, keepdim=True)
+    parts = (measure_distance(a, b), 2.0 * measure_distance(*mouth), measure_distance(a[:, LIDS], b[:, LIDS]))
+    gaps = [
+        ((a[:, upper] - a[:, lower]) - (b[:, upper] - b[:, lower])).abs().sum(-1).mean()
+        for upper, lower in (LIP_SIDES, LID_SIDES)
+    ]
+    return {"seen": torch.stack(parts).sum(), "seen_gap": torch.stack(gaps).sum()}
+
+
+def measure_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean distance of ``[B, N, 2]`` points; smooth where they meet."""
+    return ((a - b).square().sum(-1) + 1e-6).sqrt().mean() - 1e-3
