@@ -11,6 +11,7 @@ from .lips import (
     measure_opening_slope,
 )
 from .motion import count_blinks, measure_blink_rate, measure_jitter
+from .sharpness import measure_cpbd, measure_detail
 
 __all__ = [
     "FACE_POINT_COUNT",
@@ -18,6 +19,8 @@ __all__ = [
     "correlate_openings",
     "count_blinks",
     "measure_blink_rate",
+    "measure_cpbd",
+    "measure_detail",
     "measure_f_lmd",
     "measure_jitter",
     "measure_m_lmd",
