@@ -60,6 +60,7 @@ def evaluate_clips(
         pipeline = _load_pipeline(checkpoint, device)
     settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
     settings |= {"max_frames": max_frames, "seed": seed}
+    settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
     crowds = FeatureCrowds()
     overview: list[np.ndarray] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from s3dnerf.evaluation.scores import average_known
 from s3dnerf.evaluation.tracking import FaceTrack, measured_size
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.media.image import resize_image
@@ -88,7 +89,7 @@ class NetworkJudge:
         sight = eye.finish()
         scores = {score: float(np.mean(values)) for score, values in distances.items()}
         if sight.identity is not None:
-            scores["csim"] = _average_known(measure_csim(clip.sight.identity, sight.identity))
+            scores["csim"] = average_known(measure_csim(clip.sight.identity, sight.identity))
         if clip.speech is not None:
             lips = reader.finish()[: len(clip.speech)]
             sync = measure_sync(lips, clip.speech[: len(lips)])
@@ -148,8 +149,3 @@ class _LipReader:
 
 def _scale(frame: np.ndarray) -> np.ndarray:
     return resize_image(frame, measured_size(frame))
-
-
-def _average_known(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -142,9 +142,9 @@ def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
     made_opening = made.lip_opening[judged] if found else np.full(len(made) - 1, np.nan)
     opening = real.lip_opening[judged], made_opening
     return {
-        "f_lmd": _known_mean(measure_f_lmd(real.plain[judged], made.plain[judged])),
-        "m_lmd": _known_mean(measure_m_lmd(real.plain[judged], made.plain[judged])),
-        "m_lmd_fine": _known_mean(measure_m_lmd(real_fine[judged], made_fine[judged])),
+        "f_lmd": average_known(measure_f_lmd(real.plain[judged], made.plain[judged])),
+        "m_lmd": average_known(measure_m_lmd(real.plain[judged], made.plain[judged])),
+        "m_lmd_fine": average_known(measure_m_lmd(real_fine[judged], made_fine[judged])),
         "lip_correlation": correlate_openings(*opening),
         "lip_gain": measure_opening_gain(*opening),
         "lip_slope": measure_opening_slope(*opening),
@@ -165,7 +165,7 @@ def average_scores(scores: Iterable[Scores]) -> Scores:
 
 def _average(values: list[float | None]) -> float | None:
     measured = np.array([value for value in values if value is not None], np.float64)
-    return _known_mean(measured) if len(measured) else None
+    return average_known(measured) if len(measured) else None
 
 
 def _scale_to_pixels(track: FaceTrack) -> np.ndarray:
@@ -173,7 +173,8 @@ def _scale_to_pixels(track: FaceTrack) -> np.ndarray:
     return track.fine[..., :2] * np.array([width / 2, height / 2], np.float32)
 
 
-def _known_mean(values: np.ndarray) -> float:
+def average_known(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
 

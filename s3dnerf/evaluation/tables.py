@@ -73,7 +73,12 @@ COLUMNS = (
         2,
         "mean second difference of the landmarks; compare with ground truth's",
     ),
-    Column("blink_rate", "blinks/min", 1, "compare with ground truth's"),
+    Column(
+        "blink_rate",
+        "blinks/min",
+        1,
+        "eyes less than 0.65 as open as usual, then open again; compare with ground truth's",
+    ),
     Column("found", "face found", 3, "share of frames in which a face was seen; others have no landmark scores"),
 )
 

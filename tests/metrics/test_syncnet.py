@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from s3dnerf.errors import UserError
 from s3dnerf.metrics.sync import compute_mfcc
@@ -72,6 +73,41 @@ def test_faces_are_seen_in_blue_green_red_from_0_to_255(network):
     faces = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
     expected = torch.from_numpy(faces.astype(np.float32)).flip(-1).permute(3, 0, 1, 2)
     np.testing.assert_allclose(embed_faces(network, faces), network.see(expected[None])[0].numpy(), rtol=1e-5)
+
+
+def test_embeddings_are_those_of_a_slow_program(network):
+    state = {name: value.double() for name, value in network.state_dict().items()}
+
+    def conv(name: str, x: torch.Tensor, index: int, stride, padding) -> torch.Tensor:
+        weight, bias = state[f"{name}.{index}.weight"], state[f"{name}.{index}.bias"]
+        convolve = F.conv2d if weight.ndim == 4 else F.conv3d
+        return norm(f"{name}.{index + 1}", convolve(x, weight, bias, stride, padding)).relu()
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        parts = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *parts)
+
+    def head(name: str, x: torch.Tensor) -> torch.Tensor:
+        x = norm(f"{name}.1", F.linear(x.flatten(1), state[f"{name}.0.weight"], state[f"{name}.0.bias"]))
+        return F.linear(x.relu(), state[f"{name}.3.weight"], state[f"{name}.3.bias"])
+
+    generator = torch.Generator().manual_seed(0)
+    sound = torch.rand(2, 1, 13, 20, generator=generator)
+    x = conv("netcnnaud", conv("netcnnaud", sound.double(), 0, 1, 1), 4, 1, 1)
+    x = F.max_pool2d(x, 3, (1, 2))
+    for index in (8, 11, 14):
+        x = conv("netcnnaud", x, index, 1, 1)
+    x = conv("netcnnaud", F.max_pool2d(x, 3, 2), 18, 1, 0)
+    torch.testing.assert_close(network.hear(sound).double(), head("netfcaud", x), rtol=1e-3, atol=1e-4)
+
+    faces = torch.rand(1, 3, 5, 224, 224, generator=generator)
+    pool = F.max_pool3d
+    x = pool(conv("netcnnlip", faces.double(), 0, (1, 2, 2), 0), (1, 3, 3), (1, 2, 2))
+    x = pool(conv("netcnnlip", x, 4, (1, 2, 2), (0, 1, 1)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    for index in (8, 11, 14):
+        x = conv("netcnnlip", x, index, 1, (0, 1, 1))
+    x = conv("netcnnlip", pool(x, (1, 3, 3), (1, 2, 2)), 18, 1, 0)
+    torch.testing.assert_close(network.see(faces).double(), head("netfclip", x), rtol=1e-3, atol=1e-4)
 
 
 def test_windows_end_with_the_shorter_of_lips_and_sound():
