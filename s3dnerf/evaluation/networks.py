@@ -66,8 +66,8 @@ class NetworkJudge:
     def study(self, real: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray) -> RealClip:
         """See a real clip, uint8 [H, W, 3] a frame, and hear its speech [n] (16 kHz), once for all its rows."""
         eye = _Eye(self._arcface, self._inception, track)
-        for frame in real:
-            eye.add(_scale(frame))
+        for index, frame in enumerate(real):
+            eye.add(_scale(frame), index)
         if self._syncnet is None:
             return RealClip(eye.finish(), None)
         count = syncnet.count_windows(len(track), len(speech))
@@ -82,7 +82,7 @@ class NetworkJudge:
         distances: dict[str, list[float]] = {score: [] for score in self._lpips}
         for index, (a, b) in enumerate(zip(real, made, strict=True)):
             a, b = _scale(a), _scale(b[: a.shape[0], : a.shape[1]])
-            eye.add(b)
+            eye.add(b, index)
             reader.add(b)
             for score, network in self._lpips.items() if index else ():
                 distances[score].append(float(measure_lpips(network, a[None], b[None])[0]))
@@ -104,14 +104,12 @@ class _Eye:
         self._arcface, self._inception, self._track = arcface, inception, track
         self._identity: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
-        self._frame = 0
 
-    def add(self, frame: np.ndarray) -> None:
-        frame, self._frame = frame, self._frame + 1
-        if self._frame == 1:
+    def add(self, frame: np.ndarray, index: int) -> None:
+        if index == 0:
             return
         if self._arcface is not None:
-            self._identity.append(self._embed_face(frame, self._frame - 1))
+            self._identity.append(self._embed_face(frame, index))
         if self._inception is not None:
             self._features.append(extract_features(self._inception, frame[None])[0])
 

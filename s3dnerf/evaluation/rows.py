@@ -27,7 +27,7 @@ from s3dnerf.media.audio import FPS, read_speech
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
-    from s3dnerf.evaluation.networks import NetworkJudge
+    from s3dnerf.evaluation.networks import NetworkJudge, RealClip
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
@@ -93,13 +93,17 @@ class ClipJob:
             folder = self.out if row == "ours" else self.out / "rows" / row
             made = folder / f"{self.video.stem}.mp4"
             self._write(made, self._make_frames(row, sound, track), sound, len(track), row)
-            measured[row] = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
-            if self.judge and studied:
-                seen = self.judge.judge(self._stream_real(), stream_frames(made, FPS), studied, measured[row].track)
-                scores = replace(measured[row].scores, **seen.scores)
-                measured[row] = replace(measured[row], scores=scores, features=seen.features)
+            measured[row] = self._measure(made, track, wanted, studied)
         features = studied.sight.features if studied else None
         return ClipResult(self.video.stem, track, moments, real, measured, features)
+
+    def _measure(self, made: Path, track: FaceTrack, wanted: set[int], studied: RealClip | None) -> Measurement:
+        measurement = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
+        if self.judge is None or studied is None:
+            return measurement
+        # The networks need the made track as a whole, so the video is read a second time.
+        seen = self.judge.judge(self._stream_real(), stream_frames(made, FPS), studied, measurement.track)
+        return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
 
     def _stream_real(self) -> Iterator[np.ndarray]:
         return islice(stream_frames(self.video, FPS), self.max_frames)
