@@ -210,7 +210,14 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         run_evaluate,
         "Measure self-reenactment on real clips",
         "For every clip: its first frame, its own sound and its tracked head poses in, the clip out.\n"
-        "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of real above ours to OUT.",
+        "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of real above ours to OUT.\n\n"
+        "LPIPS, CSIM, FID, LSE-C and LSE-D need weights of public networks, which are not ours to ship; the table\n"
+        "says which file is missing. --weights-folder names a folder with some or all of these, .safetensors as well:\n"
+        "  alexnet.pth, lpips_alex.pth  LPIPS: torchvision's alexnet-owt-7be5be79, weights/v0.1/alex of lpips\n"
+        "  vgg16.pth, lpips_vgg.pth     LPIPS-VGG: torchvision's vgg16-397923af, weights/v0.1/vgg of lpips\n"
+        "  arcface.pth                  CSIM: backbone.pth of insightface's arcface_torch, iresnet50 or iresnet100\n"
+        "  inception.pth                FID: pytorch-fid's pt_inception-2015-12-05-6726825d\n"
+        "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
     )
     parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder with mp4 files")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for videos and tables")
@@ -221,6 +228,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--split", help="only clips of this split of the manifest")
     parser.add_argument("--max-frames", type=int, metavar="N", help="only the first N frames of a clip")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows of the table, such as ours")
+    parser.add_argument(
+        "--weights-folder", type=Path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the blinks")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
@@ -238,10 +248,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         device=options.device,
         rows=options.rows or ROWS,
         seed=options.seed,
+        weights_folder=options.weights_folder,
     )
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)
     print(report.format_table())
+    if report.missing:
+        print(f"\n{report.format_missing()}")
 
 
 def add_benchmark(commands: argparse._SubParsersAction) -> None:

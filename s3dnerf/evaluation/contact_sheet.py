@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from s3dnerf.evaluation.tracking import FaceTrack, measured_size
+from s3dnerf.evaluation.tracking import FaceTrack, cut_window, measured_size
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import MOUTH_POINTS
@@ -55,10 +55,8 @@ def cut_mouth(frame: np.ndarray, track: FaceTrack, index: int, width: int) -> np
     nearest = known[np.abs(known - index).argmin()]
     spread = np.ptp(mouth[known, :, 0], axis=1)
     size = np.array([1.0, MOUTH_SHARE]) * 1.7 * float(np.median(spread))
-    corner = np.rint(mouth[nearest].mean(axis=0) - size / 2).astype(int)
-    columns, rows = (np.arange(round(extent)) + start for extent, start in zip(size, corner, strict=True))
-    rows, columns = rows.clip(0, frame.shape[0] - 1), columns.clip(0, frame.shape[1] - 1)
-    return resize_image(frame[rows][:, columns], (round(width * MOUTH_SHARE), width))
+    window = cut_window(frame, mouth[nearest].mean(axis=0), size)
+    return resize_image(window, (round(width * MOUTH_SHARE), width))
 
 
 def draw_clip_sheet(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -12,8 +13,13 @@ from tqdm import tqdm
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.report import EvaluationReport
-from s3dnerf.evaluation.rows import MIN_FRAMES, MODEL_ROWS, ROWS, ClipJob, Reenactor
+from s3dnerf.evaluation.rows import MIN_FRAMES, MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
+from s3dnerf.evaluation.weights_folder import FoundWeights, find_weights
 from s3dnerf.media.image import write_image
+from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
+
+if TYPE_CHECKING:
+    from s3dnerf.evaluation.networks import NetworkJudge
 
 OVERVIEW_CLIPS = 24
 """Clips on the overall contact sheet; each of the others still has its own."""
@@ -30,6 +36,7 @@ def evaluate_clips(
     rows: Sequence[str] = ROWS,
     seed: int = 0,
     pipeline: Reenactor | None = None,
+    weights_folder: str | Path | None = None,
 ) -> EvaluationReport:
     """Reenact every mp4 in the folder `clips` and compare it with the original, frame by frame.
 
@@ -39,20 +46,26 @@ def evaluate_clips(
 
     manifest, split: a CSV with the columns `file` and `split`; only clips of that split are taken.
     max_frames: take that many frames of each clip at 25 a second. checkpoint: a folder or hub id, None for
-    the weights that ship with the package. pipeline: used instead of loading the checkpoint. Clips that
-    cannot be used (no face, no sound, broken) are listed with a reason. Raises UserError if none is left or
-    a setting is wrong.
+    the weights that ship with the package. pipeline: used instead of loading the checkpoint. weights_folder:
+    where the weights of public networks lie (see `weights_folder.WEIGHTS_FILES`); scores that need others
+    are not measured. Clips that cannot be used (no face, no sound, broken) are listed with a reason. Raises
+    UserError if none is left or a setting is wrong.
     """
     clips, out, rows = Path(clips), Path(out), tuple(rows)
     _check_settings(clips, out, rows, max_frames)
     videos = find_clips(clips, manifest, split)
+    weights = find_weights(weights_folder)
+    judge = _load_judge(weights, device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
         pipeline = _load_pipeline(checkpoint, device)
     settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
-    report = EvaluationReport(settings | {"max_frames": max_frames, "seed": seed}, {row: {} for row in rows})
+    settings |= {"max_frames": max_frames, "seed": seed}
+    settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
+    report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
+    crowds = FeatureCrowds()
     overview: list[np.ndarray] = []
     for video in tqdm(videos, desc="clips", unit="clip"):
-        job = ClipJob(video, out, max_frames, seed, pipeline)
+        job = ClipJob(video, out, max_frames, seed, pipeline, judge)
         try:
             result = job.run(rows)
         except UserError as error:
@@ -60,6 +73,7 @@ def evaluate_clips(
             continue
         for row, measurement in result.rows.items():
             report.clips[row][video.stem] = measurement.scores
+        crowds.add(result)
         if len(overview) < OVERVIEW_CLIPS:
             overview.append(result.draw_sheet(OVERVIEW_SIDE))
         write_image(out / "sheets" / f"{video.stem}.png", result.draw_sheet())
@@ -68,8 +82,31 @@ def evaluate_clips(
     if not overview:
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in report.skipped.items())
         raise UserError(clips, f"no clip could be evaluated ({reasons})", "Use videos of one person speaking.")
+    report.fid = crowds.measure_fid()
     report.save(out)
     return report
+
+
+class FeatureCrowds:
+    """Inception's features of all clips, the real ones and those of each row, as mean and covariance."""
+
+    def __init__(self) -> None:
+        self._real: FeatureStatistics | None = None
+        self._made: dict[str, FeatureStatistics] = {}
+
+    def add(self, result: ClipResult) -> None:
+        """Take in a clip; nothing if it was seen without Inception."""
+        if result.features is None:
+            return
+        channels = result.features.shape[1]
+        self._real = self._real or FeatureStatistics(channels)
+        self._real.add(result.features)
+        for row, measurement in result.rows.items():
+            self._made.setdefault(row, FeatureStatistics(channels)).add(measurement.features)
+
+    def measure_fid(self) -> dict[str, float]:
+        """FID of each row; empty without features."""
+        return {row: measure_frechet_distance(self._real, made) for row, made in self._made.items()}
 
 
 def find_clips(clips: Path, manifest: str | Path | None = None, split: str | None = None) -> list[Path]:
@@ -108,6 +145,15 @@ def _load_pipeline(checkpoint: str | Path | None, device: str) -> Reenactor:
     from s3dnerf.pipeline import TalkingHeadPipeline
 
     return TalkingHeadPipeline.from_pretrained(checkpoint, device=device)
+
+
+def _load_judge(weights: FoundWeights, device: str) -> NetworkJudge | None:
+    if not weights.paths:
+        return None
+    from s3dnerf.evaluation.networks import NetworkJudge
+    from s3dnerf.training.trainer import choose_device
+
+    return NetworkJudge(weights.paths, choose_device(device))
 
 
 def _read_manifest(path: Path, split: str | None) -> set[str]:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from s3dnerf.evaluation.scores import Scores, average_scores
-from s3dnerf.evaluation.tables import format_csv, format_json, format_markdown, format_markdown_table
+from s3dnerf.evaluation.tables import format_csv, format_json, format_markdown, format_markdown_table, list_missing
 from s3dnerf.media.files import replace_when_done
 
 
 @dataclass
 class EvaluationReport:
-    """What an evaluation found. clips: row -> clip -> scores; skipped: clip -> reason."""
+    """What an evaluation found.
+
+    clips: row -> clip -> scores; skipped: clip -> reason; fid: row -> FID; missing: score that was not
+    measured -> reason.
+    """
 
     settings: dict[str, object]
     clips: dict[str, dict[str, Scores]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    fid: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, Scores]:
-        """Mean over clips for each row."""
-        return {row: average_scores(by_clip.values()) for row, by_clip in self.clips.items() if by_clip}
+        """Mean over clips for each row; FID is unknown until all clips are seen."""
+        unknown = None if "fid" in self.missing else float("nan")
+        means = {row: average_scores(by_clip.values()) for row, by_clip in self.clips.items() if by_clip}
+        return {row: replace(mean, fid=self.fid.get(row, unknown)) for row, mean in means.items()}
 
     def format_table(self) -> str:
         """The Markdown table of the means."""
         return format_markdown_table(self.means, "mean over clips")
+
+    def format_missing(self) -> str:
+        """What was not measured, and why, a line each; empty if all was."""
+        return "\n".join(f"not measured: {line}" for line in list_missing(self.missing))
 
     def save(self, out: Path) -> None:
         """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
         texts = {
             "table.md": format_markdown(self.means, self.clips, self._list_notes()),
             "table.csv": format_csv(self.means, self.clips),
-            "report.json": format_json(self.means, self.clips, self.settings, self.skipped),
+            "report.json": format_json(self.means, self.clips, self.settings, self.skipped, self.missing),
         }
         for name, text in texts.items():
             with replace_when_done(out / name) as temporary:
@@ -44,4 +56,6 @@ class EvaluationReport:
         if self.skipped:
             reasons = [f"- {clip}: {reason}" for clip, reason in self.skipped.items()]
             notes.append("Skipped:\n\n" + "\n".join(reasons))
+        if self.missing:
+            notes.append("Not measured:\n\n" + "\n".join(f"- {line}" for line in list_missing(self.missing)))
         return notes

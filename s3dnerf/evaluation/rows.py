@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +23,11 @@ from s3dnerf.evaluation.contact_sheet import FACE_SIDE, choose_moments, draw_cli
 from s3dnerf.evaluation.scores import Measurement, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
-from s3dnerf.media.audio import FPS
+from s3dnerf.media.audio import FPS, read_speech
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
+
+if TYPE_CHECKING:
+    from s3dnerf.evaluation.networks import NetworkJudge, RealClip
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
@@ -56,6 +59,8 @@ class ClipResult:
     moments: np.ndarray
     real: list[np.ndarray]
     rows: dict[str, Measurement]
+    features: np.ndarray | None = None
+    """Of the real frames, as `Measurement` has those of the made ones."""
 
     def draw_sheet(self, side: int = FACE_SIDE) -> np.ndarray:
         """Contact sheet of the first row made."""
@@ -73,6 +78,7 @@ class ClipJob:
     max_frames: int | None
     seed: int
     pipeline: Reenactor | None
+    judge: NetworkJudge | None = None
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and measure the videos of `rows`. Raises UserError if the clip cannot be used."""
@@ -81,13 +87,23 @@ class ClipJob:
         moments = choose_moments(track)
         wanted = set(moments.tolist())
         real = [frame for index, frame in enumerate(self._stream_real()) if index in wanted]
+        studied = self.judge.study(self._stream_real(), track, read_speech(sound)) if self.judge else None
         measured: dict[str, Measurement] = {}
         for row in rows:
             folder = self.out if row == "ours" else self.out / "rows" / row
             made = folder / f"{self.video.stem}.mp4"
             self._write(made, self._make_frames(row, sound, track), sound, len(track), row)
-            measured[row] = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
-        return ClipResult(self.video.stem, track, moments, real, measured)
+            measured[row] = self._measure(made, track, wanted, studied)
+        features = studied.sight.features if studied else None
+        return ClipResult(self.video.stem, track, moments, real, measured, features)
+
+    def _measure(self, made: Path, track: FaceTrack, wanted: set[int], studied: RealClip | None) -> Measurement:
+        measurement = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
+        if self.judge is None or studied is None:
+            return measurement
+        # The networks need the made track as a whole, so the video is read a second time.
+        seen = self.judge.judge(self._stream_real(), stream_frames(made, FPS), studied, measurement.track)
+        return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
 
     def _stream_real(self) -> Iterator[np.ndarray]:
         return islice(stream_frames(self.video, FPS), self.max_frames)

@@ -8,12 +8,15 @@ from itertools import zip_longest
 
 import numpy as np
 
-from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack, measured_size
+from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack, cut_window, measured_size
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import (
+    MOUTH_POINTS,
     correlate_openings,
     measure_blink_rate,
+    measure_cpbd,
+    measure_detail,
     measure_f_lmd,
     measure_jitter,
     measure_m_lmd,
@@ -23,10 +26,15 @@ from s3dnerf.metrics import (
     measure_ssim,
 )
 
+MOUTH_WINDOW = (1.2, 0.8)
+"""Width and height of the window whose detail is measured, in widths of the clip's usual mouth."""
+
 
 @dataclass(frozen=True)
 class Scores:
     """One clip, or the mean over clips. NaN means: cannot be said (a real mouth that never moves, no face).
+
+    None means: not measured, because the weights of the network are not there.
 
     The first frame is given as the portrait and is not judged. Frames are compared with the shorter side
     scaled to 256 pixels; landmark distances and jitter are in these pixels.
@@ -43,8 +51,17 @@ class Scores:
     jitter: float
     blink_rate: float
     found: float
+    cpbd: float
+    mouth_detail: float
+    lpips: float | None = None
+    lpips_vgg: float | None = None
+    csim: float | None = None
+    lse_c: float | None = None
+    lse_d: float | None = None
+    fid: float | None = None
+    """Of all clips of a row together; a single clip has none."""
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """Name to value, in order."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -56,6 +73,8 @@ class Measurement:
     scores: Scores
     track: FaceTrack
     picks: list[np.ndarray]
+    features: np.ndarray | None = None
+    """Inception's features of the judged frames, float32 [T - 1, 2048], where its weights are there."""
 
 
 def measure_clip(
@@ -71,8 +90,7 @@ def measure_clip(
     """
     wanted = set(picked)
     picks: dict[int, np.ndarray] = {}
-    psnr: list[float] = []
-    ssim: list[float] = []
+    pictures = PictureScores(real_track)
     with FaceRuler() as ruler:
         for index, (a, b) in enumerate(zip_longest(real, made)):
             if a is None or b is None:
@@ -80,18 +98,40 @@ def measure_clip(
                 raise ValueError(f"the {shorter} video ends first, after {index} frames")
             # A video of odd sides was written with one more column or row.
             b = b[: a.shape[0], : a.shape[1]]
-            ruler.add(b)
+            points = ruler.add(b)
             if index in wanted:
                 picks[index] = b
-            if index == 0:
-                continue
-            a, b = resize_image(a, measured_size(a)), resize_image(b, measured_size(b))
-            psnr.append(float(measure_psnr(a, b)[0]))
-            ssim.append(float(measure_ssim(a, b)[0]))
+            if index > 0:
+                pictures.add(resize_image(a, measured_size(a)), resize_image(b, measured_size(b)), index, points)
         track = ruler.finish()
-    pictures = {"psnr": float(np.mean(psnr)), "ssim": float(np.mean(ssim))}
-    scores = Scores(**pictures, **compare_tracks(real_track, track))
+    scores = Scores(**pictures.finish(), **compare_tracks(real_track, track))
     return Measurement(scores, track, [picks[index] for index in sorted(picks)])
+
+
+class PictureScores:
+    """Collects the part of `Scores` that is measured on pictures, frame by frame."""
+
+    def __init__(self, real_track: FaceTrack) -> None:
+        self._real_mouths = real_track.plain[:, MOUTH_POINTS]
+        self._window = np.array(MOUTH_WINDOW) * _known_median(np.ptp(self._real_mouths[..., 0], axis=1))
+        self._values: dict[str, list[float]] = {"psnr": [], "ssim": [], "cpbd": []}
+        self._details: list[tuple[float, float]] = []
+
+    def add(self, real: np.ndarray, made: np.ndarray, index: int, made_points: np.ndarray) -> None:
+        """Compare two frames [H, W, 3] of the measured size; made_points: the plain mesh of the made one."""
+        self._values["psnr"].append(float(measure_psnr(real, made)[0]))
+        self._values["ssim"].append(float(measure_ssim(real, made)[0]))
+        self._values["cpbd"].append(float(measure_cpbd(made)[0]))
+        centers = [mouth.mean(axis=0) for mouth in (self._real_mouths[index], made_points[list(MOUTH_POINTS)])]
+        if np.isfinite(centers).all():
+            windows = [cut_window(*pair, self._window) for pair in zip((real, made), centers, strict=True)]
+            self._details.append(tuple(float(measure_detail(window)[0]) for window in windows))
+
+    def finish(self) -> dict[str, float]:
+        """The means over frames."""
+        real, made = np.array(self._details).mean(axis=0) if self._details else (np.nan, np.nan)
+        means = {name: float(np.mean(values)) for name, values in self._values.items()}
+        return means | {"mouth_detail": float(made / real) if real else float("nan")}
 
 
 def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
@@ -102,9 +142,9 @@ def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
     made_opening = made.lip_opening[judged] if found else np.full(len(made) - 1, np.nan)
     opening = real.lip_opening[judged], made_opening
     return {
-        "f_lmd": _known_mean(measure_f_lmd(real.plain[judged], made.plain[judged])),
-        "m_lmd": _known_mean(measure_m_lmd(real.plain[judged], made.plain[judged])),
-        "m_lmd_fine": _known_mean(measure_m_lmd(real_fine[judged], made_fine[judged])),
+        "f_lmd": average_known(measure_f_lmd(real.plain[judged], made.plain[judged])),
+        "m_lmd": average_known(measure_m_lmd(real.plain[judged], made.plain[judged])),
+        "m_lmd_fine": average_known(measure_m_lmd(real_fine[judged], made_fine[judged])),
         "lip_correlation": correlate_openings(*opening),
         "lip_gain": measure_opening_gain(*opening),
         "lip_slope": measure_opening_slope(*opening),
@@ -115,9 +155,17 @@ def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
 
 
 def average_scores(scores: Iterable[Scores]) -> Scores:
-    """Mean of each number over clips, leaving out clips where it is NaN; NaN where it is NaN in all."""
-    rows = np.array([list(entry.as_dict().values()) for entry in scores], np.float64)
-    return Scores(*(_known_mean(column) for column in rows.T))
+    """Mean of each number over clips, leaving out clips where it is NaN; NaN where it is NaN in all.
+
+    What was measured in no clip stays None.
+    """
+    entries = [entry.as_dict() for entry in scores]
+    return Scores(**{name: _average([entry[name] for entry in entries]) for name in entries[0]})
+
+
+def _average(values: list[float | None]) -> float | None:
+    measured = np.array([value for value in values if value is not None], np.float64)
+    return average_known(measured) if len(measured) else None
 
 
 def _scale_to_pixels(track: FaceTrack) -> np.ndarray:
@@ -125,6 +173,12 @@ def _scale_to_pixels(track: FaceTrack) -> np.ndarray:
     return track.fine[..., :2] * np.array([width / 2, height / 2], np.float32)
 
 
-def _known_mean(values: np.ndarray) -> float:
+def average_known(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def _known_median(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")

@@ -20,11 +20,35 @@ class Column:
     heading: str
     decimals: int
     meaning: str
+    of_row: bool = False
+    """Whether it is measured on all clips of a row together, so that tables of single clips have no such column."""
 
 
 COLUMNS = (
     Column("psnr", "PSNR (dB) ↑", 2, "mean over frames of 10 log10(255² / squared error)"),
     Column("ssim", "SSIM ↑", 3, "uniform 7 × 7 window, data range 255, mean over color channels"),
+    Column("lpips", "LPIPS ↓", 3, "distance of AlexNet's features, version 0.1"),
+    Column("lpips_vgg", "LPIPS-VGG ↓", 3, "the same of VGG-16's features"),
+    Column(
+        "fid",
+        "FID ↓",
+        1,
+        "Fréchet distance of Inception's features of all frames of the row; compare only rows of one table",
+        of_row=True,
+    ),
+    Column("csim", "CSIM ↑", 3, "cosine of ArcFace embeddings of the face and of the real one in the same frame"),
+    Column(
+        "cpbd",
+        "CPBD ↑",
+        3,
+        "sharpness, the share of edges without visible blur; compare with ground truth's",
+    ),
+    Column(
+        "mouth_detail",
+        "mouth detail → 1",
+        2,
+        "root mean square gradient around the mouth over the real one; below 1 is soft",
+    ),
     Column("f_lmd", "F-LMD (px) ↓", 2, "mean distance of 468 face landmarks, not aligned"),
     Column("m_lmd", "M-LMD (px) ↓", 2, "mean distance of 40 lip landmarks, each mouth moved to its own mean"),
     Column("lip_correlation", "lip corr. ↑", 3, "Pearson correlation of the lip opening with the real one"),
@@ -35,6 +59,13 @@ COLUMNS = (
         2,
         "correlation × gain: the part of the real movement made at its moment",
     ),
+    Column(
+        "lse_c",
+        "LSE-C ↑",
+        2,
+        "SyncNet's confidence that lips and speech agree; faces cut by our mesh, not by S3FD",
+    ),
+    Column("lse_d", "LSE-D ↓", 2, "SyncNet's distance of lips and speech at the best offset"),
     Column("m_lmd_fine", "M-LMD fine (px) ↓", 2, "M-LMD by the mesh with refined lips, a sharper ruler"),
     Column(
         "jitter",
@@ -42,7 +73,12 @@ COLUMNS = (
         2,
         "mean second difference of the landmarks; compare with ground truth's",
     ),
-    Column("blink_rate", "blinks/min", 1, "compare with ground truth's"),
+    Column(
+        "blink_rate",
+        "blinks/min",
+        1,
+        "eyes less than 0.65 as open as usual, then open again; compare with ground truth's",
+    ),
     Column("found", "face found", 3, "share of frames in which a face was seen; others have no landmark scores"),
 )
 
@@ -54,10 +90,13 @@ ROW_TITLES = {
     "ground_truth": "ground truth, re-encoded",
 }
 UNKNOWN = "–"
+NOT_MEASURED = "no weights"
 
 
-def format_score(value: float, decimals: int) -> str:
-    """A number for a table; what is unknown becomes a dash, infinity its sign."""
+def format_score(value: float | None, decimals: int) -> str:
+    """A number for a table; what is unknown becomes a dash, what was not measured says so, infinity is its sign."""
+    if value is None:
+        return NOT_MEASURED
     if math.isnan(value):
         return UNKNOWN
     if math.isinf(value):
@@ -66,14 +105,15 @@ def format_score(value: float, decimals: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "") -> str:
-    """A Markdown table with one line for each named row."""
+def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "", of_clips: bool = False) -> str:
+    """A Markdown table with one line for each named row, or for each clip."""
+    columns = [column for column in COLUMNS if not (of_clips and column.of_row)]
     lines = [
-        "| " + " | ".join([first_heading, *(column.heading for column in COLUMNS)]) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
+        "| " + " | ".join([first_heading, *(column.heading for column in columns)]) + " |",
+        "|---|" + "---:|" * len(columns),
     ]
     for name, scores in rows.items():
-        values = [format_score(getattr(scores, column.name), column.decimals) for column in COLUMNS]
+        values = [format_score(getattr(scores, column.name), column.decimals) for column in columns]
         lines.append("| " + " | ".join([ROW_TITLES.get(name, name), *values]) + " |")
     return "\n".join(lines)
 
@@ -93,19 +133,22 @@ def format_markdown(
         "\n".join(meanings),
     ]
     for row, scores in clips.items():
-        parts += [f"## {ROW_TITLES.get(row, row)}", format_markdown_table(scores, "clip")]
+        parts += [f"## {ROW_TITLES.get(row, row)}", format_markdown_table(scores, "clip", of_clips=True)]
     return "\n\n".join(parts) + "\n"
 
 
 def format_csv(means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]]) -> str:
-    """Lines `row, clip, scores...` in full precision; means have the clip name `mean`. Unknown is empty."""
+    """Lines `row, clip, scores...` in full precision; means have the clip name `mean`.
+
+    What is unknown or was not measured is empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "clip", *(column.name for column in COLUMNS)])
     for row, mean in means.items():
         for clip, scores in [*clips[row].items(), ("mean", mean)]:
             numbers = [getattr(scores, column.name) for column in COLUMNS]
-            writer.writerow([row, clip, *("" if math.isnan(number) else repr(number) for number in numbers)])
+            writer.writerow([row, clip, *map(_write_number, numbers)])
     return text.getvalue()
 
 
@@ -114,10 +157,12 @@ def format_json(
     clips: Mapping[str, Mapping[str, Scores]],
     settings: Mapping[str, object],
     skipped: Mapping[str, str],
+    missing: Mapping[str, str],
 ) -> str:
-    """One JSON object: settings, means by row, scores by row and clip, skipped clips with reasons, meanings.
+    """One JSON object: settings, means by row, scores by row and clip, skipped clips and missing scores with
+    their reasons, meanings.
 
-    Unknown and infinite numbers become null, since JSON has neither.
+    Unknown and infinite numbers become null, since JSON has neither; so does what was not measured.
     """
     tree = {
         "settings": dict(settings),
@@ -126,10 +171,21 @@ def format_json(
             row: {clip: _json_scores(scores) for clip, scores in by_clip.items()} for row, by_clip in clips.items()
         },
         "skipped": dict(skipped),
+        "missing": dict(missing),
         "meanings": {column.name: column.meaning for column in COLUMNS},
     }
     return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _json_scores(scores: Scores) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in scores.as_dict().items()}
+    numbers = scores.as_dict()
+    return {name: None if value is None or not math.isfinite(value) else value for name, value in numbers.items()}
+
+
+def _write_number(number: float | None) -> str:
+    return "" if number is None or math.isnan(number) else repr(number)
+
+
+def list_missing(missing: Mapping[str, str]) -> list[str]:
+    """Lines `heading: reason` of scores that were not measured, in the order of the columns."""
+    return [f"{column.heading}: {missing[column.name]}." for column in COLUMNS if column.name in missing]

@@ -84,12 +84,13 @@ class FaceRuler:
         self._fine_tracker.close()
         self._plain_mesh.close()
 
-    def add(self, frame: np.ndarray) -> None:
-        """Track the next frame, uint8 [H, W, 3]."""
+    def add(self, frame: np.ndarray) -> np.ndarray:
+        """Track the next frame, uint8 [H, W, 3]. Returns its plain mesh, float32 [468, 2]; see `FaceTrack`."""
         self._size = measured_size(frame)
         fine = next(self._fine_tracker.track([frame]))
         self._fine.append(np.full((POINT_COUNT, 3), np.nan, np.float32) if fine is None else fine)
         self._plain.append(self._track_plain(frame))
+        return self._plain[-1]
 
     def finish(self) -> FaceTrack:
         """The track of all frames so far; at least one is needed (ValueError)."""
@@ -114,6 +115,13 @@ def measured_size(frame: np.ndarray) -> tuple[int, int]:
     height, width = frame.shape[:2]
     scale = MEASURED_SIDE / min(height, width)
     return round(height * scale), round(width * scale)
+
+
+def cut_window(frame: np.ndarray, center: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The part of frame [H, W, 3] of `size` (width, height) around `center` (x, y); the border is repeated beyond."""
+    corner = np.rint(center - size / 2).astype(int)
+    columns, rows = (np.arange(round(float(extent))) + start for extent, start in zip(size, corner, strict=True))
+    return frame[rows.clip(0, frame.shape[0] - 1)][:, columns.clip(0, frame.shape[1] - 1)]
 
 
 def fill_gaps(landmarks: np.ndarray) -> np.ndarray:

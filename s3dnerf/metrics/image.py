@@ -49,10 +49,10 @@ def _pair_frames(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.nda
         raise ValueError(f"frames of unequal shapes: {real.shape} and {made.shape}")
     if real.ndim not in (3, 4) or real.shape[-1] != 3:
         raise ValueError(f"expected frames [T, H, W, 3] or [H, W, 3], got {real.shape}")
-    return _scale_to_white(real), _scale_to_white(made)
+    return scale_to_white(real), scale_to_white(made)
 
 
-def _scale_to_white(frames: np.ndarray) -> np.ndarray:
+def scale_to_white(frames: np.ndarray) -> np.ndarray:
     frames = frames if frames.ndim == 4 else frames[None]
     if frames.dtype == np.uint8:
         return frames.astype(np.float64)

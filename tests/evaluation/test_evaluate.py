@@ -85,6 +85,7 @@ def test_report_files_are_complete(replayed):
     tree = json.loads((out / "report.json").read_text("utf-8"))
     assert tree["clips"]["ours"]["astronaut"]["psnr"] == report.means["ours"].psnr
     assert tree["skipped"] == {}
+    assert set(tree["missing"]) == {"lpips", "lpips_vgg", "csim", "fid", "lse_c", "lse_d"}
     assert len((out / "table.csv").read_text("utf-8").splitlines()) == 1 + 2 * len(ROWS)
     assert "unmoved portrait" in (out / "table.md").read_text("utf-8")
     assert report.format_table() in (out / "table.md").read_text("utf-8")

@@ -2,10 +2,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from s3dnerf.evaluation.scores import measure_clip
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
 from s3dnerf.media.video import VideoWriter, stream_frames
+from s3dnerf.metrics import MOUTH_POINTS, measure_cpbd
 
 FRAMES = 6
 
@@ -32,7 +34,24 @@ def test_equal_frames_have_no_distance(real, track):
     scores = measured.scores
     assert (scores.psnr, scores.ssim, scores.f_lmd, scores.m_lmd) == (np.inf, 1.0, 0.0, 0.0)
     assert (scores.lip_correlation, scores.lip_gain, scores.found) == (pytest.approx(1.0), 1.0, 1.0)
+    assert scores.mouth_detail == 1.0
+    assert scores.cpbd == pytest.approx(measure_cpbd(np.stack(real[1:])).mean())
+    assert {scores.lpips, scores.csim, scores.lse_c, scores.fid} == {None}
     np.testing.assert_array_equal(measured.picks, [real[2], real[4]])
+
+
+def test_a_soft_mouth_shows_in_its_detail_alone(real, track):
+    blurred = [gaussian_filter(frame, (1.5, 1.5, 0)) for frame in real]
+    soft = measure_clip(real, blurred, track).scores
+    mouth = track.plain[0, MOUTH_POINTS].mean(axis=0)
+    rows, columns = (slice(round(place) - 30, round(place) + 30) for place in mouth[::-1])
+    patched = [frame.copy() for frame in real]
+    for frame, other in zip(patched, blurred, strict=True):
+        frame[rows, columns] = other[rows, columns]
+    local = measure_clip(real, patched, track).scores
+    assert soft.mouth_detail < 0.75
+    assert local.mouth_detail == pytest.approx(soft.mouth_detail, abs=0.1)
+    assert soft.cpbd < 0.5 * local.cpbd
 
 
 def test_the_first_frame_is_not_judged(real, track):
@@ -47,6 +66,8 @@ def test_a_shifted_face_is_as_far_off_as_the_shift(real, track):
     assert scores.f_lmd == pytest.approx(6.0, abs=0.4)
     assert scores.m_lmd < 0.5
     assert scores.lip_gain == pytest.approx(1.0, abs=0.15)
+    # Detail is measured where each mouth is.
+    assert scores.mouth_detail == pytest.approx(1.0, abs=0.03)
 
 
 def test_distances_do_not_depend_on_the_size_of_the_video(real):

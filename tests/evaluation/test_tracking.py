@@ -4,6 +4,7 @@ import pytest
 from s3dnerf.evaluation.scores import compare_tracks
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack, fill_gaps, measured_size
 from s3dnerf.media.video import stream_frames
+from s3dnerf.metrics import count_blinks
 
 
 def test_gaps_are_filled_from_their_neighbors():
@@ -70,6 +71,17 @@ def test_a_face_never_seen_has_no_scores(track):
     scores = compare_tracks(track, nothing)
     assert scores.pop("found") == 0.0
     assert np.isnan(list(scores.values())).all()
+
+
+def test_blinks_of_a_real_person_are_counted(shared_data):
+    # Seen in the frames: the lids come down around 24, 100, 172 and 230, the last two not all the way.
+    with FaceRuler() as ruler:
+        for frame in stream_frames(shared_data / "clips" / "hdtf_RDRadio42_0.mp4"):
+            ruler.add(frame)
+        openness = ruler.finish().eye_openness
+    assert count_blinks(openness) == 4
+    assert count_blinks(openness[110:160]) == 0
+    assert count_blinks(openness[160:185]) == 1
 
 
 def test_an_empty_ruler_says_so():

@@ -28,11 +28,31 @@ def test_jitter_leaves_unknown_frames_out():
 
 def test_blinks_are_counted_once_in_spite_of_noise_at_the_threshold():
     openness = np.ones((250, 2))
-    openness[50:56] = [[0.6], [0.2], [0.45], [0.55], [0.3], [0.8]]
+    openness[50:56] = [[0.7], [0.2], [0.6], [0.7], [0.3], [0.85]]
     openness[150:153] = 0.1
     openness[160] = np.nan
     assert count_blinks(openness) == 2
     assert measure_blink_rate(openness, 25) == pytest.approx(12.0)
+
+
+def test_blinks_are_judged_by_the_openness_around_them():
+    # The gaze sinks over eight seconds to 0.55 of the first openness; one blink at the top, one at the bottom.
+    openness = np.linspace(1.0, 0.55, 200)
+    openness[[30, 170]] *= 0.6
+    assert count_blinks(openness) == 2
+    assert count_blinks(np.linspace(1.0, 0.55, 200)) == 0
+    assert count_blinks(0.7 * openness) == 2
+
+
+def test_eyes_held_shut_for_a_second_blink_once():
+    openness = np.ones(150)
+    openness[60:85] = 0.15
+    assert count_blinks(openness) == 1
+    assert count_blinks(openness[::2], 12.5) == 1
+
+
+def test_eyes_that_are_never_open_do_not_blink():
+    assert count_blinks(np.zeros(50)) == 0
 
 
 def test_no_frames_have_no_blinks():

@@ -1,0 +1,69 @@
+"""The folder with weights of public networks that some scores need. They are not ours to ship: the user brings them.
+
+A score whose files are not there is not measured, and the reason is told; a file that is there but is another one
+than it should be is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3dnerf.errors import UserError
+
+WEIGHTS_FILES = {
+    "alexnet.pth": "torchvision's alexnet-owt-7be5be79.pth",
+    "vgg16.pth": "torchvision's vgg16-397923af.pth",
+    "lpips_alex.pth": "weights/v0.1/alex.pth of the package lpips",
+    "lpips_vgg.pth": "weights/v0.1/vgg.pth of the package lpips",
+    "arcface.pth": "backbone.pth of insightface's arcface_torch, iresnet50 or iresnet100",
+    "inception.pth": "pytorch-fid's pt_inception-2015-12-05-6726825d.pth",
+    "syncnet_v2.model": "syncnet_python's syncnet_v2.model",
+}
+"""What the folder may hold, and which public file each is. A .safetensors file of the same name will do as well."""
+
+NEEDED_FILES = {
+    "lpips": ("alexnet.pth", "lpips_alex.pth"),
+    "lpips_vgg": ("vgg16.pth", "lpips_vgg.pth"),
+    "csim": ("arcface.pth",),
+    "fid": ("inception.pth",),
+    "lse_c": ("syncnet_v2.model",),
+    "lse_d": ("syncnet_v2.model",),
+}
+"""Score to the files that it needs."""
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """paths: score to its files, for scores that can be measured. missing: score to the reason, for the others."""
+
+    paths: dict[str, tuple[Path, ...]]
+    missing: dict[str, str]
+
+
+def find_weights(folder: str | Path | None) -> FoundWeights:
+    """Look which scores can be measured with the files in `folder`; None for no folder. Opens no file.
+
+    Raises UserError if the folder does not exist.
+    """
+    if folder is None:
+        reasons = {
+            score: f"no weights folder named; needs {' and '.join(names)}" for score, names in NEEDED_FILES.items()
+        }
+        return FoundWeights({}, reasons)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(folder, "no such folder", "Name the folder that holds the weights.")
+    paths, missing = {}, {}
+    for score, names in NEEDED_FILES.items():
+        found = {name: _find_file(folder / name) for name in names}
+        absent = [name for name, path in found.items() if path is None]
+        if absent:
+            missing[score] = f"{' and '.join(absent)} not in the weights folder"
+        else:
+            paths[score] = tuple(found.values())
+    return FoundWeights(paths, missing)
+
+
+def _find_file(path: Path) -> Path | None:
+    return next((file for file in (path, path.with_suffix(".safetensors")) if file.is_file()), None)

@@ -1,0 +1,82 @@
+"""Weights of public networks, read from a file that the user names."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from s3dnerf.errors import UserError
+
+from .image import scale_to_white
+
+Network = TypeVar("Network", bound=nn.Module)
+COUNTER = "num_batches_tracked"
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict, name to tensor, from a .safetensors file or one that torch.save wrote.
+
+    Nothing but tensors is unpickled. Raises UserError if the file is missing, broken or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(path, "is not there", "Name a file with the weights.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = f"cannot be read as a state dict ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        raise UserError(path, reason, "Download it again, or save its tensors alone as safetensors.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(path, "is not a state dict of names and tensors", "Save network.state_dict() alone.")
+    return dict(state)
+
+
+def fill_network(
+    network: Network, state: Mapping[str, Tensor], path: str | Path, title: str, ignored: tuple[str, ...] = ()
+) -> Network:
+    """Copy `state` into `network`, freeze it and return it ready for evaluation.
+
+    ignored: beginnings of names that belong to parts that are not used. Counters of seen batches may be
+    absent. Raises UserError, naming `path`, if names or shapes are not those of `title`, the network.
+    """
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
+    given = {
+        name: value for name, value in state.items() if not name.endswith(COUNTER) and not name.startswith(ignored)
+    }
+    wrong = _describe_difference(wanted, given)
+    if wrong:
+        cure = "Use the public file that is meant for this place."
+        raise UserError(path, f"is not {title}: {wrong}", cure)
+    network.load_state_dict(given, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def to_batch(frames: np.ndarray, network: nn.Module) -> Tensor:
+    """Frames uint8 or float in [0, 1] [T, H, W, 3] as float32 [T, 3, H, W] in [0, 1], where the network is."""
+    place = next(network.parameters()).device
+    batch = torch.from_numpy(scale_to_white(frames).astype(np.float32) / 255.0)
+    return batch.permute(0, 3, 1, 2).contiguous().to(place)
+
+
+def _load_pickle(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing:
+        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if surplus:
+        return f"it has {surplus[0]}, which the network has not"
+    for name, value in wanted.items():
+        if value.shape != given[name].shape:
+            return f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
+    return ""
