@@ -26,6 +26,10 @@ from s3dnerf.models.s3dnerf import Portrait
 from s3dnerf.rendering.rays import Camera
 
 
+NEAR_FRAMES = 5
+"""Frames between a portrait and a frame that was taken at about the same moment, at most."""
+
+
 @dataclass
 class DataConfig:
     """Where training clips come from and how batches are drawn from them."""
@@ -38,6 +42,9 @@ class DataConfig:
     """Clips of this split (other people) are only validated on."""
     frames: int = 2
     """Frames of the same clip rendered from each portrait of a batch."""
+    near_share: float = 0.25
+    """Share of the portraits that were taken within a fifth of a second of a frame to be rendered: where little has
+    changed, the photograph is right as it is."""
     run_every: int = 4
     """Every so many batches, the frames are consecutive ones of a single portrait, for losses that look at lips in
     motion; 0 for never."""
@@ -159,12 +166,11 @@ class TalkingFaceDataset(Dataset):
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
         for _ in range(1 if is_run else self.portraits):
             track = self.draw_track(self.speakers if is_run else self.people, rng)
-            portrait = rng.choice(track.frames, 1)
             if is_run:
                 shown = rng.integers(track.clip.frames - self.config.run_frames) + np.arange(self.config.run_frames)
             else:
                 shown = rng.choice(track.frames, self.config.frames, p=track.chances)
-            chosen = np.concatenate([portrait, shown])
+            chosen = np.concatenate([[self.draw_portrait(track, shown[0], rng)], shown])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
             portraits.append(view.take([0]))
             frames.append(view.take(range(1, len(chosen))))
@@ -182,6 +188,11 @@ class TalkingFaceDataset(Dataset):
             speaker_displacement=_tensor(speaker.displacement),
             sequences=make_frames(View.join(sequences)),
         )
+
+    def draw_portrait(self, track: Track, shown: int, rng: np.random.Generator) -> int:
+        """Draw the portrait from the whole clip or, now and then, from the moments around a frame."""
+        near = track.frames[np.abs(track.frames - shown) <= NEAR_FRAMES]
+        return int(rng.choice(near if rng.random() < self.config.near_share else track.frames))
 
     def draw_track(self, people: dict[str, list[Track]], rng: np.random.Generator) -> Track:
         """Draw a person in proportion to (their frames) ** person_power, then one of their clips by its length."""

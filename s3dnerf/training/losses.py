@@ -49,9 +49,9 @@ class LossWeights:
 
     pixel: float = 1.0
     """Mean absolute difference of frames."""
-    lips: float = 4.0
+    lips: float = 2.0
     """The same within the box around the lips."""
-    mouth: float = 2.0
+    mouth: float = 0.5
     """The same between open lips, in the frame and for the denser rays."""
     eyes: float = 2.0
     """The same within the box around the eyes."""
@@ -67,9 +67,9 @@ class LossWeights:
     """Distance between landmarks of face, mouth and lids that it sees in made and in real frames."""
     seen_gap: float = 0.3
     """The same for the gaps between lips and between lids."""
-    adversarial: float = 0.05
+    adversarial: float = 0.1
     """How unreal the discriminators find mouth and texture."""
-    matching: float = 0.5
+    matching: float = 1.0
     """Difference of the discriminators' features of made and real frames."""
     coarse: float = 0.3
     """Mean absolute difference of the volume-rendered image."""
