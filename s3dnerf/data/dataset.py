@@ -143,7 +143,7 @@ class TalkingFaceDataset(Dataset):
         rng = np.random.default_rng((self.seed, step))
         portraits, frames = [], []
         for _ in range(self.portraits):
-            track = self.draw_track(self.people, rng)
+            track = draw_track(self.people, self.config.person_power, rng)
             portrait = rng.choice(track.frames, 1)
             chosen = np.concatenate([portrait, rng.choice(track.frames, self.config.frames, p=track.chances)])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
@@ -161,17 +161,9 @@ class TalkingFaceDataset(Dataset):
             sequences=make_frames(View.join(sequences)),
         )
 
-    def draw_track(self, people: dict[str, list[Track]], rng: np.random.Generator) -> Track:
-        """Draw a person in proportion to (their frames) ** person_power, then one of their clips by its length."""
-        counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)
-        chances = counts**self.config.person_power
-        person = list(people)[rng.choice(len(people), p=chances / chances.sum())]
-        lengths = np.array([len(track.frames) for track in people[person]], float)
-        return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
-
     def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
         """Draw a portrait and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
-        track = self.draw_track(self.speakers, rng)
+        track = draw_track(self.speakers, self.config.person_power, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0
         last = track.clip.frames - 1 - (count - 1) * tempo
@@ -277,6 +269,15 @@ def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:
     for track in tracks:
         people[track.clip.person].append(track)
     return dict(sorted(people.items()))
+
+
+def draw_track(people: dict[str, list[Track]], power: float, rng: np.random.Generator) -> Track:
+    """Draw a person in proportion to (their frames) ** power, then one of their clips by its length."""
+    counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)
+    chances = counts**power
+    person = list(people)[rng.choice(len(people), p=chances / chances.sum())]
+    lengths = np.array([len(track.frames) for track in people[person]], float)
+    return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
 
 
 def interpolate_view(track: Track, times: np.ndarray) -> View:
