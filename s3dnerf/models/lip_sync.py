@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -42,6 +43,18 @@ class LipCropConfig:
 
 
 @dataclass
+class SyncAudioConfig(AudioEncoderConfig):
+    """The audio encoder's settings, with other values where none is given."""
+
+    features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "moonshine"
+    """Speech features, see above."""
+    window: int = 8320
+    """Samples of speech around the middle frame that are compared (520 ms)."""
+    context: int = 3520
+    """Samples more on either side."""
+
+
+@dataclass
 class LipSyncConfig:
     """Sizes of the lip-sync discriminator, and all that training and use must agree on."""
 
@@ -59,9 +72,7 @@ class LipSyncConfig:
     """Share of the numbers of a frame left out in training."""
     shapes: int = 6
     """Numbers that describe the shape of the lips; telling it is taught beside, see ``lip_reader``."""
-    audio: AudioEncoderConfig = field(
-        default_factory=lambda: AudioEncoderConfig(features="moonshine", window=8320, context=3520)
-    )
+    audio: SyncAudioConfig = field(default_factory=SyncAudioConfig)
     """Speech around the middle one of the frames, and the network over it."""
 
 

@@ -73,6 +73,8 @@ class SyncDataConfig:
     """People of this split who are watched instead of trained on."""
     offsets: Path | None = None
     """Table of constant offsets (made by train-sync --offsets) by which clips are brought in step."""
+    offset_margin: float = 0.02
+    """Offsets of the table whose margin is smaller are not trusted: such clips stay as they are."""
     person_power: float = 0.6
     """A person with n frames is drawn in proportion to n to this power."""
     stretches: int = 12
@@ -421,7 +423,7 @@ def read_clips(config: SyncConfig) -> list[SyncClip]:
     Raises:
         UserError: there is no folder of clips, or no such table.
     """
-    offsets = read_offsets(config.data.offsets) if config.data.offsets else {}
+    offsets = read_offsets(config.data)
     tracks = [read_track(folder) for folder in list_clips(config.data.root, config.data.split)]
     chosen = [track for track in tracks if can_teach_speech(track, config.data.stretch_frames)]
     hearing = AudioEncoder(config.model.audio).eval()
@@ -437,18 +439,21 @@ def read_clips(config: SyncConfig) -> list[SyncClip]:
     return clips
 
 
-def read_offsets(path: Path) -> dict[str, int]:
-    """Read the constant offset of each clip, in frames by which its sound comes late, from a table.
+def read_offsets(config: SyncDataConfig) -> dict[str, int]:
+    """Read the constant offset of each clip, in frames by which its sound comes late, from the table that is set.
 
     Raises:
         UserError: it cannot be read.
     """
+    if config.offsets is None:
+        return {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["id"]: int(row["offset"]) for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError, UnicodeDecodeError) as error:
+        with config.offsets.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {row["id"]: int(row["offset"]) for row in rows if float(row["margin"]) >= config.offset_margin}
+    except (OSError, KeyError, ValueError) as error:
         reason = f"is no table of offsets ({type(error).__name__}: {error})"
-        raise UserError(path, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
+        raise UserError(config.offsets, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
 
 
 def crop_clip(track: Track, config: LipSyncConfig) -> Tensor:
