@@ -38,6 +38,10 @@ DISTANCE = 6
 """Frames away from which speech counts as out of step."""
 CHUNK = 32
 """Frames or windows of speech in a batch."""
+EXPLANATION = f"""Two-way accuracy: five frames of lips are nearer to their own speech than to speech {DISTANCE} or more
+frames away in the clip; chance is 0.5. Own offset: frames by which the clip's sound comes late throughout, up to
+{OWN_REACH}; accuracy in step is what is reached once it is made up for. Last columns: stretches of two seconds whose
+offset, searched over {REACH} frames to either side, is found within one frame of 0, and of the clip's own."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class ClipReport:
     """Lips with their own speech against that of other moments of the clip."""
     offset: int
     """Offset of the whole clip, frames."""
+    corrected: TwoWay
+    """The same as ``two_way``, once the clip is brought in step by its offset."""
     stretches: tuple[int, ...]
     """Offset found in each stretch of two seconds."""
 
@@ -158,8 +164,16 @@ def report_clip(clip: Clip, cosines: Tensor) -> ClipReport:
     rows = STRETCH - 4
     firsts = range(0, max(len(cosines) - rows, 0) + 1, STRIDE)
     found = [int(score_offsets(cosines[first : first + rows], REACH, first).argmax()) - REACH for first in firsts]
-    two_way = measure_two_way(cosines, mark_distant(len(cosines), DISTANCE))
-    return ClipReport(clip, two_way, find_own_offset(cosines)[0], tuple(found))
+    offset, _ = find_own_offset(cosines)
+    corrected = shift(cosines, offset)
+    two_way, at_offset = (measure_two_way(one, mark_distant(len(one), DISTANCE)) for one in (cosines, corrected))
+    return ClipReport(clip, two_way, offset, at_offset, tuple(found))
+
+
+def shift(cosines: Tensor, offset: int) -> Tensor:
+    """Return the square part of ``cosines [T, T]`` whose diagonal pairs lips at t with speech at ``t + offset``."""
+    count = len(cosines) - abs(offset)
+    return cosines[max(-offset, 0) :, max(offset, 0) :][:count, :count]
 
 
 def find_own_offset(cosines: Tensor) -> tuple[int, float]:
@@ -171,35 +185,33 @@ def find_own_offset(cosines: Tensor) -> tuple[int, float]:
 
 
 def format_reports(reports: list[ClipReport]) -> str:
-    """Return a Markdown table: a line a clip, then means over people and the share of all stretches."""
+    """Return a Markdown table: a line a clip, then means over people and the shares of all stretches."""
     lines = [
-        "| clip | sync | two-way accuracy | separation | own offset | stretches within ±1 of 0 | of its own offset |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| clip | sync | two-way accuracy | separation | own offset | accuracy in step | ±1 of 0 | ±1 of own offset |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in reports:
-        hits, own, count = one.count_hits(), one.count_hits(one.offset), len(one.stretches)
-        scores = f"{one.two_way.accuracy:.3f} | {one.two_way.separation:.3f}"
-        shares = f"{one.offset:+d} | {hits}/{count} | {own}/{count}"
-        lines.append(f"| {one.clip.id} | {one.clip.sync} | {scores} | {shares} |")
-    for title, chosen in (("ok", ("ok",)), ("ok and corrected", ("ok", "corrected"))):
-        kept = [one for one in reports if one.clip.sync in chosen]
+        count = len(one.stretches)
+        hits = f"{one.count_hits()}/{count} | {one.count_hits(one.offset)}/{count}"
+        scores = f"{one.two_way.accuracy:.3f} | {one.two_way.separation:.3f} | {one.offset:+d}"
+        lines.append(f"| {one.clip.id} | {one.clip.sync} | {scores} | {one.corrected.accuracy:.3f} | {hits} |")
+    for title, kept in (("ok", [one for one in reports if one.clip.sync == "ok"]), ("all", reports)):
         if kept:
             lines.append(_format_mean(title, kept))
+    lines += ["", EXPLANATION]
     return "\n".join(lines)
 
 
 def _format_mean(title: str, reports: list[ClipReport]) -> str:
-    people: dict[str, list[TwoWay]] = defaultdict(list)
+    """Format means over people of the means over their clips, and the shares of all stretches."""
+    people: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for one in reports:
-        people[one.clip.person].append(one.two_way)
-    accuracy, separation = (
-        np.mean([np.mean([getattr(two_way, name) for two_way in found]) for found in people.values()])
-        for name in ("accuracy", "separation")
-    )
+        people[one.clip.person].append((one.two_way.accuracy, one.two_way.separation, one.corrected.accuracy))
+    accuracy, separation, corrected = np.mean([np.mean(scores, axis=0) for scores in people.values()], axis=0)
     count = sum(len(one.stretches) for one in reports)
     hits, own = sum(one.count_hits() for one in reports), sum(one.count_hits(one.offset) for one in reports)
-    shares = f"{hits / count:.0%} of {count} | {own / count:.0%}"
-    return f"| mean of people | {title} | {accuracy:.3f} | {separation:.3f} | | {shares} |"
+    shares = f"{hits / count:.1%} of {count} | {own / count:.1%}"
+    return f"| mean of people | {title} | {accuracy:.3f} | {separation:.3f} | | {corrected:.3f} | {shares} |"
 
 
 def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
