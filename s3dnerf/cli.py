@@ -171,13 +171,14 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
         "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder of the run")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--evaluate", metavar="SPLIT", help="train nothing: print how well a discriminator does on clips of this split"
     )
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the one to evaluate (default: the weights that ship with the package)"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--offsets",
         type=Path,
         metavar="FILE",

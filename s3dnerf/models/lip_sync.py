@@ -112,9 +112,11 @@ class LipSyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dner
     def embed_speech(self, windows: Tensor) -> Tensor:
         """Speech ``[N, samples]`` around the middle frame of each run, at the normal level -> unit vectors.
 
-        Longer windows are cut to ``config.audio.samples`` about their middle.
+        Longer windows are cut to ``config.audio.samples`` about their middle. Raises ValueError for shorter ones.
         """
         spare = windows.shape[-1] - self.config.audio.samples
+        if spare < 0:
+            raise ValueError(f"windows of {windows.shape[-1]} samples are shorter than {self.config.audio.samples}")
         windows = windows[:, spare // 2 : windows.shape[-1] - spare // 2]
         return self.embed_features(self.audio_encoder.hear(windows))
 
@@ -185,7 +187,7 @@ def make_head(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 def even_out(crops: Tensor) -> Tensor:
     """Turn crops ``[N, 3 or 1, h, w]`` to gray of mean 0 and deviation 1, each frame by itself: ``[N, 1, h, w]``."""
     if crops.shape[1] == 3:
-        crops = torch.einsum("nchw,c->nhw", crops, crops.new_tensor(GRAY))[:, None]
+        crops = (crops * crops.new_tensor(GRAY)[:, None, None]).sum(dim=1, keepdim=True)
     crops = crops - crops.mean(dim=(2, 3), keepdim=True)
     return crops / (crops.square().mean(dim=(2, 3), keepdim=True) + 1e-4).sqrt()
 
@@ -211,7 +213,9 @@ def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: flo
     grid = make_pixel_grid(height, width, images.device) * (1.0 + 2.0 * margin)
     grid = grid * grid.new_tensor([1.0, config.height / config.width])
     reach = config.reach * camera.scale[:, None, None]
-    places = middle + reach * (grid.flatten(0, 1) @ measure_roll(camera).transpose(1, 2))
+    # Mixed precision would round positions to a fifth of a pixel.
+    with torch.autocast(images.device.type, enabled=False):
+        places = middle + reach * (grid.flatten(0, 1) @ measure_roll(camera).transpose(1, 2))
     return F.grid_sample(
         images, places.unflatten(1, (height, width)).to(images), padding_mode="border", align_corners=False
     )

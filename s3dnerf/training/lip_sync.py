@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,6 @@ from s3dnerf.models.audio_encoder import AudioEncoder
 from s3dnerf.models.lip_sync import (
     LipSyncConfig,
     LipSyncDiscriminator,
-    TwoWay,
     crop_lips,
     mark_distant,
     measure_two_way,
@@ -175,6 +175,7 @@ class SyncMeasures:
     separation: float
     """Mean cosine in step, minus that out of step in the same clip."""
     loss: float = math.nan
+    """The triplet loss; not measured on people left out."""
     chance: float = math.nan
     """What the loss would be if all cosines were equal."""
 
@@ -299,16 +300,14 @@ class SyncTrainer:
     def validate(self, log: SummaryWriter) -> SyncMeasures:
         """Measure the averaged model on the people left out: the mean over people of the mean over their clips."""
         model = self.average.module.eval()
-        by_person: dict[str, list[TwoWay]] = {}
+        by_person: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for clip in self.watched:
             with self.autocast():
                 scores = compare_clip(model, clip, self.device)
-            found = measure_two_way(scores, mark_distant(len(scores), self.config.train.distance))
-            by_person.setdefault(clip.track.clip.person, []).append(found)
-        accuracy, separation = (
-            float(np.mean([np.mean([getattr(one, name) for one in found]) for found in by_person.values()]))
-            for name in ("accuracy", "separation")
-        )
+            two_way = measure_two_way(scores, mark_distant(len(scores), self.config.train.distance))
+            by_person[clip.track.clip.person].append((two_way.accuracy, two_way.separation))
+        means = np.mean([np.mean(found, axis=0) for found in by_person.values()], axis=0)
+        accuracy, separation = means.tolist()
         log.add_scalar("left_out/accuracy", accuracy, self.step)
         log.add_scalar("left_out/separation", separation, self.step)
         found = f"two-way accuracy {accuracy:.3f} (chance 0.5), separation {separation:.3f}"
@@ -516,7 +515,9 @@ def place_crops(crops: Tensor, placement: np.ndarray, config: LipSyncConfig) -> 
     """Cut what the network sees out of stored crops ``uint8 [L, C, H, W]``, moved by maps ``[L, 2, 3]``; in [0, 1]."""
     shape = [len(crops), crops.shape[1], config.crop.height, config.crop.width]
     theta = torch.from_numpy(placement / (1.0 + 2.0 * MARGIN)).float().expand(len(crops), 2, 3)
-    grid = F.affine_grid(theta, shape, align_corners=False)
+    # Mixed precision would round positions.
+    with torch.autocast("cpu", enabled=False):
+        grid = F.affine_grid(theta, shape, align_corners=False)
     return F.grid_sample(crops.float() / 255.0, grid, padding_mode="border", align_corners=False)
 
 

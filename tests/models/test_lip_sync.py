@@ -198,3 +198,15 @@ def test_moments_far_enough_apart_are_marked() -> None:
         [True, False, False, False],
         [True, True, False, False],
     ]
+
+
+def test_windows_that_are_too_short_are_refused(small: LipSyncDiscriminator) -> None:
+    with pytest.raises(ValueError, match="8320 samples are shorter than 8960"):
+        small.embed_speech(torch.zeros(1, 8320))
+
+
+def test_crops_are_as_sharp_in_mixed_precision() -> None:
+    camera = make_camera(0.3)
+    expected = crop_lips(paint(camera, 256), camera, CROP)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(crop_lips(paint(camera, 256), camera, CROP), expected)
