@@ -1,4 +1,4 @@
-"""The command line: `s3dnerf prepare | train | render | evaluate | benchmark | doctor`, the same as `tools/*.py`.
+"""The command line: `s3dnerf prepare | train | train-sync | render | evaluate | benchmark | doctor`; see `tools/*.py`.
 
 Each command turns its options into one call of the package. Heavy modules are imported by the command that
 needs them, so that help and mistakes in the options are answered at once.
@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     try:
         options, settings = build_parser().parse_known_args(words)
-        if settings and options.command != "train":
+        if settings and options.command not in ("train", "train-sync"):
             raise UserError(f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them.")
         options.settings = settings
         options.run(options)
@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_prepare(commands)
     add_train(commands)
+    add_train_sync(commands)
     add_render(commands)
     add_evaluate(commands)
     add_benchmark(commands)
@@ -154,6 +155,57 @@ def run_train(options: argparse.Namespace) -> None:
     run_dir = options.out or Path("runs") / Path(options.config).stem
     checkpoint = train(config, run_dir=run_dir, resume=options.resume)
     print(f"last checkpoint: {checkpoint}")
+
+
+def add_train_sync(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "train-sync",
+        run_train_sync,
+        "Train the lip-sync discriminator on prepared clips, or measure it",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all.",
+        add_help=False,
+    )
+    parser.add_argument("--config", default="sync.yaml", metavar="NAME", help="settings: a path, or a name in configs/")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder of the run")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--evaluate", metavar="SPLIT", help="train nothing: print how well a discriminator does on clips of this split"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="the one to evaluate (default: the weights that ship with the package)"
+    )
+    instead.add_argument(
+        "--offsets",
+        type=Path,
+        metavar="FILE",
+        help="write the constant offset of each training clip, found by one trained on the other half of the people",
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and leave")
+    parser.set_defaults(parser=parser)
+
+
+def run_train_sync(options: argparse.Namespace) -> None:
+    from s3dnerf.config import load_config, show_options
+    from s3dnerf.evaluation.lip_sync import evaluate_discriminator, format_reports, write_offsets
+    from s3dnerf.models.lip_sync import SHIPPED, load_discriminator
+    from s3dnerf.training.lip_sync import SyncConfig, train_sync
+
+    config = load_config(SyncConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(SyncConfig, config, prog=options.parser.prog)
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if options.evaluate:
+        model = load_discriminator(options.checkpoint or SHIPPED)
+        print(format_reports(evaluate_discriminator(model, config.data.root, options.evaluate)))
+    elif options.offsets:
+        write_offsets(config, run_dir, options.offsets)
+    else:
+        print(f"last checkpoint: {train_sync(config, run_dir=run_dir, resume=options.resume)}")
 
 
 def add_render(commands: argparse._SubParsersAction) -> None:

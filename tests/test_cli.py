@@ -12,7 +12,7 @@ from s3dnerf import __version__, cli
 from s3dnerf.errors import UserError
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-COMMANDS = ("prepare", "train", "render", "evaluate")
+COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate")
 
 
 def complain(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -109,7 +109,7 @@ def test_exit_codes(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_tool_is_its_command(command: str) -> None:
-    words = [sys.executable, str(TOOLS / f"{command}.py"), "--no-such-option"]
+    words = [sys.executable, str(TOOLS / f"{command.replace('-', '_')}.py"), "--no-such-option"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"s3dnerf {command}" in done.stderr or "unknown setting" in done.stderr

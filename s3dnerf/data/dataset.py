@@ -6,6 +6,7 @@ process made the batch.
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_trac
 from s3dnerf.data.clip import Clip, list_clips, load_clip
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, to_head
-from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
+from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
 from s3dnerf.models.s3dnerf import Portrait
 from s3dnerf.rendering.rays import Camera
@@ -50,6 +51,10 @@ class DataConfig:
     motion; 0 for never."""
     run_frames: int = 5
     """Frames in such a run."""
+    offsets: Path | None = None
+    """Table of constant offsets (made by train-sync --offsets) by which sound and picture are brought in step."""
+    offset_margin: float = 0.02
+    """Offsets of the table whose margin is smaller are not trusted: such clips stay as they are."""
     sequences: int = 4
     """Stretches of speech in a batch."""
     sequence_frames: int = 24
@@ -100,6 +105,9 @@ class Batch:
     sequences: Frames
     """``sequences * sequence_frames`` items, without images."""
 
+    is_run: bool
+    """Whether the frames are a run."""
+
     @property
     def frames_per_portrait(self) -> int:
         """How many frames are rendered from each portrait."""
@@ -149,7 +157,8 @@ class TalkingFaceDataset(Dataset):
                 f"no prepared clip of split '{split}' in this folder",
                 "run tools/prepare.py first, or set --data.root",
             )
-        self.tracks = [read_track(folder) for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)]
+        offsets = read_offsets(config.offsets, config.offset_margin)
+        self.tracks = [read_track(folder, offsets.get(folder.name, 0)) for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)]
         self.people = group_by_person(self.tracks)
         speaking = [track for track in self.tracks if can_teach_speech(track, config.sequence_frames)]
         self.speakers = group_by_person(speaking)
@@ -165,7 +174,7 @@ class TalkingFaceDataset(Dataset):
         portraits, frames = [], []
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
         for _ in range(1 if is_run else self.portraits):
-            track = self.draw_track(self.speakers if is_run else self.people, rng)
+            track = draw_track(self.speakers if is_run else self.people, self.config.person_power, rng)
             if is_run:
                 shown = rng.integers(track.clip.frames - self.config.run_frames) + np.arange(self.config.run_frames)
             else:
@@ -187,6 +196,7 @@ class TalkingFaceDataset(Dataset):
             speakers=make_portrait(speaker),
             speaker_displacement=_tensor(speaker.displacement),
             sequences=make_frames(View.join(sequences)),
+            is_run=is_run,
         )
 
     def draw_portrait(self, track: Track, shown: int, rng: np.random.Generator) -> int:
@@ -194,17 +204,9 @@ class TalkingFaceDataset(Dataset):
         near = track.frames[np.abs(track.frames - shown) <= NEAR_FRAMES]
         return int(rng.choice(near if rng.random() < self.config.near_share else track.frames))
 
-    def draw_track(self, people: dict[str, list[Track]], rng: np.random.Generator) -> Track:
-        """Draw a person in proportion to (their frames) ** person_power, then one of their clips by its length."""
-        counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)
-        chances = counts**self.config.person_power
-        person = list(people)[rng.choice(len(people), p=chances / chances.sum())]
-        lengths = np.array([len(track.frames) for track in people[person]], float)
-        return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
-
     def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
         """Draw a portrait and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
-        track = self.draw_track(self.speakers, rng)
+        track = draw_track(self.speakers, self.config.person_power, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0
         last = track.clip.frames - 1 - (count - 1) * tempo
@@ -283,18 +285,47 @@ class View:
         )
 
 
-def read_track(folder: Path) -> Track:
-    """Load a prepared clip without its pixels."""
+def read_offsets(path: Path | None, least_margin: float) -> dict[str, int]:
+    """Read the constant offset of each clip, in frames by which its sound comes late, from a table, if there is one.
+
+    Offsets whose margin is smaller than ``least_margin`` are left out.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path is None:
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {row["id"]: int(row["offset"]) for row in rows if float(row["margin"]) >= least_margin}
+    except (OSError, KeyError, ValueError) as error:
+        reason = f"is no table of offsets ({type(error).__name__}: {error})"
+        raise UserError(path, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
+
+
+def read_track(folder: Path, offset: int = 0) -> Track:
+    """Load a prepared clip without its pixels; its sound comes ``offset`` frames late and is moved back."""
     clip = load_clip(folder)
     landmarks = to_head(clip.landmarks, clip.pose)
     frames = np.flatnonzero(clip.valid)
     speech = None
     if clip.has_speech:
         speech = clip.read_speech()
-        speech = speech * speech_gain(measure_level([speech]))
+        speech = shift_speech(speech * speech_gain(measure_level([speech])), offset)
     eyes = clip.eye_openness[frames].mean(axis=1)
     chances = np.where(eyes < 0.6 * np.median(eyes), 4.0, 1.0)
     return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames, chances / chances.sum())
+
+
+def shift_speech(speech: np.ndarray, offset: int) -> np.ndarray:
+    """Move ``speech [n]`` that comes ``offset`` frames late back to its place; what is missing then is silent."""
+    moved = np.zeros_like(speech)
+    samples = abs(offset) * SAMPLES_PER_FRAME
+    kept = len(speech) - samples
+    late, early = (samples, 0) if offset > 0 else (0, samples)
+    moved[early : early + kept] = speech[late : late + kept]
+    return moved
 
 
 def can_teach_speech(track: Track, frames: int) -> bool:
@@ -310,6 +341,15 @@ def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:
     for track in tracks:
         people[track.clip.person].append(track)
     return dict(sorted(people.items()))
+
+
+def draw_track(people: dict[str, list[Track]], power: float, rng: np.random.Generator) -> Track:
+    """Draw a person in proportion to (their frames) ** power, then one of their clips by its length."""
+    counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)
+    chances = counts**power
+    person = list(people)[rng.choice(len(people), p=chances / chances.sum())]
+    lengths = np.array([len(track.frames) for track in people[person]], float)
+    return people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]
 
 
 def interpolate_view(track: Track, times: np.ndarray) -> View:

@@ -68,13 +68,20 @@ class AudioEncoder(nn.Module):
         Returns:
             tokens ``a_dri [B, steps, width]``.
         """
+        return self.encode(self.hear(windows, run))
+
+    def hear(self, windows: Tensor, run: int = 1) -> Tensor:
+        """Return the speech features of the windows, without the context: ``[B, channels, columns]``."""
         rate = self.features.rate
         columns = self.config.window * rate // SAMPLES_PER_FRAME
         margin = self.config.context * rate // SAMPLES_PER_FRAME
         features = self.features(join_windows(windows, run))
         features = features[..., margin : features.shape[-1] - margin]
-        views = features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
-        return self.network(self.drop_features(views)).transpose(1, 2)
+        return features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Turn what :meth:`hear` returned into tokens ``[B, steps, width]``."""
+        return self.network(self.drop_features(features)).transpose(1, 2)
 
 
 def make_features(config: AudioEncoderConfig) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -275,11 +275,11 @@ def shrink(image: Tensor, factor: int) -> Tensor:
 
 
 def map_tensors(value, function):
-    """Apply ``function`` to every tensor in nested dataclasses and lists; None stays None."""
-    if value is None:
-        return None
+    """Apply ``function`` to every tensor in nested dataclasses and lists; anything else stays as it is."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, list):
         return [map_tensors(item, function) for item in value]
+    if not is_dataclass(value):
+        return value
     return type(value)(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})

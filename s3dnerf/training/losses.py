@@ -67,6 +67,8 @@ class LossWeights:
     """Distance between landmarks of face, mouth and lids that it sees in made and in real frames."""
     seen_gap: float = 0.3
     """The same for the gaps between lips and between lids."""
+    sync: float = 0.1
+    """One minus the cosine of rendered lips and speech, as the frozen lip-sync discriminator sees them."""
     adversarial: float = 0.1
     """How unreal the discriminators find mouth and texture."""
     matching: float = 1.0

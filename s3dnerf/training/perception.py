@@ -14,7 +14,8 @@ from s3dnerf.data.dataset import Frames
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics import MOUTH_POINTS
 from s3dnerf.models.face_mesh import POINTS, FaceMesh, FaceWindow, Look, frame_faces
-from s3dnerf.rendering.rays import project_points
+from s3dnerf.models.lip_sync import LipSyncDiscriminator
+from s3dnerf.rendering.rays import Camera, project_points
 
 MESH_ROWS = torch.from_numpy((KEPT_POINTS < POINTS).nonzero()[0])
 """Rows of the kept landmarks that the plain mesh has too."""
@@ -66,3 +67,12 @@ def compare_points(made: Look, real: Look, window: FaceWindow) -> dict[str, Tens
 def measure_distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean distance of ``[B, N, 2]`` points; smooth where they meet."""
     return ((a - b).square().sum(-1) + 1e-6).sqrt().mean() - 1e-3
+
+
+def compare_sync(model: LipSyncDiscriminator, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
+    """One minus the cosine of lips and speech (S3D-NeRF, section 3.5; its sign made to pull them together).
+
+    Arguments as of ``LipSyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech around
+    the middle one of each. The model is frozen (``load_discriminator``); the gradient flows into the frames.
+    """
+    return (1.0 - model(images, camera, windows)).mean()

@@ -23,6 +23,7 @@ from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
 from s3dnerf.errors import UserError
 from s3dnerf.models.face_mesh import FaceMesh
+from s3dnerf.models.lip_sync import load_discriminator
 from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF, map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
@@ -38,7 +39,7 @@ from s3dnerf.training.losses import (
     place_landmarks,
     weigh,
 )
-from s3dnerf.training.perception import compare_perception
+from s3dnerf.training.perception import compare_perception, compare_sync
 
 if TYPE_CHECKING:
     from s3dnerf.training.settings import S3DNeRFConfig
@@ -105,6 +106,7 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
         self.optimizer = make_optimizer(self.model, config.train)
         self.face_mesh = FaceMesh().to(self.device)
+        self.lip_sync = load_discriminator(device=self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         size, window = config.model.image_size, config.model.audio.samples
         data, shape = config.data, (size, window, config.train.batch_size, config.seed)
@@ -222,7 +224,8 @@ class Trainer:
             losses = compare_landmarks(model, identity, codes, frames)
             losses["state"] = compare_codes(portraits.state, state)
             if speech_share > 0:
-                chosen = torch.rand(len(frames.speaks), generator=generator) < speech_share
+                # In a run all frames are, so that its lips can be compared with its speech.
+                chosen = torch.rand(len(frames.speaks), generator=generator) < (1.0 if batch.is_run else speech_share)
                 chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
                 motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
                 states = torch.where(chosen, identity.state, states)
@@ -230,6 +233,9 @@ class Trainer:
             rendering = model.render(identity, codes, frames.camera, generator)
         losses["regions"] = losses["regions"] + compare_slots(portraits)
         judged = self.judge(rendering.image, frames, generator)
+        if batch.is_run and speech_share > 0:
+            middle = frames.speech[self.lip_sync.config.frames // 2 :: self.lip_sync.config.frames]
+            losses["sync"] = compare_sync(self.lip_sync, rendering.image, frames.camera, middle)
         perceived = compare_perception(self.face_mesh, rendering.image, frames)
         return losses | compare_images(rendering, frames) | perceived | judged
 

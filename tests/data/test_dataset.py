@@ -18,6 +18,7 @@ from s3dnerf.data.dataset import (
     Batch,
     DataConfig,
     TalkingFaceDataset,
+    draw_track,
     can_teach_speech,
     flip_view,
     interpolate_view,
@@ -209,7 +210,7 @@ def test_times_between_frames_are_interpolated(plain: TalkingFaceDataset) -> Non
 
 def test_people_are_drawn_by_a_power_of_their_frames(plain: TalkingFaceDataset) -> None:
     rng = np.random.default_rng(0)
-    drawn = [plain.draw_track(plain.people, rng).clip.id for _ in range(4000)]
+    drawn = [draw_track(plain.people, plain.config.person_power, rng).clip.id for _ in range(4000)]
     # Ann has 40 + 12 frames in two clips, Ben 30 in one.
     ann = 52**0.6 / (52**0.6 + 30**0.6)
     deviation = (ann * (1 - ann) / 4000) ** 0.5

@@ -1,0 +1,8 @@
+"""Train the lip-sync discriminator, or measure it: the command `s3dnerf train-sync`."""
+
+import sys
+
+from s3dnerf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train-sync", *sys.argv[1:]]))
