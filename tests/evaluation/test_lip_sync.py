@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.config import load_config
-from s3dnerf.data.clip import Clip, load_clip
+from s3dnerf.data.clip import INFO_FILE, Clip, load_clip
 from s3dnerf.data.dataset import interpolate_view, make_camera, read_track
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import lip_sync
@@ -138,11 +142,23 @@ def test_clips_shorter_than_a_stretch_are_not_judged(small: LipSyncDiscriminator
 
 
 def test_every_clip_gets_an_offset_from_the_other_half(drawn_clips: Path, one_thread: None, tmp_path: Path) -> None:
-    words = ["--data.root", str(drawn_clips), "--data.offsets", "null", *SMALL]
-    config = load_config(SyncConfig, "sync.yaml", words)
-    with pytest.raises(UserError, match="negatives come from others"):
-        write_offsets(config, tmp_path / "run", tmp_path / "offsets.csv")
-    assert not (tmp_path / "offsets.csv").exists()
+    root, table = tmp_path / "clips", tmp_path / "offsets.csv"
+    for name, source in (("ann_0", "ann_0"), ("ben_0", "ben_0"), ("dan_0", "ben_0"), ("eve_0", "ann_0")):
+        shutil.copytree(drawn_clips / source, root / name)
+        info = json.loads((root / name / INFO_FILE).read_text())
+        (root / name / INFO_FILE).write_text(json.dumps(info | {"id": name, "person": name[:3]}))
+    before = tmp_path / "before.csv"
+    before.write_text("id,offset,margin,frames\ndan_0,20,0.5,30\n")
+    config = load_config(SyncConfig, "sync.yaml", ["--data.root", str(root), "--data.offsets", str(before), *SMALL])
+    write_offsets(config, tmp_path / "run", table)
+    with table.open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["ann_0", "ben_0", "dan_0", "eve_0"]
+    assert [row["frames"] for row in rows.values()] == ["40", "30", "30", "40"]
+    # What was corrected before is added to what is found now, at most 5 frames.
+    assert abs(int(rows["dan_0"]["offset"]) - 20) <= 5 >= abs(int(rows["ben_0"]["offset"]))
+    trained = [yaml.safe_load((tmp_path / "run" / half / "config.yaml").read_text()) for half in ("half_1", "half_2")]
+    assert [run["data"]["left_out"] for run in trained] == [["ann", "ben"], ["eve", "dan"]]
 
 
 def test_halves_are_fair(drawn_clips: Path, one_thread: None) -> None:
