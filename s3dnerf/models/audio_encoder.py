@@ -62,7 +62,7 @@ class AudioEncoder(nn.Module):
         """Encode windows of speech.
 
         Args:
-            windows: ``[B, samples]`` in [-1, 1], 16 kHz.
+            windows: ``[B, samples]`` in [-1, 1], 16 kHz; longer ones are cut about their middle.
             run: every ``run`` windows belong to consecutive frames; the sound that they share is heard once.
 
         Returns:
@@ -75,7 +75,7 @@ class AudioEncoder(nn.Module):
         rate = self.features.rate
         columns = self.config.window * rate // SAMPLES_PER_FRAME
         margin = self.config.context * rate // SAMPLES_PER_FRAME
-        features = self.features(join_windows(windows, run))
+        features = self.features(join_windows(cut_middle(windows, self.config.samples), run))
         features = features[..., margin : features.shape[-1] - margin]
         return features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
 
@@ -91,6 +91,14 @@ def make_features(config: AudioEncoderConfig) -> nn.Module:
     if config.features == "moonshine":
         return Moonshine()
     return Transformer(config.features, config.pretrained)
+
+
+def cut_middle(windows: Tensor, samples: int) -> Tensor:
+    """Cut ``windows [B, n]`` to ``[B, samples]`` about their middle. Raises ValueError for shorter ones."""
+    spare = windows.shape[-1] - samples
+    if spare < 0:
+        raise ValueError(f"windows of {windows.shape[-1]} samples are shorter than {samples}")
+    return windows[:, spare // 2 : spare // 2 + samples]
 
 
 def join_windows(windows: Tensor, run: int) -> Tensor:

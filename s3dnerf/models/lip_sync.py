@@ -114,10 +114,6 @@ class LipSyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dner
 
         Longer windows are cut to ``config.audio.samples`` about their middle. Raises ValueError for shorter ones.
         """
-        spare = windows.shape[-1] - self.config.audio.samples
-        if spare < 0:
-            raise ValueError(f"windows of {windows.shape[-1]} samples are shorter than {self.config.audio.samples}")
-        windows = windows[:, spare // 2 : windows.shape[-1] - spare // 2]
         return self.embed_features(self.audio_encoder.hear(windows))
 
     def embed_features(self, features: Tensor) -> Tensor:

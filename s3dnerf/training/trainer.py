@@ -107,8 +107,11 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.train)
         self.face_mesh = FaceMesh().to(self.device)
         self.lip_sync = load_discriminator(device=self.device)
+        if config.data.run_every and config.data.run_frames != self.lip_sync.config.frames:
+            reason = f"the lip-sync discriminator looks at {self.lip_sync.config.frames} frames"
+            raise UserError("data.run_frames", reason, "set it to that, or data.run_every to 0")
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
-        size, window = config.model.image_size, config.model.audio.samples
+        size, window = config.model.image_size, max(config.model.audio.samples, self.lip_sync.config.audio.samples)
         data, shape = config.data, (size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
         self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)

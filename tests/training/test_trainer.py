@@ -134,6 +134,24 @@ def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tm
     assert found[3] == CORRESPONDENCES | SPEECH | PICTURES
 
 
+def test_a_run_is_compared_with_its_speech(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    words = ("--train.movement_steps", "0", "--data.run_every", "2", "--train.speech_from", "0")
+    trainer = Trainer(make_config(*words, "--adversarial.start", "0"), tmp_path)
+    found = []
+    for step in range(2):
+        trainer.step = step
+        found.append(trainer.update([trainer.data[step]]))
+    assert set(found[0]) == CORRESPONDENCES | SPEECH | PICTURES | JUDGED
+    assert set(found[1]) == CORRESPONDENCES | PICTURES | JUDGED | {"sync"}
+    assert 0.0 < found[1]["sync"].item() < 2.0
+
+
+def test_runs_of_another_length_are_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="data.run_frames: the lip-sync discriminator looks at 5 frames"):
+        Trainer(make_config("--data.run_frames", "7"), tmp_path)
+    Trainer(make_config("--data.run_frames", "7", "--data.run_every", "0"), tmp_path)
+
+
 def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     words = ("--train.movement_steps", "1", "--train.movement_every", "2")
     trainer = Trainer(make_config(*words, "--train.speech_from", "0", "--train.speech_share", "0.5"), tmp_path)
@@ -307,7 +325,7 @@ def test_the_whole_of_training_in_under_a_minute(
     make_config: Callable[..., S3DNeRFConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     begin = time.perf_counter()
-    config = make_config("--train.precision", "bfloat16")
+    config = make_config("--train.precision", "bfloat16", "--data.near_share", "0")
     checkpoint = train(config, tmp_path)
     assert time.perf_counter() - begin < 60
     assert checkpoint.name == f"step_{config.train.steps:07d}"
