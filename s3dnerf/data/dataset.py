@@ -395,8 +395,8 @@ def jitter_view(view: View, rng: np.random.Generator) -> View:
     return view.with_pixels(jitter_colors(view.pixels, rng))
 
 
-def make_camera(view: View) -> Camera:
-    """Return the cameras of a view as tensors."""
+def make_camera(view: View | HeadPose) -> Camera:
+    """Return the cameras of a view, or head poses as cameras, as tensors."""
     return Camera(_tensor(view.rotation), _tensor(view.scale), _tensor(view.center))
 
 

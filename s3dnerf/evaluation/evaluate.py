@@ -20,6 +20,7 @@ from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import NetworkJudge
+    from s3dnerf.models.lip_sync import LipSyncDiscriminator
 
 OVERVIEW_CLIPS = 24
 """Clips on the overall contact sheet; each of the others still has its own."""
@@ -55,7 +56,7 @@ def evaluate_clips(
     _check_settings(clips, out, rows, max_frames)
     videos = find_clips(clips, manifest, split)
     weights = find_weights(weights_folder)
-    judge = _load_judge(weights, device)
+    judge, lip_sync = _load_judge(weights, device), _load_lip_sync(device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
         pipeline = _load_pipeline(checkpoint, device)
     settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
@@ -65,7 +66,7 @@ def evaluate_clips(
     crowds = FeatureCrowds()
     overview: list[np.ndarray] = []
     for video in tqdm(videos, desc="clips", unit="clip"):
-        job = ClipJob(video, out, max_frames, seed, pipeline, judge)
+        job = ClipJob(video, out, max_frames, seed, pipeline, judge, lip_sync)
         try:
             result = job.run(rows)
         except UserError as error:
@@ -145,6 +146,13 @@ def _load_pipeline(checkpoint: str | Path | None, device: str) -> Reenactor:
     from s3dnerf.pipeline import TalkingHeadPipeline
 
     return TalkingHeadPipeline.from_pretrained(checkpoint, device=device)
+
+
+def _load_lip_sync(device: str) -> LipSyncDiscriminator:
+    from s3dnerf.models.lip_sync import load_discriminator
+    from s3dnerf.training.trainer import choose_device
+
+    return load_discriminator(device=choose_device(device))
 
 
 def _load_judge(weights: FoundWeights, device: str) -> NetworkJudge | None:

@@ -19,10 +19,23 @@ from tqdm import tqdm
 
 from s3dnerf.data.clip import Clip, list_clips
 from s3dnerf.data.dataset import can_teach_speech, interpolate_view, make_camera, read_offsets, read_track
+from s3dnerf.data.prepare import POSE_SIGMA
 from s3dnerf.errors import UserError
-from s3dnerf.media.audio import cut_speech_window
+from s3dnerf.evaluation.tracking import FaceTrack
+from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
+from s3dnerf.face.crop import apply_crop, choose_crop, crop_pose
+from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.files import replace_when_done
-from s3dnerf.models.lip_sync import LipSyncDiscriminator, TwoWay, mark_distant, measure_two_way, score_offsets
+from s3dnerf.media.image import resize_image
+from s3dnerf.models.lip_sync import (
+    CROPPED_SIDE,
+    LipSyncDiscriminator,
+    TwoWay,
+    mark_distant,
+    measure_two_way,
+    score_offsets,
+)
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.lip_sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
 
@@ -84,6 +97,27 @@ def measure_sync(
         offset=int(scores.argmax()) - reach,
         in_step=scores[reach].item(),
     )
+
+
+def judge_sync(
+    model: LipSyncDiscriminator, frames: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray
+) -> SyncScores | None:
+    """Score a video by its track, cropped as clips are in preparation; None where that cannot be done.
+
+    Args:
+        model: the discriminator.
+        frames: the video, ``uint8 [H, W, 3]`` a frame.
+        track: of the same video.
+        speech: its 16 kHz sound, ``[samples]``.
+    """
+    if not track.found.any() or len(track) < 2 * REACH + model.config.frames:
+        return None
+    points = to_pixels(track.filled, track.size)
+    pose = fit_head_pose(points)
+    box = choose_crop(pose, track.size)
+    camera = make_camera(smooth_head_pose(crop_pose(pose, box), POSE_SIGMA))
+    crops = (apply_crop(resize_image(frame, track.size), box, CROPPED_SIDE) for frame in frames)
+    return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.contact_sheet import FACE_SIDE, choose_moments, draw_clip_sheet
-from s3dnerf.evaluation.scores import Measurement, measure_clip
+from s3dnerf.evaluation.scores import Measurement, Scores, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
 from s3dnerf.media.audio import FPS, read_speech
@@ -28,6 +28,7 @@ from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import NetworkJudge, RealClip
+    from s3dnerf.models.lip_sync import LipSyncDiscriminator
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
@@ -79,6 +80,7 @@ class ClipJob:
     seed: int
     pipeline: Reenactor | None
     judge: NetworkJudge | None = None
+    lip_sync: LipSyncDiscriminator | None = None
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and measure the videos of `rows`. Raises UserError if the clip cannot be used."""
@@ -87,23 +89,36 @@ class ClipJob:
         moments = choose_moments(track)
         wanted = set(moments.tolist())
         real = [frame for index, frame in enumerate(self._stream_real()) if index in wanted]
-        studied = self.judge.study(self._stream_real(), track, read_speech(sound)) if self.judge else None
+        speech = read_speech(sound)
+        studied = self.judge.study(self._stream_real(), track, speech) if self.judge else None
         measured: dict[str, Measurement] = {}
         for row in rows:
             folder = self.out if row == "ours" else self.out / "rows" / row
             made = folder / f"{self.video.stem}.mp4"
             self._write(made, self._make_frames(row, sound, track), sound, len(track), row)
-            measured[row] = self._measure(made, track, wanted, studied)
+            measured[row] = self._measure(made, track, wanted, studied, speech)
         features = studied.sight.features if studied else None
         return ClipResult(self.video.stem, track, moments, real, measured, features)
 
-    def _measure(self, made: Path, track: FaceTrack, wanted: set[int], studied: RealClip | None) -> Measurement:
+    def _measure(
+        self, made: Path, track: FaceTrack, wanted: set[int], studied: RealClip | None, speech: np.ndarray
+    ) -> Measurement:
         measurement = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
+        if self.lip_sync is not None:
+            measurement = replace(measurement, scores=self._judge_sync(made, measurement, speech))
         if self.judge is None or studied is None:
             return measurement
         # The networks need the made track as a whole, so the video is read a second time.
         seen = self.judge.judge(self._stream_real(), stream_frames(made, FPS), studied, measurement.track)
         return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
+
+    def _judge_sync(self, made: Path, measurement: Measurement, speech: np.ndarray) -> Scores:
+        # Imported late: measuring pictures and landmarks needs no torch.
+        from s3dnerf.evaluation.lip_sync import judge_sync
+
+        sync = judge_sync(self.lip_sync, stream_frames(made, FPS), measurement.track, speech)
+        confidence, distance = (sync.confidence, sync.distance) if sync else (np.nan, np.nan)
+        return replace(measurement.scores, sync_confidence=confidence, sync_distance=distance)
 
     def _stream_real(self) -> Iterator[np.ndarray]:
         return islice(stream_frames(self.video, FPS), self.max_frames)

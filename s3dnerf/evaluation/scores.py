@@ -53,6 +53,8 @@ class Scores:
     found: float
     cpbd: float
     mouth_detail: float
+    sync_confidence: float | None = None
+    sync_distance: float | None = None
     lpips: float | None = None
     lpips_vgg: float | None = None
     csim: float | None = None

@@ -60,6 +60,14 @@ COLUMNS = (
         "correlation × gain: the part of the real movement made at its moment",
     ),
     Column(
+        "sync_confidence",
+        "sync conf. ↑",
+        3,
+        "our lip-sync discriminator: cosine of lips and speech at the best offset, above the median of all offsets; "
+        "not SyncNet's",
+    ),
+    Column("sync_distance", "sync dist. ↓", 3, "one minus that cosine"),
+    Column(
         "lse_c",
         "LSE-C ↑",
         2,

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,17 @@ from s3dnerf.evaluation.lip_sync import (
     evaluate_discriminator,
     find_own_offset,
     format_reports,
+    judge_sync,
     measure_sync,
     report_clip,
     shift,
     sort_by_frames,
     write_offsets,
 )
-from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, SyncAudioConfig, TwoWay
+from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
+from s3dnerf.media.audio import read_speech
+from s3dnerf.media.video import stream_frames
+from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, SyncAudioConfig, TwoWay, load_discriminator
 from s3dnerf.training.lip_sync import SyncConfig, compare_clip, read_clips
 
 SMALL = (
@@ -99,6 +104,28 @@ def test_frames_without_poses_and_short_videos_are_refused(small: LipSyncDiscrim
         compare_video(small, frames[:19], camera, track.speech)
     with pytest.raises(ValueError, match="16 moments are too few"):
         measure_sync(small, frames, camera, track.speech)
+
+
+def test_a_real_video_is_in_step_and_its_late_sound_is_found(shared_data: Path) -> None:
+    video = shared_data / "clips" / "hdtf_AmyKlobuchar_0.mp4"
+    frames = list(islice(stream_frames(video), 100))
+    with FaceRuler() as ruler:
+        for frame in frames:
+            ruler.add(frame)
+        track = ruler.finish()
+    model, speech = load_discriminator(), read_speech(video.with_suffix(".wav"))
+    scores = judge_sync(model, frames, track, speech)
+    late = judge_sync(model, frames, track, np.concatenate([np.zeros(5 * 640, np.float32), speech]))
+    assert abs(scores.offset) <= 1 and scores.confidence > 0.2
+    assert late.offset - scores.offset == 5 and late.in_step < scores.in_step - 0.1
+
+
+def test_a_video_too_short_or_without_a_face_is_not_judged(small: LipSyncDiscriminator) -> None:
+    plain = np.full((40, 468, 2), 50.0, np.float32)
+    fine = np.zeros((40, 478, 3), np.float32)
+    speech = np.zeros(40 * 640, np.float32)
+    assert judge_sync(small, [], FaceTrack(fine[:34], plain[:34], (256, 256)), speech) is None
+    assert judge_sync(small, [], FaceTrack(fine + np.nan, plain + np.nan, (256, 256)), speech) is None
 
 
 @pytest.mark.parametrize("late", [0, 3, -2])
