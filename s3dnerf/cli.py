@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from s3dnerf.evaluation.benchmark import Table
 
 DEVICES = ("auto", "cpu", "cuda")
+FIT_STEPS = {
+    "type": int,
+    "default": 0,
+    "metavar": "N",
+    "help": "steps by which the portrait is first fitted to its photograph (default: 0)",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -232,6 +238,7 @@ def add_render(commands: argparse._SubParsersAction) -> None:
         help="keep the picture's own, or a color that replaces it, such as green or #00ff00",
     )
     parser.add_argument("--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)")
+    parser.add_argument("--fit-steps", **FIT_STEPS)
     parser.add_argument("--seed", type=int, default=0, help="seed of idle motion and blinks")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
@@ -252,6 +259,7 @@ def run_render(options: argparse.Namespace) -> None:
         seed=options.seed,
         device=options.device,
         face=options.face,
+        fit_steps=options.fit_steps,
     )
 
 
@@ -283,6 +291,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--weights-folder", type=Path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
     )
+    parser.add_argument("--fit-steps", **FIT_STEPS)
     parser.add_argument("--seed", type=int, default=0, help="seed of the blinks")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
 
@@ -301,6 +310,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         rows=options.rows or ROWS,
         seed=options.seed,
         weights_folder=options.weights_folder,
+        fit_steps=options.fit_steps,
     )
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)

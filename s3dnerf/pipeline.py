@@ -34,6 +34,7 @@ from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import segment_person
 from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
 from s3dnerf.face.portrait import Face, crop_face, find_face
+from s3dnerf.fitting import fit_identity
 from s3dnerf.media.audio import (
     check_speech,
     count_frames,
@@ -117,13 +118,29 @@ class TalkingVideo:
 class TalkingHeadPipeline:
     """A trained model with everything around it."""
 
-    def __init__(self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int = 4) -> None:
+    def __init__(self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int = 4, fit_steps: int = 0) -> None:
+        """Use a model.
+
+        Args:
+            model: the model.
+            device: where to compute.
+            batch: frames rendered at once.
+            fit_steps: steps by which every portrait is first fitted to its photograph (see ``fit_identity``).
+
+        Raises:
+            UserError: ``fit_steps`` is negative.
+        """
+        if fit_steps < 0:
+            raise UserError(f"--fit-steps {fit_steps}", "is less than none", "use 0 or more")
+        self.fit_steps = fit_steps
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.batch = batch
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str | Path | None = None, device: str = "auto") -> TalkingHeadPipeline:
+    def from_pretrained(
+        cls, checkpoint: str | Path | None = None, device: str = "auto", fit_steps: int = 0
+    ) -> TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
         Raises:
@@ -139,7 +156,7 @@ class TalkingHeadPipeline:
             # The mixin announces on the standard output where it loads from; a library keeps quiet.
             with redirect_stdout(None):
                 model = S3DNeRF.from_pretrained(source, strict=True)
-            return cls(model, device)
+            return cls(model, device, fit_steps=fit_steps)
         except (OSError, HFValidationError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
             cure = "name a folder with config.json and model.safetensors, or a hub id"
             raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error
@@ -186,8 +203,8 @@ class TalkingHeadPipeline:
             found = find_face(image, self.model.config.image_size, face)
             matte = None if color is None else segment_person(found.image)
             poses = self.choose_motion(found, pose, seed)
-        with timer("encoding identity"), torch.inference_mode(), self.autocast():
-            identity = self.model.encode_identity(make_portrait(found, self.device))
+        with timer("encoding identity"):
+            identity = self.encode_identity(found, seed)
 
         size = size or self.model.config.image_size
         height, width = found.picture.shape[:2]
@@ -241,8 +258,7 @@ class TalkingHeadPipeline:
         pose = smooth_head_pose(crop_pose(pose, box), POSE_SIGMA)
         found = replace(found, pose=pose[:1])
 
-        with torch.inference_mode(), self.autocast():
-            identity = self.model.encode_identity(make_portrait(found, self.device))
+        identity = self.encode_identity(found, seed)
         sound = audio or video
         motion = self.hear(identity, sound, speech_gain(measure_level(stream_speech(sound))))
         # A picture may outlast its sound by a few frames: the mouth stays as it was.
@@ -253,6 +269,14 @@ class TalkingHeadPipeline:
         eyes = iterate_blinks(found.eyes, seed)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer()):
             yield paste_crop(first, frame, box)
+
+    def encode_identity(self, face: Face, seed: int) -> Identity:
+        """Encode a portrait, and adapt what was encoded to it if that is wanted."""
+        with torch.no_grad(), self.autocast():
+            identity = self.model.encode_identity(make_portrait(face, self.device))
+        if self.fit_steps == 0:
+            return identity
+        return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
 
     def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
         """Return a function that starts the head motion asked for."""
@@ -339,10 +363,11 @@ def render(
     seed: int = 0,
     device: str = "auto",
     face: int | None = None,
+    fit_steps: int = 0,
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory."""
     begin = time.perf_counter()
-    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device)
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
     loading = time.perf_counter() - begin
     video = pipeline(
         image,

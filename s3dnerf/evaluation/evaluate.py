@@ -38,6 +38,7 @@ def evaluate_clips(
     seed: int = 0,
     pipeline: Reenactor | None = None,
     weights_folder: str | Path | None = None,
+    fit_steps: int = 0,
 ) -> EvaluationReport:
     """Reenact every mp4 in the folder `clips` and compare it with the original, frame by frame.
 
@@ -49,8 +50,9 @@ def evaluate_clips(
     max_frames: take that many frames of each clip at 25 a second. checkpoint: a folder or hub id, None for
     the weights that ship with the package. pipeline: used instead of loading the checkpoint. weights_folder:
     where the weights of public networks lie (see `weights_folder.WEIGHTS_FILES`); scores that need others
-    are not measured. Clips that cannot be used (no face, no sound, broken) are listed with a reason. Raises
-    UserError if none is left or a setting is wrong.
+    are not measured. fit_steps: steps by which each portrait is first fitted to its photograph. Clips that
+    cannot be used (no face, no sound, broken) are listed with a reason. Raises UserError if none is left or
+    a setting is wrong.
     """
     clips, out, rows = Path(clips), Path(out), tuple(rows)
     _check_settings(clips, out, rows, max_frames)
@@ -58,9 +60,9 @@ def evaluate_clips(
     weights = find_weights(weights_folder)
     judge, lip_sync = _load_judge(weights, device), _load_lip_sync(device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
-        pipeline = _load_pipeline(checkpoint, device)
+        pipeline = _load_pipeline(checkpoint, device, fit_steps)
     settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
-    settings |= {"max_frames": max_frames, "seed": seed}
+    settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
     crowds = FeatureCrowds()
@@ -141,11 +143,11 @@ def _check_settings(clips: Path, out: Path, rows: Sequence[str], max_frames: int
         raise UserError(out, "is the folder of the clips, which would be overwritten", "Choose another --out.")
 
 
-def _load_pipeline(checkpoint: str | Path | None, device: str) -> Reenactor:
+def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -> Reenactor:
     # Imported late: measuring rows that need no model needs no torch either.
     from s3dnerf.pipeline import TalkingHeadPipeline
 
-    return TalkingHeadPipeline.from_pretrained(checkpoint, device=device)
+    return TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
 
 
 def _load_lip_sync(device: str) -> LipSyncDiscriminator:

@@ -1,0 +1,97 @@
+"""Fitting a portrait: a few seconds of optimization before rendering, of one small part that is its own.
+
+The part is a residual of the tri-planes and of the finest appearance map. It learns to render the portrait itself where
+nothing has changed. From other sides, where nobody knows what is right, it learns to leave what the model shows alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.rendering.rays import Camera
+
+LEARNING_RATE = 1e-2
+SIZE_WEIGHT = 1e-2
+"""Weight of the mean square of the residual."""
+SIDES_WEIGHT = 0.5
+"""Weight of the difference to the unfitted frame from other sides."""
+TURN = 0.25
+"""Standard deviation of these sides: radians about the vertical axis, half of it about the horizontal one."""
+
+
+def fit_identity(
+    model: S3DNeRF, identity: Identity, steps: int, seed: int = 0, autocast: torch.autocast | None = None
+) -> Identity:
+    """Adapt one encoded portrait to its photograph; the model's own weights stay as they are.
+
+    Args:
+        model: in evaluation mode.
+        identity: of a single portrait.
+        steps: steps of the optimizer, about a quarter of a second each on two processor cores.
+        seed: of the sides looked at.
+        autocast: mixed precision, if any.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    portrait = identity.portrait
+    planes = [torch.zeros_like(plane, requires_grad=True) for plane in identity.appearance.planes]
+    detail = torch.zeros_like(identity.appearance.detail, requires_grad=True)
+    residuals = [*planes, detail]
+    optimizer = torch.optim.Adam(residuals, LEARNING_RATE)
+    wanted = [weight for weight in model.parameters() if weight.requires_grad]
+    model.requires_grad_(False)
+    try:
+        for _ in tqdm(range(steps), desc="fitting the portrait", leave=False):
+            camera = turn_camera(portrait.camera, generator)
+            with autocast or torch.autocast("cpu", enabled=False):
+                fitted = add_residuals(identity, planes, detail)
+                loss = compare_with_portrait(render_still(model, fitted, portrait.camera), portrait.image)
+                with torch.no_grad():
+                    before = render_still(model, identity, camera)
+                after = render_still(model, fitted, camera)
+            loss = loss + SIDES_WEIGHT * F.l1_loss(after.image, before.image)
+            loss = loss + SIZE_WEIGHT * sum(residual.float().square().mean() for residual in residuals)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    finally:
+        for weight in wanted:
+            weight.requires_grad_(True)
+    return add_residuals(identity, [plane.detach() for plane in planes], detail.detach())
+
+
+def add_residuals(identity: Identity, planes: list[Tensor], detail: Tensor) -> Identity:
+    """Return the identity with something added to its appearance."""
+    appearance = identity.appearance
+    added = [plane + more for plane, more in zip(appearance.planes, planes, strict=True)]
+    return replace(identity, appearance=replace(appearance, planes=added, detail=appearance.detail + detail))
+
+
+def render_still(model: S3DNeRF, identity: Identity, camera: Camera) -> Rendering:
+    """Render the portrait's own expression under ``camera``."""
+    codes = model.drive(identity, identity.state, identity.portrait.eyes, camera)
+    return model.render(identity, codes, camera)
+
+
+def compare_with_portrait(rendering: Rendering, image: Tensor) -> Tensor:
+    """Mean absolute difference of the frame, and of what volume rendering alone shows of it."""
+    small, middle = (shrink(image, image.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
+    return (
+        F.l1_loss(rendering.image, image)
+        + 0.3 * F.l1_loss(rendering.coarse, small)
+        + 0.3 * F.l1_loss(rendering.fine, middle)
+    )
+
+
+def turn_camera(camera: Camera, generator: torch.Generator) -> Camera:
+    """Return the camera of a head turned at random."""
+    yaw, pitch = (TURN * torch.randn(2, generator=generator) * torch.tensor([1.0, 0.5])).to(camera.scale).unbind()
+    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
+    about_y = torch.stack([yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos()]).view(3, 3)
+    about_x = torch.stack([one, zero, zero, zero, pitch.cos(), -pitch.sin(), zero, pitch.sin(), pitch.cos()]).view(3, 3)
+    return replace(camera, rotation=camera.rotation @ about_y @ about_x)
