@@ -33,9 +33,9 @@ class AdversarialConfig:
     """Fraction of all steps after which they begin; 1 leaves them out."""
     ramp: float = 0.1
     """Fraction of all steps over which their weight in the model's loss rises."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Learning rate of the discriminators."""
-    penalty: float = 2.0
+    penalty: float = 0.1
     """Weight of the R1 penalty, the squared gradient at real pictures (Mescheder et al., 2018)."""
     penalty_every: int = 8
     """Steps between two penalties, each of which counts as many times."""
