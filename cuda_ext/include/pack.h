@@ -96,17 +96,50 @@ S3D_HD PackPair load_pairs(const Bfloat* place) {
     return {from_bits(words << 16), from_bits(words & 0xffff0000u)};
 }
 
-S3D_HD void store_pairs(float* place, PackPair pair) {
+// The same values in their order.
+struct PackHalves {
+    Pack first, second;
+};
+
+S3D_HD PackHalves interleave(PackPair pair) {
 #if defined(__AVX512F__)
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    _mm512_storeu_ps(place, _mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd));
-    _mm512_storeu_ps(place + WIDTH, _mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd));
+    return {(Pack)_mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd),
+            (Pack)_mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd)};
 #else
+    float values[2 * WIDTH];
     for (int lane = 0; lane < WIDTH; ++lane) {
-        place[2 * lane] = pair.even[lane];
-        place[2 * lane + 1] = pair.odd[lane];
+        values[2 * lane] = pair.even[lane];
+        values[2 * lane + 1] = pair.odd[lane];
     }
+    return {load(values), load(values + WIDTH)};
+#endif
+}
+
+// Whether `store_past_cache` can write rows of `channels` at `place`, `stride` floats apart, in whole cache lines.
+S3D_HD bool can_store_past_cache(const float* place, int64_t stride, int channels) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<uintptr_t>(place) % 64 == 0 && stride % WIDTH == 0 && channels % WIDTH == 0;
+#else
+    (void)place, (void)stride, (void)channels;
+    return false;
+#endif
+}
+
+// Writes a whole cache line without reading it first; to be followed by `finish_stores`.
+S3D_HD void store_past_cache(float* place, Pack value) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(place, (__m512)value);
+#else
+    store(place, value);
+#endif
+}
+
+// Makes what was written past the cache visible to other threads.
+S3D_HD void finish_stores() {
+#if defined(__AVX512F__)
+    _mm_sfence();
 #endif
 }
 
