@@ -228,6 +228,70 @@ S3D_HD TwoSums sum_lanes(Pack one, Pack other) {
 #endif
 }
 
+// The sums of WIDTH packs, in their order.
+S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
+#if defined(__AVX512F__)
+    __m512 four[4];
+    for (int i = 0; i < 4; ++i) {
+        const __m512 a = (__m512)rows[4 * i], b = (__m512)rows[4 * i + 1];
+        const __m512 c = (__m512)rows[4 * i + 2], d = (__m512)rows[4 * i + 3];
+        const __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        const __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    }
+    const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88),
+                                     _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88),
+                                      _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    return (Pack)_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+#else
+    Pack sums;
+    for (int row = 0; row < WIDTH; ++row) sums[row] = sum_lanes(rows[row]);
+    return sums;
+#endif
+}
+
+// Each lane takes the value `step` lanes before it in its segment (behind it if negative), zero where there is none.
+// Segments have a power of two of lanes.
+S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
+    const PackInt place = (count_up() & (segment - 1)) - step;
+    const PackInt inside = (place >= 0) & (place < segment);
+#if defined(__AVX512F__)
+    const __mmask16 lanes = _mm512_movepi32_mask((__m512i)inside);
+    return (Pack)_mm512_maskz_permutexvar_ps(lanes, (__m512i)(count_up() - step), (__m512)value);
+#else
+    Pack shifted{};
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        if (inside[lane]) shifted[lane] = value[(lane - step) & (WIDTH - 1)];
+    }
+    return shifted;
+#endif
+}
+
+// Sums of each lane and all before it in its segment.
+S3D_HD Pack sum_up(Pack value, int segment) {
+    for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, step, segment);
+    return value;
+}
+
+// Sums of each lane and all behind it in its segment.
+S3D_HD Pack sum_down(Pack value, int segment) {
+    for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, -step, segment);
+    return value;
+}
+
+// A mask as one bit a lane.
+S3D_HD uint32_t to_lane_bits(PackInt mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask);
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) bits |= (mask[lane] != 0 ? 1u : 0u) << lane;
+    return bits;
+#endif
+}
+
 S3D_HD bool any(PackInt mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
