@@ -151,6 +151,15 @@ S3D_HD void store_some(float* place, Pack value, int count) {
 #endif
 }
 
+// Rounded to the nearest, ties to even; NaN stays NaN.
+S3D_HD void store_rounded(Bfloat* place, Pack value, int count) {
+    const PackWord bits = to_bits(value);
+    const PackWord rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const PackWord chosen = choose(value == value, rounded, PackWord{} + 0x7fc0u);
+    const PackHalf stored = __builtin_convertvector(chosen, PackHalf);
+    memcpy(place, &stored, sizeof(Bfloat) * count);
+}
+
 // The values at `place[index]` of the first `count` lanes, zeros behind them.
 S3D_HD Pack gather(const float* place, PackInt index, int count) {
 #if defined(__AVX512F__)
