@@ -35,12 +35,15 @@ int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size 
 
 // The flow, enlarged twice, in one quarter of each pixel.
 Pack enlarge_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
+    const int32_t first = pixels.column + right - 1;
+    const bool inside = first >= 0 && first + WIDTH < photograph.width;
     const Neighbors columns = find_neighbors(count_up() + pixels.column, right, photograph.width);
     const int32_t top = hold(pixels.row + below - 1, photograph.height);
     const int32_t bottom = hold(pixels.row + below, photograph.height);
     const float column = right ? 0.25f : 0.75f, row = below ? 0.25f : 0.75f;
     const auto read_row = [&](int32_t number) {
         const float* place = flow + static_cast<int64_t>(number) * photograph.width;
+        if (inside) return (1.0f - column) * load(place + first) + column * load(place + first + 1);
         return (1.0f - column) * gather(place, columns.low, pixels.lanes) +
                column * gather(place, columns.high, pixels.lanes);
     };
