@@ -151,6 +151,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
+    from s3dnerf.backend import keep_freed_memory
     from s3dnerf.config import load_config, show_options
     from s3dnerf.training import S3DNeRFConfig, train
 
@@ -158,6 +159,7 @@ def run_train(options: argparse.Namespace) -> None:
     if options.help:
         options.parser.print_help()
         show_options(S3DNeRFConfig, config, prog=options.parser.prog)
+    keep_freed_memory()
     run_dir = options.out or Path("runs") / Path(options.config).stem
     checkpoint = train(config, run_dir=run_dir, resume=options.resume)
     print(f"last checkpoint: {checkpoint}")
@@ -244,8 +246,10 @@ def add_render(commands: argparse._SubParsersAction) -> None:
 
 
 def run_render(options: argparse.Namespace) -> None:
+    from s3dnerf.backend import keep_freed_memory
     from s3dnerf.pipeline import render
 
+    keep_freed_memory()
     render(
         image=options.image,
         audio=options.audio,
@@ -297,8 +301,10 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    from s3dnerf.backend import keep_freed_memory
     from s3dnerf.evaluation.evaluate import ROWS, evaluate_clips
 
+    keep_freed_memory()
     report = evaluate_clips(
         clips=options.clips,
         out=options.out,

@@ -45,8 +45,9 @@ from s3dnerf.media.audio import (
 )
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
-from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, warp
-from s3dnerf.models.super_resolution import enlarge
+from s3dnerf.models.deformation_field import PositionFeatures
+from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF
+from s3dnerf.rendering.photograph import enlarge, warp
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
@@ -317,15 +318,18 @@ class TalkingHeadPipeline:
     ) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [S, S, 3]`` in small batches, until the motion ``[R, code]`` or the poses end."""
         together = zip(motion, poses, eyes, strict=False)
+        with torch.inference_mode(), self.autocast():
+            points = self.model.deformation_field.describe_lattice()
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, chunk, matte, color)
+                frames = self.render_batch(identity, chunk, points, matte, color)
             yield from frames
 
     def render_batch(
         self,
         identity: Identity,
         chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
+        points: PositionFeatures,
         matte: np.ndarray | None,
         color: np.ndarray | None,
     ) -> np.ndarray:
@@ -335,7 +339,7 @@ class TalkingHeadPipeline:
         camera = make_camera(join_poses(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
         codes = self.model.drive(identity, torch.stack(motion), openness, camera)
-        rendering = self.model.render(identity, codes, camera)
+        rendering = self.model.render(identity, codes, camera, lattice_points=points)
         image = rendering.image.clamp(0.0, 1.0)
         if matte is not None:
             still = torch.from_numpy(matte).to(self.device).expand(len(chunk), 1, -1, -1)

@@ -5,45 +5,45 @@
 namespace S3D_VARIANT {
 namespace {
 
-// Up to WIDTH rays side by side in the lanes of a pack.
-struct RayBlock {
-    SampleRange range[WIDTH];
-    alignas(64) int32_t begin[WIDTH] = {}, count[WIDTH] = {};
-    int32_t longest = 0;
+// Samples side by side in the lanes of a pack: of one ray, or of several short ones that lie one after another.
+struct SamplePack {
+    int64_t begin;
+    int lanes;
+    int segment;  // lanes that belong to one ray; a power of two
 
-    RayBlock(const S3dComposite& rays, int64_t first, int lanes) {
-        for (int lane = 0; lane < lanes; ++lane) {
-            range[lane] = find_samples(rays, first + lane);
-            begin[lane] = static_cast<int32_t>(range[lane].begin);
-            count[lane] = static_cast<int32_t>(range[lane].end - range[lane].begin);
-            longest = count[lane] > longest ? count[lane] : longest;
-        }
+    Pack read(const float* place) const { return load_part(place + begin, lanes); }
+
+    void write(float* place, Pack value) const { store_part(place + begin, value, lanes); }
+
+    uint32_t bits() const { return (1u << lanes) - 1u; }
+};
+
+// Optical depth before and behind each sample of a pack, `ahead` before the first.
+struct Depth {
+    Pack before, after;
+
+    Depth(const SamplePack& samples, Pack optical, float ahead)
+        : after(ahead + sum_up(optical, samples.segment)) {
+        const PackInt first = (count_up() & (samples.segment - 1)) == 0;
+        // Moved, not subtracted: what is infinite behind a sample need not be before it.
+        before = choose(first, splat<Pack>(ahead), shift_lanes(after, 1, samples.segment));
     }
 };
 
-// Writes the weights of the block's samples and returns their sums; `seen` is the number of samples before each ray ends.
-Pack weigh_rays(const S3dComposite& rays, const RayBlock& block, int lanes, float last_seen, int32_t (&seen)[WIDTH]) {
-    PackInt begin, count;
-    memcpy(&begin, block.begin, sizeof begin);
-    memcpy(&count, block.count, sizeof count);
-    Pack depth{}, alpha{};
-    PackInt visible{};
-    for (int32_t s = 0; s < block.longest; ++s) {
-        const PackInt inside = count > s;
-        // A lane whose ray has ended reads its first sample again; if there is none, the first of all.
-        const PackInt index = choose(inside, begin + s, PackInt{});
-        const Pack optical = gather(rays.density, index, lanes) * gather(rays.lengths, index, lanes);
-        const PackInt ended = (depth > splat<Pack>(last_seen)) | ~inside;
-        const Pack weight = choose(ended, Pack{}, weigh_sample(optical, depth));
-        for (int lane = 0; lane < lanes; ++lane) {
-            if (s < block.count[lane]) rays.weights[block.begin[lane] + s] = weight[lane];
-        }
-        alpha += weight;
-        visible -= ~ended;
-        depth += choose(inside, optical, Pack{});
-    }
-    memcpy(seen, &visible, sizeof visible);
-    return alpha;
+struct WeighedSamples {
+    Pack weight;
+    uint32_t visible;  // a bit for each that lies before its ray's end
+};
+
+// Writes the weights of some samples; moves `ahead` behind them.
+WeighedSamples weigh_samples(const S3dComposite& rays, const SamplePack& samples, float last_seen, float& ahead) {
+    const Pack optical = samples.read(rays.density) * samples.read(rays.lengths);
+    const Depth depth(samples, optical, ahead);
+    const PackInt ended = depth.before > splat<Pack>(last_seen);
+    const Pack weight = choose(ended, Pack{}, weigh_sample(optical, depth.before));
+    samples.write(rays.weights, weight);
+    ahead = depth.after[samples.lanes - 1];
+    return {weight, ~to_lane_bits(ended) & samples.bits()};
 }
 
 // P packs of channels, the last of them with `last` channels (WIDTH if WHOLE): the sum of weight times value over `count`
@@ -84,78 +84,131 @@ void add_values(const S3dComposite& rays, int64_t ray, int64_t begin, int32_t co
     }
 }
 
-void composite_block(const S3dComposite& rays, int64_t first, int lanes, float last_seen) {
-    const RayBlock block(rays, first, lanes);
-    int32_t seen[WIDTH];
-    const Pack alpha = weigh_rays(rays, block, lanes, last_seen, seen);
+void composite_ray(const S3dComposite& rays, int64_t ray, float last_seen) {
+    const SampleRange range = find_samples(rays, ray);
+    float ahead = 0.0f;
+    Pack alpha{};
+    int32_t seen = 0;
+    for (int64_t s = range.begin; s < range.end; s += WIDTH) {
+        const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
+        const WeighedSamples weighed = weigh_samples(rays, samples, last_seen, ahead);
+        alpha += weighed.weight;
+        seen += __builtin_popcount(weighed.visible);
+    }
+    rays.alpha[ray] = sum_lanes(alpha);
+    add_values(rays, ray, range.begin, seen);
+}
+
+// Rays of `count` samples each, as many as fit into a pack.
+void composite_short_rays(const S3dComposite& rays, int64_t first, int lanes, int count, float last_seen) {
+    const SamplePack samples = {first * count, lanes * count, count};
+    float ahead = 0.0f;
+    const WeighedSamples weighed = weigh_samples(rays, samples, last_seen, ahead);
+    const Pack alpha = sum_up(weighed.weight, count);
     for (int lane = 0; lane < lanes; ++lane) {
-        rays.alpha[first + lane] = alpha[lane];
-        add_values(rays, first + lane, block.begin[lane], seen[lane]);
+        const int64_t ray = first + lane;
+        rays.alpha[ray] = alpha[(lane + 1) * count - 1];
+        const uint32_t own = (weighed.visible >> (lane * count)) & ((1u << count) - 1u);
+        add_values(rays, ray, ray * count, __builtin_popcount(own));
     }
 }
 
-// Derivative by the weight of one sample; writes the derivative by its values.
-float differentiate_weight(const S3dComposite& rays, int64_t ray, int64_t s) {
-    const float* gradient = rays.output_gradient + ray * rays.channels;
-    const float* value = rays.values + s * rays.channels;
-    Pack sum{};
-    for (int c = 0; c < rays.channels; c += WIDTH) {
-        const int count = rays.channels - c < WIDTH ? rays.channels - c : WIDTH;
-        const Pack part = load_part(gradient + c, count);
-        sum += part * load_part(value + c, count);
-        if (rays.values_gradient != nullptr) {
-            store_part(rays.values_gradient + s * rays.channels + c, rays.weights[s] * part, count);
+// Derivatives by the weights of some samples; writes those by their values.
+Pack differentiate_weights(const S3dComposite& rays, const SamplePack& samples, int64_t first_ray) {
+    Pack products[WIDTH] = {}, of_alpha{};
+    for (int lane = 0; lane < samples.lanes; ++lane) {
+        const int64_t ray = first_ray + lane / samples.segment, sample = samples.begin + lane;
+        const float* gradient = rays.output_gradient + ray * rays.channels;
+        const float* value = rays.values + sample * rays.channels;
+        for (int c = 0; c < rays.channels; c += WIDTH) {
+            const int count = count_lanes(c, rays.channels);
+            const Pack part = load_part(gradient + c, count);
+            products[lane] += part * load_part(value + c, count);
+            if (rays.values_gradient != nullptr) {
+                store_part(rays.values_gradient + sample * rays.channels + c, rays.weights[sample] * part, count);
+            }
         }
+        of_alpha[lane] = rays.alpha_gradient[ray];
     }
-    return sum_lanes(sum) + rays.alpha_gradient[ray] + rays.weights_gradient[s];
+    return sum_rows(products) + of_alpha + samples.read(rays.weights_gradient);
+}
+
+// Writes the derivatives by density and length; `behind` is what lies behind the samples, and moves before them.
+void differentiate_depths(const S3dComposite& rays, const SamplePack& samples, Pack weight_gradient, Pack after,
+                          PackInt visible, float& behind) {
+    const Pack from_here = sum_down(weight_gradient * samples.read(rays.weights), samples.segment);
+    const Pack from_next = behind + shift_lanes(from_here, -1, samples.segment);
+    const Pack slope = choose(visible, differentiate_depth(weight_gradient, after, from_next), Pack{});
+    samples.write(rays.density_gradient, slope * samples.read(rays.lengths));
+    samples.write(rays.lengths_gradient, slope * samples.read(rays.density));
+    behind += from_here[0];
 }
 
 void differentiate_ray(const S3dComposite& rays, int64_t ray, float last_seen) {
     const SampleRange range = find_samples(rays, ray);
-    float depth = 0.0f;
+    float ahead = 0.0f;
     int64_t seen = range.begin;
-    // The derivative by the weight waits where the one by density will stand, the depth where the one by length will.
-    for (int64_t s = range.begin; s < range.end; ++s) {
-        rays.density_gradient[s] = differentiate_weight(rays, ray, s);
-        if (!(depth > last_seen)) seen = s + 1;
-        depth += rays.density[s] * rays.lengths[s];
-        rays.lengths_gradient[s] = depth;
-    }
+    // The derivative by the weight waits where the one by density will stand, the light behind a sample where the one by
+    // length will.
     for (int64_t s = range.begin; s < range.end; s += WIDTH) {
-        const int lanes = range.end - s < WIDTH ? static_cast<int>(range.end - s) : WIDTH;
-        const Pack after = exponential(-load_part(rays.lengths_gradient + s, lanes));
-        store_part(rays.lengths_gradient + s, after, lanes);
+        const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
+        samples.write(rays.density_gradient, differentiate_weights(rays, samples, ray));
+        const Depth depth(samples, samples.read(rays.density) * samples.read(rays.lengths), ahead);
+        samples.write(rays.lengths_gradient, exponential(-depth.after));
+        seen += __builtin_popcount(~to_lane_bits(depth.before > splat<Pack>(last_seen)) & samples.bits());
+        ahead = depth.after[samples.lanes - 1];
     }
+    const int64_t packs = (range.end - range.begin + WIDTH - 1) / WIDTH;
     float behind = 0.0f;
-    for (int64_t s = range.end - 1; s >= range.begin; --s) {
-        const float weight_gradient = rays.density_gradient[s];
-        const float slope = s < seen ? differentiate_depth(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
-        behind += weight_gradient * rays.weights[s];
-        rays.density_gradient[s] = slope * rays.lengths[s];
-        rays.lengths_gradient[s] = slope * rays.density[s];
+    for (int64_t s = range.begin + (packs - 1) * WIDTH; s >= range.begin; s -= WIDTH) {
+        const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
+        const int32_t left = seen - s < WIDTH ? static_cast<int32_t>(seen - s) : WIDTH;
+        differentiate_depths(rays, samples, samples.read(rays.density_gradient), samples.read(rays.lengths_gradient),
+                             count_up() < left, behind);
     }
 }
 
-void differentiate_block(const S3dComposite& rays, int64_t first, int lanes, float last_seen) {
-    for (int lane = 0; lane < lanes; ++lane) differentiate_ray(rays, first + lane, last_seen);
+void differentiate_short_rays(const S3dComposite& rays, int64_t first, int lanes, int count, float last_seen) {
+    const SamplePack samples = {first * count, lanes * count, count};
+    const Pack weight_gradient = differentiate_weights(rays, samples, first);
+    const Depth depth(samples, samples.read(rays.density) * samples.read(rays.lengths), 0.0f);
+    float behind = 0.0f;
+    differentiate_depths(rays, samples, weight_gradient, exponential(-depth.after),
+                         ~(depth.before > splat<Pack>(last_seen)), behind);
 }
 
-int run(const S3dComposite& rays, int threads, void (*work)(const S3dComposite&, int64_t, int, float)) {
+using RayWork = void (*)(const S3dComposite&, int64_t ray, float last_seen);
+using ShortRayWork = void (*)(const S3dComposite&, int64_t first, int lanes, int count, float last_seen);
+
+int run(const S3dComposite& rays, int threads, RayWork work, ShortRayWork short_work) {
     if (rays.rays < 0 || rays.samples < 0 || rays.samples > INT32_MAX) return S3D_BAD_SIZE;
     if (rays.channels < 0 || threads < 1) return S3D_BAD_SIZE;
-    if (rays.offsets == nullptr && rays.rays > 0 && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
+    const bool dense = rays.offsets == nullptr && rays.rays > 0;
+    if (dense && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
     const float last_seen = last_seen_depth(rays.stop);
+    const int64_t count = dense ? rays.samples / rays.rays : 0;
+    const bool brief = count > 0 && count < WIDTH && (count & (count - 1)) == 0;
+    const int together = brief ? WIDTH / static_cast<int>(count) : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < rays.rays; first += WIDTH) {
-        work(rays, first, count_lanes(first, rays.rays), last_seen);
+    for (int64_t first = 0; first < rays.rays; first += together) {
+        if (brief) {
+            const int lanes = rays.rays - first < together ? static_cast<int>(rays.rays - first) : together;
+            short_work(rays, first, lanes, static_cast<int>(count), last_seen);
+        } else {
+            work(rays, first, last_seen);
+        }
     }
     return S3D_OK;
 }
 
 }  // namespace
 
-int composite_forward(const S3dComposite& rays, int threads) { return run(rays, threads, composite_block); }
+int composite_forward(const S3dComposite& rays, int threads) {
+    return run(rays, threads, composite_ray, composite_short_rays);
+}
 
-int composite_backward(const S3dComposite& rays, int threads) { return run(rays, threads, differentiate_block); }
+int composite_backward(const S3dComposite& rays, int threads) {
+    return run(rays, threads, differentiate_ray, differentiate_short_rays);
+}
 
 }  // namespace S3D_VARIANT

@@ -39,13 +39,15 @@ struct Kernels {
     int (*field_backward)(const S3dField&, int);
     int (*warp_forward)(const S3dWarp&, int);
     int (*warp_backward)(const S3dWarp&, int);
+    int (*photograph_forward)(const S3dPhotograph&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
     {                                                                                                      \
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward \
+            variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward, \
+            variant::photograph_forward                                                                    \
     }
 
 const Kernels VARIANTS[] = {
@@ -137,11 +139,14 @@ int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->f
 int s3d_cpu_field_backward(const S3dField* field, int threads) { return chosen->field_backward(*field, threads); }
 int s3d_cpu_warp_forward(const S3dWarp* warp, int threads) { return chosen->warp_forward(*warp, threads); }
 int s3d_cpu_warp_backward(const S3dWarp* warp, int threads) { return chosen->warp_backward(*warp, threads); }
+int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads) {
+    return chosen->photograph_forward(*photograph, threads);
+}
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
-                             sizeof(S3dWarp)};
-    return which >= 0 && which < 5 ? sizes[which] : -1;
+                             sizeof(S3dWarp),     sizeof(S3dPhotograph)};
+    return which >= 0 && which < 6 ? sizes[which] : -1;
 }
 
 }  // extern "C"

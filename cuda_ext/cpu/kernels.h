@@ -15,6 +15,7 @@
     int field_backward(const S3dField&, int threads);         \
     int warp_forward(const S3dWarp&, int threads);            \
     int warp_backward(const S3dWarp&, int threads);           \
+    int photograph_forward(const S3dPhotograph&, int threads); \
     }
 
 #ifdef S3D_VARIANT

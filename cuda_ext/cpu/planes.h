@@ -24,16 +24,27 @@ S3D_HD void find_corners(const PlaneAxis<Pack>& column, const PlaneAxis<Pack>& r
     for (int corner = 0; corner < 4; ++corner) store(corners.share[corner], share[corner]);
 }
 
-// P packs of channels, the last of them with `last` channels (WIDTH if WHOLE), of some points. Each point is a row of
-// `output`, whose rows are `stride` floats apart.
-template <int P, bool WHOLE, class T>
-S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int last, float* output,
-                       int64_t stride) {
+// Rows of output, one a point, one after another.
+struct RowsInOrder {
+    float* first;
+    int64_t stride;
+
+    void write(int lane, int channel, Pack value) const { store(first + lane * stride + channel, value); }
+
+    void write_some(int lane, int channel, Pack value, int count) const {
+        store_some(first + lane * stride + channel, value, count);
+    }
+};
+
+// P packs of channels, the last of them with `last` channels (WIDTH if WHOLE), of some points, from `channel` on.
+template <int P, bool WHOLE, class T, class Rows>
+S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel, int last,
+                       const Rows& output) {
     for (int lane = 0; lane < lanes; ++lane) {
         Pack sum[P] = {};
         for (int p = 0; p < 3; ++p) {
             for (int corner = 0; corner < 4; ++corner) {
-                const T* pixel = plane[p] + corners[p].offset[corner][lane];
+                const T* pixel = plane[p] + corners[p].offset[corner][lane] + channel;
                 const Pack share = load_all(corners[p].share[corner] + lane);
                 for (int part = 0; part < P; ++part) {
                     const T* place = pixel + part * WIDTH;
@@ -41,77 +52,74 @@ S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)
                 }
             }
         }
-        float* to = output + lane * stride;
-        for (int part = 0; part < P - 1; ++part) store(to + part * WIDTH, sum[part]);
+        for (int part = 0; part < P - 1; ++part) output.write(lane, channel + part * WIDTH, sum[part]);
         if (WHOLE) {
-            store(to + (P - 1) * WIDTH, sum[P - 1]);
+            output.write(lane, channel + (P - 1) * WIDTH, sum[P - 1]);
         } else {
-            store_some(to + (P - 1) * WIDTH, sum[P - 1], last);
+            output.write_some(lane, channel + (P - 1) * WIDTH, sum[P - 1], last);
         }
     }
 }
 
-template <int P, class T>
-S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int last,
-                            float* output, int64_t stride) {
+template <int P, class T, class Rows>
+S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel,
+                            int last, const Rows& output) {
     if (last == WIDTH) {
-        read_packs<P, true>(plane, corners, lanes, last, output, stride);
+        read_packs<P, true>(plane, corners, lanes, channel, last, output);
     } else {
-        read_packs<P, false>(plane, corners, lanes, last, output, stride);
+        read_packs<P, false>(plane, corners, lanes, channel, last, output);
     }
 }
 
 // Two packs of channels at a time in bfloat16: a word holds two channels, and unpacks in one instruction each.
-S3D_HD void read_pairs(const Bfloat* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, float* output,
-                       int64_t stride) {
+template <class Rows>
+S3D_HD void read_pairs(const Bfloat* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel,
+                       const Rows& output) {
     for (int lane = 0; lane < lanes; ++lane) {
         PackPair sum = {};
         for (int p = 0; p < 3; ++p) {
             for (int corner = 0; corner < 4; ++corner) {
-                const PackPair pixel = load_pairs(plane[p] + corners[p].offset[corner][lane]);
+                const PackPair pixel = load_pairs(plane[p] + corners[p].offset[corner][lane] + channel);
                 const Pack share = load_all(corners[p].share[corner] + lane);
                 sum.even += share * pixel.even;
                 sum.odd += share * pixel.odd;
             }
         }
-        store_pairs(output + lane * stride, sum);
+        const PackHalves halves = interleave(sum);
+        output.write(lane, channel, halves.first);
+        output.write(lane, channel + WIDTH, halves.second);
     }
 }
 
-S3D_HD int read_whole_pairs(const float* const (&)[3], const PlaneCorners (&)[3], int, int, float*, int64_t) {
+template <class Rows>
+S3D_HD int read_whole_pairs(const float* const (&)[3], const PlaneCorners (&)[3], int, int, const Rows&) {
     return 0;
 }
 
 // Reads what `read_pairs` can; returns the number of channels read.
+template <class Rows>
 S3D_HD int read_whole_pairs(const Bfloat* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
-                            float* output, int64_t stride) {
+                            const Rows& output) {
     int read = 0;
-    for (; channels - read >= 2 * WIDTH; read += 2 * WIDTH) {
-        const Bfloat* const from[3] = {plane[0] + read, plane[1] + read, plane[2] + read};
-        read_pairs(from, corners, lanes, output + read, stride);
-    }
+    for (; channels - read >= 2 * WIDTH; read += 2 * WIDTH) read_pairs(plane, corners, lanes, read, output);
     return read;
 }
 
 // All channels of some points, four packs at a time.
-template <class T>
+template <class T, class Rows>
 S3D_HD void read_channels(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
-                          float* output, int64_t stride) {
-    const int read = read_whole_pairs(plane, corners, lanes, channels, output, stride);
+                          const Rows& output) {
+    int read = read_whole_pairs(plane, corners, lanes, channels, output);
     if (read == channels) return;
-    const T* from[3] = {plane[0] + read, plane[1] + read, plane[2] + read};
-    channels -= read;
-    output += read;
-    for (; channels > 4 * WIDTH; channels -= 4 * WIDTH, output += 4 * WIDTH) {
-        read_packs<4, true>(from, corners, lanes, WIDTH, output, stride);
-        for (int p = 0; p < 3; ++p) from[p] += 4 * WIDTH;
+    for (; channels - read > 4 * WIDTH; read += 4 * WIDTH) {
+        read_packs<4, true>(plane, corners, lanes, read, WIDTH, output);
     }
-    const int packs = (channels + WIDTH - 1) / WIDTH, last = channels - (packs - 1) * WIDTH;
+    const int packs = (channels - read + WIDTH - 1) / WIDTH, last = channels - read - (packs - 1) * WIDTH;
     switch (packs) {
-        case 1: read_last_packs<1>(from, corners, lanes, last, output, stride); break;
-        case 2: read_last_packs<2>(from, corners, lanes, last, output, stride); break;
-        case 3: read_last_packs<3>(from, corners, lanes, last, output, stride); break;
-        default: read_last_packs<4>(from, corners, lanes, last, output, stride); break;
+        case 1: read_last_packs<1>(plane, corners, lanes, read, last, output); break;
+        case 2: read_last_packs<2>(plane, corners, lanes, read, last, output); break;
+        case 3: read_last_packs<3>(plane, corners, lanes, read, last, output); break;
+        default: read_last_packs<4>(plane, corners, lanes, read, last, output); break;
     }
 }
 

@@ -159,9 +159,9 @@ void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) 
                              locate_on_plane(row, field.plane_height[s]), field.plane_channels,
                              field.plane_channels * field.plane_width[s], corners[p]);
             }
+            float* inputs = rows.inputs + static_cast<int64_t>(first) * rows.stride + s * field.plane_channels;
             read_channels(plane, corners, count_lanes(first, rows.count), field.plane_channels,
-                          rows.inputs + static_cast<int64_t>(first) * rows.stride + s * field.plane_channels,
-                          rows.stride);
+                          RowsInOrder{inputs, rows.stride});
         }
     }
 }

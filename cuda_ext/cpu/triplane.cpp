@@ -1,5 +1,8 @@
+#include <numeric>
+
 #include "kernels.h"
 #include "planes.h"
+#include "point_order.h"
 
 namespace S3D_VARIANT {
 namespace {
@@ -10,27 +13,115 @@ struct Axes {
     PlaneAxis<Pack> column, row;
 };
 
-// Places up to WIDTH points on one plane.
-Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
-    const Pack x = gather(positions + column_axis(plane), count_up() * 3, lanes);
-    const Pack y = gather(positions + row_axis(plane), count_up() * 3, lanes);
+// Places up to WIDTH points on one plane; `index` says where the points' positions begin.
+Axes locate(const S3dTriplane& lookup, const float* positions, PackInt index, int lanes, int plane,
+            PlaneCorners& corners) {
+    const Pack x = gather(positions + column_axis(plane), index, lanes);
+    const Pack y = gather(positions + row_axis(plane), index, lanes);
     const Axes axes = {locate_on_plane(x, lookup.width), locate_on_plane(y, lookup.height)};
     find_corners(axes.column, axes.row, static_cast<int32_t>(lookup.column_stride),
                  static_cast<int32_t>(lookup.row_stride), corners);
     return axes;
 }
 
+// Points one after another.
+Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
+    return locate(lookup, positions, count_up() * 3, lanes, plane, corners);
+}
+
+// Rows of output by the numbers of points. They lie far apart: reading their lines first, as stores do, takes longer than
+// all else.
+struct RowsByNumber {
+    float* first;
+    int64_t stride;
+    const int32_t* point;
+
+    void write(int lane, int channel, Pack value) const {
+        store_past_cache(first + point[lane] * stride + channel, value);
+    }
+
+    void write_some(int lane, int channel, Pack value, int count) const {
+        store_some(first + point[lane] * stride + channel, value, count);
+    }
+};
+
+// Some points of one item.
+struct Part {
+    const float* positions;
+    int64_t count;
+    float* output;
+};
+
 template <class T>
-void read_block(const S3dTriplane& lookup, int64_t item, int64_t begin, int64_t end) {
-    const T* first_plane = static_cast<const T*>(lookup.planes) + item * lookup.batch_stride;
-    const T* plane[3] = {first_plane, first_plane + lookup.plane_stride, first_plane + 2 * lookup.plane_stride};
+void read_in_order(const S3dTriplane& lookup, const T* const (&plane)[3], const Part& part) {
     PlaneCorners corners[3];
-    for (int64_t first = begin; first < end; first += WIDTH) {
-        const int lanes = count_lanes(first, end);
-        const int64_t point = item * lookup.points + first;
-        for (int p = 0; p < 3; ++p) locate(lookup, lookup.positions + point * 3, lanes, p, corners[p]);
-        read_channels(plane, corners, lanes, lookup.channels, lookup.output + point * lookup.output_stride,
-                      lookup.output_stride);
+    for (int64_t first = 0; first < part.count; first += WIDTH) {
+        const int lanes = count_lanes(first, part.count);
+        for (int p = 0; p < 3; ++p) locate(lookup, part.positions + first * 3, lanes, p, corners[p]);
+        const RowsInOrder rows = {part.output + first * lookup.output_stride, lookup.output_stride};
+        read_channels(plane, corners, lanes, lookup.channels, rows);
+    }
+}
+
+template <class T>
+void read_by_number(const S3dTriplane& lookup, const T* const (&plane)[3], const Part& part, const int32_t* points) {
+    PlaneCorners corners[3];
+    for (int64_t first = 0; first < part.count; first += WIDTH) {
+        const int lanes = count_lanes(first, part.count);
+        PackInt point;
+        memcpy(&point, points + first, sizeof point);
+        for (int p = 0; p < 3; ++p) locate(lookup, part.positions, point * 3, lanes, p, corners[p]);
+        read_channels(plane, corners, lanes, lookup.channels,
+                      RowsByNumber{part.output, lookup.output_stride, points + first});
+    }
+    finish_stores();
+}
+
+// How the points of each item are parted among threads. Large parts are sorted best.
+struct Partition {
+    int64_t parts, size;
+
+    Partition(const S3dTriplane& lookup, int threads) {
+        const int64_t even = threads / std::gcd<int64_t>(threads, lookup.batch);
+        const int64_t fewest = (lookup.points + MAX_SORTED - 1) / MAX_SORTED;
+        parts = fewest > even ? (fewest + even - 1) / even * even : even;
+        size = (lookup.points + parts - 1) / parts;
+    }
+
+    Part find(const S3dTriplane& lookup, int64_t index) const {
+        const int64_t begin = index % parts * size, left = lookup.points - begin;
+        const int64_t origin = index / parts * lookup.points + begin;
+        return {lookup.positions + origin * 3, left < size ? left : size,
+                lookup.output + origin * lookup.output_stride};
+    }
+};
+
+// Whether points in any order are worth sorting: not where the planes fit into the nearest cache, nor a few points.
+template <class T>
+bool should_sort(const S3dTriplane& lookup, int64_t points) {
+    const int64_t bytes = 3 * sizeof(T) * lookup.channels * lookup.height * lookup.width;
+    return bytes > (32 << 10) && points >= 1024 &&
+           can_store_past_cache(lookup.output, lookup.output_stride, lookup.channels);
+}
+
+template <class T>
+void read_planes(const S3dTriplane& lookup, int threads) {
+    const Partition partition(lookup, threads);
+    const bool sorted = should_sort<T>(lookup, partition.size);
+#pragma omp parallel num_threads(threads)
+    {
+        PointOrder order(sorted ? partition.size : 0, lookup.width > lookup.height ? lookup.width : lookup.height);
+#pragma omp for schedule(static)
+        for (int64_t index = 0; index < lookup.batch * partition.parts; ++index) {
+            const Part part = partition.find(lookup, index);
+            const T* first = static_cast<const T*>(lookup.planes) + index / partition.parts * lookup.batch_stride;
+            const T* const plane[3] = {first, first + lookup.plane_stride, first + 2 * lookup.plane_stride};
+            if (sorted && order.sort(part.positions, part.count)) {
+                read_by_number(lookup, plane, part, order.points());
+            } else {
+                read_in_order(lookup, plane, part);
+            }
+        }
     }
 }
 
@@ -157,7 +248,12 @@ int check(const S3dTriplane& lookup, int threads) {
 
 int triplane_forward(const S3dTriplane& lookup, int threads) {
     if (int error = check(lookup, threads)) return error;
-    run_blocks(lookup, threads, lookup.storage == S3D_FLOAT32 ? read_block<float> : read_block<Bfloat>);
+    if (lookup.batch == 0 || lookup.points == 0) return S3D_OK;
+    if (lookup.storage == S3D_FLOAT32) {
+        read_planes<float>(lookup, threads);
+    } else {
+        read_planes<Bfloat>(lookup, threads);
+    }
     return S3D_OK;
 }
 

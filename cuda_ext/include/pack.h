@@ -96,17 +96,50 @@ S3D_HD PackPair load_pairs(const Bfloat* place) {
     return {from_bits(words << 16), from_bits(words & 0xffff0000u)};
 }
 
-S3D_HD void store_pairs(float* place, PackPair pair) {
+// The same values in their order.
+struct PackHalves {
+    Pack first, second;
+};
+
+S3D_HD PackHalves interleave(PackPair pair) {
 #if defined(__AVX512F__)
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    _mm512_storeu_ps(place, _mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd));
-    _mm512_storeu_ps(place + WIDTH, _mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd));
+    return {(Pack)_mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd),
+            (Pack)_mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd)};
 #else
+    float values[2 * WIDTH];
     for (int lane = 0; lane < WIDTH; ++lane) {
-        place[2 * lane] = pair.even[lane];
-        place[2 * lane + 1] = pair.odd[lane];
+        values[2 * lane] = pair.even[lane];
+        values[2 * lane + 1] = pair.odd[lane];
     }
+    return {load(values), load(values + WIDTH)};
+#endif
+}
+
+// Whether `store_past_cache` can write rows of `channels` at `place`, `stride` floats apart, in whole cache lines.
+S3D_HD bool can_store_past_cache(const float* place, int64_t stride, int channels) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<uintptr_t>(place) % 64 == 0 && stride % WIDTH == 0 && channels % WIDTH == 0;
+#else
+    (void)place, (void)stride, (void)channels;
+    return false;
+#endif
+}
+
+// Writes a whole cache line without reading it first; to be followed by `finish_stores`.
+S3D_HD void store_past_cache(float* place, Pack value) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(place, (__m512)value);
+#else
+    store(place, value);
+#endif
+}
+
+// Makes what was written past the cache visible to other threads.
+S3D_HD void finish_stores() {
+#if defined(__AVX512F__)
+    _mm_sfence();
 #endif
 }
 
@@ -116,6 +149,15 @@ S3D_HD void store_some(float* place, Pack value, int count) {
 #else
     for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
 #endif
+}
+
+// Rounded to the nearest, ties to even; NaN stays NaN.
+S3D_HD void store_rounded(Bfloat* place, Pack value, int count) {
+    const PackWord bits = to_bits(value);
+    const PackWord rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const PackWord chosen = choose(value == value, rounded, PackWord{} + 0x7fc0u);
+    const PackHalf stored = __builtin_convertvector(chosen, PackHalf);
+    memcpy(place, &stored, sizeof(Bfloat) * count);
 }
 
 // The values at `place[index]` of the first `count` lanes, zeros behind them.
@@ -192,6 +234,70 @@ S3D_HD TwoSums sum_lanes(Pack one, Pack other) {
     return {sums[0], sums[1]};
 #else
     return {sum_lanes(one), sum_lanes(other)};
+#endif
+}
+
+// The sums of WIDTH packs, in their order.
+S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
+#if defined(__AVX512F__)
+    __m512 four[4];
+    for (int i = 0; i < 4; ++i) {
+        const __m512 a = (__m512)rows[4 * i], b = (__m512)rows[4 * i + 1];
+        const __m512 c = (__m512)rows[4 * i + 2], d = (__m512)rows[4 * i + 3];
+        const __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        const __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    }
+    const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88),
+                                     _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88),
+                                      _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    return (Pack)_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+#else
+    Pack sums;
+    for (int row = 0; row < WIDTH; ++row) sums[row] = sum_lanes(rows[row]);
+    return sums;
+#endif
+}
+
+// Each lane takes the value `step` lanes before it in its segment (behind it if negative), zero where there is none.
+// Segments have a power of two of lanes.
+S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
+    const PackInt place = (count_up() & (segment - 1)) - step;
+    const PackInt inside = (place >= 0) & (place < segment);
+#if defined(__AVX512F__)
+    const __mmask16 lanes = _mm512_movepi32_mask((__m512i)inside);
+    return (Pack)_mm512_maskz_permutexvar_ps(lanes, (__m512i)(count_up() - step), (__m512)value);
+#else
+    Pack shifted{};
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        if (inside[lane]) shifted[lane] = value[(lane - step) & (WIDTH - 1)];
+    }
+    return shifted;
+#endif
+}
+
+// Sums of each lane and all before it in its segment.
+S3D_HD Pack sum_up(Pack value, int segment) {
+    for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, step, segment);
+    return value;
+}
+
+// Sums of each lane and all behind it in its segment.
+S3D_HD Pack sum_down(Pack value, int segment) {
+    for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, -step, segment);
+    return value;
+}
+
+// A mask as one bit a lane.
+S3D_HD uint32_t to_lane_bits(PackInt mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask);
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) bits |= (mask[lane] != 0 ? 1u : 0u) << lane;
+    return bits;
 #endif
 }
 

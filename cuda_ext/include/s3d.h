@@ -127,6 +127,21 @@ typedef struct {
     float* biases_gradient[3];
 } S3dWarp;
 
+typedef struct {
+    int64_t batch;
+    int32_t height, width;                // pixels of what was rendered; the photograph is warped to twice as many
+    int32_t rendered;                     // its channels beside the flow
+    int32_t image_height, image_width;
+    int32_t detail_channels, detail_height, detail_width, detail_storage;
+    int32_t inputs_storage;               // float32 or bfloat16
+    int64_t image_stride, detail_stride;  // from item to item; 0 where all share one
+    const float* fine;                    // [batch, rendered + 2, height, width]: the last two are the flow, u and v
+    const float* image;                   // [3, image_height, image_width] an item
+    const void* detail;                   // [detail_height, detail_width, detail_channels] an item
+    float* warped;                        // [batch, 3, 2 height, 2 width]
+    void* inputs;                         // [batch, height, width, 12 + detail_channels + rendered]
+} S3dPhotograph;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -142,6 +157,7 @@ S3D_API int s3d_cpu_field_forward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_warp_forward(const S3dWarp* warp, int threads);
 S3D_API int s3d_cpu_warp_backward(const S3dWarp* warp, int threads);
+S3D_API int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads);
 // The instruction set in use: "amx" (AVX-512 and matrix registers for bfloat16), "avx512", "avx2" or "plain".
 // `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
@@ -157,7 +173,7 @@ S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
-// sizeof of the five structures, in the order above, so that a caller can check its mirror of them.
+// sizeof of the six structures, in the order above, so that a caller can check its mirror of them.
 S3D_API int64_t s3d_structure_size(int which);
 
 #ifdef __cplusplus

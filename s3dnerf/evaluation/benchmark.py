@@ -50,6 +50,7 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("deformation", S3DNeRF, "drive"),
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
     ("lookup, MLP and compositing, fused", model_module, "see_field"),
+    ("warp of the photograph", model_module, "warp_photograph"),
     ("super-resolution", SuperResolution, "forward"),
     ("encoding to mp4", VideoWriter, "write"),
 )
@@ -430,6 +431,7 @@ def measure_render(
         UserError: no model, no usable face or speech.
     """
     place = _choose_device(device)
+    backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
     clock = PhaseClock(place)
     with tempfile.TemporaryDirectory() as folder:

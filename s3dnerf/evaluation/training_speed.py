@@ -11,6 +11,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
+from s3dnerf.backend import keep_freed_memory
 from s3dnerf.config import load_config
 from s3dnerf.evaluation.benchmark import Table, force_backend
 from s3dnerf.training import S3DNeRFConfig
@@ -34,6 +35,7 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
     Raises:
         UserError: there are no prepared clips in the folder.
     """
+    keep_freed_memory()
     words = ["--data.root", str(clips), "--data.cache", "false", "--train.movement_steps", "0"]
     settings = load_config(S3DNeRFConfig, config, [*words, "--train.device", device])
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)

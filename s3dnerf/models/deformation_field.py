@@ -80,8 +80,8 @@ class RegionCodes:
 class PositionFeatures:
     """What the field knows about positions, whoever's face it is."""
 
-    encoded: Tensor
-    """``[..., N, F]`` hash-grid features beside the coordinates."""
+    content: Tensor
+    """``[..., N, hidden]`` what each position says to the warp."""
     shares: Tensor
     """``[..., N, R]`` log share of every region."""
 
@@ -164,19 +164,18 @@ class RegionWarp(nn.Module):
         """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
         unit = ((positions + 1.5) / 3.0).clamp(0.0, 1.0)
         encoded = torch.cat([16.0 * self.grid(unit), positions], dim=-1)
-        return PositionFeatures(encoded, self.to_shares(encoded).log_softmax(dim=-1))
+        return PositionFeatures(self.from_position(encoded), self.to_shares(encoded).log_softmax(dim=-1))
 
     def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
         """Evaluate ``N`` positions (shared by all frames, or ``B`` sets of them) under ``B`` frames."""
         by_region = self.from_codes(torch.cat([codes.motion, codes.portrait], dim=-1))  # [B, R, hidden]
         shares, pose = features.shares.exp(), self.from_pose(codes.pose)
-        position = self.from_position(features.encoded)
         layers = [(layer.weight, layer.bias) for layer in (self.narrow, self.widen, self.output)]
         # Mixing after the first layer: regions are few, positions many.
         if shares.dim() == 3:
-            result = run_network(position + shares @ by_region + pose[:, None], layers)
+            result = run_network(features.content + shares @ by_region + pose[:, None], layers)
         else:
-            result = warp_lattice(position, shares, by_region, pose, layers)
+            result = warp_lattice(features.content, shares, by_region, pose, layers)
         return Deformation(0.25 * result[..., :3], result[..., 3:])
 
 
@@ -223,13 +222,20 @@ class CrossModalFacialDeformationField(nn.Module):
         """Evaluate the field exactly at head-space ``points [B, N, 3]``."""
         return self.warp(self.warp.encode_positions(points), codes)
 
-    def deform_lattice(self, codes: RegionCodes) -> Tensor:
+    def describe_lattice(self) -> PositionFeatures:
+        """Return what the field knows about the points of its lattice: the same for all frames of all people."""
+        features = self.warp.encode_positions(self.lattice.points)
+        return PositionFeatures(features.content.float(), features.shares.float())
+
+    def deform_lattice(self, codes: RegionCodes, points: PositionFeatures | None = None) -> Tensor:
         """Evaluate the field on the lattice: ``[B, points, 3 + ambient]``.
+
+        ``points`` is what :meth:`describe_lattice` gives, for those who evaluate many frames.
 
         Where lips or lids part, all that is between them warps to the line where they meet in the portrait. That the
         warp does not advance there tells the radiance field of it: it is added to the first ambient coordinate.
         """
-        deformation = self.warp(self.warp.encode_positions(self.lattice.points), codes)
+        deformation = self.warp(points or self.describe_lattice(), codes)
         parted = self.lattice.measure_parting(deformation.offsets.detach())
         ambient = torch.cat([deformation.ambient[..., :1] + parted, deformation.ambient[..., 1:]], dim=-1)
         return torch.cat([deformation.offsets, ambient], dim=-1)

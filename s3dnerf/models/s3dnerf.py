@@ -23,15 +23,17 @@ from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
 from s3dnerf.models.deformation_field import (
     CrossModalFacialDeformationField,
     DeformationConfig,
+    PositionFeatures,
     RegionCodes,
     describe_poses,
 )
 from s3dnerf.models.motion_encoder import MotionEncoder
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
-from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
+from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
 from s3dnerf.rendering.field import DeformedField, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
+from s3dnerf.rendering.photograph import enlarge, warp_photograph
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
 
@@ -191,8 +193,12 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         codes: RegionCodes,
         camera: Camera,
         generator: torch.Generator | None = None,
+        lattice_points: PositionFeatures | None = None,
     ) -> Rendering:
-        """Render one frame for each item of the batch; a generator jitters the samples (training)."""
+        """Render one frame for each item of the batch; a generator jitters the samples (training).
+
+        ``lattice_points`` spares those who render many frames to find out the same about the lattice each time.
+        """
         size, count = self.config.ray_size, self.config.samples
         portrait = identity.portrait
         fovea = place_fovea(camera, self.config.fovea, 2 * size)
@@ -200,7 +206,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         points = torch.cat([grid.expand(len(fovea.points), -1, -1), fovea.points], dim=1)
 
         samples = place_samples(cast_rays(points, camera), self.config.surface, count, generator)
-        shape, lattice = self.deformation_field.lattice, self.deformation_field.deform_lattice(codes)
+        shape = self.deformation_field.lattice
+        lattice = self.deformation_field.deform_lattice(codes, lattice_points)
         field = DeformedField(
             lattice=lattice,
             lattice_size=shape.size,
@@ -220,11 +227,9 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         coarse = rendered[..., : size * size].unflatten(2, (size, size))
         fine = fovea.paste(rendered[..., size * size :], enlarge(coarse, 2))
         coarse, fine = show_background(coarse, portrait.image), show_background(fine, portrait.image)
-        flow = fine[:, -2:]
-        warped = warp(portrait.image, enlarge(flow, 2))
-        detail = warp(identity.appearance.detail, flow)
-        image = self.super_resolution(coarse[:, :-2], fine[:, :-2], warped, detail)
-        return Rendering(image.float(), warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], flow, lattice)
+        warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
+        image = self.super_resolution(coarse[:, :-2], inputs, warped)
+        return Rendering(image.float(), warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
 
     def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find where the portrait's landmarks are in the frame: points that the field warps onto them.
@@ -256,15 +261,11 @@ def smooth_in_time(series: Tensor, sigma: float) -> Tensor:
     return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Read ``image [B, C, H, W]`` where ``flow [B, 2, H, W]`` (image coordinates, relative) points."""
-    grid = make_pixel_grid(*flow.shape[-2:], device=flow.device) + flow.permute(0, 2, 3, 1).float()
-    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
-
-
 def show_background(rendered: Tensor, portrait: Tensor) -> Tensor:
     """Put the portrait, which stands still, behind ``rendered [B, 3 + features + alpha + flow, h, w]``."""
     clear = 1.0 - rendered[:, -3:-2]
+    # One portrait behind many frames is shrunk once.
+    portrait = portrait[:1] if portrait.stride(0) == 0 else portrait
     behind = shrink(portrait, portrait.shape[-1] // rendered.shape[-1])
     return torch.cat([rendered[:, :3] + clear * behind, rendered[:, 3:]], dim=1)
 

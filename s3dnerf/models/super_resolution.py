@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.models.layers import ResidualBlock, make_convolution, zero_initialize
+from s3dnerf.rendering.photograph import enlarge
 
 
 @dataclass
@@ -43,27 +43,22 @@ class SuperResolution(nn.Module):
         self.fine_out = ResidualBlock(fine)
         self.leave = zero_initialize(make_convolution(fine, 12))
 
-    def forward(self, rendered: Tensor, fine: Tensor, warped: Tensor, detail: Tensor) -> Tensor:
+    def forward(self, rendered: Tensor, inputs: Tensor, warped: Tensor) -> Tensor:
         """Make the frame.
 
         Args:
             rendered: ``[B, C, h, w]`` volume-rendered channels.
-            fine: ``[B, C, 2h, 2w]`` the same, sharper where rays are denser.
+            inputs: ``[B, 12 + D + C, 2h, 2w]``, channels-last, of
+                :func:`s3dnerf.rendering.photograph.warp_photograph`: the warped photograph's pixels two by two, its
+                finest features, warped likewise, and the volume-rendered channels, sharper where rays are denser.
             warped: ``[B, 3, 4h, 4w]`` the photograph warped to the frame.
-            detail: ``[B, D, 2h, 2w]`` its finest features, warped likewise.
 
         Returns:
             ``[B, 3, 4h, 4w]``; about [0, 1], not clamped.
         """
-        inputs = torch.cat([F.pixel_unshuffle(warped, 2), detail, fine], dim=1)
-        fine = self.fine_in(self.enter(inputs.contiguous(memory_format=torch.channels_last)))
+        fine = self.fine_in(self.enter(inputs))
         middle = self.middle_in(self.down_middle(fine) + self.enter_rendered(rendered))
         coarse = self.coarse(self.down_coarse(middle))
         middle = self.middle_out(middle + enlarge(self.up_middle(coarse), 2))
         fine = self.fine_out(fine + enlarge(self.up_fine(middle), 2))
         return warped + F.pixel_shuffle(self.leave(fine), 2)
-
-
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """Enlarge ``[B, C, h, w]`` bilinearly."""
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

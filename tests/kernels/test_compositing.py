@@ -17,7 +17,7 @@ from s3dnerf.rendering.compositing import (
 
 from .conftest import relative_error
 
-SIZES = [(1, 1, 1), (5, 8, 22), (7, 33, 3), (3, 70, 17), (2, 1500, 5)]
+SIZES = [(1, 1, 1), (9, 2, 4), (7, 4, 21), (5, 8, 22), (6, 16, 21), (7, 33, 3), (3, 70, 17), (2, 1500, 5)]
 
 
 def test_by_hand() -> None:

@@ -12,6 +12,7 @@ from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.encoding.triplane import sample_triplanes
 from s3dnerf.rendering import operators as rendering
 from s3dnerf.rendering.compositing import composite
+from s3dnerf.rendering.photograph import PhotographStructure
 from s3dnerf.rendering.warp import WarpStructure
 
 STRUCTURES = (
@@ -20,6 +21,7 @@ STRUCTURES = (
     rendering.CompositeStructure,
     rendering.FieldStructure,
     WarpStructure,
+    PhotographStructure,
 )
 
 pytestmark = pytest.mark.usefixtures("cpu")

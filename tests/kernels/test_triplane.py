@@ -131,3 +131,30 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize(("batch", "points", "threads"), [(1, 5000, 1), (1, 5003, 2), (2, 1500, 3), (3, 1100, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sorted_points_read_what_points_read_one_by_one(library, make, device, batch, points, threads, dtype) -> None:
+    # Large planes and many scattered points are read in an order of their own; a few points are not, nor odd channels.
+    planes = make(batch, 3, 48, 64, 32).to(dtype)
+    positions = make.uniform(batch, points, 3, low=-1.2, high=1.2)
+    positions[0, 3, 1] = float("nan")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = operators.read_triplanes(library, [planes], positions)
+        parts = [operators.read_triplanes(library, [planes], part) for part in positions.split(500, dim=1)]
+        odd = operators.read_triplanes(library, [planes[..., :31]], positions)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(whole.nan_to_num(9e9), torch.cat(parts, dim=1).nan_to_num(9e9))
+    torch.testing.assert_close(odd, whole[..., :31], equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+def test_points_in_a_good_order_are_read_in_it(library, make, device) -> None:
+    planes = make(1, 3, 64, 64, 16)
+    along = torch.linspace(-1.0, 1.0, 4000, device=device)
+    positions = torch.stack([along, -along, 0.5 * along], dim=-1)[None]
+    truth = reference.sample_triplane(planes.permute(0, 1, 4, 2, 3).double(), positions.double())
+    assert relative_error(operators.read_triplanes(library, [planes], positions), truth) < 1e-5

@@ -125,6 +125,7 @@ def test_lattice_holds_the_field_at_its_points(field: CrossModalFacialDeformatio
     exact = field.deform_points(codes, field.lattice.points.expand(2, -1, -1))
     torch.testing.assert_close(lattice[..., :3], exact.offsets, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(lattice[..., 4:], exact.ambient[..., 1:], atol=1e-5, rtol=1e-4)
+    assert torch.equal(field.deform_lattice(codes, field.describe_lattice()), lattice)
     parted = field.lattice.measure_parting(exact.offsets)
     torch.testing.assert_close(lattice[..., 3:4], exact.ambient[..., :1] + parted, atol=1e-5, rtol=1e-4)
 

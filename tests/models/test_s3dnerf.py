@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time, warp
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time
+from s3dnerf.rendering.photograph import warp
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig, enlarge
+from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
+from s3dnerf.rendering.photograph import enlarge
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def network(one_thread: None) -> SuperResolution:
 
 def draw_inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    shapes = {"rendered": (2, 7, 8, 8), "fine": (2, 7, 16, 16), "warped": (2, 3, 32, 32), "detail": (2, 5, 16, 16)}
+    shapes = {"rendered": (2, 7, 8, 8), "inputs": (2, 12 + 5 + 7, 16, 16), "warped": (2, 3, 32, 32)}
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -25,7 +26,7 @@ def test_starts_as_the_warped_photograph(network: SuperResolution) -> None:
     assert torch.equal(network(**inputs), inputs["warped"])
 
 
-@pytest.mark.parametrize("name", ["rendered", "fine", "warped", "detail"])
+@pytest.mark.parametrize("name", ["rendered", "inputs"])
 def test_residual_depends_on_every_input(network: SuperResolution, name: str) -> None:
     torch.nn.init.normal_(network.leave.weight, std=0.1)
     inputs = draw_inputs()

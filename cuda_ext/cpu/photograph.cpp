@@ -1,0 +1,183 @@
+// What super-resolution reads, in one pass: the photograph warped by the flow that rays saw, the features of the photograph
+// warped likewise, and what was rendered.
+#include "kernels.h"
+#include "planes.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+constexpr int PHOTOGRAPH = 12;  // channels of two by two pixels of three colors
+constexpr int MAX_INPUTS = 512;
+
+// Up to WIDTH pixels, side by side in a row of what was rendered.
+struct Pixels {
+    int64_t item;
+    int32_t row, column;
+    int lanes;
+};
+
+// One image coordinate of pixel centers, moved by the flow.
+Pack place_pixels(Pack pixel, int32_t size, Pack flow) {
+    return (2.0f * pixel + 1.0f) / static_cast<float>(size) - 1.0f + flow;
+}
+
+struct Neighbors {
+    PackInt low, high;
+};
+
+// Columns between which one half of each pixel lies: a quarter of a pixel left (0) or right (1) of its middle.
+Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
+    const PackInt low = pixel + (side - 1), high = pixel + side;
+    return {choose(low < 0, PackInt{}, low), choose(high > size - 1, PackInt{} + (size - 1), high)};
+}
+
+int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
+
+// The flow, enlarged twice, in one quarter of each pixel.
+Pack enlarge_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
+    const int32_t first = pixels.column + right - 1;
+    const bool inside = first >= 0 && first + WIDTH < photograph.width;
+    const Neighbors columns = find_neighbors(count_up() + pixels.column, right, photograph.width);
+    const int32_t top = hold(pixels.row + below - 1, photograph.height);
+    const int32_t bottom = hold(pixels.row + below, photograph.height);
+    const float column = right ? 0.25f : 0.75f, row = below ? 0.25f : 0.75f;
+    const auto read_row = [&](int32_t number) {
+        const float* place = flow + static_cast<int64_t>(number) * photograph.width;
+        if (inside) return (1.0f - column) * load(place + first) + column * load(place + first + 1);
+        return (1.0f - column) * gather(place, columns.low, pixels.lanes) +
+               column * gather(place, columns.high, pixels.lanes);
+    };
+    return (1.0f - row) * read_row(top) + row * read_row(bottom);
+}
+
+const float* find_flow(const S3dPhotograph& photograph, int64_t item, int axis) {
+    const int64_t size = int64_t{photograph.height} * photograph.width;
+    return photograph.fine + (item * (photograph.rendered + 2) + photograph.rendered + axis) * size;
+}
+
+struct Corners {
+    PackInt offset[4];
+    Pack share[4];
+
+    Corners(Pack u, Pack v, int32_t height, int32_t width) {
+        const PlaneAxis<Pack> column = locate_on_plane(u, width), row = locate_on_plane(v, height);
+        offset[0] = row.low * width + column.low;
+        offset[1] = row.low * width + column.high;
+        offset[2] = row.high * width + column.low;
+        offset[3] = row.high * width + column.high;
+        share_corners(column.weight, row.weight, splat<Pack>(1.0f), share);
+    }
+};
+
+// Three colors of one quarter of each pixel: into `inputs`, rows of `stride` channels, and into the warped photograph.
+void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
+                  int stride) {
+    const float* const flow[2] = {find_flow(photograph, pixels.item, 0), find_flow(photograph, pixels.item, 1)};
+    const int32_t height = 2 * photograph.height, width = 2 * photograph.width;
+    const int32_t row = 2 * pixels.row + below;
+    const Pack column = to_float(2 * (count_up() + pixels.column) + right);
+    const Pack u = place_pixels(column, width, enlarge_flow(flow[0], photograph, pixels, below, right));
+    const Pack v = place_pixels(splat<Pack>(static_cast<float>(row)), height,
+                                enlarge_flow(flow[1], photograph, pixels, below, right));
+    const Corners corners(u, v, photograph.image_height, photograph.image_width);
+    const int64_t size = int64_t{photograph.image_height} * photograph.image_width;
+    for (int color = 0; color < 3; ++color) {
+        const float* image = photograph.image + pixels.item * photograph.image_stride + color * size;
+        Pack value{};
+        for (int corner = 0; corner < 4; ++corner) {
+            value += corners.share[corner] * gather(image, corners.offset[corner], pixels.lanes);
+        }
+        float* warped = photograph.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
+        for (int lane = 0; lane < pixels.lanes; ++lane) {
+            warped[2 * lane + right] = value[lane];
+            inputs[lane * stride + 4 * color + 2 * below + right] = value[lane];
+        }
+    }
+}
+
+template <class T>
+void warp_detail(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
+    const int64_t pixel = int64_t{pixels.row} * photograph.width + pixels.column;
+    const Pack flow_u = load_part(find_flow(photograph, pixels.item, 0) + pixel, pixels.lanes);
+    const Pack flow_v = load_part(find_flow(photograph, pixels.item, 1) + pixel, pixels.lanes);
+    const Pack u = place_pixels(to_float(count_up() + pixels.column), photograph.width, flow_u);
+    const Pack v = place_pixels(splat<Pack>(static_cast<float>(pixels.row)), photograph.height, flow_v);
+    const Corners corners(u, v, photograph.detail_height, photograph.detail_width);
+    const T* detail = static_cast<const T*>(photograph.detail) + pixels.item * photograph.detail_stride;
+    const int channels = photograph.detail_channels;
+    for (int lane = 0; lane < pixels.lanes; ++lane, inputs += stride) {
+        for (int c = 0; c < channels; c += WIDTH) {
+            const int count = count_lanes(c, channels);
+            Pack value{};
+            for (int corner = 0; corner < 4; ++corner) {
+                const int64_t offset = int64_t{corners.offset[corner][lane]} * channels;
+                value += corners.share[corner][lane] * load_part(detail + offset + c, count);
+            }
+            store_part(inputs + c, value, count);
+        }
+    }
+}
+
+void copy_rendered(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
+    const int64_t size = int64_t{photograph.height} * photograph.width;
+    const float* fine = photograph.fine + pixels.item * (photograph.rendered + 2) * size +
+                        int64_t{pixels.row} * photograph.width + pixels.column;
+    for (int c = 0; c < photograph.rendered; ++c, fine += size) {
+        for (int lane = 0; lane < pixels.lanes; ++lane) inputs[lane * stride + c] = fine[lane];
+    }
+}
+
+void write_inputs(const S3dPhotograph& photograph, const Pixels& pixels, const float* inputs, int stride) {
+    const int64_t pixel = (pixels.item * photograph.height + pixels.row) * photograph.width + pixels.column;
+    const int64_t begin = pixel * stride, count = int64_t{pixels.lanes} * stride;
+    if (photograph.inputs_storage == S3D_FLOAT32) {
+        memcpy(static_cast<float*>(photograph.inputs) + begin, inputs, sizeof(float) * count);
+        return;
+    }
+    Bfloat* place = static_cast<Bfloat*>(photograph.inputs) + begin;
+    for (int64_t i = 0; i < count; i += WIDTH) store_rounded(place + i, load(inputs + i), count_lanes(i, count));
+}
+
+void read_pixels(const S3dPhotograph& photograph, const Pixels& pixels) {
+    const int stride = PHOTOGRAPH + photograph.detail_channels + photograph.rendered;
+    alignas(64) float inputs[WIDTH * MAX_INPUTS];
+    for (int below = 0; below < 2; ++below) {
+        for (int right = 0; right < 2; ++right) warp_quarter(photograph, pixels, below, right, inputs, stride);
+    }
+    const bool full = photograph.detail_storage == S3D_FLOAT32;
+    (full ? warp_detail<float> : warp_detail<Bfloat>)(photograph, pixels, inputs + PHOTOGRAPH, stride);
+    copy_rendered(photograph, pixels, inputs + PHOTOGRAPH + photograph.detail_channels, stride);
+    write_inputs(photograph, pixels, inputs, stride);
+}
+
+int check(const S3dPhotograph& photograph, int threads) {
+    const auto fits = [](int32_t height, int32_t width) {
+        return height >= 1 && width >= 1 && int64_t{height} * width <= INT32_MAX;
+    };
+    if (photograph.batch < 0 || threads < 1 || photograph.rendered < 0 || photograph.detail_channels < 0) {
+        return S3D_BAD_SIZE;
+    }
+    if (!fits(photograph.height, photograph.width) || !fits(photograph.image_height, photograph.image_width) ||
+        !fits(photograph.detail_height, photograph.detail_width)) {
+        return S3D_BAD_SIZE;
+    }
+    if (int64_t{PHOTOGRAPH} + photograph.detail_channels + photograph.rendered > MAX_INPUTS) return S3D_BAD_SIZE;
+    const auto known = [](int32_t storage) { return storage == S3D_FLOAT32 || storage == S3D_BFLOAT16; };
+    return known(photograph.detail_storage) && known(photograph.inputs_storage) ? S3D_OK : S3D_BAD_STORAGE;
+}
+
+}  // namespace
+
+int photograph_forward(const S3dPhotograph& photograph, int threads) {
+    if (int error = check(photograph, threads)) return error;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t index = 0; index < photograph.batch * photograph.height; ++index) {
+        const int32_t row = static_cast<int32_t>(index % photograph.height);
+        for (int32_t column = 0; column < photograph.width; column += WIDTH) {
+            read_pixels(photograph, {index / photograph.height, row, column, count_lanes(column, photograph.width)});
+        }
+    }
+    return S3D_OK;
+}
+
+}  // namespace S3D_VARIANT
