@@ -338,6 +338,7 @@ class TalkingHeadPipeline:
         identity = identity.expand(len(chunk))
         camera = make_camera(join_poses(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
+        openness = self.model.articulate_eyes(identity, openness)
         codes = self.model.drive(identity, torch.stack(motion), openness, camera)
         rendering = self.model.render(identity, codes, camera, lattice_points=points)
         image = rendering.image.clamp(0.0, 1.0)

@@ -58,6 +58,8 @@ class DeformationConfig:
     articulation: float = 1.0
     """How widely, at render time, lips and jaw move about their mean over the speech: rendering narrows openings that
     are thin as a ray, so the codes have to ask for more than they were taught."""
+    eye_articulation: float = 1.0
+    """How much further than asked, at render time, eyes open or close: lids are as thin as a ray too."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)
     """Hash grid that encodes positions of head space."""
     lattice: LatticeConfig = field(default_factory=LatticeConfig)

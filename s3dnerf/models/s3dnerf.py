@@ -174,6 +174,10 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
         return torch.where(moved[:, None], widened, motion)
 
+    def articulate_eyes(self, identity: Identity, eyes: Tensor) -> Tensor:
+        """Prepare the eye openness ``[B, 2]`` of frames for rendering: widened about that of the portrait."""
+        return identity.portrait.eyes.lerp(eyes, self.config.deformation.eye_articulation)
+
     def drive(
         self, identity: Identity, motion: Tensor, eyes: Tensor, camera: Camera, state: Tensor | None = None
     ) -> RegionCodes:

@@ -260,6 +260,13 @@ def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
     assert torch.equal(smooth_in_time(ramp, 0.0), ramp)
 
 
+def test_eyes_are_widened_about_those_of_the_portrait(model: S3DNeRF, identity: Identity) -> None:
+    model.config.deformation.eye_articulation = 2.0
+    eyes = identity.portrait.eyes
+    assert torch.equal(model.articulate_eyes(identity, eyes), eyes)
+    torch.testing.assert_close(model.articulate_eyes(identity, eyes - 0.3), eyes - 0.6)
+
+
 def test_articulation_widens_lips_and_jaw_about_their_mean(model: S3DNeRF) -> None:
     model.config.deformation.articulation = 1.5
     motion = torch.randn(40, 6, 8, generator=torch.Generator().manual_seed(0))
