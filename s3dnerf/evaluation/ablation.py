@@ -1,4 +1,4 @@
-"""Ablation: variants of the method, trained alike and ranked beside the paper's order (S3D-NeRF, section 4.4).
+"""Ablation: variants of the method, trained alike and ranked beside the order in S3D-NeRF's own ablation.
 
 A run is one variant with one seed. All runs have the same settings but for what the variant takes away, so the same
 seed means the same batches. OUT/<variant>/seed_<n> holds a run: its checkpoint, its evaluation and `scores.json`, which

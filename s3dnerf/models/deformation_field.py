@@ -6,7 +6,7 @@ that returns the offset from the frame being rendered back to the portrait's fac
 *ambient* coordinates (Park et al., 2021), which tell the radiance field what no offset can: whether a point between
 the lips shows teeth or skin.
 
-Two settings take away what the paper's ablation takes away (section 4.4): the regions, and the attention.
+Two settings take away what the paper's ablation takes away: the regions, and the attention.
 """
 
 from __future__ import annotations
