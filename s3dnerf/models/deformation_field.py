@@ -50,8 +50,7 @@ class DeformationConfig:
     """Sizes of the deformation field, and its variants that an ablation compares."""
 
     scope: Literal["regions", "whole_face", "nothing"] = "regions"
-    """What a motion code moves: its region of the face, the whole face together with the mean of all codes, or
-    nothing."""
+    """What a motion code moves: its region of the face, the whole face together with all other codes, or nothing."""
     fusion: Literal["attention", "concatenation"] = "attention"
     """How region tokens take in speech: by cross-attention, or concatenated with it and put through an MLP."""
     token_width: int = 64
@@ -190,6 +189,30 @@ def make_speech_fusion(config: DeformationConfig, speech_width: int, regions: in
     return fusion(config, speech_width, regions)
 
 
+class LearnedShares(nn.Linear):
+    """How much a position belongs to each region."""
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """``[..., F]`` -> log shares ``[..., R]``."""
+        return super().forward(encoded).log_softmax(dim=-1)
+
+
+class EvenShares(nn.Module):
+    """Gives every region the same share of every position: one code, the sum of all, moves the whole face.
+
+    It is scaled to the size of a single one. A plain mean would be smaller by the square root of their number and learn
+    so slowly that a short comparison would measure that instead of the regions.
+    """
+
+    def __init__(self, regions: int) -> None:
+        super().__init__()
+        self.regions = regions
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """``[..., F]`` -> log shares ``[..., R]``."""
+        return encoded.new_full((*encoded.shape[:-1], self.regions), -0.5 * math.log(self.regions))
+
+
 class RegionWarp(nn.Module):
     """The warp: positions and region codes -> offsets and ambient coordinates, by a U-shaped network."""
 
@@ -198,7 +221,7 @@ class RegionWarp(nn.Module):
         hidden = config.hidden
         self.grid = HashGrid(config.grid)
         encoded = self.grid.output_features + 3
-        self.to_shares = EvenShares(regions) if config.scope == "whole_face" else nn.Linear(encoded, regions)
+        self.to_shares = EvenShares(regions) if config.scope == "whole_face" else LearnedShares(encoded, regions)
         self.from_position = nn.Linear(encoded, hidden)
         self.from_codes = nn.Linear(2 * config.code_width, hidden, bias=False)
         self.from_pose = make_mlp(9, 32, hidden)
@@ -210,7 +233,7 @@ class RegionWarp(nn.Module):
         """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
         unit = ((positions + 1.5) / 3.0).clamp(0.0, 1.0)
         encoded = torch.cat([16.0 * self.grid(unit), positions], dim=-1)
-        return PositionFeatures(encoded, self.to_shares(encoded).log_softmax(dim=-1))
+        return PositionFeatures(encoded, self.to_shares(encoded))
 
     def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
         """Evaluate ``N`` positions (shared by all frames, or ``B`` sets of them) under ``B`` frames."""
@@ -226,18 +249,6 @@ class RegionWarp(nn.Module):
         return Deformation(0.25 * result[..., :3], result[..., 3:])
 
 
-class EvenShares(nn.Module):
-    """Gives every region the same share of every position: the codes act by their mean, on the whole face."""
-
-    def __init__(self, regions: int) -> None:
-        super().__init__()
-        self.regions = regions
-
-    def forward(self, encoded: Tensor) -> Tensor:
-        """``[..., F]`` -> the logits of the shares, ``[..., R]``."""
-        return encoded.new_zeros(*encoded.shape[:-1], self.regions)
-
-
 class Stillness(nn.Module):
     """The warp that moves nothing, whatever the codes say: what is left is the motion of the head by the camera."""
 
@@ -248,7 +259,7 @@ class Stillness(nn.Module):
 
     def encode_positions(self, positions: Tensor) -> PositionFeatures:
         """As :meth:`RegionWarp.encode_positions`, with no features but the positions."""
-        return PositionFeatures(positions, self.to_shares(positions).log_softmax(dim=-1))
+        return PositionFeatures(positions, self.to_shares(positions))
 
     def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
         """As :meth:`RegionWarp.forward`: zeros."""

@@ -146,11 +146,12 @@ def test_on_the_whole_face_it_does_not_matter_whose_code_it_is(make_field) -> No
     assert changes["regions"] > 1e-2
 
 
-def test_on_the_whole_face_all_codes_act_by_their_mean(make_field) -> None:
+def test_on_the_whole_face_all_codes_act_as_one_of_the_size_of_one(make_field) -> None:
     field, points, codes = make_field(scope="whole_face"), torch.randn(2, 20, 3), draw_codes()
     torch.nn.init.normal_(field.warp.output.weight, std=0.1)
     shares = field.warp.encode_positions(points).shares.exp()
-    torch.testing.assert_close(shares, torch.full((2, 20, REGIONS), 1 / REGIONS))
+    # Six independent codes of variance 1, each with a share of 1 / sqrt(6), add up to a variance of 1.
+    torch.testing.assert_close(shares, torch.full((2, 20, REGIONS), 6**-0.5))
     mean = replace(
         codes,
         motion=codes.motion.mean(1, keepdim=True).expand_as(codes.motion),
