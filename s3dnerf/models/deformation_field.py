@@ -200,8 +200,8 @@ class LearnedShares(nn.Linear):
 class EvenShares(nn.Module):
     """Gives every region the same share of every position: one code, the sum of all, moves the whole face.
 
-    It is scaled to the size of a single one. A plain mean would be smaller by the square root of their number and learn
-    so slowly that a short comparison would measure that instead of the regions.
+    It is scaled to the size of a single one: a plain mean would be smaller by the square root of their number and, for
+    that reason alone, learn more slowly at first.
     """
 
     def __init__(self, regions: int) -> None:
