@@ -12,7 +12,7 @@ from s3dnerf import __version__, cli
 from s3dnerf.errors import UserError
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate")
+COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate")
 
 
 def complain(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -73,6 +73,15 @@ def test_wrong_settings_of_train_are_refused_with_the_nearest_name(
     assert "unknown setting 'train.step'. Did you mean 'train.steps'?" in line
     assert "'train.steps': input should be" in complain(capsys, "train", "--train.steps", "many")
     assert "no such settings file" in complain(capsys, "train", "--config", "nothing.yaml")
+
+
+def test_wrong_words_of_ablate_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("ablate", "--clips", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert "no variant half_face" in complain(capsys, *words, "--variants", "half_face")
+    assert "Did you mean 'train.steps'?" in complain(capsys, *words, "--train.step", "4")
+    assert "two or more" in complain(capsys, *words, "--seeds", "3")
+    assert "holds no mp4 file" in complain(capsys, *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

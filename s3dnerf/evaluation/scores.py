@@ -165,6 +165,23 @@ def average_scores(scores: Iterable[Scores]) -> Scores:
     return Scores(**{name: _average([entry[name] for entry in entries]) for name in entries[0]})
 
 
+def spread_scores(scores: Iterable[Scores]) -> Scores:
+    """Sample standard deviation of each number, leaving out NaN; NaN where fewer than two are known.
+
+    What was measured nowhere stays None.
+    """
+    entries = [entry.as_dict() for entry in scores]
+    return Scores(**{name: _spread([entry[name] for entry in entries]) for name in entries[0]})
+
+
+def _spread(values: list[float | None]) -> float | None:
+    measured = np.array([value for value in values if value is not None], np.float64)
+    known = measured[~np.isnan(measured)]
+    if not len(measured):
+        return None
+    return float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+
+
 def _average(values: list[float | None]) -> float | None:
     measured = np.array([value for value in values if value is not None], np.float64)
     return average_known(measured) if len(measured) else None

@@ -156,7 +156,7 @@ def format_csv(means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Sco
     for row, mean in means.items():
         for clip, scores in [*clips[row].items(), ("mean", mean)]:
             numbers = [getattr(scores, column.name) for column in COLUMNS]
-            writer.writerow([row, clip, *map(_write_number, numbers)])
+            writer.writerow([row, clip, *map(write_number, numbers)])
     return text.getvalue()
 
 
@@ -174,9 +174,9 @@ def format_json(
     """
     tree = {
         "settings": dict(settings),
-        "means": {row: _json_scores(scores) for row, scores in means.items()},
+        "means": {row: jsonable_scores(scores) for row, scores in means.items()},
         "clips": {
-            row: {clip: _json_scores(scores) for clip, scores in by_clip.items()} for row, by_clip in clips.items()
+            row: {clip: jsonable_scores(scores) for clip, scores in by_clip.items()} for row, by_clip in clips.items()
         },
         "skipped": dict(skipped),
         "missing": dict(missing),
@@ -185,12 +185,14 @@ def format_json(
     return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _json_scores(scores: Scores) -> dict[str, float | None]:
+def jsonable_scores(scores: Scores) -> dict[str, float | None]:
+    """Name to value; unknown and infinite numbers become None, since JSON has neither."""
     numbers = scores.as_dict()
     return {name: None if value is None or not math.isfinite(value) else value for name, value in numbers.items()}
 
 
-def _write_number(number: float | None) -> str:
+def write_number(number: float | None) -> str:
+    """A number for CSV in full precision; empty where it is unknown or was not measured."""
     return "" if number is None or math.isnan(number) else repr(number)
 
 

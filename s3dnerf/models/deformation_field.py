@@ -5,15 +5,19 @@ head space belongs to the regions by learned shares; the codes, mixed by these s
 that returns the offset from the frame being rendered back to the portrait's face. Beside the offset it returns
 *ambient* coordinates (Park et al., 2021), which tell the radiance field what no offset can: whether a point between
 the lips shows teeth or skin.
+
+Two settings take away what the paper's ablation takes away: the regions, and the attention.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
@@ -23,6 +27,8 @@ from s3dnerf.rendering.warp import run_network, warp_lattice
 
 MAX_SPEECH_STEPS = 64
 """Longest sequence of speech tokens in a window."""
+MOMENTS = 12
+"""Moments of a window that a network over concatenated speech sees, 40 ms each in a window of 480 ms."""
 
 
 @dataclass
@@ -41,8 +47,12 @@ class LatticeConfig:
 
 @dataclass
 class DeformationConfig:
-    """Sizes of the deformation field."""
+    """Sizes of the deformation field, and its variants that an ablation compares."""
 
+    scope: Literal["regions", "whole_face", "nothing"] = "regions"
+    """What a motion code moves: its region of the face, the whole face together with all other codes, or nothing."""
+    fusion: Literal["attention", "concatenation"] = "attention"
+    """How region tokens take in speech: by cross-attention, or concatenated with it and put through an MLP."""
     token_width: int = 64
     """Width of a region token."""
     code_width: int = 24
@@ -122,16 +132,27 @@ class Lattice(nn.Module):
         return -slope.flatten(1)[..., None].clamp(-1.5, 1.0)
 
 
-class SpeechAttention(nn.Module):
-    """Multi-head attention from face regions to speech: how much each region has to do with this moment (F_cm)."""
+class RegionQuery(nn.Module):
+    """What a face region brings when it meets speech."""
 
-    def __init__(self, config: DeformationConfig, speech_width: int, regions: int) -> None:
+    def __init__(self, token: int, regions: int) -> None:
         super().__init__()
-        token = config.token_width
         self.region = nn.Parameter(torch.randn(regions, token) * 0.5)
         self.normalize = nn.LayerNorm(token)
         # With few people to learn from, the query must not rely on who is speaking.
         self.drop_identity = nn.Dropout(0.2)
+
+    def query(self, tokens: Tensor) -> Tensor:
+        """Region tokens ``[B, R, token]`` -> queries of the same shape."""
+        return self.region + self.drop_identity(self.normalize(tokens))
+
+
+class SpeechAttention(RegionQuery):
+    """Multi-head attention from face regions to speech: how much each region has to do with this moment (F_cm)."""
+
+    def __init__(self, config: DeformationConfig, speech_width: int, regions: int) -> None:
+        super().__init__(config.token_width, regions)
+        token = config.token_width
         self.time = nn.Parameter(torch.zeros(1, MAX_SPEECH_STEPS, speech_width))
         self.attention = nn.MultiheadAttention(
             token, config.heads, kdim=speech_width, vdim=speech_width, batch_first=True
@@ -140,10 +161,58 @@ class SpeechAttention(nn.Module):
 
     def forward(self, tokens: Tensor, speech: Tensor) -> Tensor:
         """Region tokens ``[B, R, token]`` and speech ``[B, T, speech_width]`` -> motion codes ``[B, R, code]``."""
-        query = self.region + self.drop_identity(self.normalize(tokens))
         keys = speech + self.time[:, : speech.shape[1]]
-        attended, _ = self.attention(query, keys, keys, need_weights=False)
+        attended, _ = self.attention(self.query(tokens), keys, keys, need_weights=False)
         return self.to_motion(attended + self.region)
+
+
+class SpeechConcatenation(RegionQuery):
+    """The ablation of :class:`SpeechAttention`: every region reads all of the window, in order, by one MLP.
+
+    It learns about as many parameters as the attention does.
+    """
+
+    def __init__(self, config: DeformationConfig, speech_width: int, regions: int) -> None:
+        super().__init__(config.token_width, regions)
+        token = config.token_width
+        self.narrow = nn.Linear(speech_width, token // 2)
+        self.to_motion = make_mlp(token + MOMENTS * (token // 2), token, config.code_width)
+
+    def forward(self, tokens: Tensor, speech: Tensor) -> Tensor:
+        """Region tokens ``[B, R, token]`` and speech ``[B, T, speech_width]`` -> motion codes ``[B, R, code]``."""
+        moments = F.adaptive_avg_pool1d(self.narrow(speech).transpose(1, 2), MOMENTS).flatten(1)
+        heard = moments[:, None].expand(-1, tokens.shape[1], -1)
+        return self.to_motion(torch.cat([self.query(tokens), heard.to(tokens.dtype)], dim=-1))
+
+
+def make_speech_fusion(config: DeformationConfig, speech_width: int, regions: int) -> RegionQuery:
+    """Return the network from region tokens and speech to motion codes that ``config.fusion`` names."""
+    fusion = SpeechAttention if config.fusion == "attention" else SpeechConcatenation
+    return fusion(config, speech_width, regions)
+
+
+class LearnedShares(nn.Linear):
+    """How much a position belongs to each region."""
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """``[..., F]`` -> log shares ``[..., R]``."""
+        return super().forward(encoded).log_softmax(dim=-1)
+
+
+class EvenShares(nn.Module):
+    """Gives every region the same share of every position: one code, the sum of all, moves the whole face.
+
+    It is scaled to the size of a single one: a plain mean would be smaller by the square root of their number and, for
+    that reason alone, learn more slowly at first.
+    """
+
+    def __init__(self, regions: int) -> None:
+        super().__init__()
+        self.regions = regions
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """``[..., F]`` -> log shares ``[..., R]``."""
+        return encoded.new_full((*encoded.shape[:-1], self.regions), -0.5 * math.log(self.regions))
 
 
 class RegionWarp(nn.Module):
@@ -154,7 +223,7 @@ class RegionWarp(nn.Module):
         hidden = config.hidden
         self.grid = HashGrid(config.grid)
         encoded = self.grid.output_features + 3
-        self.to_shares = nn.Linear(encoded, regions)
+        self.to_shares = EvenShares(regions) if config.scope == "whole_face" else LearnedShares(encoded, regions)
         self.from_position = nn.Linear(encoded, hidden)
         self.from_codes = nn.Linear(2 * config.code_width, hidden, bias=False)
         self.from_pose = make_mlp(9, 32, hidden)
@@ -166,7 +235,7 @@ class RegionWarp(nn.Module):
         """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
         unit = ((positions + 1.5) / 3.0).clamp(0.0, 1.0)
         encoded = torch.cat([16.0 * self.grid(unit), positions], dim=-1)
-        return PositionFeatures(self.from_position(encoded), self.to_shares(encoded).log_softmax(dim=-1))
+        return PositionFeatures(self.from_position(encoded), self.to_shares(encoded))
 
     def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
         """Evaluate ``N`` positions (shared by all frames, or ``B`` sets of them) under ``B`` frames."""
@@ -179,6 +248,25 @@ class RegionWarp(nn.Module):
         else:
             result = warp_lattice(features.content, shares, by_region, pose, layers)
         return Deformation(0.25 * result[..., :3], result[..., 3:])
+
+
+class Stillness(nn.Module):
+    """The warp that moves nothing, whatever the codes say: what is left is the motion of the head by the camera."""
+
+    def __init__(self, config: DeformationConfig, regions: int) -> None:
+        super().__init__()
+        self.outputs = 3 + config.ambient
+        self.to_shares = EvenShares(regions)
+
+    def encode_positions(self, positions: Tensor) -> PositionFeatures:
+        """As :meth:`RegionWarp.encode_positions`, with no features but the positions."""
+        return PositionFeatures(positions, self.to_shares(positions))
+
+    def forward(self, features: PositionFeatures, codes: RegionCodes) -> Deformation:
+        """As :meth:`RegionWarp.forward`: zeros."""
+        shape = (len(codes.pose), features.content.shape[-2], self.outputs)
+        result = features.content.new_zeros(shape)
+        return Deformation(result[..., :3], result[..., 3:])
 
 
 class CrossModalFacialDeformationField(nn.Module):
@@ -196,12 +284,12 @@ class CrossModalFacialDeformationField(nn.Module):
         token, code = config.token_width, config.code_width
         self.gather = RegionSlotAttention(context_channels, regions, token)
         self.embed_geometry = make_mlp(3 * landmarks + 2, 128, regions * token)
-        self.speech_attention = SpeechAttention(config, speech_width, regions)
+        self.speech_attention = make_speech_fusion(config, speech_width, regions)
         self.embed_eyes = nn.Linear(2, regions * code, bias=False)
         self.to_portrait = make_mlp(token, token, code)
         # People seen in training must not be known by heart.
         self.to_state = nn.Sequential(nn.LayerNorm(token), nn.Dropout(0.3), make_mlp(token, token, code))
-        self.warp = RegionWarp(config, regions)
+        self.warp = Stillness(config, regions) if config.scope == "nothing" else RegionWarp(config, regions)
         self.lattice = Lattice(config.lattice)
 
     def describe_regions(self, context: Tensor, displacement: Tensor, eyes: Tensor) -> RegionTokens:

@@ -59,7 +59,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     """
     try:
         tensors = load_file(folder / STATE)
-        step = json.loads((folder / NUMBERS).read_text())["step"]
+        step = read_step(folder)
         for prefix, module in {"average": state.average, **state.modules}.items():
             module.load_state_dict(_select(tensors, f"{prefix}."))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
@@ -70,6 +70,11 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     for prefix, optimizer in state.optimizers.items():
         restore_optimizer(optimizer, _select(tensors, f"{prefix}."))
     return step
+
+
+def read_step(folder: Path) -> int:
+    """Return the step that a checkpoint was made at. Raises OSError, KeyError or ValueError where it is incomplete."""
+    return json.loads((folder / NUMBERS).read_text())["step"]
 
 
 def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
+from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
 from s3dnerf.models.face_mesh import FaceMesh
 from s3dnerf.models.lip_sync import load_discriminator
@@ -362,7 +363,7 @@ def choose_device(name: str) -> torch.device:
 
 def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW with the hash grid in a group of its own: it needs larger steps and no decay."""
-    grid = set(model.deformation_field.warp.grid.parameters())
+    grid = {p for part in model.modules() if isinstance(part, HashGrid) for p in part.parameters()}
     rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
     return torch.optim.AdamW(
         [

@@ -1,0 +1,357 @@
+"""Ablation: variants of the method, trained alike and ranked beside the order in S3D-NeRF's own ablation.
+
+A run is one variant with one seed. All runs have the same settings but for what the variant takes away, so the same
+seed means the same batches. OUT/<variant>/seed_<n> holds a run: its checkpoint, its evaluation and `scores.json`, which
+is written last; what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
+from s3dnerf.errors import UserError
+from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
+from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
+from s3dnerf.evaluation.tables import COLUMNS, ROW_TITLES, Column, format_score, jsonable_scores, write_number
+from s3dnerf.media.files import replace_when_done
+from s3dnerf.training import S3DNeRFConfig, train
+from s3dnerf.training.checkpoint import find_latest, read_step
+
+SHOWN = ("psnr", "ssim", "lpips", "cpbd", "f_lmd", "m_lmd", "lip_correlation", "lip_gain", "lip_slope", "lse_c")
+"""Scores in the table, as far as they were measured."""
+REFERENCE_ROWS = ("unmoved_portrait", "ground_truth")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the paper's ablation."""
+
+    title: str
+    settings: Mapping[str, str]
+    """What differs from the method, by dotted name."""
+    paper: float
+    """Its Sync score in the paper."""
+
+
+VARIANTS = {
+    "full": Variant("full", {}, 6.51),
+    "concatenation": Variant("concatenation", {"model.deformation.fusion": "concatenation"}, 6.11),
+    "without_sync": Variant("without lip-sync discriminator", {"losses.sync": "0"}, 5.65),
+    "whole_face": Variant("whole-face deformation", {"model.deformation.scope": "whole_face"}, 5.20),
+    "without_deformation": Variant("without deformation", {"model.deformation.scope": "nothing"}, 0.24),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the variants are measured on; see :func:`evaluate_clips`."""
+
+    clips: Path
+    manifest: Path | None = None
+    split: str | None = None
+    max_frames: int | None = None
+
+    def measure(
+        self, out: Path, rows: Sequence[str], checkpoint: Path | None = None, device: str = "cpu"
+    ) -> dict[str, Scores]:
+        """Means over clips by row."""
+        report = evaluate_clips(out=out, rows=rows, checkpoint=checkpoint, device=device, **vars(self))
+        return report.means
+
+
+@dataclass
+class AblationReport:
+    """What was found so far."""
+
+    settings: dict[str, object]
+    rank_by: Column
+    scores: dict[str, dict[int, Scores]] = field(default_factory=dict)
+    """Variant -> seed -> mean over clips."""
+    reference: dict[str, Scores] = field(default_factory=dict)
+    """Unmoved portrait and ground truth, which have no seed."""
+
+    @property
+    def means(self) -> dict[str, Scores]:
+        """Mean over seeds of each variant."""
+        return {name: average_scores(by_seed.values()) for name, by_seed in self.scores.items()}
+
+    @property
+    def spreads(self) -> dict[str, Scores]:
+        """Sample standard deviation over seeds of each variant."""
+        return {name: spread_scores(by_seed.values()) for name, by_seed in self.scores.items()}
+
+    def rank(self) -> list[str]:
+        """Variants from the worst to the best; one whose score cannot be said is the worst."""
+        sign = 1.0 if is_better_high(self.rank_by) else -1.0
+        values = {name: sign * getattr(mean, self.rank_by.name) for name, mean in self.means.items()}
+        return sorted(values, key=lambda name: -math.inf if math.isnan(values[name]) else values[name])
+
+    def judge_order(self) -> str:
+        """One line: whether the order is the paper's, and how many of its steps stand out of the spread."""
+        found = self.rank()
+        wanted = sorted(found, key=lambda name: VARIANTS[name].paper)
+        clear = sum(self._is_clear(worse, better) for worse, better in zip(found, found[1:], strict=False))
+        order = " < ".join(VARIANTS[name].title for name in found)
+        verdict = f"By {self.rank_by.name}"
+        if found == wanted:
+            verdict += f" the paper's order holds: {order}"
+        else:
+            verdict += f" the paper's order does not hold: here {order}"
+            verdict += f"; paper {' < '.join(VARIANTS[name].title for name in wanted)}"
+        return f"{verdict}. {clear} of {len(found) - 1} steps are larger than both spreads together."
+
+    def _is_clear(self, worse: str, better: str) -> bool:
+        means, spreads = self.means, self.spreads
+        a, b = (getattr(means[name], self.rank_by.name) for name in (worse, better))
+        noise = sum(getattr(spreads[name], self.rank_by.name) for name in (worse, better))
+        return abs(a - b) > noise
+
+    def format_table(self) -> str:
+        """Markdown: a line for each variant, the best first, with mean ± spread; then the reference rows."""
+        means, spreads = self.means, self.spreads
+        everything = [*means.values(), *self.reference.values()]
+        columns = [column for column in COLUMNS if self._shows(column, everything)]
+        lines = [
+            "| " + " | ".join(["variant", *(column.heading for column in columns), "Sync in the paper ↑"]) + " |",
+            "|---|" + "---:|" * (len(columns) + 1),
+        ]
+        for name in reversed(self.rank()):
+            cells = [format_spread(means[name], spreads[name], column) for column in columns]
+            lines.append("| " + " | ".join([VARIANTS[name].title, *cells, f"{VARIANTS[name].paper:.2f}"]) + " |")
+        for row, scores in self.reference.items():
+            cells = [format_score(getattr(scores, column.name), column.decimals) for column in columns]
+            lines.append("| " + " | ".join([ROW_TITLES[row], *cells, ""]) + " |")
+        return "\n".join(lines)
+
+    def _shows(self, column: Column, scores: Sequence[Scores]) -> bool:
+        wanted = column.name in SHOWN or column == self.rank_by
+        return wanted and any(getattr(entry, column.name) is not None for entry in scores)
+
+    def save(self, out: Path) -> None:
+        """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
+        texts = {
+            "table.md": self._format_markdown(),
+            "table.csv": self._format_csv(),
+            "report.json": self._format_json(),
+        }
+        for name, text in texts.items():
+            with replace_when_done(out / name) as temporary:
+                temporary.write_text(text, "utf-8")
+
+    def _format_markdown(self) -> str:
+        given = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
+        seeds = "; ".join(f"{VARIANTS[name].title}: {len(by_seed)}" for name, by_seed in self.scores.items())
+        notes = f"Mean ± standard deviation over seeds ({seeds}). Settings: {given}."
+        return "\n\n".join(["# Ablation", notes, self.format_table(), self.judge_order()]) + "\n"
+
+    def _format_csv(self) -> str:
+        """Lines `variant, seed, scores...`; mean and spread have these words for the seed."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["variant", "seed", *(column.name for column in COLUMNS)])
+        means, spreads = self.means, self.spreads
+        for name, by_seed in self.scores.items():
+            for seed, scores in [*by_seed.items(), ("mean", means[name]), ("spread", spreads[name])]:
+                numbers = [getattr(scores, column.name) for column in COLUMNS]
+                writer.writerow([name, seed, *map(write_number, numbers)])
+        for row, scores in self.reference.items():
+            writer.writerow([row, "", *(write_number(getattr(scores, column.name)) for column in COLUMNS)])
+        return text.getvalue()
+
+    def _format_json(self) -> str:
+        tree = {
+            "settings": self.settings,
+            "rank_by": self.rank_by.name,
+            "order": self.rank(),
+            "verdict": self.judge_order(),
+            "means": {name: jsonable_scores(scores) for name, scores in self.means.items()},
+            "spreads": {name: jsonable_scores(scores) for name, scores in self.spreads.items()},
+            "seeds": {
+                name: {str(seed): jsonable_scores(scores) for seed, scores in by_seed.items()}
+                for name, by_seed in self.scores.items()
+            },
+            "reference": {row: jsonable_scores(scores) for row, scores in self.reference.items()},
+        }
+        return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def run_ablation(
+    config: str | Path,
+    out: Path,
+    protocol: Protocol,
+    seeds: Sequence[int] = (0, 1),
+    variants: Sequence[str] | None = None,
+    settings: Sequence[str] = (),
+    rank_by: str = "lip_correlation",
+) -> AblationReport:
+    """Train and measure every variant with every seed, as far as that is not done, and write the tables.
+
+    Args:
+        config: settings of the method, a path or a name in configs/.
+        out: folder of the runs and tables.
+        protocol: what the variants are measured on.
+        seeds: two or more.
+        variants: keys of :func:`list_variants`; None for all.
+        settings: command line words that change the settings, for all variants alike.
+        rank_by: name of a score.
+
+    Raises:
+        UserError: a setting is wrong, no clip can be measured, or ``out`` holds runs with other settings.
+    """
+    configs = configure_variants(config, settings, variants)
+    report = AblationReport(describe_settings(configs, protocol), choose_ranking(rank_by))
+    if len(set(seeds)) < 2:
+        raise UserError("seeds", "there is no spread with fewer than two", "Give two or more different ones.")
+    find_clips(protocol.clips, protocol.manifest, protocol.split)
+    report.reference = measure_reference(out / "reference", protocol)
+    # Seed by seed: a comparison is there as soon as possible.
+    runs = [(seed, name) for seed in seeds for name in configs]
+    for seed, name in tqdm(runs, desc="runs", unit="run"):
+        folder = out / name / f"seed_{seed}"
+        tqdm.write(f"{VARIANTS[name].title}, seed {seed}")
+        scores = do_run(replace(configs[name], seed=seed), folder, protocol)
+        report.scores.setdefault(name, {})[seed] = scores
+        report.save(out)
+    return report
+
+
+def list_variants() -> dict[str, Variant]:
+    """The variants whose settings there are."""
+    known = dotted_names(S3DNeRFConfig)
+    return {name: variant for name, variant in VARIANTS.items() if variant.settings.keys() <= known.keys()}
+
+
+def configure_variants(
+    config: str | Path, words: Sequence[str] = (), chosen: Sequence[str] | None = None
+) -> dict[str, S3DNeRFConfig]:
+    """Settings of the chosen variants.
+
+    Raises:
+        UserError: a name or a setting is wrong, or a variant is no different from the method as configured.
+    """
+    known = list_variants()
+    unknown = [name for name in chosen or () if name not in known]
+    if unknown:
+        raise UserError("variants", f"no variant {', '.join(unknown)}", f"Choose from: {', '.join(known)}.")
+    method = load_config(S3DNeRFConfig, config, words)
+    configs = {}
+    for name in chosen or known:
+        changed = [f"--{setting}={value}" for setting, value in known[name].settings.items()]
+        configs[name] = load_config(S3DNeRFConfig, config, [*words, *changed])
+        if changed and configs[name] == method:
+            raise UserError(str(config), f"is already {known[name].title}", f"Leave out {', '.join(changed)}.")
+    return configs
+
+
+def describe_settings(configs: Mapping[str, S3DNeRFConfig], protocol: Protocol) -> dict[str, object]:
+    """What a reader of the table has to know."""
+    some = next(iter(configs.values()))
+    return {
+        "frames of": f"{some.model.image_size} pixels",
+        "steps": some.train.steps,
+        "of these for movement alone": some.train.movement_steps,
+        "batch": some.train.batch_size,
+        **_describe_protocol(protocol),
+    }
+
+
+def choose_ranking(name: str) -> Column:
+    """The column of that name. Raises UserError where there is none, or neither more nor less is better."""
+    ranked = {column.name: column for column in COLUMNS if "↑" in column.heading or "↓" in column.heading}
+    if name not in ranked:
+        raise UserError("rank-by", f"cannot rank by {name}", f"Choose from: {', '.join(ranked)}.")
+    return ranked[name]
+
+
+def is_better_high(column: Column) -> bool:
+    """Whether more is better."""
+    return "↑" in column.heading
+
+
+def format_spread(mean: Scores, spread: Scores, column: Column) -> str:
+    """A cell: mean ± spread."""
+    numbers = [format_score(getattr(scores, column.name), column.decimals) for scores in (mean, spread)]
+    return " ± ".join(numbers)
+
+
+def do_run(config: S3DNeRFConfig, folder: Path, protocol: Protocol) -> Scores:
+    """Train one variant with one seed and measure it; what is done is read back.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+        KeyboardInterrupt: training was interrupted; its checkpoint is kept and the next call goes on from there.
+    """
+    checkpoint = train_run(config, folder)
+    done = folder / "scores.json"
+    known = read_scores(done, protocol)
+    if "ours" not in known:
+        known = protocol.measure(folder / "evaluation", ("ours",), checkpoint, config.train.device)
+        write_scores(done, protocol, known)
+    return known["ours"]
+
+
+def train_run(config: S3DNeRFConfig, folder: Path) -> Path:
+    """Train until the last step and return the checkpoint; see :func:`do_run`."""
+    made_with = folder / "config.yaml"
+    # Read back as it is written, so that only real differences count.
+    if made_with.is_file() and load_config(S3DNeRFConfig, made_with) != from_dict(S3DNeRFConfig, to_dict(config)):
+        raise UserError(folder, "holds a run with other settings", "Choose another --out, or delete that folder.")
+    latest = find_latest(folder / "checkpoints")
+    if latest is None or read_step(latest) < config.train.steps:
+        latest = train(config, folder, resume=True)
+    if read_step(latest) < config.train.steps:
+        raise KeyboardInterrupt
+    return latest
+
+
+def measure_reference(folder: Path, protocol: Protocol) -> dict[str, Scores]:
+    """Scores of the unmoved portrait and of the real frames; read back where they were measured before."""
+    done = folder / "scores.json"
+    known = read_scores(done, protocol)
+    if not known:
+        known = protocol.measure(folder, REFERENCE_ROWS)
+        write_scores(done, protocol, known)
+    return known
+
+
+def write_scores(path: Path, protocol: Protocol, scores: Mapping[str, Scores]) -> None:
+    """Write means by row, and what they were measured on."""
+    tree = {
+        "protocol": _describe_protocol(protocol),
+        "scores": {row: jsonable_scores(mean) for row, mean in scores.items()},
+    }
+    with replace_when_done(path) as temporary:
+        temporary.write_text(json.dumps(tree, indent=2) + "\n", "utf-8")
+
+
+def read_scores(path: Path, protocol: Protocol) -> dict[str, Scores]:
+    """Read what :func:`write_scores` wrote; nothing if it is not there or was measured on something else."""
+    if not path.is_file():
+        return {}
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+        if tree["protocol"] != _describe_protocol(protocol):
+            return {}
+        return {row: _restore_scores(numbers) for row, numbers in tree["scores"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(path, f"is broken ({error})", "Delete it; the run will be measured again.") from error
+
+
+def _describe_protocol(protocol: Protocol) -> dict[str, object]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(protocol).items()}
+
+
+def _restore_scores(numbers: Mapping[str, float | None]) -> Scores:
+    # JSON has null both for what cannot be said and for what was not measured; only the latter may be left out.
+    optional = {part.name for part in fields(Scores) if part.default is not MISSING}
+    unknown = {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
+    return Scores(**{**numbers, **unknown})

@@ -1,0 +1,8 @@
+"""Compare the method with what is left of it without its parts: the command `s3dnerf ablate`."""
+
+import sys
+
+from s3dnerf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["ablate", *sys.argv[1:]]))
