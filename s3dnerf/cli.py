@@ -1,7 +1,7 @@
 """The command line: `s3dnerf prepare | train | train-sync | render | evaluate | ablate | benchmark | doctor`.
 
-`tools/*.py` are the same. Each command turns its options into one call of the package. Heavy modules are imported by the command that
-needs them, so that help and mistakes in the options are answered at once.
+`tools/*.py` are the same. Each command turns its options into one call of the package. Heavy modules are imported by
+the command that needs them, so that help and mistakes in the options are answered at once.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ FLOORS = (
     {"config", "errors", "media", "backend", "metrics"},
     {"encoding", "rendering", "face"},
     {"models", "data"},
-    {"training", "pipeline"},
+    {"training", "fitting", "pipeline"},
     {"evaluation"},
     {"cli", "__main__"},
 )

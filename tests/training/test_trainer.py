@@ -325,7 +325,7 @@ def test_the_whole_of_training_in_under_a_minute(
     make_config: Callable[..., S3DNeRFConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     begin = time.perf_counter()
-    config = make_config("--train.precision", "bfloat16", "--data.near_share", "0")
+    config = make_config("--train.precision", "bfloat16")
     checkpoint = train(config, tmp_path)
     assert time.perf_counter() - begin < 60
     assert checkpoint.name == f"step_{config.train.steps:07d}"
@@ -336,7 +336,7 @@ def test_the_whole_of_training_in_under_a_minute(
     assert [int(step) for step, *_ in validations] == [6, 12]
     # Untrained, it shows the portrait nearly unmoved: about as good as the portrait itself.
     for _, ours, portrait, correlation, gain in validations:
-        assert 10 < float(portrait) < 50 and abs(float(ours) - float(portrait)) < 6
+        assert 10 < float(portrait) < 50 and abs(float(ours) - float(portrait)) < 8
         assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
     events = list((tmp_path / "log").glob("events*"))
     assert len(events) == 1 and events[0].stat().st_size > 10_000
