@@ -26,7 +26,6 @@ from s3dnerf.media.image import resize_image
 from s3dnerf.models.s3dnerf import Portrait
 from s3dnerf.rendering.rays import Camera
 
-
 NEAR_FRAMES = 5
 """Frames between a portrait and a frame that was taken at about the same moment, at most."""
 
@@ -158,7 +157,10 @@ class TalkingFaceDataset(Dataset):
                 "run tools/prepare.py first, or set --data.root",
             )
         offsets = read_offsets(config.offsets, config.offset_margin)
-        self.tracks = [read_track(folder, offsets.get(folder.name, 0)) for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)]
+        self.tracks = [
+            read_track(folder, offsets.get(folder.name, 0))
+            for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)
+        ]
         self.people = group_by_person(self.tracks)
         speaking = [track for track in self.tracks if can_teach_speech(track, config.sequence_frames)]
         self.speakers = group_by_person(speaking)
