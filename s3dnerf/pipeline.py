@@ -47,6 +47,7 @@ from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF
+from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.photograph import enlarge, warp
 from s3dnerf.rendering.rays import Camera
 
@@ -351,8 +352,7 @@ class TalkingHeadPipeline:
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision: bfloat16 where the hardware has it, float32 elsewhere."""
-        fast = self.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+        return mixed_precision(self.device)
 
 
 def render(

@@ -36,6 +36,7 @@ from s3dnerf.models.lip_sync import (
     measure_two_way,
     score_offsets,
 )
+from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.lip_sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
 
@@ -130,8 +131,7 @@ def compare_video(
     """
     count, run = len(camera.scale), model.config.frames
     device = next(model.parameters()).device
-    # As in training; on a processor it is several times as fast.
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):  # as in training
         described = describe_frames(model, frames, camera)
         if len(described) != count or count < run:
             raise ValueError(f"{len(described)} frames with {count} poses cannot be scored")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from s3dnerf.backend import keep_freed_memory
 from s3dnerf.config import load_config
 from s3dnerf.evaluation.benchmark import Table, force_backend
+from s3dnerf.precision import choose_precision
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import weigh
 from s3dnerf.training.trainer import Trainer
@@ -57,7 +58,7 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
     for kind in ("pictures", "pictures and movement"):
         ours, other = (1e3 * median(seconds[kind, name]) for name in BACKENDS)
         rows.append({"step": kind, "ours ms": ours, "PyTorch ms": other, "times as fast": other / ours})
-    precision = settings.train.precision
+    precision = choose_precision(trainers["ours"].device, settings.train.precision)
     speed = Table(f"Training {config}, medians of {steps} steps, {torch.get_num_threads()} threads, {precision}", rows)
     difference = {"steps": steps, "largest relative difference of the loss": f"{max(apart):.1e}"}
     return [speed, Table("The same losses on both", [{**difference, "last": f"{apart[-1]:.1e}"}])]

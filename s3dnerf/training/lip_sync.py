@@ -45,6 +45,7 @@ from s3dnerf.models.lip_sync import (
     measure_two_way,
 )
 from s3dnerf.models.s3dnerf import map_tensors
+from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.trainer import choose_device, interruptible, schedule, seed_step
@@ -109,8 +110,8 @@ class SyncTrainConfig:
     """The same, told from speech."""
     temperature: float = 0.07
     """Difference of two cosines that counts as one in the loss."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of convolutions and matrix products."""
+    precision: Precision = "auto"
+    """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     patience: int = 400
@@ -336,7 +337,7 @@ class SyncTrainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
+        return mixed_precision(self.device, self.config.train.precision)
 
 
 def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
@@ -453,7 +454,7 @@ def hear_speech(track: Track, hearing: AudioEncoder, offset: int, rng: np.random
     Every window is cut and heard by itself, as for rendered frames; a generator changes the sound first.
     """
     windows = augment_speech(track.speech, float(offset), 1.0, track.clip.frames, hearing.config.samples, rng)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision(torch.device("cpu")):
         heard = torch.cat([hearing.hear(chunk) for chunk in torch.from_numpy(windows).split(CHUNK)])
     return heard.half()
 

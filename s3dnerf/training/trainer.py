@@ -26,6 +26,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.models.face_mesh import FaceMesh
 from s3dnerf.models.lip_sync import load_discriminator
 from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF, map_tensors
+from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
@@ -80,8 +81,8 @@ class TrainConfig:
     """Batches whose gradients are added up before each update."""
     average: float = 0.998
     """Decay of the exponential moving average of the weights."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of convolutions and matrix products."""
+    precision: Precision = "auto"
+    """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     log_every: int = 20
@@ -319,7 +320,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16")
+        return mixed_precision(self.device, self.config.train.precision)
 
 
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
