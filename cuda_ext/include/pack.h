@@ -63,10 +63,40 @@ S3D_HD void store(uint32_t* place, PackWord value) { memcpy(place, &value, sizeo
 
 S3D_HD void store(int32_t* place, PackInt value) { memcpy(place, &value, sizeof value); }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All bits of the first `count` lanes.
+S3D_HD __m256i first_lanes(int count) {
+    alignas(64) static const int32_t bits[2 * WIDTH] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + WIDTH - count));
+}
+
+// The first 1 to 8 stored values in two or three reads, none of them beyond the last one.
+S3D_HD __m128i load_halves(const void* place, int count) {
+    const char* from = static_cast<const char*>(place);
+    if (count >= 4) {
+        uint64_t first, last;
+        memcpy(&first, from, 8);
+        memcpy(&last, from + 2 * (count - 4), 8);
+        // In two steps: of four values, nothing is left of the last.
+        const uint64_t rest = last >> 1 >> (16 * (8 - count) - 1);
+        return _mm_set_epi64x(static_cast<int64_t>(count == 8 ? last : rest), static_cast<int64_t>(first));
+    }
+    uint64_t value = 0;
+    for (int i = 0; i < count; ++i) {
+        uint16_t one;
+        memcpy(&one, from + 2 * i, 2);
+        value |= static_cast<uint64_t>(one) << (16 * i);
+    }
+    return _mm_cvtsi64_si128(static_cast<int64_t>(value));
+}
+#endif
+
 // The first `count` <= WIDTH values, zeros behind them; memory beyond them is not touched.
 S3D_HD Pack load_some(const float* place, int count) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), place);
+#elif defined(__AVX2__)
+    return (Pack)_mm256_maskload_ps(place, first_lanes(count));
 #else
     float values[WIDTH] = {};
     for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
@@ -78,6 +108,8 @@ S3D_HD Pack load_some(const Bfloat* place, int count) {
 #if defined(__AVX512F__)
     const __m256i stored = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1u), place);
     return from_bits((PackWord)_mm512_cvtepu16_epi32(stored) << 16);
+#elif defined(__AVX2__)
+    return from_bits((PackWord)_mm256_cvtepu16_epi32(load_halves(place, count)) << 16);
 #else
     Bfloat values[WIDTH] = {};
     for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
@@ -107,6 +139,10 @@ S3D_HD PackHalves interleave(PackPair pair) {
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     return {(Pack)_mm512_permutex2var_ps((__m512)pair.even, low, (__m512)pair.odd),
             (Pack)_mm512_permutex2var_ps((__m512)pair.even, high, (__m512)pair.odd)};
+#elif defined(__AVX2__)
+    const __m256 low = _mm256_unpacklo_ps((__m256)pair.even, (__m256)pair.odd);
+    const __m256 high = _mm256_unpackhi_ps((__m256)pair.even, (__m256)pair.odd);
+    return {(Pack)_mm256_permute2f128_ps(low, high, 0x20), (Pack)_mm256_permute2f128_ps(low, high, 0x31)};
 #else
     float values[2 * WIDTH];
     for (int lane = 0; lane < WIDTH; ++lane) {
@@ -119,18 +155,21 @@ S3D_HD PackHalves interleave(PackPair pair) {
 
 // Whether `store_past_cache` can write rows of `channels` at `place`, `stride` floats apart, in whole cache lines.
 S3D_HD bool can_store_past_cache(const float* place, int64_t stride, int channels) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<uintptr_t>(place) % 64 == 0 && stride % WIDTH == 0 && channels % WIDTH == 0;
+#if defined(__AVX2__)
+    return reinterpret_cast<uintptr_t>(place) % 64 == 0 && stride % 16 == 0 && channels % 16 == 0;
 #else
     (void)place, (void)stride, (void)channels;
     return false;
 #endif
 }
 
-// Writes a whole cache line without reading it first; to be followed by `finish_stores`.
+// Writes a cache line, whole or in two packs that follow each other, without reading it first; to be followed by
+// `finish_stores`.
 S3D_HD void store_past_cache(float* place, Pack value) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(place, (__m512)value);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(place, (__m256)value);
 #else
     store(place, value);
 #endif
@@ -138,7 +177,7 @@ S3D_HD void store_past_cache(float* place, Pack value) {
 
 // Makes what was written past the cache visible to other threads.
 S3D_HD void finish_stores() {
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
     _mm_sfence();
 #endif
 }
@@ -146,6 +185,21 @@ S3D_HD void finish_stores() {
 S3D_HD void store_some(float* place, Pack value, int count) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(place, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+#elif defined(__AVX2__)
+    // In parts: a masked store takes longer on many processors.
+    __m128 part = _mm256_castps256_ps128((__m256)value);
+    if (count & 8) return store(place, value);
+    if (count & 4) {
+        _mm_storeu_ps(place, part);
+        part = _mm256_extractf128_ps((__m256)value, 1);
+        place += 4;
+    }
+    if (count & 2) {
+        _mm_storel_pi(reinterpret_cast<__m64*>(place), part);
+        part = _mm_movehl_ps(part, part);
+        place += 2;
+    }
+    if (count & 1) _mm_store_ss(place, part);
 #else
     for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
 #endif
@@ -157,7 +211,11 @@ S3D_HD void store_rounded(Bfloat* place, Pack value, int count) {
     const PackWord rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const PackWord chosen = choose(value == value, rounded, PackWord{} + 0x7fc0u);
     const PackHalf stored = __builtin_convertvector(chosen, PackHalf);
-    memcpy(place, &stored, sizeof(Bfloat) * count);
+    if (count == WIDTH) {
+        memcpy(place, &stored, sizeof stored);
+    } else {
+        memcpy(place, &stored, sizeof(Bfloat) * count);
+    }
 }
 
 // The values at `place[index]` of the first `count` lanes, zeros behind them.
@@ -165,6 +223,9 @@ S3D_HD Pack gather(const float* place, PackInt index, int count) {
 #if defined(__AVX512F__)
     const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1u);
     return (Pack)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, (__m512i)index, place, 4);
+#elif defined(__AVX2__)
+    const __m256 lanes = _mm256_castsi256_ps(first_lanes(count));
+    return (Pack)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), place, (__m256i)index, lanes, 4);
 #else
     float values[WIDTH] = {};
     for (int lane = 0; lane < count; ++lane) values[lane] = place[index[lane]];
@@ -211,6 +272,10 @@ S3D_HD int count_lanes(int64_t first, int64_t end) {
 S3D_HD float sum_lanes(Pack value) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)value);
+#elif defined(__AVX2__)
+    const __m128 halves = _mm_add_ps(_mm256_castps256_ps128((__m256)value), _mm256_extractf128_ps((__m256)value, 1));
+    const __m128 pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
+    return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)));
 #else
     float sum = 0.0f;
     for (int lane = 0; lane < WIDTH; ++lane) sum += value[lane];
@@ -231,6 +296,11 @@ S3D_HD TwoSums sum_lanes(Pack one, Pack other) {
     const __m256 pairs = _mm256_hadd_ps(halves_a, halves_b);
     const __m256 fours = _mm256_hadd_ps(pairs, pairs);
     const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1));
+    return {sums[0], sums[1]};
+#elif defined(__AVX2__)
+    const __m256 pairs = _mm256_hadd_ps((__m256)one, (__m256)other);
+    const __m128 fours = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+    const __m128 sums = _mm_hadd_ps(fours, fours);
     return {sums[0], sums[1]};
 #else
     return {sum_lanes(one), sum_lanes(other)};
@@ -254,6 +324,15 @@ S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
     const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88),
                                       _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
     return (Pack)_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+#elif defined(__AVX2__)
+    __m256 four[2];
+    for (int i = 0; i < 2; ++i) {
+        const __m256 ab = _mm256_hadd_ps((__m256)rows[4 * i], (__m256)rows[4 * i + 1]);
+        const __m256 cd = _mm256_hadd_ps((__m256)rows[4 * i + 2], (__m256)rows[4 * i + 3]);
+        four[i] = _mm256_hadd_ps(ab, cd);
+    }
+    return (Pack)_mm256_add_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
+                               _mm256_permute2f128_ps(four[0], four[1], 0x31));
 #else
     Pack sums;
     for (int row = 0; row < WIDTH; ++row) sums[row] = sum_lanes(rows[row]);
@@ -269,6 +348,9 @@ S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
 #if defined(__AVX512F__)
     const __mmask16 lanes = _mm512_movepi32_mask((__m512i)inside);
     return (Pack)_mm512_maskz_permutexvar_ps(lanes, (__m512i)(count_up() - step), (__m512)value);
+#elif defined(__AVX2__)
+    const __m256 moved = _mm256_permutevar8x32_ps((__m256)value, (__m256i)(count_up() - step));
+    return (Pack)_mm256_and_ps(moved, (__m256)inside);
 #else
     Pack shifted{};
     for (int lane = 0; lane < WIDTH; ++lane) {
@@ -294,6 +376,8 @@ S3D_HD Pack sum_down(Pack value, int segment) {
 S3D_HD uint32_t to_lane_bits(PackInt mask) {
 #if defined(__AVX512F__)
     return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
 #else
     uint32_t bits = 0;
     for (int lane = 0; lane < WIDTH; ++lane) bits |= (mask[lane] != 0 ? 1u : 0u) << lane;
@@ -370,6 +454,10 @@ S3D_HD Pack limit(Pack value, float low, float high) {
 
 S3D_HD Pack scale_by_power(Pack value, Pack power) {
     return (Pack)_mm512_scalef_ps((__m512)value, (__m512)power);
+}
+#elif defined(__AVX2__)
+S3D_HD Pack limit(Pack value, float low, float high) {
+    return (Pack)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)value));
 }
 #endif
 
