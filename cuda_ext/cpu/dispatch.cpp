@@ -40,6 +40,8 @@ struct Kernels {
     int (*warp_forward)(const S3dWarp&, int);
     int (*warp_backward)(const S3dWarp&, int);
     int (*photograph_forward)(const S3dPhotograph&, int);
+    int (*convolution_forward)(const S3dConvolution&, int);
+    int (*convolution_backward)(const S3dConvolution&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
@@ -47,7 +49,7 @@ struct Kernels {
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
             variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward, \
-            variant::photograph_forward                                                                    \
+            variant::photograph_forward, variant::convolution_forward, variant::convolution_backward       \
     }
 
 const Kernels VARIANTS[] = {
@@ -142,11 +144,17 @@ int s3d_cpu_warp_backward(const S3dWarp* warp, int threads) { return chosen->war
 int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads) {
     return chosen->photograph_forward(*photograph, threads);
 }
+int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads) {
+    return chosen->convolution_forward(*layer, threads);
+}
+int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads) {
+    return chosen->convolution_backward(*layer, threads);
+}
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
-                             sizeof(S3dWarp),     sizeof(S3dPhotograph)};
-    return which >= 0 && which < 6 ? sizes[which] : -1;
+                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution)};
+    return which >= 0 && which < 7 ? sizes[which] : -1;
 }
 
 }  // extern "C"

@@ -16,6 +16,8 @@
     int warp_forward(const S3dWarp&, int threads);            \
     int warp_backward(const S3dWarp&, int threads);           \
     int photograph_forward(const S3dPhotograph&, int threads); \
+    int convolution_forward(const S3dConvolution&, int threads); \
+    int convolution_backward(const S3dConvolution&, int threads); \
     }
 
 #ifdef S3D_VARIANT

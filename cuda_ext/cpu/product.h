@@ -101,7 +101,11 @@ void multiply(LeftFactor left, RightFactor right, int rows, int columns, Addend 
         addend.data += count * addend.row;
         target.data += count * target.row;
     };
-    for (; rows - row >= ROWS; step(ROWS)) multiply_rows<ROWS>(left, right, columns, addend, target, finish);
+    // Two rows alone would wait for each other's sums: the last eight go four by four.
+    for (; rows - row >= ROWS && rows - row != ROWS + 2; step(ROWS)) {
+        multiply_rows<ROWS>(left, right, columns, addend, target, finish);
+    }
+    for (; rows - row >= 4; step(4)) multiply_rows<4>(left, right, columns, addend, target, finish);
     for (; rows - row >= 2; step(2)) multiply_rows<2>(left, right, columns, addend, target, finish);
     for (; row < rows; step(1)) multiply_rows<1>(left, right, columns, addend, target, finish);
 }

@@ -10,6 +10,6 @@ const char* s3d_cuda_error(int code) {
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
-                             sizeof(S3dWarp),     sizeof(S3dPhotograph)};
-    return which >= 0 && which < 6 ? sizes[which] : -1;
+                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution)};
+    return which >= 0 && which < 7 ? sizes[which] : -1;
 }

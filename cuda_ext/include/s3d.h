@@ -142,6 +142,20 @@ typedef struct {
     void* inputs;                         // [batch, height, width, 12 + detail_channels + rendered]
 } S3dPhotograph;
 
+typedef struct {
+    int64_t batch;
+    int32_t height, width, inputs, outputs;
+    int32_t activate_input, activate_output;  // by SiLU, if not 0
+    const float* input;                       // [batch, height, width, inputs]; what lies around it is zero
+    const float* weights;                     // [outputs, inputs, 3, 3]
+    const float* bias;                        // [outputs]
+    const float* addend;                      // as output, added before it is activated; or null
+    float* output;                            // [batch, height, width, outputs]
+    const float* output_gradient;             // as output, without activations
+    float* weights_gradient;                  // as weights; these two are overwritten
+    float* bias_gradient;                     // as bias
+} S3dConvolution;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -158,6 +172,9 @@ S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_warp_forward(const S3dWarp* warp, int threads);
 S3D_API int s3d_cpu_warp_backward(const S3dWarp* warp, int threads);
 S3D_API int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads);
+S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads);
+// The gradients to weights and bias. That to the input is a convolution of the output's with the filters turned.
+S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
 // The instruction set in use: "amx" (AVX-512 and matrix registers for bfloat16), "avx512", "avx2" or "plain".
 // `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
@@ -173,7 +190,7 @@ S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
-// sizeof of the six structures, in the order above, so that a caller can check its mirror of them.
+// sizeof of the seven structures, in the order above, so that a caller can check its mirror of them.
 S3D_API int64_t s3d_structure_size(int which);
 
 #ifdef __cplusplus

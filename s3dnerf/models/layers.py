@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from s3dnerf.models.convolution import Convolution
 
-def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
+
+def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Convolution:
     """Return a convolution that keeps (or divides by ``stride``) the size of its input."""
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    return Convolution(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
 def zero_initialize(layer: nn.Module) -> nn.Module:
@@ -25,10 +27,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = make_convolution(channels, channels)
         self.second = zero_initialize(make_convolution(channels, channels))
-        self.activation = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.activation(self.first(self.activation(x))))
+        hidden = self.first(x, activate_input=True, activate_output=True)
+        return self.second(hidden, addend=x)
 
 
 def make_mlp(*widths: int) -> nn.Sequential:

@@ -57,7 +57,7 @@ class SuperResolution(nn.Module):
             ``[B, 3, 4h, 4w]``; about [0, 1], not clamped.
         """
         fine = self.fine_in(self.enter(inputs))
-        middle = self.middle_in(self.down_middle(fine) + self.enter_rendered(rendered))
+        middle = self.middle_in(self.enter_rendered(rendered, addend=self.down_middle(fine)))
         coarse = self.coarse(self.down_coarse(middle))
         middle = self.middle_out(middle + enlarge(self.up_middle(coarse), 2))
         fine = self.fine_out(fine + enlarge(self.up_fine(middle), 2))

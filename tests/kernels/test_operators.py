@@ -10,6 +10,7 @@ import torch
 from s3dnerf.encoding import operators as encoding
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.encoding.triplane import sample_triplanes
+from s3dnerf.models.convolution import ConvolutionStructure
 from s3dnerf.rendering import operators as rendering
 from s3dnerf.rendering.compositing import composite
 from s3dnerf.rendering.photograph import PhotographStructure
@@ -22,6 +23,7 @@ STRUCTURES = (
     rendering.FieldStructure,
     WarpStructure,
     PhotographStructure,
+    ConvolutionStructure,
 )
 
 pytestmark = pytest.mark.usefixtures("cpu")
