@@ -30,24 +30,48 @@ struct Depth {
     }
 };
 
-struct WeighedSamples {
-    Pack weight;
-    uint32_t visible;  // a bit for each that lies before its ray's end
+// Up to WIDTH rays side by side, one in each lane.
+struct RayGroup {
+    int64_t first;
+    int lanes;
+    SampleRange range[WIDTH];
+    int64_t longest = 0;
+
+    RayGroup(const S3dComposite& rays, int64_t first_ray, int count) : first(first_ray), lanes(count) {
+        for (int lane = 0; lane < lanes; ++lane) {
+            range[lane] = find_samples(rays, first + lane);
+            const int64_t samples = range[lane].end - range[lane].begin;
+            longest = samples > longest ? samples : longest;
+        }
+    }
+
+    int count_samples(int lane, int64_t step) const {
+        const int64_t begin = range[lane].begin + step;
+        return begin < range[lane].end ? count_lanes(begin, range[lane].end) : 0;
+    }
+
+    // Optical depths of the samples from `step` on: a pack of rays for each sample.
+    void read(const S3dComposite& rays, int64_t step, Pack (&optical)[WIDTH]) const {
+        for (int lane = 0; lane < WIDTH; ++lane) {
+            const int count = lane < lanes ? count_samples(lane, step) : 0;
+            const int64_t begin = count > 0 ? range[lane].begin + step : 0;
+            optical[lane] =
+                count > 0 ? load_part(rays.density + begin, count) * load_part(rays.lengths + begin, count) : Pack{};
+        }
+        transpose(optical);
+    }
+
+    void write(const S3dComposite& rays, int64_t step, Pack (&weight)[WIDTH]) const {
+        transpose(weight);
+        for (int lane = 0; lane < lanes; ++lane) {
+            const int count = count_samples(lane, step);
+            if (count > 0) store_part(rays.weights + range[lane].begin + step, weight[lane], count);
+        }
+    }
 };
 
-// Writes the weights of some samples; moves `ahead` behind them.
-WeighedSamples weigh_samples(const S3dComposite& rays, const SamplePack& samples, float last_seen, float& ahead) {
-    const Pack optical = samples.read(rays.density) * samples.read(rays.lengths);
-    const Depth depth(samples, optical, ahead);
-    const PackInt ended = depth.before > splat<Pack>(last_seen);
-    const Pack weight = choose(ended, Pack{}, weigh_sample(optical, depth.before));
-    samples.write(rays.weights, weight);
-    ahead = depth.after[samples.lanes - 1];
-    return {weight, ~to_lane_bits(ended) & samples.bits()};
-}
-
-// P packs of channels, the last of them with `last` channels (WIDTH if WHOLE): the sum of weight times value over `count`
-// samples. Two sums take turns, so that no addition waits for the one before it.
+// Sums of weight times value over a ray's samples, P packs of channels from `channel` on, the last of them with `last`
+// channels. Two sums take turns, so that no addition waits for the one before it. WHOLE reads packs beyond the channels.
 template <int P, bool WHOLE>
 void add_packs(const float* weight, const float* value, int64_t stride, int32_t count, int last, float* output) {
     const auto read = [last](const float* place, int p) {
@@ -68,48 +92,82 @@ void add_packs(const float* weight, const float* value, int64_t stride, int32_t 
     }
 }
 
-void add_values(const S3dComposite& rays, int64_t ray, int64_t begin, int32_t count) {
+template <int P>
+void add_packs(const S3dComposite& rays, int64_t begin, int32_t count, int channel, int last, float* output) {
     const float* weight = rays.weights + begin;
-    const float* value = rays.values + begin * rays.channels;
-    float* output = rays.output + ray * rays.channels;
-    for (int c = 0; c < rays.channels; c += 2 * WIDTH) {
-        const int left = rays.channels - c;
-        if (left >= 2 * WIDTH) {
-            add_packs<2, true>(weight, value + c, rays.channels, count, WIDTH, output + c);
-        } else if (left > WIDTH) {
-            add_packs<2, false>(weight, value + c, rays.channels, count, left - WIDTH, output + c);
-        } else {
-            add_packs<1, false>(weight, value + c, rays.channels, count, left, output + c);
+    const float* value = rays.values + begin * rays.channels + channel;
+    // Behind the last sample of all nothing may be read.
+    if (last == WIDTH || (begin + count) * rays.channels + WIDTH <= rays.samples * rays.channels) {
+        add_packs<P, true>(weight, value, rays.channels, count, last, output);
+    } else {
+        add_packs<P, false>(weight, value, rays.channels, count, last, output);
+    }
+}
+
+// Few channels: the values of WIDTH samples fill as many packs as there are channels.
+template <int C>
+void add_few(const S3dComposite& rays, int64_t begin, int32_t count, float* output) {
+    PackInt sample[C];  // whose value each lane holds
+    for (int p = 0; p < C; ++p) sample[p] = (count_up() + p * WIDTH) / C;
+    const float* value = rays.values + begin * C;
+    Pack sum[C] = {};
+    int32_t s = 0;
+    for (; s + WIDTH <= count; s += WIDTH, value += WIDTH * C) {
+        const Pack weight = load(rays.weights + begin + s);
+        for (int p = 0; p < C; ++p) sum[p] += pick(weight, sample[p]) * load(value + p * WIDTH);
+    }
+    float sums[C * WIDTH];
+    for (int p = 0; p < C; ++p) store(sums + p * WIDTH, sum[p]);
+    for (int c = 0; c < C; ++c) {
+        float total = 0.0f;
+        for (int lane = 0; lane < WIDTH; ++lane) total += sums[lane * C + c];
+        for (int32_t left = s; left < count; ++left) {
+            total += rays.weights[begin + left] * rays.values[(begin + left) * C + c];
         }
+        output[c] = total;
     }
 }
 
-void composite_ray(const S3dComposite& rays, int64_t ray, float last_seen) {
-    const SampleRange range = find_samples(rays, ray);
-    float ahead = 0.0f;
-    Pack alpha{};
-    int32_t seen = 0;
-    for (int64_t s = range.begin; s < range.end; s += WIDTH) {
-        const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
-        const WeighedSamples weighed = weigh_samples(rays, samples, last_seen, ahead);
-        alpha += weighed.weight;
-        seen += __builtin_popcount(weighed.visible);
+void add_values(const S3dComposite& rays, int64_t ray, int64_t begin, int32_t count) {
+    float* output = rays.output + ray * rays.channels;
+    switch (rays.channels) {
+        case 1: return add_few<1>(rays, begin, count, output);
+        case 3: return add_few<3>(rays, begin, count, output);
+        case 4: return add_few<4>(rays, begin, count, output);
+        default: break;
     }
-    rays.alpha[ray] = sum_lanes(alpha);
-    add_values(rays, ray, range.begin, seen);
+    for (int c = 0; c < rays.channels;) {
+        const int left = rays.channels - c, packs = (left + WIDTH - 1) / WIDTH;
+        const int part = packs < 3 ? packs : 3, last = left < part * WIDTH ? left - (part - 1) * WIDTH : WIDTH;
+        switch (part) {
+            case 1: add_packs<1>(rays, begin, count, c, last, output + c); break;
+            case 2: add_packs<2>(rays, begin, count, c, last, output + c); break;
+            default: add_packs<3>(rays, begin, count, c, last, output + c); break;
+        }
+        c += part * WIDTH;
+    }
 }
 
-// Rays of `count` samples each, as many as fit into a pack.
-void composite_short_rays(const S3dComposite& rays, int64_t first, int lanes, int count, float last_seen) {
-    const SamplePack samples = {first * count, lanes * count, count};
-    float ahead = 0.0f;
-    const WeighedSamples weighed = weigh_samples(rays, samples, last_seen, ahead);
-    const Pack alpha = sum_up(weighed.weight, count);
+void composite_rays(const S3dComposite& rays, int64_t first, int lanes, float last_seen) {
+    const RayGroup group(rays, first, lanes);
+    Pack depth{}, alpha{}, light = splat<Pack>(1.0f);
+    PackInt seen{};
+    for (int64_t step = 0; step < group.longest; step += WIDTH) {
+        Pack block[WIDTH];
+        group.read(rays, step, block);
+        for (Pack& sample : block) {
+            const PackInt ended = depth > splat<Pack>(last_seen);
+            depth += sample;
+            sample = choose(ended, Pack{}, absorb(sample, light));
+            alpha += sample;
+            seen += ended + 1;
+        }
+        group.write(rays, step, block);
+    }
     for (int lane = 0; lane < lanes; ++lane) {
-        const int64_t ray = first + lane;
-        rays.alpha[ray] = alpha[(lane + 1) * count - 1];
-        const uint32_t own = (weighed.visible >> (lane * count)) & ((1u << count) - 1u);
-        add_values(rays, ray, ray * count, __builtin_popcount(own));
+        const int64_t begin = group.range[lane].begin, count = group.range[lane].end - begin;
+        rays.alpha[first + lane] = alpha[lane];
+        add_values(rays, first + lane, begin, static_cast<int32_t>(seen[lane] < count ? seen[lane] : count));
     }
 }
 
@@ -177,38 +235,42 @@ void differentiate_short_rays(const S3dComposite& rays, int64_t first, int lanes
                          ~(depth.before > splat<Pack>(last_seen)), behind);
 }
 
-using RayWork = void (*)(const S3dComposite&, int64_t ray, float last_seen);
-using ShortRayWork = void (*)(const S3dComposite&, int64_t first, int lanes, int count, float last_seen);
-
-int run(const S3dComposite& rays, int threads, RayWork work, ShortRayWork short_work) {
+int check(const S3dComposite& rays, int threads) {
     if (rays.rays < 0 || rays.samples < 0 || rays.samples > INT32_MAX) return S3D_BAD_SIZE;
     if (rays.channels < 0 || threads < 1) return S3D_BAD_SIZE;
     const bool dense = rays.offsets == nullptr && rays.rays > 0;
-    if (dense && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
+    return dense && rays.samples % rays.rays != 0 ? S3D_BAD_SIZE : S3D_OK;
+}
+
+}  // namespace
+
+int composite_forward(const S3dComposite& rays, int threads) {
+    if (int error = check(rays, threads)) return error;
     const float last_seen = last_seen_depth(rays.stop);
-    const int64_t count = dense ? rays.samples / rays.rays : 0;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < rays.rays; first += WIDTH) {
+        composite_rays(rays, first, count_lanes(first, rays.rays), last_seen);
+    }
+    return S3D_OK;
+}
+
+int composite_backward(const S3dComposite& rays, int threads) {
+    if (int error = check(rays, threads)) return error;
+    const float last_seen = last_seen_depth(rays.stop);
+    // Short rays of a power of two of samples share a pack.
+    const int64_t count = rays.offsets == nullptr && rays.rays > 0 ? rays.samples / rays.rays : 0;
     const bool brief = count > 0 && count < WIDTH && (count & (count - 1)) == 0;
     const int together = brief ? WIDTH / static_cast<int>(count) : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < rays.rays; first += together) {
         if (brief) {
             const int lanes = rays.rays - first < together ? static_cast<int>(rays.rays - first) : together;
-            short_work(rays, first, lanes, static_cast<int>(count), last_seen);
+            differentiate_short_rays(rays, first, lanes, static_cast<int>(count), last_seen);
         } else {
-            work(rays, first, last_seen);
+            differentiate_ray(rays, first, last_seen);
         }
     }
     return S3D_OK;
-}
-
-}  // namespace
-
-int composite_forward(const S3dComposite& rays, int threads) {
-    return run(rays, threads, composite_ray, composite_short_rays);
-}
-
-int composite_backward(const S3dComposite& rays, int threads) {
-    return run(rays, threads, differentiate_ray, differentiate_short_rays);
 }
 
 }  // namespace S3D_VARIANT

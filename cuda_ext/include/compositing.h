@@ -15,6 +15,14 @@ S3D_HD F weigh_sample(F optical, F before) {
     return exponential(-before) * one_minus_exp(optical);
 }
 
+// The same from what is left of the light, which it takes with it.
+template <class F>
+S3D_HD F absorb(F optical, F& light) {
+    const F weight = light * one_minus_exp(optical);
+    light = light - weight;
+    return weight;
+}
+
 struct SampleRange {
     int64_t begin, end;
 };

@@ -13,9 +13,14 @@ S3D_HD F scale_by_power(F value, F power) {
     return value * from_bits(to_word(whole + 127) << 23);
 }
 
-// exp(x), relative error below 2e-7. Below -87.3 it stays at the smallest normal number.
+// exp(x) = (1 + rest) 2^turns.
 template <class F>
-S3D_HD F exponential(F x) {
+struct Exponential {
+    F rest, turns;
+};
+
+template <class F>
+S3D_HD Exponential<F> split_exponential(F x) {
     x = limit(x, -87.33f, 88.3f);
     const F turns = round_down(multiply_add(x, splat<F>(1.44269504f), splat<F>(0.5f)));
     // ln 2 in two parts: the first has few bits, so that its multiples are exact.
@@ -27,20 +32,21 @@ S3D_HD F exponential(F x) {
     p = multiply_add(p, r, splat<F>(4.16662586e-2f));
     p = multiply_add(p, r, splat<F>(0.166666669f));
     p = multiply_add(p, r, splat<F>(0.500000008f));
-    return scale_by_power(multiply_add(p, r * r, r) + 1.0f, turns);
+    return {multiply_add(p, r * r, r), turns};
+}
+
+// exp(x), relative error below 2e-7. Below -87.3 it stays at the smallest normal number.
+template <class F>
+S3D_HD F exponential(F x) {
+    const Exponential<F> e = split_exponential(x);
+    return scale_by_power(e.rest + 1.0f, e.turns);
 }
 
 // 1 - exp(-x) without cancellation near zero, relative error below 3e-7.
 template <class F>
 S3D_HD F one_minus_exp(F x) {
-    F p = splat<F>(1.99968203e-4f);
-    p = multiply_add(p, x, splat<F>(-1.3997783e-3f));
-    p = multiply_add(p, x, splat<F>(8.3330522e-3f));
-    p = multiply_add(p, x, splat<F>(-4.16653039e-2f));
-    p = multiply_add(p, x, splat<F>(0.166666684f));
-    p = multiply_add(p, x, splat<F>(-0.500000043f));
-    p = multiply_add(p, x, splat<F>(1.0f));
-    return choose(absolute(x) < splat<F>(0.5f), p * x, 1.0f - exponential(-x));
+    const Exponential<F> e = split_exponential(-x);
+    return (1.0f - scale_by_power(splat<F>(1.0f), e.turns)) - scale_by_power(e.rest, e.turns);
 }
 
 // log(1 + x) for x >= 0, relative error below 3e-7.

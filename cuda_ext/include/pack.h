@@ -372,6 +372,68 @@ S3D_HD Pack sum_down(Pack value, int segment) {
     return value;
 }
 
+// The lanes with these numbers out of two packs; those of the other follow those of the first.
+S3D_HD Pack pick(Pack one, Pack other, PackInt lanes) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_permutex2var_ps((__m512)one, (__m512i)lanes, (__m512)other);
+#else
+    Pack value;
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        value[lane] = lanes[lane] < WIDTH ? one[lanes[lane]] : other[lanes[lane] - WIDTH];
+    }
+    return value;
+#endif
+}
+
+// The lanes with these numbers, all of them below WIDTH.
+S3D_HD Pack pick(Pack value, PackInt lanes) {
+#if defined(__AVX512F__)
+    return (Pack)_mm512_permutexvar_ps((__m512i)lanes, (__m512)value);
+#elif defined(__AVX2__)
+    return (Pack)_mm256_permutevar8x32_ps((__m256)value, (__m256i)lanes);
+#else
+    Pack picked;
+    for (int lane = 0; lane < WIDTH; ++lane) picked[lane] = value[lanes[lane]];
+    return picked;
+#endif
+}
+
+// Rows become columns.
+S3D_HD void transpose(Pack (&rows)[WIDTH]) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256 pair[8], four[8];
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = _mm256_unpacklo_ps((__m256)rows[i], (__m256)rows[i + 1]);
+        pair[i + 1] = _mm256_unpackhi_ps((__m256)rows[i], (__m256)rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        four[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+        four[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+        four[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+        four[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = (Pack)_mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
+        rows[i + 4] = (Pack)_mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+    }
+#else
+    // Interleaving the two halves of all rows, once for each bit of a row's number, turns the whole.
+    PackInt low, high;
+    for (int lane = 0; lane < WIDTH; ++lane) {
+        low[lane] = lane / 2 + lane % 2 * WIDTH;
+        high[lane] = low[lane] + WIDTH / 2;
+    }
+    for (int step = 1; step < WIDTH; step *= 2) {
+        Pack turned[WIDTH];
+        for (int i = 0; i < WIDTH / 2; ++i) {
+            turned[2 * i] = pick(rows[i], rows[i + WIDTH / 2], low);
+            turned[2 * i + 1] = pick(rows[i], rows[i + WIDTH / 2], high);
+        }
+        for (int i = 0; i < WIDTH; ++i) rows[i] = turned[i];
+    }
+#endif
+}
+
 // A mask as one bit a lane.
 S3D_HD uint32_t to_lane_bits(PackInt mask) {
 #if defined(__AVX512F__)
