@@ -96,11 +96,15 @@ struct Partition {
     }
 };
 
-// Whether points in any order are worth sorting: not where the planes fit into the nearest cache, nor a few points.
+// Bytes of planes above which sorting pays. Without AVX-512, reading takes so much longer than waiting for a further cache
+// that only planes in none of one's own are worth it.
+constexpr int64_t SORTED_ABOVE = WIDTH == 16 ? 32 << 10 : 8 << 20;
+
+// Whether points in any order are worth sorting: not a few of them.
 template <class T>
 bool should_sort(const S3dTriplane& lookup, int64_t points) {
     const int64_t bytes = 3 * sizeof(T) * lookup.channels * lookup.height * lookup.width;
-    return bytes > (32 << 10) && points >= 1024 &&
+    return bytes > SORTED_ABOVE && points >= 1024 &&
            can_store_past_cache(lookup.output, lookup.output_stride, lookup.channels);
 }
 
