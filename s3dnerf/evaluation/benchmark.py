@@ -35,6 +35,7 @@ from s3dnerf.media.video import VideoWriter
 from s3dnerf.metrics import measure_psnr
 from s3dnerf.models import s3dnerf as model_module
 from s3dnerf.models.deformation_field import CrossModalFacialDeformationField
+from s3dnerf.models.layers import ResidualBlock
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.models.super_resolution import SuperResolution
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
@@ -155,8 +156,8 @@ def time_steps(steps: list[Step], repeats: int) -> list[float]:
 def make_cases(points: int, repeats: int, device: torch.device) -> Iterator[Case]:
     """Yield every operator at every size, with random arguments that are the same each time."""
     generator = torch.Generator().manual_seed(0)
-    makers = (_make_triplane_cases, _make_hash_grid_cases, _make_composite_cases, _make_field_cases, _make_warp_cases)
-    for make in makers:
+    makers = [_make_triplane_cases, _make_hash_grid_cases, _make_composite_cases, _make_field_cases, _make_warp_cases]
+    for make in [*makers, _make_convolution_cases]:
         yield from make(points, repeats, device, generator)
 
 
@@ -313,6 +314,36 @@ def _make_learning_cases(
             "our separate operators": partial(look, see_field_reference, backward),
         }
         yield Case(f"field in training, {precision}, {name}", partial(look, see_field, backward), others, repeats)
+
+
+def _make_convolution_cases(
+    points: int, repeats: int, device: torch.device, generator: torch.Generator
+) -> Iterator[Case]:
+    """The residual blocks of super-resolution on ``points`` pixels, float32: two convolutions, SiLU and a sum."""
+    for channels, size in ((32, 128), (64, 64)):
+        x = torch.randn(max(points // size**2, 1), channels, size, size, generator=generator).to(device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        gradient = torch.randn(x.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
+        block = ResidualBlock(channels).to(device)
+        for weight in (block.second.weight, block.second.bias):
+            torch.nn.init.normal_(weight, std=0.1, generator=generator)
+        learned = [x.clone().requires_grad_(), *block.parameters()]
+
+        def look(block=block, x=x) -> Tensor:
+            with torch.inference_mode():
+                return block(x)
+
+        def learn(block=block, learned=learned, gradient=gradient) -> Any:
+            return torch.autograd.grad(block(learned[0]), learned, gradient)
+
+        name = f"residual block of {channels} channels, {size}^2"
+        yield Case(f"{name}, forward", look, {"eager": partial(_run_on_pytorch, look)}, repeats)
+        yield Case(f"{name}, forward + backward", learn, {"eager": partial(_run_on_pytorch, learn)}, repeats)
+
+
+def _run_on_pytorch(step: Step) -> Any:
+    with force_backend("pytorch"):
+        return step()
 
 
 def _make_field(
