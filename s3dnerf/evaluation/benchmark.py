@@ -470,7 +470,7 @@ def measure_render(
         next(iter(video))
         with clock.watch():
             begin = time.perf_counter()
-            with VideoWriter(Path(folder) / "video.mp4", video.size, audio=video.audio) as writer:
+            with video.open_file(Path(folder) / "video.mp4") as writer:
                 count = 0
                 for frame in islice(video, frames):
                     writer.write(frame)
