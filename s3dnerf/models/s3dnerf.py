@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -71,8 +71,8 @@ class ModelConfig:
 class Portrait:
     """A batch of portraits with what the face tracker found in them."""
 
-    image: Tensor
-    """``[B, 3, S, S]`` in [0, 1]."""
+    image: Tensor | None
+    """``[B, 3, S, S]`` in [0, 1]; None where only movement counts."""
     camera: Camera
     """Pose of the heads."""
     landmarks: Tensor
@@ -86,11 +86,16 @@ class Identity:
     """Everything that depends on the portrait alone; encoded once, used for every frame."""
 
     portrait: Portrait
-    appearance: Appearance
+    appearance: Appearance | None
+    """None where only movement counts."""
     regions: RegionTokens
     """Its face regions (F_agg)."""
     state: Tensor
     """``[B, R, code]`` motion codes that the portrait seems to show: a smile, lips that happen to be parted."""
+
+    def leave_pictures(self) -> Identity:
+        """Return what moves the face alone, which is little to copy; it cannot be rendered."""
+        return replace(self, portrait=replace(self.portrait, image=None), appearance=None)
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""

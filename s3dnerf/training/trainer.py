@@ -201,7 +201,7 @@ class Trainer:
         length = self.config.data.sequence_frames
         with self.autocast():
             speakers = model.encode_identity(batch.speakers)
-            identity = speakers.repeat(length)
+            identity = speakers.leave_pictures().repeat(length)
             teacher = model.motion_encoder(frames.displacement)
             state = model.motion_encoder(batch.speaker_displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
@@ -263,7 +263,7 @@ class Trainer:
         for index in range(self.config.train.validate_batches):
             batch = move(self.val_data[index], self.device)
             with self.autocast():
-                identity = model.encode_identity(batch.speakers).repeat(length)
+                identity = model.encode_identity(batch.speakers).leave_pictures().repeat(length)
                 frames = batch.sequences
                 codes = model.drive(
                     identity, model.encode_speech(identity, frames.speech, length), frames.eyes, frames.camera

@@ -145,6 +145,17 @@ def test_repeated_identities_stand_in_a_row(model: S3DNeRF, identity: Identity) 
     )
 
 
+def test_without_pictures_a_face_moves_as_with_them(model: S3DNeRF, identity: Identity) -> None:
+    bare = identity.leave_pictures()
+    assert bare.portrait.image is None and bare.appearance is None
+    motion, eyes = torch.randn(6, 6, 8), torch.rand(6, 2)
+    camera = identity.portrait.camera.repeat(3)
+    codes, others = (model.drive(one.repeat(3), motion, eyes, camera) for one in (bare, identity))
+    assert all(torch.equal(value, getattr(others, name)) for name, value in vars(codes).items())
+    start = identity.portrait.landmarks.repeat_interleave(3, dim=0)
+    assert torch.equal(*(model.locate_landmarks(one.repeat(3), codes, start) for one in (bare, identity)))
+
+
 def test_views_of_one_identity_render_as_copies_of_it_do(model: S3DNeRF, identity: Identity) -> None:
     one = map_tensors(identity, lambda x: x[:1])
     views, copies = one.expand(3), one.repeat(3)
