@@ -85,6 +85,8 @@ def keep_detail(change: Tensor, share: float) -> Tensor:
     Returns:
         ``[B, 3, 2h, 2w]``.
     """
+    # Mixed precision chooses for each of these operators by itself, and they must agree.
+    change = change.float()
     pixels = F.pixel_shuffle(change, 2)
     if share == 0.0:
         return pixels

@@ -69,3 +69,11 @@ def test_large_changes_keep_their_detail() -> None:
 def test_without_a_share_the_network_decides() -> None:
     change = torch.randn(2, 12, 6, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(keep_detail(change, 0.0), F.pixel_shuffle(change, 2))
+
+
+def test_mixed_precision_keeps_detail_alike() -> None:
+    change = make_change(0.01, 0.02).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = keep_detail(change, 1.0)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, keep_detail(change.float(), 1.0))
