@@ -38,7 +38,7 @@ class Convolution(nn.Conv2d):
         Returns:
             ``[B, D, H', W']``.
         """
-        given = [self.weight, self.bias, x] + ([] if addend is None else [addend])
+        given = [x, self.weight, self.bias] + ([] if addend is None else [addend])
         if not self.suits(given) or choose_backend("convolution", x.device.type) == "pytorch":
             return self.convolve_on_pytorch(x, addend, activate_input, activate_output)
         learns = torch.is_grad_enabled() and any(part.requires_grad for part in given)
@@ -49,13 +49,13 @@ class Convolution(nn.Conv2d):
         return F.silu(result) if activate_output else result
 
     def suits(self, given: list[Tensor]) -> bool:
-        """Whether our kernel computes this, and faster."""
+        """Whether our kernel computes this (the input comes first), and faster."""
         kind = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
         usual = kind == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and self.bias is not None
-        narrow = torch.is_autocast_enabled(given[2].device.type)
+        narrow = torch.is_autocast_enabled(given[0].device.type)
         if not usual or narrow or any(part.dtype != torch.float32 for part in given):
             return False
-        return given[2].numel() // self.in_channels >= FEWEST_PIXELS
+        return given[0].numel() // self.in_channels >= FEWEST_PIXELS
 
     def convolve(self, x: Tensor, addend: Tensor | None, activate_input: bool, activate_output: bool) -> Tensor:
         """Run the kernel."""

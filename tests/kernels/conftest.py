@@ -15,7 +15,7 @@ from s3dnerf import backend
 from s3dnerf.errors import UserError
 
 BUILD = Path(__file__).resolve().parents[2] / "cuda_ext" / "build.py"
-VARIANTS = ("plain", "avx2", "avx512", "amx", "emulated", "cuda")
+CPU_VARIANTS = ("plain", "avx2", "avx512", "amx")
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,22 @@ def cpu() -> backend.Library:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=CPU_VARIANTS)
+def cpu_library(request: pytest.FixtureRequest, cpu: backend.Library) -> Iterator[backend.Library]:
+    """Each set of CPU kernels in turn: for operators that have no others."""
+    yield from use_variant(cpu, request.param)
+
+
+def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Library]:
+    """Let the CPU library use one of its sets of kernels for a while; skips where the processor has it not."""
+    chosen = library.handle.s3d_cpu_variant()
+    if library.handle.s3d_cpu_use(variant.encode()) != 0:
+        pytest.skip(f"this processor has no {variant}")
+    yield library
+    library.handle.s3d_cpu_use(chosen)
+
+
+@pytest.fixture(params=(*CPU_VARIANTS, "emulated", "cuda"))
 def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
     """Each set of kernels in turn."""
     if request.param == "cuda":
@@ -57,18 +72,14 @@ def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
     if request.param == "emulated":
         yield request.getfixturevalue("emulated")
         return
-    library = request.getfixturevalue("cpu")
-    chosen = library.handle.s3d_cpu_variant()
-    if library.handle.s3d_cpu_use(request.param.encode()) != 0:
-        pytest.skip(f"this processor has no {request.param}")
-    yield library
-    library.handle.s3d_cpu_use(chosen)
+    yield from use_variant(request.getfixturevalue("cpu"), request.param)
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
     """Where the tensors of a test with ``library`` live."""
-    return "cuda" if request.node.callspec.params.get("library") == "cuda" else "cpu"
+    call = getattr(request.node, "callspec", None)
+    return "cuda" if call is not None and call.params.get("library") == "cuda" else "cpu"
 
 
 @pytest.fixture

@@ -17,21 +17,6 @@ from .conftest import relative_error
 SIZES = [(1, 1, 1, 1, 1), (2, 5, 7, 9, 13), (1, 32, 12, 4, 40), (3, 20, 64, 17, 6), (2, 48, 33, 8, 140)]
 
 
-@pytest.fixture(params=("plain", "avx2", "avx512", "amx"))
-def cpu_library(request, cpu):
-    """Each set of CPU kernels in turn."""
-    chosen = cpu.handle.s3d_cpu_variant()
-    if cpu.handle.s3d_cpu_use(request.param.encode()) != 0:
-        pytest.skip(f"this processor has no {request.param}")
-    yield cpu
-    cpu.handle.s3d_cpu_use(chosen)
-
-
-@pytest.fixture
-def device() -> str:
-    return "cpu"
-
-
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the kernel serve small pictures too."""

@@ -21,21 +21,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture(params=("plain", "avx2", "avx512", "amx"))
-def cpu_library(request, cpu):
-    """Each set of CPU kernels in turn."""
-    chosen = cpu.handle.s3d_cpu_variant()
-    if cpu.handle.s3d_cpu_use(request.param.encode()) != 0:
-        pytest.skip(f"this processor has no {request.param}")
-    yield cpu
-    cpu.handle.s3d_cpu_use(chosen)
-
-
-@pytest.fixture
-def device() -> str:
-    return "cpu"
-
-
 def draw(make, sizes, flow: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
     batch, rendered, size, image_size, channels, detail_size = sizes
     fine = torch.cat([make(batch, rendered, *size), flow * make(batch, 2, *size)], dim=1)

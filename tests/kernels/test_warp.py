@@ -22,14 +22,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture
-def cpu_library(library):
-    """Each instruction set of the CPU in turn."""
-    if library.prefix != "s3d_cpu":
-        pytest.skip("on CUDA the warp runs on PyTorch's operators")
-    return library
-
-
 def make_parts(make, sizes: tuple[int, ...]) -> list[Tensor]:
     """Position, shares, codes, pose, then weights and biases in turns."""
     batch, points, regions, hidden, narrow, outputs = sizes
