@@ -32,12 +32,11 @@ struct Depth {
 
 // Up to WIDTH rays side by side, one in each lane.
 struct RayGroup {
-    int64_t first;
     int lanes;
     SampleRange range[WIDTH];
     int64_t longest = 0;
 
-    RayGroup(const S3dComposite& rays, int64_t first_ray, int count) : first(first_ray), lanes(count) {
+    RayGroup(const S3dComposite& rays, int64_t first, int count) : lanes(count) {
         for (int lane = 0; lane < lanes; ++lane) {
             range[lane] = find_samples(rays, first + lane);
             const int64_t samples = range[lane].end - range[lane].begin;
@@ -53,10 +52,11 @@ struct RayGroup {
     // Optical depths of the samples from `step` on: a pack of rays for each sample.
     void read(const S3dComposite& rays, int64_t step, Pack (&optical)[WIDTH]) const {
         for (int lane = 0; lane < WIDTH; ++lane) {
+            optical[lane] = Pack{};
             const int count = lane < lanes ? count_samples(lane, step) : 0;
-            const int64_t begin = count > 0 ? range[lane].begin + step : 0;
-            optical[lane] =
-                count > 0 ? load_part(rays.density + begin, count) * load_part(rays.lengths + begin, count) : Pack{};
+            if (count == 0) continue;
+            const int64_t begin = range[lane].begin + step;
+            optical[lane] = load_part(rays.density + begin, count) * load_part(rays.lengths + begin, count);
         }
         transpose(optical);
     }
@@ -70,8 +70,8 @@ struct RayGroup {
     }
 };
 
-// Sums of weight times value over a ray's samples, P packs of channels from `channel` on, the last of them with `last`
-// channels. Two sums take turns, so that no addition waits for the one before it. WHOLE reads packs beyond the channels.
+// P packs of channels, the last of them with `last` channels: the sum of weight times value over `count` samples. Two sums
+// take turns, so that no addition waits for the one before it. WHOLE reads the last pack beyond its channels.
 template <int P, bool WHOLE>
 void add_packs(const float* weight, const float* value, int64_t stride, int32_t count, int last, float* output) {
     const auto read = [last](const float* place, int p) {

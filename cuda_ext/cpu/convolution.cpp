@@ -1,8 +1,6 @@
 // A 3 x 3 convolution on channels that lie side by side, with what stands around it: the activation before it, and the
 // sum and the activation behind it. A thread takes bands of four rows of output; all that it makes on the way stays in
 // its cache.
-#include <cmath>
-
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -14,7 +12,7 @@ namespace {
 constexpr size_t CACHED = size_t{200} << 10;  // bytes of transformed patches and products at a time
 constexpr int MOST_TILES = 32;
 constexpr int LEARNED_TILES = 48;  // whose gradients to the filters are added up at a time
-constexpr int SKEW = 16;  // floats between the parts of a buffer, so that they do not compete for the same lines
+constexpr int SKEW = 16;           // floats between the parts of a buffer, so that they do not compete for the same lines
 
 // The transformed filters: of each of the 36 points a matrix [inputs, columns].
 struct Filters {
