@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
@@ -25,6 +25,10 @@ __all__ = ["KEPT_POINTS", "POINT_COUNT", "FaceTracker", "detect_faces", "from_pi
 
 INSTALL_COMMAND = 'pip install "mediapipe==0.10.21" "numpy<2.5" "protobuf>=4.25.3,<5"'
 MIN_CONFIDENCE = 0.5
+SETTLING = 5
+"""How often the mesh reads a face it did not follow yet. The first reading is of the window that the detector proposes,
+all later ones of a window around the landmarks before: on nine clips the first one finds heads up to 2.8 % too small or
+too large and landmarks 0.6 to 1.7 pixels (of 256) away from where readings settle, the fifth 0.3 at most."""
 DETECTOR_SIDE = 384
 MESH_SIDE = 512
 FACE_MARGIN = 2.0
@@ -141,6 +145,7 @@ class FaceTracker:
 
     def __init__(self) -> None:
         self._mesh = _make_mesh(load_mediapipe().solutions, static=False)
+        self._follows = False
 
     def __enter__(self) -> FaceTracker:
         return self
@@ -156,8 +161,17 @@ class FaceTracker:
         """Yield landmarks float32 [478, 3] of each frame uint8 [H, W, 3], or None where no face is seen."""
         for frame in frames:
             square = _pad_to_square(frame)
-            faces = run_graph(self._mesh, square).multi_face_landmarks
+            for _ in range(1 if self._follows else SETTLING):
+                faces = run_graph(self._mesh, square).multi_face_landmarks
+                self._follows = bool(faces)
+                if not faces:
+                    break
             yield _read_mesh(faces[0], frame, square.shape[0]) if faces else None
+
+    def forget(self) -> None:
+        """Stop following: the next frame may show another face anywhere."""
+        run_graph(self._mesh, np.zeros((64, 64, 3), np.uint8))
+        self._follows = False
 
 
 @dataclass(frozen=True)
@@ -181,12 +195,13 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     with ExitStack() as models:
         mesh = models.enter_context(_make_mesh(solutions, static=True))
+        tracker = models.enter_context(FaceTracker())
         # For faces within two meters of the camera, and within five.
         near, far = (models.enter_context(_make_detector(solutions, kind)) for kind in (0, 1))
         for shares in SEARCH_SHARES:
             parts = [part for share in shares for part in _list_search_windows(height, width, share)]
             for _, candidate in _detect_candidates((near, far), image, parts):
-                pixels = _read_face(mesh, near, image, candidate)
+                pixels = _read_face(mesh, tracker, near, image, candidate)
                 if pixels is not None and not any(_overlap(pixels, other) > SAME_FACE for other in found):
                     found.append(pixels)
             if found:
@@ -217,20 +232,24 @@ def _detect_candidates(
     return sorted(scored, key=lambda item: -item[0])
 
 
-def _read_face(mesh: object, detector: object, image: np.ndarray, window: _Window) -> np.ndarray | None:
+def _read_face(
+    mesh: object, tracker: FaceTracker, detector: object, image: np.ndarray, window: _Window
+) -> np.ndarray | None:
     """Landmarks in pixels of the image of the face in a window, or None.
 
-    The face is read again from a window centered on the first reading. What is no face gives readings that do
-    not agree, or leaves the detector in doubt in spite of the ideal window; for a face the second one is better.
+    The face is read again from a window centered on the first reading, as the first frame of a video. What is no face
+    gives readings that do not agree, or leaves the detector in doubt in spite of the ideal window; for a face the
+    second one is better.
     """
-    first = _read_window(mesh, image, window)
+    first = _read_window(lambda cut: _read_still(mesh, cut), image, window)
     if first is None:
         return None
     low, high = first[:, :2].min(0), first[:, :2].max(0)
     side = float((high - low).max()) * FACE_MARGIN
     x, y = ((low + high) / 2 - side / 2).tolist()
     centered = _Window(x, y, side)
-    second = _read_window(mesh, image, centered)
+    tracker.forget()
+    second = _read_window(lambda cut: next(tracker.track([cut])), image, centered)
     if second is None or np.linalg.norm((second - first)[:, :2], axis=1).mean() > AGREEMENT * side:
         return None
     scores = [score for score, _ in _detect_candidates((detector,), image, [centered])]
@@ -263,13 +282,20 @@ def _cut_window(image: np.ndarray, window: _Window, side: int) -> np.ndarray:
     return cv2.warpAffine(source, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _read_window(mesh: object, image: np.ndarray, window: _Window) -> np.ndarray | None:
-    """Landmarks in pixels of the image of the face in a window, or None."""
+def _read_still(mesh: object, square: np.ndarray) -> np.ndarray | None:
+    faces = run_graph(mesh, square).multi_face_landmarks
+    return _read_mesh(faces[0], square, square.shape[0]) if faces else None
+
+
+def _read_window(
+    read: Callable[[np.ndarray], np.ndarray | None], image: np.ndarray, window: _Window
+) -> np.ndarray | None:
+    """Landmarks in pixels of the image of the face that ``read`` finds in a window, or None."""
     cut = _cut_window(image, window, MESH_SIDE)
-    faces = run_graph(mesh, cut).multi_face_landmarks
-    if not faces:
+    landmarks = read(cut)
+    if landmarks is None:
         return None
-    pixels = to_pixels(_read_mesh(faces[0], cut, MESH_SIDE), cut.shape[:2])
+    pixels = to_pixels(landmarks, cut.shape[:2])
     ratio = window.side / MESH_SIDE
     shift = np.array([window.x + ratio / 2 - 0.5, window.y + ratio / 2 - 0.5, 0], np.float32)
     return pixels * np.float32(ratio) + shift
