@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_track, mirror_view
 from s3dnerf.data.clip import Clip, list_clips, load_clip
+from s3dnerf.data.optical_flow import measure_flow
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, to_head
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window, measure_level, speech_gain
@@ -85,6 +86,10 @@ class Frames:
     """``[B, window]`` speech around each frame at the normal level; zeros where a clip is silent."""
     speaks: Tensor
     """``[B]`` bool: the clip has sound that is in step with the picture."""
+    flow: Tensor | None = None
+    """``[B, 2, S/2, S/2]`` where in the portrait what a pixel shows is, minus where it is here (image coordinates)."""
+    trust: Tensor | None = None
+    """``[B, 1, S/2, S/2]`` in [0, 1]: how far that can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class TalkingFaceDataset(Dataset):
             chosen = np.concatenate([[self.draw_portrait(track, shown[0], rng)], shown])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
             portraits.append(view.take([0]))
-            frames.append(view.take(range(1, len(chosen))))
+            frames.append(follow_pixels(view.take(range(1, len(chosen))), view.pixels[0]))
         speakers, sequences = [], []
         for _ in range(self.config.sequences):
             speaker, sequence = self.draw_sequence(rng)
@@ -263,6 +268,8 @@ class View:
     speaks: np.ndarray
     speech: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    flow: np.ndarray | None = None
+    trust: np.ndarray | None = None
 
     def take(self, rows: range | list[int]) -> View:
         """Return some of the frames."""
@@ -397,6 +404,12 @@ def jitter_view(view: View, rng: np.random.Generator) -> View:
     return view.with_pixels(jitter_colors(view.pixels, rng))
 
 
+def follow_pixels(view: View, portrait: np.ndarray) -> View:
+    """Measure the optical flow from all frames of a view to a portrait ``[S, S, 3]``."""
+    flow, trust = zip(*(measure_flow(frame, portrait) for frame in view.pixels), strict=True)
+    return View(**{**vars(view), "flow": np.stack(flow), "trust": np.stack(trust)})
+
+
 def make_camera(view: View | HeadPose) -> Camera:
     """Return the cameras of a view, or head poses as cameras, as tensors."""
     return Camera(_tensor(view.rotation), _tensor(view.scale), _tensor(view.center))
@@ -417,6 +430,8 @@ def make_frames(view: View) -> Frames:
         eyes=_tensor(view.eyes),
         speech=_tensor(view.speech),
         speaks=torch.from_numpy(np.ascontiguousarray(view.speaks)),
+        flow=None if view.flow is None else _tensor(np.moveaxis(view.flow, -1, 1)),
+        trust=None if view.trust is None else _tensor(view.trust[:, None]),
     )
 
 

@@ -43,6 +43,10 @@ LIP_SIDES, LID_SIDES = (
 """Rows of the upper and of the lower points that meet when the lips or the lids close."""
 
 
+SMALLEST_MISS = 1e-3
+"""Image units (an eighth of a pixel of 256) below which the distance of flows is not made smaller."""
+
+
 @dataclass
 class LossWeights:
     """Weight of every term of the loss."""
@@ -79,6 +83,9 @@ class LossWeights:
     """The same for the denser rays, within the boxes around lips and eyes."""
     warped: float = 0.3
     """Mean absolute difference of the warped photograph."""
+    flow: float = 3.0
+    """Distance of the flow that rays saw to the optical flow, where that can be trusted: what pixels alone teach only
+    where things are off by less than their own size."""
     deform: float = 0.001
     """Mean squared size of the deformation."""
     landmarks: float = 4.0
@@ -123,8 +130,15 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
         "coarse": (rendering.coarse - small).abs().mean(),
         "fine": ((rendering.fine - middle).abs() * watched).sum() / (3.0 * watched.sum() + 1.0),
         "warped": (rendering.warped - target).abs().mean(),
+        "flow": compare_flow(rendering.flow, frames),
         "deform": rendering.lattice[..., :3].square().sum(-1).mean(),
     }
+
+
+def compare_flow(flow: Tensor, frames: Frames) -> Tensor:
+    """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighed by how far that can be trusted."""
+    miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
+    return ((miss + SMALLEST_MISS**2).sqrt() * frames.trust).sum() / (frames.trust.sum() + 1.0)
 
 
 def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:

@@ -25,12 +25,13 @@ from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
 from s3dnerf.models.face_mesh import FaceMesh
 from s3dnerf.models.lip_sync import load_discriminator
-from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF, map_tensors
+from s3dnerf.models.s3dnerf import ModelConfig, Rendering, S3DNeRF, map_tensors
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
     compare_codes,
+    compare_flow,
     compare_images,
     compare_landmarks,
     compare_slots,
@@ -257,6 +258,7 @@ class Trainer:
         totals: dict[str, list[float]] = {
             "psnr": [],
             "psnr_portrait": [],
+            "flow_error": [],
             "lip_correlation": [],
             "lip_gain": [],
         }
@@ -274,7 +276,9 @@ class Trainer:
             totals["lip_correlation"] += correlate(opening, wanted).tolist()
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
             if self.step >= self.config.train.movement_steps:
-                image = self.render_validation(model, batch)
+                rendering = self.render_validation(model, batch)
+                image = rendering.image.clamp(0.0, 1.0)
+                totals["flow_error"].append(compare_flow(rendering.flow, batch.frames).item())
                 still = batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0)
                 totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
                 totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()
@@ -287,14 +291,14 @@ class Trainer:
         tqdm.write(f"step {self.step}: " + "  ".join(f"{k} {v:.3f}" for k, v in means.items()))
         return means
 
-    def render_validation(self, model: S3DNeRF, batch: Batch) -> Tensor:
-        """Render the frames of a batch from their speech, clamped to [0, 1]."""
+    def render_validation(self, model: S3DNeRF, batch: Batch) -> Rendering:
+        """Render the frames of a batch from their speech."""
         frames = batch.frames
         with self.autocast():
             identity = model.encode_identity(batch.portraits).repeat(batch.frames_per_portrait)
             motion = model.encode_speech(identity, frames.speech)
             codes = model.drive(identity, motion, frames.eyes, frames.camera)
-            return model.render(identity, codes, frames.camera).image.clamp(0.0, 1.0)
+            return model.render(identity, codes, frames.camera)
 
     def log_losses(self, log: SummaryWriter, bar: tqdm, losses: dict[str, Tensor]) -> None:
         """Write the losses to the log and the progress bar."""

@@ -21,8 +21,10 @@ from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
     EYE_LANDMARKS,
     INNER_LIPS,
+    SMALLEST_MISS,
     LossWeights,
     compare_codes,
+    compare_flow,
     compare_gradients,
     compare_images,
     compare_landmarks,
@@ -52,6 +54,12 @@ def make_frames(landmarks: Tensor, scale: float = 0.5, center: tuple[float, floa
     camera = Camera(torch.eye(3).expand(count, 3, 3), torch.full((count,), scale), torch.tensor([center] * count))
     nothing = torch.zeros_like(landmarks)
     return Frames(None, camera, landmarks, nothing, torch.zeros(count, 2), torch.zeros(count, 8), torch.ones(count))
+
+
+def show(frames: Frames, image: Tensor) -> Frames:
+    """Let frames show a picture that stands where the portrait has it."""
+    still = torch.zeros(2, 2, 32, 32)
+    return replace(frames, image=image, flow=still, trust=torch.ones_like(still[:, :1]))
 
 
 def rows(numbers: tuple[int, ...]) -> Tensor:
@@ -139,7 +147,7 @@ def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
 
 def test_a_perfect_picture_costs_nothing() -> None:
     image = make_image()
-    losses = compare_images(make_rendering(image), replace(make_frames(torch.zeros(2, POINTS, 3)), image=image))
+    losses = compare_images(make_rendering(image), show(make_frames(torch.zeros(2, POINTS, 3)), image))
     assert set(losses) == {
         "pixel",
         "lips",
@@ -151,10 +159,33 @@ def test_a_perfect_picture_costs_nothing() -> None:
         "coarse",
         "fine",
         "warped",
+        "flow",
         "deform",
     }
     for name, value in losses.items():
-        assert value.item() == pytest.approx(0.0, abs=1e-5), name
+        assert value.item() == pytest.approx(SMALLEST_MISS if name == "flow" else 0.0, abs=1e-5), name
+
+
+def test_flow_by_hand() -> None:
+    flow, trust = torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
+    flow[0, :, 0, 0] = torch.tensor([0.3, -0.4])
+    flow[0, :, 1, 1] = torch.tensor([9.0, 9.0])
+    trust[0, 0, 0] = torch.tensor([1.0, 0.5])
+    frames = replace(make_frames(torch.zeros(1, POINTS, 3)), flow=torch.zeros_like(flow), trust=trust)
+    # A miss of 0.5 where all is trusted and none where half is; what is not trusted does not count.
+    expected = (0.5 + 0.5 * SMALLEST_MISS) / (1.5 + 1.0)
+    assert compare_flow(flow, frames).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_flow_off_by_many_pixels_still_has_a_gradient() -> None:
+    flow = torch.full((1, 2, 4, 4), 0.25, requires_grad=True)
+    frames = make_frames(torch.zeros(1, POINTS, 3))
+    frames = replace(frames, flow=torch.zeros(1, 2, 4, 4), trust=torch.ones(1, 1, 4, 4))
+    compare_flow(flow, frames).backward()
+    assert (flow.grad > 0).all()
+    still = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    compare_flow(still, frames).backward()
+    assert not still.grad.any()
 
 
 def test_the_mouth_is_marked_between_the_inner_lips() -> None:
@@ -181,7 +212,7 @@ def test_errors_between_the_lips_cost_the_same_however_little_they_open() -> Non
     costs = []
     for height in (0.15, 0.3):
         landmarks[:, INNER_LIPS, 0], landmarks[:, INNER_LIPS, 1] = -0.5 * angle.cos(), -height * angle.sin()
-        frames = replace(make_frames(landmarks), image=image + 0.1)
+        frames = show(make_frames(landmarks), image + 0.1)
         costs.append(compare_images(make_rendering(image), frames)["mouth"].item())
     # 0.1 in the frame and 0.1 for the denser rays; a small mouth counts a little less.
     assert 0.1 < costs[0] < costs[1] < 0.2
@@ -203,7 +234,7 @@ def test_picture_losses_of_a_constant_error_by_hand() -> None:
     landmarks[:, LIP_LANDMARKS[0], :2], landmarks[:, LIP_LANDMARKS[1], :2] = -0.44, 0.44
     lattice = torch.zeros(2, 10, 7)
     lattice[..., :3] = torch.tensor([0.1, 0.2, 0.2])
-    frames = replace(make_frames(landmarks), image=image)
+    frames = show(make_frames(landmarks), image)
     losses = compare_images(make_rendering(image + 0.1, lattice), frames)
     lips, eyes = (mark_box(frames, group, 64).sum().item() for group in (LIP_LANDMARKS, EYE_LANDMARKS))
     assert lips == 2 * 16 * 16 and eyes == 2 * 2 * 2
