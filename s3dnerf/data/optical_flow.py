@@ -1,4 +1,4 @@
-"""Optical flow: where in a portrait the things are that a frame shows, by dense inverse search (Kroeger et al., 2016)."""
+"""Optical flow: where in a portrait is what a frame shows? By dense inverse search (Kroeger et al., 2016)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure_flow(frame: np.ndarray, portrait: np.ndarray) -> tuple[np.ndarray, n
 
     Returns:
         ``float32 [S/2, S/2, 2]`` the way (u, v) there in image coordinates, in which a picture is two units wide, and
-        ``float32 [S/2, S/2]`` in [0, 1], how far it can be trusted: not where a thing is hidden, nor where all is plain.
+        ``float32 [S/2, S/2]`` in [0, 1], how far it can be trusted: not where it is hidden, nor where all is plain.
     """
     here, there = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, portrait))
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

@@ -83,7 +83,7 @@ class LossWeights:
     """The same for the denser rays, within the boxes around lips and eyes."""
     warped: float = 0.3
     """Mean absolute difference of the warped photograph."""
-    flow: float = 3.0
+    flow: float = 4.0
     """Distance of the flow that rays saw to the optical flow, where that can be trusted: what pixels alone teach only
     where things are off by less than their own size."""
     deform: float = 0.001
