@@ -31,10 +31,10 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, fit_head_pose, smooth_head_pose
 from s3dnerf.face.crop import choose_crop, crop_pose, paste_crop
 from s3dnerf.face.landmarks import to_pixels
-from s3dnerf.face.matting import segment_person
+from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
 from s3dnerf.face.portrait import Face, crop_face, find_face
-from s3dnerf.fitting import fit_identity
+from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
     check_speech,
     count_frames,
@@ -46,9 +46,10 @@ from s3dnerf.media.audio import (
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
-from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF
+from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, shrink
 from s3dnerf.precision import mixed_precision
-from s3dnerf.rendering.photograph import enlarge, warp
+from s3dnerf.rendering.backdrop import Backdrop, show_scene
+from s3dnerf.rendering.photograph import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
@@ -58,6 +59,8 @@ HEARD_TOGETHER = 64
 """Windows of speech that are encoded at once."""
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
+FULLY = 0.999
+"""Share of a pixel that is all of it, but for rounding."""
 MIN_SIZE = 16
 """Smallest side of the frames in pixels."""
 
@@ -189,7 +192,8 @@ class TalkingHeadPipeline:
             audio: anything ffmpeg reads.
             pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
             blink: "auto" or "off".
-            background: "keep", or a color such as "green" or "#00ff00" that replaces it.
+            background: "keep", in which what stands behind the person stands still, or a color such as "green" or
+                "#00ff00" that replaces it.
             framing: "crop" gives the square around the head, "picture" puts it back into the whole picture.
             size: side of that square in pixels; default is the model's own. The whole picture keeps its size.
             face: which face of several, 1 being the largest.
@@ -209,10 +213,10 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            matte = None if color is None else segment_person(found.image)
             poses = self.choose_motion(found, pose, seed)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
+            backdrop = self.make_backdrop(found, identity, color)
 
         size = size or self.model.config.image_size
         height, width = found.picture.shape[:2]
@@ -222,7 +226,7 @@ class TalkingHeadPipeline:
             with timer("hearing the speech"):
                 motion = self.hear(identity, audio, speech_gain(level))
             eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            rendered = self.render_frames(identity, motion, poses(), eyes, timer, matte, color)
+            rendered = self.render_frames(identity, motion, poses(), eyes, timer, backdrop)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(found.picture, frame, found.crop)
@@ -267,6 +271,7 @@ class TalkingHeadPipeline:
         found = replace(found, pose=pose[:1])
 
         identity = self.encode_identity(found, seed)
+        backdrop = self.make_backdrop(found, identity)
         sound = audio or video
         motion = self.hear(identity, sound, speech_gain(measure_level(stream_speech(sound))))
         # A picture may outlast its sound by a few frames: the mouth stays as it was.
@@ -275,7 +280,7 @@ class TalkingHeadPipeline:
             heard = repeat(motion[0])
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
-        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer()):
+        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), backdrop):
             yield paste_crop(first, frame, box)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
@@ -285,6 +290,28 @@ class TalkingHeadPipeline:
         if self.fit_steps == 0:
             return identity
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
+
+    def make_backdrop(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Backdrop:
+        """Tell a portrait's person and scene apart; a ``color [3]`` takes the place of the scene."""
+        matte = segment_person(face.image)
+        portrait = identity.portrait
+        with torch.inference_mode(), self.autocast():
+            alpha = render_still(self.model, identity, portrait.camera).alpha.float()
+        if color is None:
+            # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
+            person = unseen = shrink(self.to_picture(widen_matte(matte)), 2)
+            hidden = (enlarge(unseen, 2) > FULLY)[0, 0].cpu().numpy()
+            scene = self.to_picture(paint_behind(face.image, hidden))
+        else:
+            scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(portrait.image)
+            person = self.to_picture(matte)
+            unseen = torch.zeros_like(person)
+        return Backdrop(scene, person, unseen, enlarge(alpha, person.shape[-1] // alpha.shape[-1]))
+
+    def to_picture(self, array: np.ndarray) -> torch.Tensor:
+        """Take ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
+        tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
+        return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
 
     def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
         """Return a function that starts the head motion asked for."""
@@ -320,8 +347,7 @@ class TalkingHeadPipeline:
         poses: Iterator[HeadPose],
         eyes: Iterator[np.ndarray],
         timer: PhaseTimer,
-        matte: np.ndarray | None = None,
-        color: np.ndarray | None = None,
+        backdrop: Backdrop,
     ) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [S, S, 3]`` in small batches, until the motion ``[R, code]`` or the poses end."""
         together = zip(motion, poses, eyes, strict=False)
@@ -329,7 +355,7 @@ class TalkingHeadPipeline:
             points = self.model.deformation_field.describe_lattice()
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, chunk, points, matte, color)
+                frames = self.render_batch(identity, chunk, points, backdrop)
             yield from frames
 
     def render_batch(
@@ -337,8 +363,7 @@ class TalkingHeadPipeline:
         identity: Identity,
         chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
         points: PositionFeatures,
-        matte: np.ndarray | None,
-        color: np.ndarray | None,
+        backdrop: Backdrop,
     ) -> np.ndarray:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
         motion, poses, eyes = zip(*chunk, strict=True)
@@ -348,12 +373,7 @@ class TalkingHeadPipeline:
         openness = self.model.articulate_eyes(identity, openness)
         codes = self.model.drive(identity, torch.stack(motion), openness, camera)
         rendering = self.model.render(identity, codes, camera, lattice_points=points)
-        image = rendering.image.clamp(0.0, 1.0)
-        if matte is not None:
-            still = torch.from_numpy(matte).to(self.device).expand(len(chunk), 1, -1, -1)
-            cover = warp(still, enlarge(rendering.flow, 2))
-            backdrop = torch.from_numpy(color).to(self.device)[:, None, None]
-            image = cover * image + (1.0 - cover) * backdrop
+        image = show_scene(backdrop, rendering.image.clamp(0.0, 1.0), rendering.flow, rendering.alpha)
         return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def autocast(self) -> torch.autocast:
