@@ -26,7 +26,9 @@ from s3dnerf.errors import UserError
 VARIABLE = "S3DNERF_BACKEND"
 BACKENDS = ("tinycudann", "cuda", "cpu", "pytorch")
 """From the one liked best to the last resort."""
-OPERATORS = ("hash_grid", "triplane", "composite", "field", "warp", "photograph", "convolution")
+OPERATORS = ("hash_grid", "triplane", "composite", "field", "warp", "photograph", "convolution", "detail", "enlarging")
+CPU_ONLY = ("warp", "photograph", "convolution", "detail", "enlarging")
+"""Those without CUDA kernels."""
 LIBRARIES = Path(os.environ.get("S3DNERF_LIBRARIES", Path(__file__).parent / "native"))
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -120,7 +122,7 @@ def load_library(name: str, path: Path | None = None) -> Library:
     except OSError as error:
         raise UserError(path.name, f"cannot be loaded ({error})", cure) from error
     library = Library(handle, f"s3d_{name}")
-    newest = "convolution_forward" if name == "cpu" else "field_forward"
+    newest = "enlarging_forward" if name == "cpu" else "field_forward"
     if not hasattr(handle, f"{library.prefix}_{newest}"):
         raise UserError(path.name, "was built from other sources than this package", cure)
     handle.s3d_structure_size.restype = ctypes.c_int64
@@ -232,8 +234,7 @@ def _describe_choice(operator: str, device: str) -> str:
 def _choose(operator: str, device: str, wanted: str) -> str:
     if wanted not in ("auto", *BACKENDS):
         raise UserError(f"{VARIABLE}={wanted}", "is not known", f"use one of: auto, {', '.join(BACKENDS)}")
-    # There are no CUDA kernels for them.
-    if operator in ("warp", "photograph", "convolution") and device == "cuda" and wanted != "cpu":
+    if operator in CPU_ONLY and device == "cuda" and wanted != "cpu":
         return "pytorch"
     able = {"cuda": ["cuda", "pytorch"], "cpu": ["cpu", "pytorch"]}.get(device, ["pytorch"])
     if operator == "hash_grid" and device == "cuda":

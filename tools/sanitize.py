@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_hash_grid.py", "test_triplane.py", "test_compositing.py", "test_field.py")
-TESTS = (*TESTS, "test_warp.py", "test_photograph.py", "test_convolution.py")
+TESTS = (*TESTS, "test_warp.py", "test_photograph.py", "test_convolution.py", "test_detail.py", "test_enlarging.py")
 CPU_ONLY = "not emulated and not cuda"
 BUILD = [sys.executable, str(ROOT / "cuda_ext" / "build.py"), "--sanitize", "--out"]
 

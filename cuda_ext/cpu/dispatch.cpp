@@ -42,6 +42,8 @@ struct Kernels {
     int (*photograph_forward)(const S3dPhotograph&, int);
     int (*convolution_forward)(const S3dConvolution&, int);
     int (*convolution_backward)(const S3dConvolution&, int);
+    int (*detail_forward)(const S3dDetail&, int);
+    int (*enlarging_forward)(const S3dEnlarging&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)                                                                    \
@@ -49,7 +51,8 @@ struct Kernels {
         name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
             variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
             variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward, \
-            variant::photograph_forward, variant::convolution_forward, variant::convolution_backward       \
+            variant::photograph_forward, variant::convolution_forward, variant::convolution_backward,      \
+            variant::detail_forward, variant::enlarging_forward                                            \
     }
 
 const Kernels VARIANTS[] = {
@@ -150,11 +153,16 @@ int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads) {
 int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads) {
     return chosen->convolution_backward(*layer, threads);
 }
+int s3d_cpu_detail_forward(const S3dDetail* detail, int threads) { return chosen->detail_forward(*detail, threads); }
+int s3d_cpu_enlarging_forward(const S3dEnlarging* maps, int threads) {
+    return chosen->enlarging_forward(*maps, threads);
+}
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
-                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution)};
-    return which >= 0 && which < 7 ? sizes[which] : -1;
+                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution),
+                             sizeof(S3dDetail),   sizeof(S3dEnlarging)};
+    return which >= 0 && which < 9 ? sizes[which] : -1;
 }
 
 }  // extern "C"

@@ -18,6 +18,8 @@
     int photograph_forward(const S3dPhotograph&, int threads); \
     int convolution_forward(const S3dConvolution&, int threads); \
     int convolution_backward(const S3dConvolution&, int threads); \
+    int detail_forward(const S3dDetail&, int threads);        \
+    int enlarging_forward(const S3dEnlarging&, int threads);  \
     }
 
 #ifdef S3D_VARIANT

@@ -10,6 +10,7 @@ const char* s3d_cuda_error(int code) {
 
 int64_t s3d_structure_size(int which) {
     const int64_t sizes[] = {sizeof(S3dHashGrid), sizeof(S3dTriplane), sizeof(S3dComposite), sizeof(S3dField),
-                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution)};
-    return which >= 0 && which < 7 ? sizes[which] : -1;
+                             sizeof(S3dWarp),     sizeof(S3dPhotograph), sizeof(S3dConvolution),
+                             sizeof(S3dDetail),   sizeof(S3dEnlarging)};
+    return which >= 0 && which < 9 ? sizes[which] : -1;
 }

@@ -156,6 +156,26 @@ typedef struct {
     float* bias_gradient;                     // as bias
 } S3dConvolution;
 
+typedef struct {
+    int64_t batch;
+    int32_t height, width;  // of the change; even
+    int32_t storage;        // of the change
+    float share;            // of its detail, in [0, 1], that is taken out where it is small
+    float agreement;        // its mean size of which a third is kept of that
+    const void* change;     // [batch, height, width, 12]: two by two pixels, of each color in turn
+    const float* warped;    // [batch, 3, 2 height, 2 width]
+    float* image;           // as warped
+} S3dDetail;
+
+typedef struct {
+    int64_t batch;
+    int32_t height, width, channels;
+    int32_t storage;     // of all three maps
+    const void* coarse;  // [batch, height, width, channels]
+    const void* addend;  // [batch, 2 height, 2 width, channels]
+    void* output;        // as addend
+} S3dEnlarging;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -175,6 +195,8 @@ S3D_API int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int thre
 S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads);
 // The gradients to weights and bias. That to the input is a convolution of the output's with the filters turned.
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
+S3D_API int s3d_cpu_detail_forward(const S3dDetail* detail, int threads);
+S3D_API int s3d_cpu_enlarging_forward(const S3dEnlarging* maps, int threads);
 // The instruction set in use: "amx" (AVX-512 and matrix registers for bfloat16), "avx512", "avx2" or "plain".
 // `s3d_cpu_use` chooses one of those the processor has.
 S3D_API const char* s3d_cpu_variant(void);
@@ -190,7 +212,7 @@ S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
-// sizeof of the seven structures, in the order above, so that a caller can check its mirror of them.
+// sizeof of the nine structures, in the order above, so that a caller can check its mirror of them.
 S3D_API int64_t s3d_structure_size(int which);
 
 #ifdef __cplusplus

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from s3dnerf.models.layers import ResidualBlock, make_convolution, zero_initialize
-from s3dnerf.rendering.photograph import enlarge
+from s3dnerf.rendering.detail import change_photograph
+from s3dnerf.rendering.enlarging import enlarge_onto
 
 
 @dataclass
@@ -63,34 +62,6 @@ class SuperResolution(nn.Module):
         fine = self.fine_in(self.enter(inputs))
         middle = self.middle_in(self.enter_rendered(rendered, addend=self.down_middle(fine)))
         coarse = self.coarse(self.down_coarse(middle))
-        middle = self.middle_out(middle + enlarge(self.up_middle(coarse), 2))
-        fine = self.fine_out(fine + enlarge(self.up_fine(middle), 2))
-        return warped + keep_detail(self.leave(fine), self.kept_detail)
-
-
-AGREEMENT = 0.05
-"""Mean change of four by four pixels at which the photograph counts for a third as right, detail and all."""
-
-
-def keep_detail(change: Tensor, share: float) -> Tensor:
-    """Make full-size pixels of a change to the photograph, without its detail where it is small otherwise.
-
-    A network that cannot know where exactly each hair and pore will be does best, on average, to blur them. Where the
-    photograph is right but for that, a viewer likes its own detail better.
-
-    Args:
-        change: ``[B, 12, h, w]`` what is added to the warped photograph, two by two pixels in turn of each color.
-        share: how much of the detail is taken out, in [0, 1].
-
-    Returns:
-        ``[B, 3, 2h, 2w]``.
-    """
-    # Mixed precision chooses for each of these operators by itself, and they must agree.
-    change = change.float()
-    pixels = F.pixel_shuffle(change, 2)
-    if share == 0.0:
-        return pixels
-    smooth = change.unflatten(1, (3, 4)).mean(dim=2)
-    size = F.avg_pool2d(smooth, 2).abs().mean(dim=1, keepdim=True)
-    agreement = enlarge(torch.exp(-(size / AGREEMENT).square()), 4)
-    return pixels.lerp(enlarge(smooth, 2), share * agreement)
+        middle = self.middle_out(enlarge_onto(self.up_middle(coarse), middle))
+        fine = self.fine_out(enlarge_onto(self.up_fine(middle), fine))
+        return change_photograph(warped, self.leave(fine), self.kept_detail)

@@ -13,6 +13,8 @@ from s3dnerf.encoding.triplane import sample_triplanes
 from s3dnerf.models.convolution import ConvolutionStructure
 from s3dnerf.rendering import operators as rendering
 from s3dnerf.rendering.compositing import composite
+from s3dnerf.rendering.detail import DetailStructure
+from s3dnerf.rendering.enlarging import EnlargingStructure
 from s3dnerf.rendering.photograph import PhotographStructure
 from s3dnerf.rendering.warp import WarpStructure
 
@@ -24,6 +26,8 @@ STRUCTURES = (
     WarpStructure,
     PhotographStructure,
     ConvolutionStructure,
+    DetailStructure,
+    EnlargingStructure,
 )
 
 pytestmark = pytest.mark.usefixtures("cpu")

@@ -1,0 +1,194 @@
+// The end of super-resolution: its change is added to the warped photograph, without the change's own detail where the
+// change is small. A thread takes bands of rows; all that lies between reading and writing stays in its cache.
+#include "elementary.h"
+#include "kernels.h"
+#include "product.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+constexpr int COLORS = 3;
+constexpr int CHANNELS = 4 * COLORS;  // of a pixel of the change: two by two pixels of the image, of each color in turn
+constexpr int BAND = 16;              // rows of the change; even, as the agreement is of two by two of its pixels
+
+int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
+
+// Buffers of one thread, cut from one allocation. Rows that are read beyond their ends have room there.
+struct Scratch {
+    float* memory = nullptr;
+    int64_t pitch;
+    float *row, *smooth, *agreement, *pixels, *blended, *shares;
+
+    explicit Scratch(const S3dDetail& detail) : pitch(pad_to_pack(detail.width) + 2 * WIDTH) {
+        Cutter cut = {nullptr};
+        for (int pass = 0; pass < 2; ++pass) {
+            row = cut.take(CHANNELS * detail.width);
+            smooth = cut.take(COLORS * (BAND + 4) * pitch);
+            agreement = cut.take((BAND / 2 + 2) * pitch);
+            pixels = cut.take(CHANNELS * pitch);
+            blended = cut.take(pitch);
+            shares = cut.take(2 * pitch);
+            if (pass == 0) cut = {memory = allocate(cut.taken)};
+        }
+    }
+
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    ~Scratch() { free(memory); }
+};
+
+struct Band {
+    int64_t item;
+    int32_t first, count;  // rows of the change
+
+    // Rows of the mean pixels from two above the band on, and of the agreement from one above it.
+    float* smooth(const Scratch& scratch, int color, int32_t y) const {
+        return scratch.smooth + (color * (BAND + 4) + y - first + 2) * scratch.pitch;
+    }
+    float* agreement(const Scratch& scratch, int32_t y) const {
+        return scratch.agreement + (y - first / 2 + 1) * scratch.pitch;
+    }
+};
+
+template <class T>
+void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
+    const int64_t count = int64_t{CHANNELS} * detail.width;
+    const T* from = static_cast<const T*>(detail.change) + (item * detail.height + y) * count;
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const int lanes = count_lanes(i, count);
+        store_part(row + i, load_part(from + i, lanes), lanes);
+    }
+}
+
+void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
+    (detail.storage == S3D_FLOAT32 ? read_row<float> : read_row<Bfloat>)(detail, item, y, row);
+}
+
+// The mean of two by two pixels of the image, of each color, and how far they agree with the photograph.
+void measure_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
+    const int32_t begin = band.first < 2 ? 0 : band.first - 2;
+    const int32_t end = band.first + band.count + 2 > detail.height ? detail.height : band.first + band.count + 2;
+    for (int32_t y = begin; y < end; ++y) {
+        read_row(detail, band.item, y, scratch.row);
+        for (int color = 0; color < COLORS; ++color) {
+            float* smooth = band.smooth(scratch, color, y);
+            const float* quarters = scratch.row + 4 * color;
+            for (int32_t x = 0; x < detail.width; ++x, quarters += CHANNELS) {
+                smooth[x] = 0.25f * (quarters[0] + quarters[1] + quarters[2] + quarters[3]);
+            }
+        }
+    }
+    for (int32_t y = begin / 2; y < end / 2; ++y) {
+        float* agreement = band.agreement(scratch, y);
+        for (int32_t x = 0; x < detail.width / 2; ++x) {
+            float size = 0.0f;
+            for (int color = 0; color < COLORS; ++color) {
+                const float* upper = band.smooth(scratch, color, 2 * y) + 2 * x;
+                const float* lower = band.smooth(scratch, color, 2 * y + 1) + 2 * x;
+                size += absolute(0.25f * (upper[0] + upper[1] + lower[0] + lower[1]));
+            }
+            agreement[x] = size / (COLORS * detail.agreement);
+        }
+        for (int32_t x = 0; x < detail.width / 2; x += WIDTH) {
+            const Pack size = load(agreement + x);
+            store(agreement + x, exponential(-size * size));
+        }
+    }
+}
+
+// A row between two others, with room for a neighbor before its first and behind its last value.
+void blend_rows(const float* near, const float* far, float share, int32_t count, float* row) {
+    for (int32_t x = 0; x < count; x += WIDTH) {
+        store(row + x, (1.0f - share) * load(near + x) + share * load(far + x));
+    }
+    row[-1] = row[0];
+    row[count] = row[count - 1];
+}
+
+// How much of the detail is taken out of every second pixel of a row of the image: of the left ones, and of the right.
+void enlarge_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch, int32_t row) {
+    const int32_t size = detail.height / 2, near = row / 4, phase = row % 4;
+    const int32_t far = hold(phase < 2 ? near - 1 : near + 1, size);
+    float* blended = scratch.blended + WIDTH;
+    blend_rows(band.agreement(scratch, near), band.agreement(scratch, far), phase == 0 || phase == 3 ? 0.375f : 0.125f,
+               detail.width / 2, blended);
+    float *left = scratch.shares, *right = scratch.shares + scratch.pitch;
+    for (int32_t x = 0; x < detail.width / 2; ++x) {
+        left[2 * x] = detail.share * (0.625f * blended[x] + 0.375f * blended[x - 1]);
+        right[2 * x] = detail.share * (0.875f * blended[x] + 0.125f * blended[x - 1]);
+        left[2 * x + 1] = detail.share * (0.875f * blended[x] + 0.125f * blended[x + 1]);
+        right[2 * x + 1] = detail.share * (0.625f * blended[x] + 0.375f * blended[x + 1]);
+    }
+}
+
+// One color of a row of the image.
+void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch, int color, int32_t row) {
+    const int32_t near = row / 2, far = hold(row % 2 ? near + 1 : near - 1, detail.height);
+    float* blended = scratch.blended + WIDTH;
+    blend_rows(band.smooth(scratch, color, near), band.smooth(scratch, color, far), 0.25f, detail.width, blended);
+    const float* pixels = scratch.pixels + (4 * color + row % 2 * 2) * scratch.pitch;
+    const int64_t begin = ((band.item * COLORS + color) * 2 * detail.height + row) * 2 * detail.width;
+    for (int32_t x = 0; x < detail.width; x += WIDTH) {
+        const auto keep = [&](const float* from, const float* share, int step) {
+            const Pack pixel = load(from + x);
+            const Pack smooth = 0.75f * load(blended + x) + 0.25f * load(blended + x + step);
+            return fused(load(share + x), smooth - pixel, pixel);
+        };
+        const Pack left = keep(pixels, scratch.shares, -1);
+        const Pack right = keep(pixels + scratch.pitch, scratch.shares + scratch.pitch, 1);
+        const PackHalves both = interleave({left, right});
+        const int32_t count = 2 * count_lanes(x, detail.width);
+        const float* warped = detail.warped + begin + 2 * x;
+        float* image = detail.image + begin + 2 * x;
+        const int first = count < WIDTH ? count : WIDTH;
+        store_part(image, load_part(warped, first) + both.first, first);
+        if (count > WIDTH) {
+            const int second = count - WIDTH;
+            store_part(image + WIDTH, load_part(warped + WIDTH, second) + both.second, second);
+        }
+    }
+}
+
+void write_band(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
+    measure_agreement(detail, band, scratch);
+    for (int32_t y = band.first; y < band.first + band.count; ++y) {
+        read_row(detail, band.item, y, scratch.row);
+        for (int channel = 0; channel < CHANNELS; ++channel) {
+            float* pixels = scratch.pixels + channel * scratch.pitch;
+            for (int32_t x = 0; x < detail.width; ++x) pixels[x] = scratch.row[CHANNELS * x + channel];
+        }
+        for (int32_t row = 2 * y; row < 2 * y + 2; ++row) {
+            enlarge_agreement(detail, band, scratch, row);
+            for (int color = 0; color < COLORS; ++color) write_row(detail, band, scratch, color, row);
+        }
+    }
+}
+
+}  // namespace
+
+int detail_forward(const S3dDetail& detail, int threads) {
+    if (detail.batch < 0 || detail.height < 0 || detail.width < 0 || threads < 1) return S3D_BAD_SIZE;
+    if (detail.height % 2 || detail.width % 2) return S3D_BAD_SIZE;
+    if (int64_t{4} * CHANNELS * detail.height * detail.width > INT32_MAX) return S3D_BAD_SIZE;
+    if (detail.storage != S3D_FLOAT32 && detail.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
+    if (detail.height == 0 || detail.width == 0) return S3D_OK;
+    const int64_t bands = (detail.height + BAND - 1) / BAND;
+    int error = S3D_OK;
+#pragma omp parallel num_threads(threads)
+    {
+        const Scratch scratch(detail);
+        if (scratch.memory == nullptr) {
+#pragma omp atomic write
+            error = S3D_NO_MEMORY;
+        }
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < detail.batch * bands; ++task) {
+            if (scratch.memory == nullptr) continue;
+            const int32_t first = static_cast<int32_t>(task % bands) * BAND, left = detail.height - first;
+            write_band(detail, {task / bands, first, left < BAND ? left : BAND}, scratch);
+        }
+    }
+    return error;
+}
+
+}  // namespace S3D_VARIANT

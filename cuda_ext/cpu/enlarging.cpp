@@ -1,0 +1,81 @@
+// Feature maps on channels that lie side by side: a coarse one, enlarged twice bilinearly, is added to a fine one.
+#include "elementary.h"
+#include "kernels.h"
+#include "product.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
+
+void put(float* place, Pack value, int count) { store_part(place, value, count); }
+void put(Bfloat* place, Pack value, int count) { store_rounded(place, value, count); }
+
+// One row of the coarse map between two others; its first and last pixels are repeated around it.
+template <class T>
+void blend_rows(const T* near, const T* far, int64_t count, int32_t channels, float* row) {
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const int lanes = count_lanes(i, count);
+        store_part(row + i, 0.75f * load_part(near + i, lanes) + 0.25f * load_part(far + i, lanes), lanes);
+    }
+    memcpy(row - channels, row, sizeof(float) * channels);
+    memcpy(row + count, row + count - channels, sizeof(float) * channels);
+}
+
+// One row of the result. `row` has a pixel more on either side.
+template <class T>
+void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
+    const T* addend = static_cast<const T*>(maps.addend) + begin;
+    T* output = static_cast<T*>(maps.output) + begin;
+    const int32_t channels = maps.channels;
+    for (int32_t x = 0; x < maps.width; ++x, row += channels, addend += 2 * channels, output += 2 * channels) {
+        for (int32_t c = 0; c < channels; c += WIDTH) {
+            const int lanes = count_lanes(c, channels);
+            const Pack here = 0.75f * load_part(row + c, lanes);
+            const Pack left = here + 0.25f * load_part(row + c - channels, lanes);
+            const Pack right = here + 0.25f * load_part(row + c + channels, lanes);
+            put(output + c, left + load_part(addend + c, lanes), lanes);
+            put(output + channels + c, right + load_part(addend + channels + c, lanes), lanes);
+        }
+    }
+}
+
+template <class T>
+void write_rows(const S3dEnlarging& maps, int64_t index, float* scratch) {
+    const int64_t item = index / maps.height, count = int64_t{maps.width} * maps.channels;
+    const int32_t y = static_cast<int32_t>(index % maps.height);
+    const T* coarse = static_cast<const T*>(maps.coarse) + item * maps.height * count;
+    float* row = scratch + maps.channels;
+    for (int below = 0; below < 2; ++below) {
+        const int32_t far = hold(below ? y + 1 : y - 1, maps.height);
+        blend_rows(coarse + y * count, coarse + far * count, count, maps.channels, row);
+        write_row<T>(maps, row, (2 * index + below) * 2 * count);
+    }
+}
+
+}  // namespace
+
+int enlarging_forward(const S3dEnlarging& maps, int threads) {
+    if (maps.batch < 0 || maps.height < 0 || maps.width < 0 || maps.channels < 0 || threads < 1) return S3D_BAD_SIZE;
+    if (maps.storage != S3D_FLOAT32 && maps.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
+    if (maps.height == 0 || maps.width == 0 || maps.channels == 0) return S3D_OK;
+    const size_t floats = (static_cast<size_t>(maps.width) + 2) * maps.channels;
+    int error = S3D_OK;
+#pragma omp parallel num_threads(threads)
+    {
+        float* scratch = allocate(floats);
+        if (scratch == nullptr) {
+#pragma omp atomic write
+            error = S3D_NO_MEMORY;
+        }
+#pragma omp for schedule(static)
+        for (int64_t index = 0; index < maps.batch * maps.height; ++index) {
+            if (scratch == nullptr) continue;
+            (maps.storage == S3D_FLOAT32 ? write_rows<float> : write_rows<Bfloat>)(maps, index, scratch);
+        }
+        free(scratch);
+    }
+    return error;
+}
+
+}  // namespace S3D_VARIANT
