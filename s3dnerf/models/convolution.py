@@ -38,39 +38,71 @@ class Convolution(nn.Conv2d):
         Returns:
             ``[B, D, H', W']``.
         """
-        given = [x, self.weight, self.bias] + ([] if addend is None else [addend])
-        if not self.suits(given) or choose_backend("convolution", x.device.type) == "pytorch":
-            return self.convolve_on_pytorch(x, addend, activate_input, activate_output)
-        learns = torch.is_grad_enabled() and any(part.requires_grad for part in given)
-        if not learns:
-            return self.convolve(x, addend, activate_input, activate_output)
-        # What the activations need for their way back is kept outside of the kernel.
-        result = self.convolve(F.silu(x) if activate_input else x, addend, False, False)
-        return F.silu(result) if activate_output else result
+        usual = (self.stride, self.dilation, self.groups, self.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
+        if usual and self.padding == (1, 1):
+            return convolve(x, self.weight, self.bias, addend, activate_input, activate_output)
+        return finish(super().forward(F.silu(x) if activate_input else x), addend, activate_output)
 
-    def suits(self, given: list[Tensor]) -> bool:
-        """Whether our kernel computes this (the input comes first), and faster."""
-        kind = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
-        usual = kind == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and self.bias is not None
-        narrow = torch.is_autocast_enabled(given[0].device.type)
-        if not usual or narrow or any(part.dtype != torch.float32 for part in given):
-            return False
-        return given[0].numel() // self.in_channels >= FEWEST_PIXELS
 
-    def convolve(self, x: Tensor, addend: Tensor | None, activate_input: bool, activate_output: bool) -> Tensor:
-        """Run the kernel."""
-        addend = None if addend is None else addend.permute(0, 2, 3, 1)
-        parts = (x.permute(0, 2, 3, 1), self.weight, self.bias, addend)
-        return convolution(*parts, activate_input, activate_output).permute(0, 3, 1, 2)
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    addend: Tensor | None = None,
+    activate_input: bool = False,
+    activate_output: bool = False,
+) -> Tensor:
+    """Convolve ``x [B, C, H, W]`` by ``weight [D, C, k, k]`` and ``bias [D]``, with one pixel of zeros around ``x``.
 
-    def convolve_on_pytorch(
-        self, x: Tensor, addend: Tensor | None, activate_input: bool, activate_output: bool
-    ) -> Tensor:
-        """The twin of :meth:`convolve`, on PyTorch's operators."""
-        result = super().forward(F.silu(x) if activate_input else x)
-        if addend is not None:
-            result = result + addend
-        return F.silu(result) if activate_output else result
+    For the rest see :meth:`Convolution.forward`. It can be differentiated by ``x``, and that by all else.
+    """
+    given = [x, weight, *(part for part in (bias, addend) if part is not None)]
+    if bias is None or not suits(given) or choose_backend("convolution", x.device.type) == "pytorch":
+        return convolve_reference(x, weight, bias, addend, activate_input, activate_output)
+    learns = torch.is_grad_enabled() and any(part.requires_grad for part in given)
+    if not learns:
+        return run_channels_last(x, weight, bias, addend, activate_input, activate_output)
+    # What the activations need for their way back is kept outside of the kernel.
+    result = run_channels_last(F.silu(x) if activate_input else x, weight, bias, addend, False, False)
+    return F.silu(result) if activate_output else result
+
+
+def convolve_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    addend: Tensor | None = None,
+    activate_input: bool = False,
+    activate_output: bool = False,
+) -> Tensor:
+    """The twin of :func:`convolve`, on PyTorch's operators."""
+    result = F.conv2d(F.silu(x) if activate_input else x, weight, bias, padding=1)
+    return finish(result, addend, activate_output)
+
+
+def finish(result: Tensor, addend: Tensor | None, activate: bool) -> Tensor:
+    """Do what stands behind a convolution."""
+    if addend is not None:
+        result = result + addend
+    return F.silu(result) if activate else result
+
+
+def suits(given: list[Tensor]) -> bool:
+    """Whether our kernel computes this (input and weight come first), and faster."""
+    x, weight = given[:2]
+    narrow = torch.is_autocast_enabled(x.device.type)
+    if weight.shape[2:] != (3, 3) or narrow or any(part.dtype != torch.float32 for part in given):
+        return False
+    return x.numel() // x.shape[1] >= FEWEST_PIXELS
+
+
+def run_channels_last(
+    x: Tensor, weight: Tensor, bias: Tensor, addend: Tensor | None, activate_input: bool, activate_output: bool
+) -> Tensor:
+    """Run the operator on tensors ``[B, C, H, W]``."""
+    addend = None if addend is None else addend.permute(0, 2, 3, 1)
+    result = convolution(x.permute(0, 2, 3, 1), weight, bias, addend, activate_input, activate_output)
+    return result.permute(0, 3, 1, 2)
 
 
 class ConvolutionStructure(ctypes.Structure):

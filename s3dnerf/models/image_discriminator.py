@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.models.convolution import convolve
+
 SQRT_HALF = math.sqrt(0.5)
 SLOPE = 0.2
 
@@ -86,10 +88,11 @@ class EqualizedConvolution(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale, self.padding = 1.0 / math.sqrt(inputs * kernel * kernel), kernel // 2
+        self.scale, self.is_pointwise = 1.0 / math.sqrt(inputs * kernel * kernel), kernel == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.scale * self.weight, self.bias, padding=self.padding)
+        weight = self.scale * self.weight
+        return F.conv2d(x, weight, self.bias) if self.is_pointwise else convolve(x, weight, self.bias)
 
 
 class EqualizedLinear(nn.Module):

@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from s3dnerf.backend import VARIABLE
 from s3dnerf.models import convolution as module
-from s3dnerf.models.convolution import Convolution, run_convolution, run_convolution_backward
+from s3dnerf.models.convolution import (
+    Convolution,
+    convolve,
+    convolve_reference,
+    run_convolution,
+    run_convolution_backward,
+)
 
 from .conftest import relative_error
 
@@ -82,6 +88,23 @@ def test_gradients_agree_with_float64(cpu_library, everywhere, make, sizes) -> N
     expected = torch.autograd.grad(truth(*others[:2], True, True), others, gradient.double())
     for one, other in zip(found, expected, strict=True):
         assert relative_error(one, other) < 1e-4
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
+def test_gradients_of_gradients_agree_with_float64(cpu_library, everywhere, make, sizes) -> None:
+    # As the penalty R1 wants them: how the gradient to the input depends on all else.
+    x, weight, bias, _ = draw(make, sizes)
+    parts = (x.permute(0, 3, 1, 2), weight, bias)
+
+    def differentiate(function, dtype: torch.dtype) -> list[Tensor]:
+        x, weight, bias = (part.to(dtype).requires_grad_() for part in parts)
+        result = F.leaky_relu(function(function(x, weight, bias), weight.transpose(0, 1), bias.new_ones(x.shape[1])))
+        (gradient,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), [x, weight, bias])
+
+    results, truths = differentiate(convolve, torch.float32), differentiate(convolve_reference, torch.float64)
+    for result, truth in zip(results, truths, strict=True):
+        assert relative_error(result, truth) < 1e-4
 
 
 def test_same_bits_for_as_many_threads(cpu_library, make) -> None:
