@@ -238,7 +238,7 @@ def add_render(commands: argparse._SubParsersAction) -> None:
         "--background",
         default="keep",
         metavar="COLOR",
-        help="keep the picture's own, or a color that replaces it, such as green or #00ff00",
+        help="keep the picture's own, which stands still, or a color that replaces it, such as green or #00ff00",
     )
     parser.add_argument("--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)")
     parser.add_argument("--fit-steps", **FIT_STEPS)
