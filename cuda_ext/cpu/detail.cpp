@@ -11,8 +11,6 @@ constexpr int COLORS = 3;
 constexpr int CHANNELS = 4 * COLORS;  // of a pixel of the change: two by two pixels of the image, of each color in turn
 constexpr int BAND = 16;              // rows of the change; even, as the agreement is of two by two of its pixels
 
-int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
-
 // Buffers of one thread, cut from one allocation. Rows that are read beyond their ends have room there.
 struct Scratch {
     float* memory = nullptr;

@@ -6,8 +6,6 @@
 namespace S3D_VARIANT {
 namespace {
 
-int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
-
 void put(float* place, Pack value, int count) { store_part(place, value, count); }
 void put(Bfloat* place, Pack value, int count) { store_rounded(place, value, count); }
 

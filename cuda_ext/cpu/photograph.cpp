@@ -31,8 +31,6 @@ Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
     return {choose(low < 0, PackInt{}, low), choose(high > size - 1, PackInt{} + (size - 1), high)};
 }
 
-int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
-
 // The flow, enlarged twice, in one quarter of each pixel.
 Pack enlarge_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
     const int32_t first = pixels.column + right - 1;

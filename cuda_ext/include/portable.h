@@ -126,4 +126,7 @@ S3D_HD F absolute(F value) {
     return choose(value < splat<F>(0.0f), -value, value);
 }
 
+// The nearest of the numbers from 0 to size - 1.
+S3D_HD int32_t hold(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
+
 }  // namespace S3D_VARIANT

@@ -57,6 +57,8 @@ class TrainConfig:
     """Folder of a model whose weights training starts from; None starts at random."""
     anew: tuple[str, ...] = ()
     """Parts, such as audio_encoder, that start at random all the same."""
+    frozen: tuple[str, ...] = ()
+    """Parts that stay as they start: what has learned speech from few people soon knows them by heart."""
     steps: int = 20_000
     """Steps in all."""
     batch_size: int = 6
@@ -346,9 +348,14 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
     """Return a new model, with weights of the model in ``train.start`` when it is given.
 
     Raises:
-        UserError: there is no model in ``train.start``, or one of other sizes.
+        UserError: there is no model in ``train.start``, or one of other sizes; or no part of a name.
     """
     model, start = S3DNeRF(config), train.start
+    for setting, parts in (("train.anew", train.anew), ("train.frozen", train.frozen)):
+        for part in parts:
+            if not any(name.startswith(part) for name, _ in model.named_parameters()):
+                known = ", ".join(name for name, _ in model.named_children())
+                raise UserError(setting, f"the model has no part '{part}'", f"name some of: {known}, or parts of them")
     if start is not None:
         try:
             stored, random = load_file(start / "model.safetensors"), model.state_dict()
@@ -358,6 +365,9 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = f"training cannot start from it ({str(error).splitlines()[0]})"
             raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error
+    for name, parameter in model.named_parameters():
+        if name.startswith(train.frozen):
+            parameter.requires_grad_(False)
     return model
 
 
@@ -370,7 +380,7 @@ def choose_device(name: str) -> torch.device:
 
 def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW with the hash grid in a group of its own: it needs larger steps and no decay."""
-    grid = {p for part in model.modules() if isinstance(part, HashGrid) for p in part.parameters()}
+    grid = {p for part in model.modules() if isinstance(part, HashGrid) for p in part.parameters() if p.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
     return torch.optim.AdamW(
         [

@@ -35,9 +35,9 @@ from s3dnerf.training.trainer import (
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions", "state"}
 SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
 PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture", "coarse", "fine", "warped", "deform"}
-PICTURES |= {"perceptual", "seen", "seen_gap"}
+PICTURES |= {"perceptual", "seen", "seen_gap", "flow"}
 JUDGED = {"adversarial", "matching"}
-UNFINISHED = {"coarse", "fine", "warped", "deform"}
+UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
 """Terms of what super-resolution starts from: eight rays across a face cannot show all of it."""
 
 
@@ -108,6 +108,31 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
         # Only what starts at zero is the same in every new model.
         anew = name.startswith(config.train.anew) and len(value.unique()) > 1
         assert torch.equal(value, first[name]) != anew, name
+
+
+def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    config = make_config()
+    config.train.frozen = ("audio_encoder", "deformation_field.warp.grid", "deformation_field.to_state")
+    trainer = Trainer(config, tmp_path)
+    make_learned(trainer)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    for step in range(3):
+        trainer.update([trainer.data[step]])
+        trainer.step += 1
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(config.train.frozen) for name in changed)
+    assert any(name.startswith("deformation_field.warp.") for name in changed)
+    assert any(name.startswith("deformation_field.speech_attention") for name in changed)
+
+
+@pytest.mark.parametrize("setting", ["anew", "frozen"])
+def test_parts_that_the_model_does_not_have_are_refused(
+    make_config: Callable[..., S3DNeRFConfig], setting: str
+) -> None:
+    config = make_config()
+    setattr(config.train, setting, ("audio_decoder",))
+    with pytest.raises(UserError, match=f"train.{setting}.*no part 'audio_decoder'.*audio_encoder"):
+        make_model(config.model, config.train)
 
 
 def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
