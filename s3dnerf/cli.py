@@ -152,6 +152,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
+    import cv2
+
     from s3dnerf.backend import keep_freed_memory
     from s3dnerf.config import load_config, show_options
     from s3dnerf.training import S3DNeRFConfig, train
@@ -161,6 +163,8 @@ def run_train(options: argparse.Namespace) -> None:
         options.parser.print_help()
         show_options(S3DNeRFConfig, config, prog=options.parser.prog)
     keep_freed_memory()
+    # Before any worker process: one that inherits OpenCV's threads waits forever when it changes their number.
+    cv2.setNumThreads(1)
     run_dir = options.out or Path("runs") / Path(options.config).stem
     checkpoint = train(config, run_dir=run_dir, resume=options.resume)
     print(f"last checkpoint: {checkpoint}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import cv2
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -158,7 +157,6 @@ class Trainer:
             sampler=numbers,
             num_workers=self.config.data.workers,
             collate_fn=_keep,
-            worker_init_fn=_leave_cores,
             pin_memory=False,
         )
         group: list[Batch] = []
@@ -447,8 +445,3 @@ def interruptible() -> Iterator:
 
 def _keep(batch: Batch) -> Batch:
     return batch
-
-
-def _leave_cores(worker: int) -> None:
-    # As PyTorch's own operators do in a worker process: the other cores belong to the training.
-    cv2.setNumThreads(1)
