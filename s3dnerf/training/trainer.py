@@ -280,7 +280,8 @@ class Trainer:
             if self.step >= self.config.train.movement_steps:
                 rendering = self.render_validation(model, batch)
                 image = rendering.image.clamp(0.0, 1.0)
-                totals["flow_error"].append(compare_flow(rendering.flow, batch.frames).item())
+                pixels = model.config.image_size / 2
+                totals["flow_error"].append(pixels * compare_flow(rendering.flow, batch.frames).item())
                 still = batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0)
                 totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
                 totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()

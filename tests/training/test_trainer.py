@@ -356,11 +356,12 @@ def test_the_whole_of_training_in_under_a_minute(
     assert checkpoint.name == f"step_{config.train.steps:07d}"
     assert (tmp_path / "config.yaml").is_file()
     text = "".join(capsys.readouterr())
-    names = ("psnr", "psnr_portrait", "lip_correlation", "lip_gain")
+    names = ("psnr", "psnr_portrait", "flow_error", "lip_correlation", "lip_gain")
     validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
     assert [int(step) for step, *_ in validations] == [6, 12]
     # Untrained, it shows the portrait nearly unmoved: about as good as the portrait itself.
-    for _, ours, portrait, correlation, gain in validations:
+    for _, ours, portrait, flow, correlation, gain in validations:
+        assert 0 < float(flow) < 10
         assert 10 < float(portrait) < 50 and abs(float(ours) - float(portrait)) < 8
         assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
     events = list((tmp_path / "log").glob("events*"))
