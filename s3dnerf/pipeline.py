@@ -26,10 +26,10 @@ from PIL import ImageColor
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from s3dnerf.data.prepare import POSE_SIGMA, track_video
+from s3dnerf.data.prepare import follow_head, track_video
 from s3dnerf.errors import UserError
-from s3dnerf.face.camera import HeadPose, fit_head_pose, smooth_head_pose
-from s3dnerf.face.crop import choose_crop, crop_pose, paste_crop
+from s3dnerf.face.camera import HeadPose, fit_head_pose
+from s3dnerf.face.crop import choose_crop, paste_crop
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
@@ -264,10 +264,9 @@ class TalkingHeadPipeline:
             points = to_pixels(landmarks, frame_size)
         points = points[:max_frames]
         first = next(stream_frames(video))
-        pose = fit_head_pose(points)
-        box = choose_crop(pose, frame_size)
+        box = choose_crop(fit_head_pose(points), frame_size)
         found = crop_face(first, points[:1], box, self.model.config.image_size)
-        pose = smooth_head_pose(crop_pose(pose, box), POSE_SIGMA)
+        pose = follow_head(video, points, box)
         found = replace(found, pose=pose[:1])
 
         identity = self.encode_identity(found, seed)
@@ -293,18 +292,17 @@ class TalkingHeadPipeline:
 
     def make_backdrop(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Backdrop:
         """Tell a portrait's person and scene apart; a ``color [3]`` takes the place of the scene."""
-        matte = segment_person(face.image)
         portrait = identity.portrait
         with torch.inference_mode(), self.autocast():
             alpha = render_still(self.model, identity, portrait.camera).alpha.float()
         if color is None:
             # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
-            person = unseen = shrink(self.to_picture(widen_matte(matte)), 2)
+            person = unseen = shrink(self.to_picture(widen_matte(portrait.matte[0, 0].cpu().numpy())), 2)
             hidden = (enlarge(unseen, 2) > FULLY)[0, 0].cpu().numpy()
             scene = self.to_picture(paint_behind(face.image, hidden))
         else:
             scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(portrait.image)
-            person = self.to_picture(matte)
+            person = portrait.matte
             unseen = torch.zeros_like(person)
         return Backdrop(scene, person, unseen, enlarge(alpha, person.shape[-1] // alpha.shape[-1]))
 
@@ -323,8 +321,9 @@ class TalkingHeadPipeline:
         if not path.is_file():
             raise UserError(f"--pose {pose}", "is no video file", "use static, idle or the path of a video")
         info = probe_video(path)
-        track = track_video(path, (info.height, info.width))
-        driver = smooth_head_pose(fit_head_pose(track.landmarks), POSE_SIGMA)
+        frame_size = (info.height, info.width)
+        points = track_video(path, frame_size).landmarks
+        driver = follow_head(path, points, choose_crop(fit_head_pose(points), frame_size))
         return lambda: iterate_driven_motion(face.pose, driver)
 
     def hear(self, identity: Identity, audio: str | Path, gain: float) -> torch.Tensor:
@@ -431,7 +430,8 @@ def make_portrait(face: Face, device: torch.device) -> Portrait:
     """Return a face as a batch of one portrait."""
     image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
-    return Portrait(image, make_camera(face.pose, device), landmarks, eyes)
+    matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]
+    return Portrait(image, make_camera(face.pose, device), landmarks, eyes, matte)
 
 
 def make_camera(pose: HeadPose, device: torch.device) -> Camera:

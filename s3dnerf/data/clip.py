@@ -1,11 +1,12 @@
 """Prepared clips: a tracked, cropped talking head on disk.
 
-A clip is a folder with four files:
+A clip is a folder with five files:
 
     clip.json    id, person, split, sync, frames, size, crop, source, notes, format version
     video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no sound
     speech.flac  16 kHz mono, exactly 640 samples a frame; absent when the clip is silent
     track.npz    landmarks, head pose, eye openness, lip opening, valid frames
+    matte.npz    how much of each pixel is the person, at half the size
 
 Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame.
 """
@@ -16,22 +17,27 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
+from s3dnerf.face.matting import open_segmentation
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
 from s3dnerf.media.video import VideoWriter, read_frames
 
-FORMAT_VERSION = 1
-VIDEO_FILE, SPEECH_FILE, TRACK_FILE, INFO_FILE = "video.mp4", "speech.flac", "track.npz", "clip.json"
+FORMAT_VERSION = 2
+VIDEO_FILE, SPEECH_FILE, INFO_FILE = "video.mp4", "speech.flac", "clip.json"
+TRACK_FILE, MATTE_FILE = "track.npz", "matte.npz"
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
 VIDEO_CRF = 23
@@ -73,6 +79,14 @@ class Clip:
         """Decode frames by number, uint8 [n, size, size, 3], in the order asked for."""
         return read_frames(self.path / VIDEO_FILE, np.asarray(indices, dtype=np.int64))
 
+    def read_mattes(self) -> np.ndarray:
+        """How much of each pixel is the person in every frame, uint8 [frames, size / 2, size / 2]; 255 is all of it."""
+        with _open_arrays(self.path, MATTE_FILE) as stored:
+            mattes = stored["mattes"]
+            if mattes.shape != (self.frames, self.size // 2, self.size // 2):
+                raise ValueError(f"mattes have shape {mattes.shape}")
+            return mattes
+
     def read_speech(self) -> np.ndarray:
         """The clip's sound, float32 [frames * 640]. Raises UserError when the clip is silent."""
         if not self.has_speech:
@@ -84,13 +98,15 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
     """Write a clip to the folder clip.path, which appears only when it is complete.
 
     frames: clip.frames images uint8 [size, size, 3]; speech float32 [n], cut or padded with silence to
-    640 samples a frame, or None. Raises ValueError when the number of frames is another.
+    640 samples a frame, or None. Raises ValueError when the number of frames is another, UserError when mediapipe,
+    which tells person and background apart, is missing.
     """
     part = clip.path.with_name(f".{clip.path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        _write_video(part / VIDEO_FILE, clip, frames)
+        mattes = _write_video(part / VIDEO_FILE, clip, frames)
+        np.savez_compressed(part / MATTE_FILE, mattes=mattes)
         if speech is not None:
             write_flac(part / SPEECH_FILE, fit_speech(speech, clip.frames))
         np.savez_compressed(part / TRACK_FILE, **_pack_track(clip))
@@ -107,14 +123,11 @@ def load_clip(folder: str | Path) -> Clip:
     """
     folder = Path(folder)
     info = _read_info(folder)
-    for name in (VIDEO_FILE, TRACK_FILE, *([SPEECH_FILE] if info["has_speech"] else [])):
+    for name in (VIDEO_FILE, TRACK_FILE, MATTE_FILE, *([SPEECH_FILE] if info["has_speech"] else [])):
         if not (folder / name).is_file():
             raise UserError(folder, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
-    try:
-        with (folder / TRACK_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            track = _unpack_track(stored, info["frames"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(folder, f"is a damaged clip: {TRACK_FILE} cannot be read ({error})", PREPARE_AGAIN) from None
+    with _open_arrays(folder, TRACK_FILE) as stored:
+        track = _unpack_track(stored, info["frames"])
     names = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
     fields = {name: info[name] for name in names}
     frame_size = tuple(info["frame_size"])
@@ -160,15 +173,27 @@ def decode_landmarks(code: np.ndarray) -> np.ndarray:
     return (steps.astype(np.float32) / LANDMARK_STEPS).reshape(len(steps), -1, 3)
 
 
-def _write_video(path: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
-    size = (clip.size, clip.size)
-    with VideoWriter(path, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer:
-        count = 0
+@contextmanager
+def _open_arrays(folder: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
+    try:
+        with (folder / name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            yield stored
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(folder, f"is a damaged clip: {name} cannot be read ({error})", PREPARE_AGAIN) from None
+
+
+def _write_video(path: Path, clip: Clip, frames: Iterable[np.ndarray]) -> np.ndarray:
+    """Write the frames and return their mattes, uint8 [frames, size / 2, size / 2]."""
+    size, half = (clip.size, clip.size), (clip.size // 2, clip.size // 2)
+    mattes = []
+    with VideoWriter(path, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer, open_segmentation() as segment:
         for frame in frames:
             writer.write(frame)
-            count += 1
-        if count != clip.frames:
-            raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
+            matte = cv2.resize(segment(frame), half, interpolation=cv2.INTER_AREA)
+            mattes.append(np.round(255.0 * matte).astype(np.uint8))
+        if len(mattes) != clip.frames:
+            raise ValueError(f"clip {clip.id} was given {len(mattes)} frames instead of {clip.frames}")
+    return np.stack(mattes)
 
 
 def _pack_track(clip: Clip) -> dict[str, np.ndarray]:

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_track, mirror_view
 from s3dnerf.data.clip import Clip, list_clips, load_clip
-from s3dnerf.data.optical_flow import measure_flow
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, to_head
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
+from s3dnerf.media.optical_flow import measure_flow
 from s3dnerf.models.s3dnerf import Portrait
 from s3dnerf.rendering.rays import Camera
 
@@ -171,6 +171,7 @@ class TalkingFaceDataset(Dataset):
         self.speakers = group_by_person(speaking)
         if not self.speakers:
             raise UserError(config.root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
+        self.mattes = {track.clip.id: track.clip.read_mattes() for track in self.tracks}
         self.pixels: dict[str, np.ndarray] = {}
         if config.cache:
             for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
@@ -242,7 +243,7 @@ class TalkingFaceDataset(Dataset):
         """Gather some frames of a clip."""
         cached = self.pixels.get(track.clip.id)
         pixels = self.read_pixels(track, indices) if cached is None else cached[indices]
-        view = interpolate_view(track, indices.astype(float)).with_pixels(pixels)
+        view = interpolate_view(track, indices.astype(float)).with_pixels(pixels, self.mattes[track.clip.id][indices])
         if with_speech and track.speech is not None:
             return view.with_speech(cut_speech_window(track.speech, indices, self.window))
         return view.with_speech(np.zeros((len(indices), self.window), np.float32))
@@ -270,6 +271,7 @@ class View:
     pixels: np.ndarray | None = None
     flow: np.ndarray | None = None
     trust: np.ndarray | None = None
+    matte: np.ndarray | None = None
 
     def take(self, rows: range | list[int]) -> View:
         """Return some of the frames."""
@@ -279,8 +281,8 @@ class View:
     def with_speech(self, speech: np.ndarray) -> View:
         return View(**{**vars(self), "speech": speech})
 
-    def with_pixels(self, pixels: np.ndarray) -> View:
-        return View(**{**vars(self), "pixels": pixels})
+    def with_pixels(self, pixels: np.ndarray, matte: np.ndarray | None) -> View:
+        return View(**{**vars(self), "pixels": pixels, "matte": matte})
 
     @staticmethod
     def join(views: list[View]) -> View:
@@ -396,12 +398,13 @@ def flip_view(view: View) -> View:
     }
     if view.pixels is not None:
         changed["pixels"] = view.pixels[:, :, ::-1]
+        changed["matte"] = view.matte[:, :, ::-1]
     return View(**{**vars(view), **changed})
 
 
 def jitter_view(view: View, rng: np.random.Generator) -> View:
     """Change the colors of all frames of a view alike."""
-    return view.with_pixels(jitter_colors(view.pixels, rng))
+    return view.with_pixels(jitter_colors(view.pixels, rng), view.matte)
 
 
 def follow_pixels(view: View, portrait: np.ndarray) -> View:
@@ -417,7 +420,8 @@ def make_camera(view: View | HeadPose) -> Camera:
 
 def make_portrait(view: View) -> Portrait:
     """Return a view's frames as portraits."""
-    return Portrait(_image(view.pixels), make_camera(view), _tensor(view.landmarks), _tensor(view.eyes))
+    matte = _tensor(view.matte[:, None]) / 255.0
+    return Portrait(_image(view.pixels), make_camera(view), _tensor(view.landmarks), _tensor(view.eyes), matte)
 
 
 def make_frames(view: View) -> Frames:

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -19,20 +20,16 @@ from tqdm import tqdm
 from s3dnerf.data.clip import INFO_FILE, Clip, save_clip
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
-from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, smooth_head_pose
-from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose
+from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.landmarks import FaceTracker, load_mediapipe, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
+from s3dnerf.face.registration import SIDE, register_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_speech
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.video import probe_video, stream_frames
 
-POSE_SIGMA = 1.0
-"""Smoothing of the head pose in frames. Tracking the mirrored video gives a second track with noise of its own:
-the smoothed pose of one is nearest to the raw pose of the other at 0.5 to 0.6 (pitch, roll) and 0.8 to 1.0 frames
-(yaw, scale), and 1.0 is within 4 % of the best for all of them. Landmarks gain 1 % at 0.45 frames and lip
-openings lose from 0.5 on, so these are stored as tracked."""
 LONGEST_GAP = 5
 """Frames without a face that are interpolated; longer gaps are marked as not valid."""
 LEAST_VALID = 0.5
@@ -171,6 +168,7 @@ def prepare_clip(entry: VideoEntry, out: Path, size: int) -> None:
         reason = f"the head is too small: its crop has {box.side:.0f} of at least {LEAST_SIDE} pixels"
         raise UserError(entry.path, reason, "Use a video of higher resolution, or cut it to the head.")
     speech = _find_speech(entry, info.has_audio)
+    pose = follow_head(entry.path, track.landmarks, box)
     clip = _assemble_clip(entry, out, size, frame_size, track, pose, box, speech is not None)
     save_clip(clip, (apply_crop(frame, box, size) for frame in stream_frames(entry.path)), speech)
 
@@ -193,6 +191,15 @@ def track_video(path: Path, frame_size: tuple[int, int]) -> VideoTrack:
         reason = f"a face is seen in only {int(seen.sum())} of {len(seen)} frames"
         raise UserError(path, reason, "Leave it out, or cut it to the part that shows a face.")
     return track
+
+
+def follow_head(path: str | Path, landmarks: np.ndarray, box: CropBox) -> HeadPose:
+    """Find the head pose of a video's first T frames in a crop, from landmarks [T, 478, 3] in source pixels."""
+
+    def stream() -> Iterator[np.ndarray]:
+        return (apply_crop(frame, box, SIDE) for frame in islice(stream_frames(path), len(landmarks)))
+
+    return register_head(stream, crop_landmarks(landmarks, box))
 
 
 def fill_gaps(found: list[np.ndarray | None]) -> VideoTrack | None:
@@ -226,7 +233,6 @@ def _assemble_clip(
     box: CropBox,
     has_speech: bool,
 ) -> Clip:
-    pose = crop_pose(pose, box)
     landmarks = align_depth(crop_landmarks(track.landmarks, box), pose)
     return Clip(
         path=out / entry.id,
@@ -238,7 +244,7 @@ def _assemble_clip(
         size=size,
         crop=box,
         landmarks=landmarks[:, KEPT_POINTS],
-        pose=smooth_head_pose(pose, POSE_SIGMA),
+        pose=pose,
         eye_openness=measure_eye_openness(landmarks),
         lip_opening=measure_lip_opening(landmarks, pose),
         valid=track.valid,

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from s3dnerf.data.clip import Clip, list_clips
 from s3dnerf.data.dataset import can_teach_speech, interpolate_view, make_camera, read_offsets, read_track
-from s3dnerf.data.prepare import POSE_SIGMA
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_pose
 from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.registration import TRACKED_SIGMA
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import resize_image
@@ -116,7 +116,7 @@ def judge_sync(
     points = to_pixels(track.filled, track.size)
     pose = fit_head_pose(points)
     box = choose_crop(pose, track.size)
-    camera = make_camera(smooth_head_pose(crop_pose(pose, box), POSE_SIGMA))
+    camera = make_camera(smooth_head_pose(crop_pose(pose, box), TRACKED_SIGMA))
     crops = (apply_crop(resize_image(frame, track.size), box, CROPPED_SIDE) for frame in frames)
     return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
 

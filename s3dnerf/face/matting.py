@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import cv2
 import numpy as np
 
@@ -11,18 +14,32 @@ GENERAL_MODEL = 0
 """Mediapipe's number of the model for square pictures; it works at 256 x 256 pixels."""
 
 
+@contextmanager
+def open_segmentation() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Give a function that does for picture after picture what `segment_person` does for one.
+
+    Raises UserError when mediapipe is missing.
+    """
+    segmentation = load_mediapipe().solutions.selfie_segmentation
+    with hide_native_log():
+        graph = warm_up(segmentation.SelfieSegmentation(model_selection=GENERAL_MODEL))
+    with graph:
+
+        def segment(image: np.ndarray) -> np.ndarray:
+            mask = run_graph(graph, np.ascontiguousarray(image)).segmentation_mask
+            return np.clip(mask, 0.0, 1.0).astype(np.float32)
+
+        yield segment
+
+
 def segment_person(image: np.ndarray) -> np.ndarray:
     """Tell person and background apart.
 
     image: uint8 [S, S, 3], a head crop. Returns float32 [S, S]: 1 on the person (hair, neck and shoulders
     included), 0 on the background, in between along the outline. Raises UserError when mediapipe is missing.
     """
-    segmentation = load_mediapipe().solutions.selfie_segmentation
-    with hide_native_log():
-        graph = warm_up(segmentation.SelfieSegmentation(model_selection=GENERAL_MODEL))
-    with graph:
-        mask = run_graph(graph, np.ascontiguousarray(image)).segmentation_mask
-    return np.clip(mask, 0.0, 1.0).astype(np.float32)
+    with open_segmentation() as segment:
+        return segment(image)
 
 
 def widen_matte(matte: np.ndarray, gain: float = 4.0, margin: float = 0.012) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 POINT_COUNT = 478
+FIRST_IRIS_POINT = 468
 
 # Closed outlines, in order around the shape.
 LIPS_OUTER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)

@@ -33,6 +33,7 @@ from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
 from s3dnerf.rendering.field import DeformedField, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
+from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
 from s3dnerf.rendering.photograph import enlarge, warp_photograph
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
@@ -79,6 +80,8 @@ class Portrait:
     """``[B, P, 3]`` in head space."""
     eyes: Tensor
     """``[B, 2]`` eye openness."""
+    matte: Tensor | None
+    """``[B, 1, S, S]`` or smaller: how much of each pixel is the person, in [0, 1]; None where only movement counts."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,12 @@ class Identity:
     """Its face regions (F_agg)."""
     state: Tensor
     """``[B, R, code]`` motion codes that the portrait seems to show: a smile, lips that happen to be parted."""
+    hair: Tensor | None
+    """``[B, 1, 2r, 2r]`` how much of each pixel moves with the head, whatever rays see there; None likewise."""
 
     def leave_pictures(self) -> Identity:
         """Return what moves the face alone, which is little to copy; it cannot be rendered."""
-        return replace(self, portrait=replace(self.portrait, image=None), appearance=None)
+        return replace(self, portrait=replace(self.portrait, image=None, matte=None), appearance=None, hair=None)
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
@@ -115,7 +120,7 @@ class Rendering:
     warped: Tensor
     """``[B, 3, 4r, 4r]`` the portrait warped by the field's flow."""
     coarse: Tensor
-    """``[B, 3, r, r]`` the volume-rendered face over the small portrait."""
+    """``[B, 3, r, r]`` the volume-rendered face over what lies behind it."""
     fine: Tensor
     """``[B, 3, 2r, 2r]`` the same, enlarged, with what the denser rays saw of mouth and eyes."""
     alpha: Tensor
@@ -161,7 +166,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         appearance = self.appearance_encoder(portrait.image, portrait.camera)
         displacement = portrait.landmarks - self.canonical_landmarks
         regions = self.deformation_field.describe_regions(appearance.context, displacement, portrait.eyes)
-        return Identity(portrait, appearance, regions, self.deformation_field.to_state(regions.tokens))
+        state = self.deformation_field.to_state(regions.tokens)
+        hair = None
+        if portrait.matte is not None:
+            hair = mark_hair(portrait.matte, portrait.camera, 2 * self.config.ray_size)
+        return Identity(portrait, appearance, regions, state, hair)
 
     def encode_speech(self, identity: Identity, windows: Tensor, run: int = 1) -> Tensor:
         """Speech ``windows [B, samples]`` around frames, in runs of consecutive ones -> motion codes ``[B, R, code]``
@@ -235,7 +244,10 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         rendered = torch.cat([seen.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
         coarse = rendered[..., : size * size].unflatten(2, (size, size))
         fine = fovea.paste(rendered[..., size * size :], enlarge(coarse, 2))
-        coarse, fine = show_background(coarse, portrait.image), show_background(fine, portrait.image)
+        # One portrait behind many frames is shrunk once.
+        image = portrait.image[:1] if portrait.image.stride(0) == 0 else portrait.image
+        behind = look_past_rays(shrink(image, 2).expand(len(fine), -1, -1, -1), identity.hair, camera, portrait.camera)
+        coarse, fine = show_behind(coarse, shrink(behind, 2)), show_behind(fine, behind)
         warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
         image = self.super_resolution(coarse[:, :-2], inputs, warped)
         return Rendering(image.float(), warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
@@ -268,15 +280,6 @@ def smooth_in_time(series: Tensor, sigma: float) -> Tensor:
     weights = torch.softmax(-0.5 * (steps / sigma).square(), dim=0).to(series.dtype)
     nearby = (torch.arange(len(series), device=series.device)[:, None] + steps).clamp(0, len(series) - 1)
     return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))
-
-
-def show_background(rendered: Tensor, portrait: Tensor) -> Tensor:
-    """Put the portrait, which stands still, behind ``rendered [B, 3 + features + alpha + flow, h, w]``."""
-    clear = 1.0 - rendered[:, -3:-2]
-    # One portrait behind many frames is shrunk once.
-    portrait = portrait[:1] if portrait.stride(0) == 0 else portrait
-    behind = shrink(portrait, portrait.shape[-1] // rendered.shape[-1])
-    return torch.cat([rendered[:, :3] + clear * behind, rendered[:, 3:]], dim=1)
 
 
 def shrink(image: Tensor, factor: int) -> Tensor:

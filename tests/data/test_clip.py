@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from skimage.data import astronaut
 
 from s3dnerf.data.clip import (
     LANDMARK_STEPS,
@@ -23,6 +25,7 @@ from s3dnerf.data.clip import (
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
+from s3dnerf.face.matting import segment_person
 from s3dnerf.face.points import KEPT_POINTS
 
 FRAMES, SIZE = 30, 64
@@ -144,7 +147,7 @@ def test_clips_are_listed_by_split(tmp_path: Path) -> None:
         list_clips(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "speech.flac", "track.npz"])
+@pytest.mark.parametrize("name", ["video.mp4", "speech.flac", "track.npz", "matte.npz"])
 def test_a_missing_file_is_named(saved: Clip, name: str) -> None:
     (saved.path / name).unlink()
     with pytest.raises(UserError, match=name):
@@ -171,6 +174,29 @@ def test_a_cut_track_is_named(saved: Clip) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="track.npz cannot be read"):
         load_clip(saved.path)
+
+
+def test_a_cut_or_foreign_matte_is_named(saved: Clip) -> None:
+    path, whole = saved.path / "matte.npz", (saved.path / "matte.npz").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="matte.npz cannot be read"):
+        saved.read_mattes()
+    np.savez_compressed(path, mattes=np.zeros((FRAMES - 1, SIZE // 2, SIZE // 2), np.uint8))
+    with pytest.raises(UserError, match=r"mattes have shape \(29"):
+        saved.read_mattes()
+
+
+def test_every_frame_has_its_matte(tmp_path: Path) -> None:
+    person = cv2.resize(astronaut()[:256, 96:352], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    pictures = make_pictures()
+    pictures[3:] = [person] * (FRAMES - 3)
+    clip = make_clip(tmp_path / "someone_0")
+    save_clip(clip, pictures, None)
+    mattes = load_clip(clip.path).read_mattes()
+    assert mattes.dtype == np.uint8 and mattes.shape == (FRAMES, SIZE // 2, SIZE // 2)
+    assert mattes[:3].mean() < 10 and mattes[3:].mean() > 80
+    expected = cv2.resize(segment_person(person), (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(mattes[10] / 255, expected, atol=0.5 / 255)
 
 
 def test_saving_needs_no_clip_object_from_disk(saved: Clip, tmp_path: Path) -> None:

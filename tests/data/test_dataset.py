@@ -28,6 +28,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, project
 from s3dnerf.face.points import IRIS_LEFT, IRIS_RIGHT, KEPT_POINTS
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
+from s3dnerf.media.image import resize_image
 from s3dnerf.models.s3dnerf import shrink
 from s3dnerf.rendering.photograph import warp
 from s3dnerf.rendering.rays import project_points
@@ -108,6 +109,22 @@ def test_sizes_of_a_batch(make_dataset: Callable[..., TalkingFaceDataset]) -> No
     assert shapes["batch.frames.flow"] == (4, 2, SIZE // 2, SIZE // 2)
     assert shapes["batch.frames.trust"] == (4, 1, SIZE // 2, SIZE // 2)
     assert "batch.sequences.flow" not in shapes
+    assert shapes["batch.portraits.matte"] == (2, 1, SIZE // 2, SIZE // 2)
+
+
+def test_portraits_carry_their_own_mattes_mirrored_or_not(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
+    dataset = make_dataset()
+    # In the place of true mattes, the green of the frames: it must stay with its picture.
+    for track in dataset.tracks:
+        frames = dataset.read_pixels(track, np.arange(track.clip.frames))
+        half = np.stack([resize_image(frame, SIZE // 2) for frame in frames])
+        dataset.mattes[track.clip.id] = np.ascontiguousarray(half[..., 1])
+    for step in range(4):
+        portraits = dataset[step].portraits
+        green = shrink(portraits.image[:, 1:2], 2).flatten(1)
+        for matte, expected in zip(portraits.matte.flatten(1), green, strict=True):
+            # Colors are changed, so that only their pattern is the same.
+            assert torch.corrcoef(torch.stack([matte, expected]))[0, 1] > 0.95
 
 
 def test_pixels_and_landmarks_of_a_batch_fit_together(make_dataset: Callable[..., TalkingFaceDataset]) -> None:

@@ -102,7 +102,7 @@ def test_the_track_fits_the_pose(made: Made) -> None:
     clip = load_clip(made[1] / REAL[0])
     again = fit_head_pose(clip.landmarks)
     turned = np.einsum("tij,tij->t", again.rotation, clip.pose.rotation)
-    assert np.degrees(np.arccos(np.clip((turned - 1) / 2, -1, 1))).max() < 1.5, "smoothing moves little"
+    assert np.degrees(np.arccos(np.clip((turned - 1) / 2, -1, 1))).max() < 3.0, "registration moves little"
     corners = project(load_canonical_face()[[33, 263]], clip.pose)
     assert np.abs(corners[..., :2]).max() < 1
     # A frontal talking head of this corpus: eyes mostly open, mouth opening and closing.

@@ -103,10 +103,32 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
 
 def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    rendering = render(model, identity, shift(identity.portrait.camera, 0.3, 0.1))
+    bald = replace(identity, hair=torch.zeros_like(identity.hair))
+    rendering = render(model, bald, shift(identity.portrait.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
     torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+
+
+def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, -100.0)
+    covered = replace(identity, hair=torch.ones_like(identity.hair))
+    rendering = render(model, covered, shift(identity.portrait.camera, 0.25, 0.125))
+    torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS))
+    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
+    torch.testing.assert_close(rendering.flow, expected, atol=1e-5, rtol=0)
+    small = shrink(identity.portrait.image, 4)
+    torch.testing.assert_close(rendering.coarse[..., 1:, 2:], small[..., :-1, :-2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.warped[..., 4:, 8:], identity.portrait.image[..., :-4, :-8], atol=1e-4, rtol=0)
+
+
+def test_what_moves_alone_needs_no_pictures(model: S3DNeRF, drawn_batch: Batch) -> None:
+    with torch.no_grad():
+        identity = model.encode_identity(replace(drawn_batch.portraits, matte=None))
+        assert identity.hair is None
+        moving = model.encode_identity(drawn_batch.portraits).leave_pictures()
+    parts = (moving.portrait.image, moving.portrait.matte, moving.hair, moving.appearance)
+    assert all(part is None for part in parts)
 
 
 def test_only_the_change_from_the_portrait_drives(model: S3DNeRF, identity: Identity) -> None:

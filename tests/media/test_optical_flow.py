@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from s3dnerf.data.optical_flow import measure_flow, sample
+from s3dnerf.media.optical_flow import measure_flow, sample
 
 SIZE = 128
 

@@ -1,4 +1,4 @@
-"""Optical flow: where in a portrait is what a frame shows? By dense inverse search (Kroeger et al., 2016)."""
+"""Optical flow: where in one picture is what another shows? By dense inverse search (Kroeger et al., 2016)."""
 
 from __future__ import annotations
 

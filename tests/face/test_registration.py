@@ -1,0 +1,151 @@
+"""Head poses by optical flow: where the truth is known, and where flow knows nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from skimage.data import astronaut
+
+from s3dnerf.face.camera import HeadPose, load_canonical_face, project
+from s3dnerf.face.registration import (
+    PIXEL,
+    SIDE,
+    TRACKING_ERROR,
+    find_typical_frame,
+    fit_camera,
+    follow_points,
+    register_head,
+)
+
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return cv2.resize(astronaut()[:320, 60:380], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def make_pose(turns: np.ndarray, scale: np.ndarray, center: np.ndarray) -> HeadPose:
+    """Poses from rotation vectors [T, 3], scales [T] and centers [T, 2]."""
+    rotation = Rotation.from_rotvec(turns).as_matrix()
+    return HeadPose(*(np.asarray(part, np.float32) for part in (rotation, scale, center)))
+
+
+def strays(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 6)) * TRACKING_ERROR
+
+
+def stray(pose: HeadPose, by: np.ndarray) -> HeadPose:
+    rotation = Rotation.from_rotvec(by[:, :3]).as_matrix() @ pose.rotation
+    parts = (rotation, pose.scale * np.exp(by[:, 3]), pose.center + by[:, 4:])
+    return HeadPose(*(np.asarray(part, np.float32) for part in parts))
+
+
+def move_in_plane(picture: np.ndarray, roll: float, size: float, shift: np.ndarray) -> np.ndarray:
+    """A flat picture rolled (radians, counterclockwise), enlarged and shifted (image coordinates)."""
+    middle = (SIDE - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), np.degrees(roll), size)
+    matrix[:, 2] += shift / PIXEL
+    return cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+def measure_errors(pose: HeadPose, true: HeadPose) -> np.ndarray:
+    """Root mean square distances in pixels of the face's points, less those of the first frame: [T]."""
+    face = load_canonical_face()[None]
+    miss = (project(face, pose) - project(face, true))[..., :2] / PIXEL
+    miss = miss - miss[:1]
+    return np.sqrt(np.square(miss).sum(-1).mean(-1))
+
+
+def test_a_picture_that_moves_is_followed_better_than_landmarks_with_noise(picture: np.ndarray) -> None:
+    roll, shift = np.linspace(0.0, 0.12, FRAMES), np.linspace([0.0, 0.0], [0.06, -0.04], FRAMES)
+    size = np.linspace(1.0, 1.06, FRAMES)
+    frames = [move_in_plane(picture, *moved) for moved in zip(roll, size, shift, strict=True)]
+    still = np.zeros(FRAMES)
+    true = make_pose(np.stack([still, still, roll], axis=-1), 0.7 * size, shift)
+    tracked = stray(true, strays(FRAMES))
+    found = register_head(lambda: iter(frames), project(load_canonical_face()[None], tracked))
+    assert len(found) == FRAMES and all(part.dtype == np.float32 for part in vars(found).values())
+    assert measure_errors(tracked, true)[1:].mean() > 0.6
+    assert measure_errors(found, true)[1:].mean() < 0.25
+
+
+def test_points_are_followed_to_where_they_are_and_trusted_where_they_are_seen(picture: np.ndarray) -> None:
+    shift = np.array([0.05, 0.03])
+    frame = move_in_plane(picture, 0.0, 1.0, shift)
+    frame[:, : SIDE // 3] = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE // 3, 3))
+    places = np.stack(np.meshgrid([-0.6, -0.2, 0.0, 0.2], [-0.4, -0.1, 0.2]), axis=-1).reshape(-1, 2)
+    for expected in (places, places + shift + 0.01):
+        seen, trust = follow_points(picture, frame, places, expected)
+        hidden = places[:, 0] < -0.5
+        assert trust[hidden].max() < 0.1 and np.median(trust[~hidden]) > 0.3
+        miss = np.abs(seen - places - shift).max(-1)
+        assert (miss * trust).sum() / trust.sum() < 0.2 * PIXEL
+
+
+@pytest.fixture
+def tracked() -> HeadPose:
+    turns = [[0.1, -0.3, 0.05], [-0.1, 0.4, 0.0], [0.0, 0.0, -0.2]]
+    return make_pose(np.array(turns), np.array([0.7, 0.6, 0.8]), np.array([[0.0, 0.1], [-0.1, 0.0], [0.2, 0.2]]))
+
+
+def see(face: np.ndarray, pose: HeadPose) -> np.ndarray:
+    return project(face[None], pose)[..., :2].astype(np.float64)
+
+
+def test_the_pose_is_the_one_in_which_points_are_seen_where_they_are(tracked: HeadPose) -> None:
+    face, true = load_canonical_face(), stray(tracked, strays(3))
+    found = fit_camera(face, see(face, true), np.ones((3, len(face))), tracked)
+    left = np.abs(see(face, found) - see(face, true)).max()
+    assert left < 0.03 * np.abs(see(face, tracked) - see(face, true)).max()
+    squares = found.rotation @ np.swapaxes(found.rotation, 1, 2)
+    np.testing.assert_allclose(squares, np.tile(np.eye(3), (3, 1, 1)), atol=1e-5)
+
+
+def test_points_that_went_elsewhere_hardly_count(tracked: HeadPose) -> None:
+    face, true = load_canonical_face(), stray(tracked, strays(3))
+    seen = see(face, true)
+    seen[:, ::5] += 10 * PIXEL
+    found = fit_camera(face, seen, np.ones((3, len(face))), tracked)
+    assert np.abs(see(face, found) - see(face, true)).max() < 0.2 * PIXEL
+
+
+def test_where_nothing_is_trusted_the_tracked_pose_stays(tracked: HeadPose) -> None:
+    face = load_canonical_face()
+    found = fit_camera(face, see(face, tracked) + 0.1, np.zeros((3, len(face))), tracked)
+    for part, expected in zip(vars(found).values(), vars(tracked).values(), strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+def test_few_points_move_the_pose_less_than_many(tracked: HeadPose) -> None:
+    face, true = load_canonical_face(), stray(tracked, strays(3))
+    trust = np.zeros((3, len(face)))
+    trust[:, :2] = 0.1
+    few = fit_camera(face, see(face, true), trust, tracked)
+    many = fit_camera(face, see(face, true), np.ones_like(trust), tracked)
+    far, near = (np.abs(see(face, pose) - see(face, true)).mean() for pose in (few, many))
+    assert far > 3 * near
+
+
+def test_the_typical_frame_is_in_the_middle_of_the_motion() -> None:
+    centers = np.array([[0.5, 0.0], [0.1, 0.0], [0.0, 0.0], [-0.05, 0.0], [-0.3, 0.0]])
+    poses = make_pose(np.zeros((5, 3)), np.full(5, 0.7), centers)
+    assert find_typical_frame(project(load_canonical_face()[None], poses)) == 2
+
+
+def test_a_single_frame_keeps_its_tracked_pose(picture: np.ndarray, tracked: HeadPose) -> None:
+    landmarks = project(load_canonical_face()[None], tracked[:1])
+    found = register_head(lambda: iter([picture]), landmarks)
+    np.testing.assert_allclose(found.rotation, tracked.rotation[:1], atol=1e-4)
+
+
+def test_too_few_crops_are_refused(picture: np.ndarray, tracked: HeadPose) -> None:
+    def stream() -> Iterator[np.ndarray]:
+        return iter([picture, picture])
+
+    with pytest.raises(ValueError, match="shorter|longer"):
+        register_head(stream, project(load_canonical_face()[None], tracked))
