@@ -19,7 +19,7 @@ from s3dnerf.backend import Library, choose_backend, find_library
 from s3dnerf.encoding.operators import STORAGE
 from s3dnerf.rendering.photograph import enlarge
 
-AGREEMENT = 0.05
+AGREEMENT = 0.1
 """Mean change of four by four pixels at which the photograph counts for a third as right, detail and all."""
 
 
