@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from s3dnerf.rendering.hair import DEPTH, NECK, find_plane, follow_plane, look_past_rays, mark_hair, show_behind
-from s3dnerf.rendering.rays import Camera, make_pixel_grid
+from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 
 SIZE = 32
 SCALE = 0.7
@@ -23,8 +23,10 @@ def make_camera(yaw: float = 0.0, center: tuple[float, float] = (0.0, 0.0), scal
 
 
 def test_pixels_show_points_of_one_depth() -> None:
-    points = find_plane(make_camera(yaw=0.5), SIZE)
+    places = make_pixel_grid(SIZE, SIZE).double().flatten(0, 1)
+    points = find_plane(places, make_camera(yaw=0.5))
     assert points.shape == (1, SIZE * SIZE, 3)
+    torch.testing.assert_close(project_points(points, make_camera(yaw=0.5))[0, :, :2], places)
     torch.testing.assert_close(points[..., 2], torch.full_like(points[..., 2], DEPTH))
 
 
