@@ -6,7 +6,7 @@ A clip is a folder with five files:
     video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no sound
     speech.flac  16 kHz mono, exactly 640 samples a frame; absent when the clip is silent
     track.npz    landmarks, head pose, eye openness, lip opening, valid frames
-    matte.npz    how much of each pixel is the person, at half the size
+    matte.npz    how much of each pixel is the person, at half the size, an array a frame
 
 Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame.
 """
@@ -79,13 +79,13 @@ class Clip:
         """Decode frames by number, uint8 [n, size, size, 3], in the order asked for."""
         return read_frames(self.path / VIDEO_FILE, np.asarray(indices, dtype=np.int64))
 
-    def read_mattes(self) -> np.ndarray:
-        """How much of each pixel is the person in every frame, uint8 [frames, size / 2, size / 2]; 255 is all of it."""
+    def read_mattes(self, indices: Iterable[int]) -> np.ndarray:
+        """How much of each pixel is the person in frames by number, uint8 [n, size / 2, size / 2]; 255 is all of it.
+
+        Raises UserError when they are not there or damaged.
+        """
         with _open_arrays(self.path, MATTE_FILE) as stored:
-            mattes = stored["mattes"]
-            if mattes.shape != (self.frames, self.size // 2, self.size // 2):
-                raise ValueError(f"mattes have shape {mattes.shape}")
-            return mattes
+            return np.stack([stored[str(index)] for index in indices])
 
     def read_speech(self) -> np.ndarray:
         """The clip's sound, float32 [frames * 640]. Raises UserError when the clip is silent."""
@@ -105,8 +105,7 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        mattes = _write_video(part / VIDEO_FILE, clip, frames)
-        np.savez_compressed(part / MATTE_FILE, mattes=mattes)
+        _write_pictures(part, clip, frames)
         if speech is not None:
             write_flac(part / SPEECH_FILE, fit_speech(speech, clip.frames))
         np.savez_compressed(part / TRACK_FILE, **_pack_track(clip))
@@ -182,18 +181,23 @@ def _open_arrays(folder: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(folder, f"is a damaged clip: {name} cannot be read ({error})", PREPARE_AGAIN) from None
 
 
-def _write_video(path: Path, clip: Clip, frames: Iterable[np.ndarray]) -> np.ndarray:
-    """Write the frames and return their mattes, uint8 [frames, size / 2, size / 2]."""
+def _write_pictures(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
+    """Write the video and the mattes of its frames, both frame by frame: clips may be long."""
     size, half = (clip.size, clip.size), (clip.size // 2, clip.size // 2)
-    mattes = []
-    with VideoWriter(path, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer, open_segmentation() as segment:
+    count = 0
+    with (
+        VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer,
+        zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
+        open_segmentation() as segment,
+    ):
         for frame in frames:
             writer.write(frame)
             matte = cv2.resize(segment(frame), half, interpolation=cv2.INTER_AREA)
-            mattes.append(np.round(255.0 * matte).astype(np.uint8))
-        if len(mattes) != clip.frames:
-            raise ValueError(f"clip {clip.id} was given {len(mattes)} frames instead of {clip.frames}")
-    return np.stack(mattes)
+            with mattes.open(f"{count}.npy", "w") as file:
+                np.lib.format.write_array(file, np.round(255.0 * matte).astype(np.uint8), allow_pickle=False)
+            count += 1
+        if count != clip.frames:
+            raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
 
 
 def _pack_track(clip: Clip) -> dict[str, np.ndarray]:

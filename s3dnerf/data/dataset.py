@@ -171,7 +171,6 @@ class TalkingFaceDataset(Dataset):
         self.speakers = group_by_person(speaking)
         if not self.speakers:
             raise UserError(config.root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
-        self.mattes = {track.clip.id: track.clip.read_mattes() for track in self.tracks}
         self.pixels: dict[str, np.ndarray] = {}
         if config.cache:
             for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
@@ -243,7 +242,7 @@ class TalkingFaceDataset(Dataset):
         """Gather some frames of a clip."""
         cached = self.pixels.get(track.clip.id)
         pixels = self.read_pixels(track, indices) if cached is None else cached[indices]
-        view = interpolate_view(track, indices.astype(float)).with_pixels(pixels, self.mattes[track.clip.id][indices])
+        view = interpolate_view(track, indices.astype(float)).with_pixels(pixels, track.clip.read_mattes(indices))
         if with_speech and track.speech is not None:
             return view.with_speech(cut_speech_window(track.speech, indices, self.window))
         return view.with_speech(np.zeros((len(indices), self.window), np.float32))
