@@ -174,7 +174,7 @@ def test_speech_drives_the_frames(lively: TalkingHeadPipeline, say: Callable[...
         np.stack(list(say(lively, pose="static", blink="off", audio=files / name)))
         for name in ("second.wav", "noise.wav")
     )
-    assert np.abs(spoken.astype(int) - noisy).mean() > 0.4
+    assert np.abs(spoken.astype(int) - noisy).mean() > 0.2
 
 
 def test_loudness_of_the_recording_does_not_matter(

@@ -19,8 +19,9 @@ from s3dnerf.face.regions import measure_lip_opening
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
+from s3dnerf.models.s3dnerf import LIPS_APART
 from s3dnerf.pipeline import TalkingHeadPipeline, make_portrait
-from s3dnerf.training.losses import LIPS_APART, measure_openings
+from s3dnerf.training.losses import measure_openings
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 

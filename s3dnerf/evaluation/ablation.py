@@ -26,7 +26,10 @@ from s3dnerf.media.files import replace_when_done
 from s3dnerf.training import S3DNeRFConfig, train
 from s3dnerf.training.checkpoint import find_latest, read_step
 
-SHOWN = ("psnr", "ssim", "lpips", "cpbd", "f_lmd", "m_lmd", "lip_correlation", "lip_gain", "lip_slope", "lse_c")
+SHOWN = (
+    *("psnr", "ssim", "lpips", "cpbd", "f_lmd", "m_lmd"),
+    *("lip_correlation", "lip_gain", "lip_slope", "sync_confidence", "lse_c"),
+)
 """Scores in the table, as far as they were measured."""
 REFERENCE_ROWS = ("unmoved_portrait", "ground_truth")
 

@@ -28,12 +28,22 @@ from s3dnerf.models.deformation_field import (
     describe_poses,
 )
 from s3dnerf.models.motion_encoder import MotionEncoder
+from s3dnerf.models.mouth_interior import (
+    INNER_LIPS,
+    UPPER_LIP,
+    MouthInterior,
+    MouthInteriorConfig,
+    MouthTones,
+    measure_need,
+    measure_tones,
+)
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.field import DeformedField, see_field
+from s3dnerf.rendering.field import DeformedField, follow_lattice, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
+from s3dnerf.rendering.mouth import look_into_mouth
 from s3dnerf.rendering.photograph import enlarge, warp_photograph
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
@@ -59,6 +69,8 @@ class ModelConfig:
     """Canonical radiance field."""
     super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
     """Super-resolution."""
+    mouth: MouthInteriorConfig = field(default_factory=MouthInteriorConfig)
+    """Inside of the mouth."""
     surface: SurfacePriorConfig = field(default_factory=SurfacePriorConfig)
     """Where rays are sampled."""
 
@@ -97,10 +109,13 @@ class Identity:
     """``[B, R, code]`` motion codes that the portrait seems to show: a smile, lips that happen to be parted."""
     hair: Tensor | None
     """``[B, 1, 2r, 2r]`` how much of each pixel moves with the head, whatever rays see there; None likewise."""
+    tones: MouthTones | None
+    """Light on the mouth; None likewise."""
 
     def leave_pictures(self) -> Identity:
         """Return what moves the face alone, which is little to copy; it cannot be rendered."""
-        return replace(self, portrait=replace(self.portrait, image=None, matte=None), appearance=None, hair=None)
+        portrait = replace(self.portrait, image=None, matte=None)
+        return replace(self, portrait=portrait, appearance=None, hair=None, tones=None)
 
     def repeat(self, times: int) -> Identity:
         """Return the batch with each identity repeated ``times`` times in a row."""
@@ -158,6 +173,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
             rendered=3 + config.radiance.features + 1,
             detail=config.appearance.widths[0],
         )
+        self.mouth_interior = MouthInterior(config.mouth)
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
 
@@ -167,10 +183,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         displacement = portrait.landmarks - self.canonical_landmarks
         regions = self.deformation_field.describe_regions(appearance.context, displacement, portrait.eyes)
         state = self.deformation_field.to_state(regions.tokens)
-        hair = None
+        hair = tones = None
         if portrait.matte is not None:
             hair = mark_hair(portrait.matte, portrait.camera, 2 * self.config.ray_size)
-        return Identity(portrait, appearance, regions, state, hair)
+            tones = measure_tones(portrait.image, portrait.landmarks, portrait.camera)
+        return Identity(portrait, appearance, regions, state, hair, tones)
 
     def encode_speech(self, identity: Identity, windows: Tensor, run: int = 1) -> Tensor:
         """Speech ``windows [B, samples]`` around frames, in runs of consecutive ones -> motion codes ``[B, R, code]``
@@ -249,8 +266,22 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         behind = look_past_rays(shrink(image, 2).expand(len(fine), -1, -1, -1), identity.hair, camera, portrait.camera)
         coarse, fine = show_behind(coarse, shrink(behind, 2)), show_behind(fine, behind)
         warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
-        image = self.super_resolution(coarse[:, :-2], inputs, warped)
-        return Rendering(image.float(), warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
+        image = self.super_resolution(coarse[:, :-2], inputs, warped).float()
+        image = self.open_mouth(image, identity, field, camera)
+        return Rendering(image, warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
+
+    def open_mouth(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
+        """Paint the inside of the mouth into frames ``image [B, 3, S, S]``, as far as the portrait does not show it."""
+        lips, tones = identity.portrait.landmarks[:, INNER_LIPS], identity.tones
+        with torch.no_grad():
+            outline = follow_lattice(field, lips, lips + LIPS_APART[INNER_LIPS].to(lips.device), MOUTH_ROUNDS)
+        patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), image.shape[-1])
+        opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, patch.size)
+        # Most of the patch is lips and chin: these are spared the network.
+        inside = opening.coverage.topk(math.ceil(MOUTH_SHARE * opening.coverage.shape[1])).indices
+        patch, opening = patch.take(inside), opening.take(inside)
+        share = opening.coverage * measure_need(opening.height, tones.opening)[:, None]
+        return patch.paste(patch.cut(image).lerp(self.mouth_interior(opening, tones), share[:, None]), image)
 
     def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find where the portrait's landmarks are in the frame: points that the field warps onto them.
@@ -269,6 +300,16 @@ OPAQUE = 1e-3
 """What lies behind all but this share of the light is not looked at, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
+LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
+"""Moves the points of a face's lips apart, up by 0.08 head units and down by 0.16: all points between open lips warp to
+where the portrait's lips meet, so that a search for the lips' edges has to come from outside."""
+for outline in (LIPS_OUTER, LIPS_INNER):
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[1:10]), 1] = -0.16
+    LIPS_APART[KEPT_POINTS.searchsorted(outline[11:20]), 1] = 0.08
+MOUTH_ROUNDS = 4
+"""Rounds of the search for the edges of the lips; what more rounds change is a fifth of a pixel of 256."""
+MOUTH_SHARE = 0.25
+"""Share of the denser patch around the mouth that lies between the lips, at most; 0.13 was the widest mouth seen."""
 
 
 def smooth_in_time(series: Tensor, sigma: float) -> Tensor:

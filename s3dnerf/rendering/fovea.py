@@ -48,12 +48,19 @@ class Fovea:
         places = torch.stack([self.cells % self.size, self.cells // self.size], dim=-1)
         return (2.0 * places + 1.0) / self.size - 1.0
 
+    def take(self, indices: Tensor) -> Fovea:
+        """Return some of the cells, ``indices [B, M]``."""
+        return Fovea(self.cells.gather(1, indices), self.opacity.gather(1, indices), self.size)
+
+    def cut(self, canvas: Tensor) -> Tensor:
+        """Return ``[B, C, N]``, these cells of ``canvas [B, C, H, W]`` (the fine grid)."""
+        return canvas.flatten(2).gather(2, self.cells[:, None].expand(-1, canvas.shape[1], -1))
+
     def paste(self, values: Tensor, canvas: Tensor) -> Tensor:
-        """Lay what these rays saw, ``values [B, C, N]``, over ``canvas [B, C, H, W]`` (the fine grid)."""
+        """Lay what these rays saw, ``values [B, C, N]``, over ``canvas``."""
         cells = self.cells[:, None].expand_as(values)
-        flat = canvas.flatten(2)
-        change = self.opacity[:, None] * (values - flat.gather(2, cells))
-        return flat.scatter_add(2, cells, change.to(flat.dtype)).view_as(canvas)
+        change = self.opacity[:, None] * (values - self.cut(canvas))
+        return canvas.flatten(2).scatter_add(2, cells, change.to(canvas.dtype)).view_as(canvas)
 
 
 def place_fovea(camera: Camera, config: FoveaConfig, size: int) -> Fovea:

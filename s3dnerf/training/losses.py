@@ -18,24 +18,16 @@ from s3dnerf.face.points import (
     LID_PAIRS_LEFT,
     LID_PAIRS_RIGHT,
     LIP_PAIRS,
-    LIPS_INNER,
-    LIPS_OUTER,
 )
 from s3dnerf.face.regions import region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.models.mouth_interior import INNER_LIPS
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, LIPS_APART, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
 EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
 """Rows of the kept landmarks that lie on the lids."""
-INNER_LIPS = torch.from_numpy(KEPT_POINTS.searchsorted(LIPS_INNER))
-"""Rows of the kept landmarks on the inner outline of the lips, in order around it."""
-LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
-"""Moves the points of a face's lips apart: up by 0.08 head units and down by 0.16."""
-for outline in (LIPS_OUTER, LIPS_INNER):
-    LIPS_APART[KEPT_POINTS.searchsorted(outline[1:10]), 1] = -0.16
-    LIPS_APART[KEPT_POINTS.searchsorted(outline[11:20]), 1] = 0.08
 LIP_SIDES, LID_SIDES = (
     [torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*pairs, strict=True)]
     for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT)
@@ -198,11 +190,7 @@ def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
 
 
 def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:
-    """Find the portrait's landmarks in frames under ``codes``, ``[B, P, 3]``, from nothing but the person's mean face.
-
-    The search for the lips starts well outside them: all points between open lips warp to where the portrait's lips
-    meet, so a search that starts there stays there.
-    """
+    """Find the portrait's landmarks in frames under ``codes``, ``[B, P, 3]``, from the person's mean face alone."""
     mean_face = frames.landmarks - frames.displacement
     return model.locate_landmarks(identity, codes, mean_face + LIPS_APART.to(mean_face.device))
 

@@ -42,6 +42,7 @@ from s3dnerf.training.losses import (
     place_landmarks,
     weigh,
 )
+from s3dnerf.training.mouth import collect_mouths, learn_mouths
 from s3dnerf.training.perception import compare_perception, compare_sync
 
 if TYPE_CHECKING:
@@ -58,8 +59,11 @@ class TrainConfig:
     """Parts, such as audio_encoder, that start at random all the same."""
     frozen: tuple[str, ...] = ()
     """Parts that stay as they start: what has learned speech from few people soon knows them by heart."""
+    mouth_steps: int = 1_500
+    """Steps before all others, in which the inside of mouths is learned, from pixels between tracked lips: a minute or
+    two. It stays as it is afterwards."""
     steps: int = 20_000
-    """Steps in all."""
+    """Steps in all others."""
     batch_size: int = 6
     """Frames rendered in a batch."""
     movement_steps: int = 2_000
@@ -126,11 +130,14 @@ class Trainer:
     def run(self, resume: bool) -> None:
         """Train to the last step; Ctrl-C saves a checkpoint and returns."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        if resume and (latest := find_latest(self.checkpoints)):
+        latest = find_latest(self.checkpoints) if resume else None
+        if latest is not None:
             self.step = load_checkpoint(latest, self.state)
             self.average.n_averaged.fill_(self.step)
         save_config(self.run_dir / "config.yaml", self.config)
         train = self.config.train
+        if latest is None and train.mouth_steps > 0:
+            self.learn_mouths()
         bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
         with SummaryWriter(self.run_dir / "log") as log, interruptible() as interrupted, bar:
             for batches in self.iterate_batches():
@@ -146,6 +153,14 @@ class Trainer:
                 if interrupted():
                     tqdm.write(f"stopped at step {self.step}; continue with --resume")
                     return
+
+    def learn_mouths(self) -> None:
+        """Learn the inside of mouths, which nothing else depends on."""
+        interior, seed = self.model.mouth_interior, self.config.seed
+        mouths = map_tensors(collect_mouths(self.data, seed), lambda x: x.to(self.device))
+        learn_mouths(interior, mouths, self.config.train.mouth_steps, seed)
+        self.average.module.mouth_interior.load_state_dict(interior.state_dict())
+        self.save()
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step, prepared ahead by worker processes."""
@@ -364,8 +379,9 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = f"training cannot start from it ({str(error).splitlines()[0]})"
             raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error
+    # The inside of the mouth is learned by itself.
     for name, parameter in model.named_parameters():
-        if name.startswith(train.frozen):
+        if name.startswith((*train.frozen, "mouth_interior")):
             parameter.requires_grad_(False)
     return model
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
+from s3dnerf.models.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time
 from s3dnerf.rendering.photograph import warp
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 from s3dnerf.training import S3DNeRFConfig
 
 SIDE, RAYS = 64, 16
@@ -232,6 +233,36 @@ def test_only_the_last_round_of_locating_carries_gradients(model: S3DNeRF, ident
     torch.testing.assert_close(gradient, expected)
     with torch.no_grad():
         assert not model.locate_landmarks(identity, codes, identity.portrait.landmarks).requires_grad
+
+
+@pytest.mark.parametrize(("seam", "painted"), [(0.0, True), (0.1, False)])
+def test_lips_that_part_show_the_inside_of_the_mouth_unless_the_portrait_does(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, seam: float, painted: bool
+) -> None:
+    # Lips of the portrait with a seam between them; in the frame they are 0.14 head units apart.
+    angle = torch.arange(20) * (torch.pi / 10)
+
+    def outline(height: float) -> Tensor:
+        around = torch.stack([-0.3 * angle.cos(), -0.5 * height * angle.sin() - 0.42, torch.full_like(angle, 0.5)], -1)
+        return around.expand(2, -1, -1)
+
+    landmarks = identity.portrait.landmarks.clone()
+    landmarks[:, INNER_LIPS] = outline(seam)
+    tones = replace(identity.tones, opening=torch.full((2,), seam))
+    speaking = replace(identity, portrait=replace(identity.portrait, landmarks=landmarks), tones=tones)
+    monkeypatch.setattr("s3dnerf.models.s3dnerf.follow_lattice", lambda *given: outline(0.14))
+    image, camera = identity.portrait.image, identity.portrait.camera
+    with torch.no_grad():
+        shown = model.open_mouth(image, speaking, None, camera)
+    changed = (shown - image).abs().amax(dim=1)
+    assert (changed > 0.1).any() == painted
+    # Nothing but what is between the lips is touched.
+    places = project_points(outline(0.14), camera)[..., :2]
+    centers = make_pixel_grid(SIDE, SIDE)
+    beside = (centers[None] < places.amin(1)[:, None, None] - 0.05) | (
+        centers[None] > places.amax(1)[:, None, None] + 0.05
+    )
+    assert not changed[beside.any(-1)].any()
 
 
 def test_saved_and_loaded_models_are_the_same(

@@ -15,12 +15,12 @@ from torch import Tensor
 from s3dnerf.data.dataset import Batch, Frames
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.models.deformation_field import RegionCodes
+from s3dnerf.models.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
     EYE_LANDMARKS,
-    INNER_LIPS,
     SMALLEST_MISS,
     LossWeights,
     compare_codes,

@@ -190,7 +190,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
         gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
         assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
         reached[stage] = {name for name, grad in gradients.items() if grad is not None and grad.abs().max() > 0}
-    every = {name for name, _ in trainer.model.named_parameters()}
+    every = {name for name, _ in trainer.model.named_parameters() if not name.startswith("mouth_interior.")}
     assert len(every) > 100
     assert reached["movement"] | reached["pictures"] == every
     # Movement alone teaches all that moves, pictures all that shows.
@@ -245,6 +245,29 @@ def record_losses(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -
 
     monkeypatch.setattr(Trainer, "update", note)
     return recorded
+
+
+def test_the_inside_of_mouths_is_learned_first_and_stays(
+    make_config: Callable[..., S3DNeRFConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = make_config("--train.steps", "0", "--train.mouth_steps", "2")
+    start = {name: value.clone() for name, value in make_trainer_model(config).items()}
+    first = load_file(train(config, tmp_path) / "model" / "model.safetensors")
+    changed = {name for name, value in first.items() if not torch.equal(value, start[name])}
+    assert changed and all(name.startswith("mouth_interior.") for name in changed)
+    # Going on does not learn it again, and the other steps leave it alone.
+    monkeypatch.setattr("s3dnerf.training.trainer.learn_mouths", lambda *given: pytest.fail("learned twice"))
+    config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.movement_steps", "1")
+    last = load_file(train(config, tmp_path, resume=True) / "model" / "model.safetensors")
+    kept = {name for name, value in last.items() if torch.equal(value, first[name])}
+    assert {name for name in last if name.startswith("mouth_interior.")} <= kept
+    assert len(kept) < len(last)
+
+
+def make_trainer_model(config: S3DNeRFConfig) -> dict[str, torch.Tensor]:
+    """The state of the model that a run of ``config`` begins with."""
+    torch.manual_seed(config.seed)
+    return make_model(config.model, config.train).state_dict()
 
 
 @pytest.mark.parametrize("clips", ["drawn", "real"])

@@ -1,0 +1,175 @@
+"""Learning the inside of the mouth: from pixels between tracked lips alone, before anything is rendered.
+
+What is between lips differs from person to person, and one network that has to please all of them paints a gray mean.
+So it has several types of mouths to choose from, and each person teaches the type that fits best (multiple choice
+learning, Guzman-Rivera et al., 2012). Strangers are shown a type with as much light and shade as real mouths have.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s3dnerf.data.dataset import TalkingFaceDataset, View, make_frames, make_portrait
+from s3dnerf.errors import UserError
+from s3dnerf.models.mouth_interior import (
+    INNER_LIPS,
+    THINNEST,
+    UPPER_LIP,
+    MouthInterior,
+    MouthTones,
+    measure_tones,
+)
+from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
+from s3dnerf.rendering.mouth import MouthOpening, look_into_mouth
+from s3dnerf.training.losses import weigh_colors
+
+FRAMES_A_PERSON = 240
+"""Frames with open lips looked at of every person, at most."""
+PIXELS = 128
+"""Pixels drawn from each of them."""
+LEAST_OPENING = 4 * THINNEST
+"""Height of the opening, head units, from which on there are pixels that show nothing but the mouth's inside."""
+INSIDE = 0.9
+"""Coverage of these pixels."""
+PEOPLE, TOGETHER = 16, 3
+"""People in a batch, and frames of each: all of them teach one type."""
+LEARNING_RATE = 3e-3
+SHARED = 0.05
+"""Share of a frame's error that teaches all types: those that fit nobody yet are drawn along."""
+
+
+@dataclass(frozen=True)
+class Mouths:
+    """Pixels between the lips of ``M`` frames."""
+
+    opening: MouthOpening
+    """Of ``PIXELS`` pixels each."""
+    tones: MouthTones
+    """Of a portrait of the same person."""
+    colors: Tensor
+    """``[M, 3, PIXELS]``."""
+    person: Tensor
+    """``[M]`` numbers of the people, ascending."""
+
+    def take(self, rows: Tensor) -> Mouths:
+        """Return some of the frames."""
+        opening, tones = (
+            type(part)(**{name: value[rows] for name, value in vars(part).items()})
+            for part in (self.opening, self.tones)
+        )
+        return Mouths(opening, tones, self.colors[rows], self.person[rows])
+
+    @staticmethod
+    def join(parts: list[Mouths]) -> Mouths:
+        """Put mouths one after another."""
+        opening, tones = (
+            type(first)(**{name: torch.cat([getattr(other, name) for other in others]) for name in vars(first)})
+            for first, others in (
+                (parts[0].opening, [part.opening for part in parts]),
+                (parts[0].tones, [part.tones for part in parts]),
+            )
+        )
+        return Mouths(
+            opening, tones, *(torch.cat([getattr(part, name) for part in parts]) for name in ("colors", "person"))
+        )
+
+
+def collect_mouths(data: TalkingFaceDataset, seed: int) -> Mouths:
+    """Look between the lips of all people of a data set, each seen beside a portrait from the same clip.
+
+    Raises:
+        UserError: nobody's lips are open.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for person, tracks in enumerate(tqdm(data.people.values(), desc="mouths", leave=False)):
+        total = sum(len(track.frames) for track in tracks)
+        for track in tracks:
+            opened = track.frames[track.clip.lip_opening[track.frames] > LEAST_OPENING]
+            count = min(len(opened), math.ceil(FRAMES_A_PERSON * len(track.frames) / total))
+            if count == 0:
+                continue
+            shown = np.sort(rng.choice(opened, count, replace=False))
+            view = data.read_view(track, np.array([rng.choice(track.frames), *shown]), with_speech=False)
+            parts.append(cut_mouths(data.augment_view(view, rng), person, rng))
+    parts = [part for part in parts if len(part.person)]
+    if not parts:
+        raise UserError(data.config.root, "no clip shows open lips", "add such clips, or set --train.mouth_steps 0")
+    return Mouths.join(parts)
+
+
+def cut_mouths(view: View, person: int, rng: np.random.Generator) -> Mouths:
+    """Draw pixels between the lips of all frames of a view but the first, which is the portrait."""
+    portrait, frames = make_portrait(view.take([0])), make_frames(view.take(range(1, len(view.eyes))))
+    size = frames.image.shape[-1]
+    patch = place_fovea(frames.camera, FoveaConfig(eye=(0.0, 0.0)), size)
+    anchor = portrait.landmarks[:, INNER_LIPS[UPPER_LIP]].expand(len(frames.eyes), -1)
+    opening = look_into_mouth(frames.landmarks[:, INNER_LIPS], anchor, frames.camera, patch.points, size)
+    inside = opening.coverage > INSIDE
+    rows = inside.any(dim=1).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    # Of frames that have no such pixels any are drawn; they are left out at the end.
+    drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
+    tones = measure_tones(portrait.image, portrait.landmarks, portrait.camera)
+    mouths = Mouths(
+        opening.take(drawn),
+        MouthTones(**{name: value.expand(len(inside), *value.shape[1:]) for name, value in vars(tones).items()}),
+        patch.take(drawn).cut(frames.image),
+        torch.full((len(inside),), person),
+    )
+    return mouths.take(rows)
+
+
+def learn_mouths(interior: MouthInterior, mouths: Mouths, steps: int, seed: int) -> None:
+    """Teach the inside of the mouth and choose the type that strangers are shown."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.unique_consecutive(mouths.person.cpu(), return_counts=True)[1]
+    first = counts.cumsum(0) - counts
+    optimizer = torch.optim.Adam(interior.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
+    bar = tqdm(range(steps), desc="learning mouths", leave=False)
+    interior.requires_grad_(True)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+        people = torch.randint(len(counts), (PEOPLE,), generator=generator)
+        chosen = (torch.rand(PEOPLE, TOGETHER, generator=generator) * counts[people, None]).long()
+        errors = measure_errors(interior, mouths.take((first[people, None] + chosen).flatten()))
+        errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
+        loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    interior.requires_grad_(False)
+    interior.shown.copy_(choose_type(interior, mouths))
+
+
+@torch.no_grad()
+def choose_type(interior: MouthInterior, mouths: Mouths) -> int:
+    """Return the type whose mouths have as much contrast as real ones.
+
+    The type that is the least wrong for everybody would be the grayest.
+    """
+    wanted = measure_contrast(mouths.colors, mouths)
+    painted = (interior(mouths.opening, mouths.tones, code) for code in interior.types)
+    return min(enumerate(painted), key=lambda item: abs(measure_contrast(item[1], mouths) - wanted))[0]
+
+
+def measure_contrast(colors: Tensor, mouths: Mouths) -> float:
+    """Standard deviation of luminance within a mouth, in units of the skin's: mean over frames and then over people."""
+    skin = weigh_colors(mouths.tones.skin[..., None, None]).flatten(1)
+    contrasts = weigh_colors(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
+    counts = torch.unique_consecutive(mouths.person, return_counts=True)[1].tolist()
+    return sum(part.mean().item() for part in contrasts.split(counts)) / len(counts)
+
+
+def measure_errors(interior: MouthInterior, mouths: Mouths) -> Tensor:
+    """Mean absolute error of every type on every frame, in units of the skin's color: ``[types, M]``."""
+    skin = mouths.tones.skin[..., None]
+    painted = (interior(mouths.opening, mouths.tones, code) for code in interior.types)
+    return torch.stack([((colors - mouths.colors) / skin).abs().mean((1, 2)) for colors in painted])

@@ -1,0 +1,104 @@
+"""The inside of the mouth: what portraits say about its light, and what is painted where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.models.mouth_interior import (
+    DARKEST_SKIN,
+    INNER_LIPS,
+    OUTER_LIPS,
+    SKIN,
+    STRETCH,
+    THINNEST,
+    MouthInterior,
+    MouthInteriorConfig,
+    MouthTones,
+    measure_need,
+    measure_tones,
+)
+from s3dnerf.rendering.mouth import MouthOpening
+from s3dnerf.rendering.rays import Camera
+
+PIXELS = 6
+
+
+def make_opening(height: float = 0.2) -> MouthOpening:
+    distances = torch.linspace(0.0, height, PIXELS)[None]
+    across = torch.linspace(-0.5, 0.5, PIXELS)[None]
+    sizes = torch.tensor([0.6]), torch.tensor([height])
+    return MouthOpening(torch.ones(1, PIXELS), across, distances, height - distances, distances - 0.05, *sizes)
+
+
+def make_tones(skin: float = 0.6) -> MouthTones:
+    return MouthTones(torch.full((1, 3), skin), skin * torch.tensor([[0.9, 0.5, 0.5]]), torch.zeros(1))
+
+
+@pytest.fixture
+def interior() -> MouthInterior:
+    torch.manual_seed(0)
+    return MouthInterior(MouthInteriorConfig())
+
+
+def test_mouths_start_dark_and_learn(interior: MouthInterior) -> None:
+    # White above, where the teeth are, and dark red below.
+    wanted = torch.where(torch.arange(PIXELS) < 3, 0.8, torch.tensor([0.3, 0.1, 0.1])[:, None])[None]
+    optimizer = torch.optim.Adam(interior.parameters(), 1e-2)
+    start = (interior(make_opening(), make_tones()) - wanted).abs().mean().item()
+    assert interior(make_opening(), make_tones()).max() < 0.6
+    for _ in range(200):
+        loss = (interior(make_opening(), make_tones()) - wanted).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2 * start
+
+
+def test_half_the_light_gives_half_the_colors(interior: MouthInterior) -> None:
+    bright = interior(make_opening(), make_tones(0.8))
+    torch.testing.assert_close(interior(make_opening(), make_tones(0.4)), 0.5 * bright)
+
+
+def test_frames_of_a_batch_do_not_mix(interior: MouthInterior) -> None:
+    ways = [(make_opening(0.2), make_tones(0.6)), (make_opening(0.1), make_tones(0.3))]
+    alone = torch.cat([interior(*way) for way in ways])
+    openings, tones = (
+        type(first)(*(torch.cat(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
+        for first, second in zip(*ways, strict=True)
+    )
+    torch.testing.assert_close(interior(openings, tones), alone)
+
+
+def test_what_the_portrait_shows_is_not_painted() -> None:
+    portrait = torch.full((6,), 0.04)
+    opening = portrait * torch.tensor([-1.0, 0.0, 1.0, STRETCH[0], STRETCH[1], 20.0])
+    assert measure_need(opening, portrait).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    between = measure_need(torch.linspace(0.06, 0.16, 11), portrait[:1])
+    assert between.diff().min() > 0 and between[5] == pytest.approx(0.5)
+
+
+def test_closed_lips_show_nothing_of_the_mouth() -> None:
+    closed = torch.tensor([0.0, -0.01, THINNEST / 2])
+    assert measure_need(torch.full((3,), 0.1), closed).tolist() == [1.0, 1.0, 1.0]
+    # But a seam stays a seam, as it is in the portrait.
+    assert not measure_need(torch.full((3,), THINNEST), closed).any()
+
+
+def test_tones_are_those_at_the_landmarks() -> None:
+    size = 64
+    landmarks = torch.zeros(1, len(KEPT_POINTS), 3)
+    # Lips on the right half of the picture, skin on the left one; all else between them.
+    landmarks[:, SKIN, 0] = -0.5
+    landmarks[:, OUTER_LIPS, 0] = landmarks[:, INNER_LIPS, 0] = 0.5
+    landmarks[:, INNER_LIPS[15], 1], landmarks[:, INNER_LIPS[5], 1] = 0.03, -0.04
+    image = torch.zeros(1, 3, size, size)
+    image[..., : size // 2] = torch.tensor([0.8, 0.6, 0.5]).view(3, 1, 1)
+    image[..., size // 2 :] = torch.tensor([0.7, 0.3, 0.2]).view(3, 1, 1)
+    camera = Camera(torch.eye(3)[None], torch.ones(1), torch.zeros(1, 2))
+    tones = measure_tones(image, landmarks, camera)
+    torch.testing.assert_close(tones.skin, torch.tensor([[0.8, 0.6, 0.5]]))
+    torch.testing.assert_close(tones.lips, torch.tensor([[0.7, 0.3, 0.2]]))
+    torch.testing.assert_close(tones.opening, torch.tensor([0.07]))
+    assert (measure_tones(0.0 * image, landmarks, camera).skin == DARKEST_SKIN).all()

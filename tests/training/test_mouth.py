@@ -1,0 +1,139 @@
+"""Learning the inside of the mouth from tracked frames, without rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from s3dnerf.data.dataset import TalkingFaceDataset
+from s3dnerf.errors import UserError
+from s3dnerf.models.mouth_interior import MouthInterior, MouthInteriorConfig, MouthTones
+from s3dnerf.rendering.mouth import MouthOpening
+from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.training.mouth import (
+    INSIDE,
+    PIXELS,
+    Mouths,
+    choose_type,
+    collect_mouths,
+    learn_mouths,
+    measure_contrast,
+    measure_errors,
+)
+
+FRAMES = 6
+"""Frames of each of two people."""
+
+
+def make_mouths(colors: Tensor) -> Mouths:
+    """Two people's mouths; ``colors [2, PIXELS]`` are gray levels from the upper lip down to the lower one."""
+    count = 2 * FRAMES
+    down = torch.linspace(0.0, 0.1, PIXELS).expand(count, -1)
+    opening = MouthOpening(
+        coverage=torch.ones(count, PIXELS),
+        across=torch.zeros(count, PIXELS),
+        below_upper=down,
+        above_lower=0.1 - down,
+        below_anchor=down,
+        width=torch.full((count,), 0.6),
+        height=torch.full((count,), 0.1),
+    )
+    tones = MouthTones(torch.full((count, 3), 0.5), torch.full((count, 3), 0.4), torch.zeros(count))
+    person = torch.tensor([0, 1]).repeat_interleave(FRAMES)
+    return Mouths(opening, tones, colors[person][:, None].expand(-1, 3, -1), person)
+
+
+def make_interior(types: int) -> MouthInterior:
+    torch.manual_seed(0)
+    return MouthInterior(MouthInteriorConfig(types=types))
+
+
+TEETH = torch.where(torch.arange(PIXELS) < PIXELS // 2, 0.7, 0.1)
+DARK = torch.full((PIXELS,), 0.15)
+
+
+def test_people_teach_the_type_that_fits_them() -> None:
+    mouths = make_mouths(torch.stack([TEETH, DARK]))
+    left = []
+    for types in (1, 4):
+        interior = make_interior(types)
+        learn_mouths(interior, mouths, steps=150, seed=0)
+        errors = measure_errors(interior, mouths)
+        left.append(errors.amin(0).mean().item())
+    # One type paints between the two: half of the pixels differ by 0.55, which is 1.1 of the skin's 0.5.
+    assert left[0] > 0.25
+    assert left[1] < 0.08
+
+
+def test_the_type_shown_has_the_contrast_of_real_mouths() -> None:
+    mouths = make_mouths(torch.stack([TEETH, TEETH]))
+    interior = make_interior(4)
+    learn_mouths(interior, mouths, steps=150, seed=0)
+    shown = interior(mouths.opening, mouths.tones)
+    wanted = measure_contrast(mouths.colors, mouths)
+    assert measure_contrast(shown, mouths) == pytest.approx(wanted, rel=0.2)
+    assert choose_type(interior, mouths) == interior.shown.item()
+    assert not any(parameter.requires_grad for parameter in interior.parameters())
+
+
+def test_contrast_by_hand() -> None:
+    # Of a person with the levels 0.2 and 0.6 in equal parts, of skin 0.5, and of one with a single level.
+    levels = torch.where(torch.arange(PIXELS) % 2 == 0, 0.2, 0.6)
+    mouths = make_mouths(torch.stack([levels, DARK]))
+    deviation = 0.2 * (PIXELS / (PIXELS - 1)) ** 0.5
+    assert measure_contrast(mouths.colors, mouths) == pytest.approx(0.5 * deviation / 0.5)
+
+
+def test_errors_by_hand() -> None:
+    mouths = make_mouths(torch.stack([TEETH, DARK]))
+    interior = make_interior(3)
+    errors = measure_errors(interior, mouths)
+    assert errors.shape == (3, 2 * FRAMES)
+    painted = interior(mouths.opening, mouths.tones, interior.types[2])
+    torch.testing.assert_close(errors[2, 7], (painted[7] - mouths.colors[7]).abs().mean() / 0.5)
+
+
+def test_the_same_seed_learns_the_same() -> None:
+    mouths = make_mouths(torch.stack([TEETH, DARK]))
+    states = []
+    for seed in (0, 0, 1):
+        interior = make_interior(2)
+        learn_mouths(interior, mouths, steps=5, seed=seed)
+        states.append(torch.cat([value.flatten().float() for value in interior.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.fixture
+def drawn_data(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> TalkingFaceDataset:
+    config = load_smoke("--data.root", str(drawn_clips))
+    shape = (config.model.image_size, config.model.audio.samples, config.train.batch_size)
+    return TalkingFaceDataset(config.data, "train", *shape, seed=0, augment=False)
+
+
+def test_the_mouths_of_cartoons_are_black(drawn_data: TalkingFaceDataset) -> None:
+    mouths = collect_mouths(drawn_data, seed=0)
+    assert len(mouths.person) > 20 and mouths.colors.shape[1:] == (3, PIXELS)
+    assert mouths.person.unique().tolist() == list(range(len(drawn_data.people)))
+    assert mouths.opening.coverage.min() > INSIDE
+    assert mouths.opening.below_upper.min() > 0 and mouths.opening.above_lower.min() > 0
+    # The video's compression blurs them a little.
+    assert mouths.colors.mean() < 0.2 < mouths.tones.skin.mean()
+
+
+def test_the_same_seed_sees_the_same_pixels(drawn_data: TalkingFaceDataset) -> None:
+    first, again, other = (collect_mouths(drawn_data, seed).colors for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_people_who_never_open_their_lips_teach_nothing(
+    drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3dnerf.training.mouth.LEAST_OPENING", 10.0)
+    with pytest.raises(UserError, match="mouth_steps 0"):
+        collect_mouths(drawn_data, seed=0)
