@@ -40,7 +40,7 @@ from s3dnerf.models.mouth_interior import (
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.field import DeformedField, follow_lattice, see_field
+from s3dnerf.rendering.field import DeformedField, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
 from s3dnerf.rendering.mouth import look_into_mouth
@@ -267,14 +267,15 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         coarse, fine = show_behind(coarse, shrink(behind, 2)), show_behind(fine, behind)
         warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
         image = self.super_resolution(coarse[:, :-2], inputs, warped).float()
-        image = self.open_mouth(image, identity, field, camera)
+        image = self.open_mouth(image, identity, codes, camera)
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
 
-    def open_mouth(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
+    def open_mouth(self, image: Tensor, identity: Identity, codes: RegionCodes, camera: Camera) -> Tensor:
         """Paint the inside of the mouth into frames ``image [B, 3, S, S]``, as far as the portrait does not show it."""
         lips, tones = identity.portrait.landmarks[:, INNER_LIPS], identity.tones
         with torch.no_grad():
-            outline = follow_lattice(field, lips, lips + LIPS_APART[INNER_LIPS].to(lips.device), MOUTH_ROUNDS)
+            # Not through the lattice, which is too coarse in depth to tell thin edges apart.
+            outline = self.locate_points(codes, lips, lips + LIPS_APART[INNER_LIPS].to(lips.device), MOUTH_ROUNDS)
         patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), image.shape[-1])
         opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, patch.size)
         # Most of the patch is lips and chin: these are spared the network.
@@ -284,11 +285,14 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return patch.paste(patch.cut(image).lerp(self.mouth_interior(opening, tones), share[:, None]), image)
 
     def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
-        """Find where the portrait's landmarks are in the frame: points that the field warps onto them.
+        """Find where the portrait's landmarks are in the frame, searching from ``start [B, P, 3]`` (head space)."""
+        return self.locate_points(codes, identity.portrait.landmarks, start, rounds)
+
+    def locate_points(self, codes: RegionCodes, target: Tensor, start: Tensor, rounds: int = 2) -> Tensor:
+        """Find the points of frames that the field warps onto points ``target [B, P, 3]`` of the portrait.
 
         Fixed-point iteration from ``start [B, P, 3]`` (head space); only the last round carries gradients.
         """
-        target = identity.portrait.landmarks
         points = start
         for index in range(rounds):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == rounds - 1):

@@ -130,17 +130,6 @@ def read_lattice(field: DeformedField, points: Tensor) -> Tensor:
     return read.flatten(2).transpose(1, 2)
 
 
-def follow_lattice(field: DeformedField, target: Tensor, start: Tensor, rounds: int) -> Tensor:
-    """Find the points of frames that the lattice takes to ``target [B, N, 3]`` of the portrait (head space).
-
-    Fixed-point iteration from ``start [B, N, 3]``.
-    """
-    points = start
-    for _ in range(rounds):
-        points = target - read_lattice(field, points)[..., :3]
-    return points
-
-
 def _can_learn(field: DeformedField, positions: Tensor, lengths: Tensor) -> bool:
     """Whether the kernel gives all the gradients that are wanted."""
     if not torch.is_grad_enabled():

@@ -16,7 +16,7 @@ from s3dnerf.models.deformation_field import (
     RegionCodes,
     describe_poses,
 )
-from s3dnerf.rendering.field import DeformedField, follow_lattice, read_lattice
+from s3dnerf.rendering.field import DeformedField, read_lattice
 from s3dnerf.rendering.rays import Camera
 
 REGIONS, POINTS = 6, 9
@@ -69,25 +69,6 @@ def test_reading_at_lattice_points_is_exact() -> None:
     values = torch.randn(2, len(lattice.points), 3)
     found = read(lattice, values, lattice.points.expand(2, -1, -1))
     torch.testing.assert_close(found, values, atol=1e-4, rtol=0)
-
-
-def test_points_are_followed_back_through_the_lattice() -> None:
-    lattice = Lattice(CONFIG.lattice)
-    shape = (lattice.size, lattice.center, lattice.focus, lattice.extent)
-    # Everything is stretched downward from the mouth: what is y below it in the frame was y / 1.5 below it.
-    stretch = torch.tensor([0.0, 1.0 / 1.5 - 1.0, 0.0])
-    values = (lattice.points - torch.tensor(CONFIG.lattice.center)) * stretch
-    field = DeformedField(values[None], *shape, planes=[], camera=None, layers=[], frequencies=0)
-    target = torch.tensor([[[0.1, -0.2, 0.0], [-0.2, 0.1, 0.1]]]) + torch.tensor(CONFIG.lattice.center)
-    found = follow_lattice(field, target, target, rounds=20)
-    torch.testing.assert_close(found + read_lattice(field, found), target, atol=1e-5, rtol=0)
-    expected = torch.tensor([-0.3, 0.15]) + CONFIG.lattice.center[1]
-    torch.testing.assert_close(found[0, :, 1], expected, atol=0.02, rtol=0)
-    # Closer with every round.
-    misses = [
-        (follow_lattice(field, target, target, rounds)[0, :, 1] - found[0, :, 1]).abs().max() for rounds in (1, 3)
-    ]
-    assert misses[1] < 0.3 * misses[0]
 
 
 def test_reading_between_points_is_linear_in_lattice_steps() -> None:

@@ -250,7 +250,7 @@ def test_lips_that_part_show_the_inside_of_the_mouth_unless_the_portrait_does(
     landmarks[:, INNER_LIPS] = outline(seam)
     tones = replace(identity.tones, opening=torch.full((2,), seam))
     speaking = replace(identity, portrait=replace(identity.portrait, landmarks=landmarks), tones=tones)
-    monkeypatch.setattr("s3dnerf.models.s3dnerf.follow_lattice", lambda *given: outline(0.14))
+    monkeypatch.setattr(model, "locate_points", lambda *given: outline(0.14))
     image, camera = identity.portrait.image, identity.portrait.camera
     with torch.no_grad():
         shown = model.open_mouth(image, speaking, None, camera)
