@@ -53,6 +53,7 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("lookup, MLP and compositing, fused", model_module, "see_field"),
     ("warp of the photograph", model_module, "warp_photograph"),
     ("super-resolution", SuperResolution, "forward"),
+    ("inside of the mouth", S3DNeRF, "open_mouth"),
     ("encoding to mp4", VideoWriter, "write"),
 )
 """Which functions a frame's time is spent in; those that the model does not call are left out of the table."""

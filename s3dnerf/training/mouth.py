@@ -29,6 +29,8 @@ from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.mouth import MouthOpening, look_into_mouth
 from s3dnerf.training.losses import weigh_colors
 
+FRAMES = 16_000
+"""Frames looked at in all, about: of large sets fewer of each person, and in the end fewer people."""
 FRAMES_A_PERSON = 240
 """Frames with open lips looked at of every person, at most."""
 PIXELS = 128
@@ -87,12 +89,15 @@ def collect_mouths(data: TalkingFaceDataset, seed: int) -> Mouths:
         UserError: nobody's lips are open.
     """
     rng = np.random.default_rng(seed)
+    people = list(data.people.values())
+    people = people[:: math.ceil(len(people) * TOGETHER / FRAMES)]
+    wanted = min(FRAMES_A_PERSON, FRAMES // len(people))
     parts = []
-    for person, tracks in enumerate(tqdm(data.people.values(), desc="mouths", leave=False)):
+    for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
         total = sum(len(track.frames) for track in tracks)
         for track in tracks:
             opened = track.frames[track.clip.lip_opening[track.frames] > LEAST_OPENING]
-            count = min(len(opened), math.ceil(FRAMES_A_PERSON * len(track.frames) / total))
+            count = min(len(opened), math.ceil(wanted * len(track.frames) / total))
             if count == 0:
                 continue
             shown = np.sort(rng.choice(opened, count, replace=False))

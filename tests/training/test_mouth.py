@@ -131,6 +131,18 @@ def test_the_same_seed_sees_the_same_pixels(drawn_data: TalkingFaceDataset) -> N
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(("frames", "people"), [(10**6, 3), (9, 3), (6, 2), (3, 1)])
+def test_large_sets_are_looked_at_in_part(
+    drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch, frames: int, people: int
+) -> None:
+    tracks = drawn_data.tracks[0]
+    drawn_data.people = {str(number): [tracks] for number in range(3)}
+    monkeypatch.setattr("s3dnerf.training.mouth.FRAMES", frames)
+    mouths = collect_mouths(drawn_data, seed=0)
+    assert len(mouths.person.unique()) == people
+    assert len(mouths.person) <= frames
+
+
 def test_people_who_never_open_their_lips_teach_nothing(
     drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
