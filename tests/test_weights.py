@@ -19,8 +19,10 @@ from s3dnerf.face.regions import measure_lip_opening
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
+from s3dnerf.models.mouth_interior import MouthTones
 from s3dnerf.models.s3dnerf import LIPS_APART
 from s3dnerf.pipeline import TalkingHeadPipeline, make_portrait
+from s3dnerf.rendering.mouth import MouthOpening
 from s3dnerf.training.losses import measure_openings
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
@@ -99,6 +101,25 @@ def test_the_mouth_closes_in_silence(shipped: TalkingHeadPipeline, face: Face) -
     speaking = place_lips(shipped, face, windows)
     # This portrait smiles with open lips: in silence they must not stay as they are.
     assert silent.max() < 0.25 * np.median(speaking)
+
+
+def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHeadPipeline) -> None:
+    # A mouth half as wide as the face's half, open by an eighth of a head unit, of somebody with closed lips.
+    height, half_width = 0.12, 0.26
+    across, down = torch.meshgrid(torch.linspace(-0.7, 0.7, 30), torch.linspace(0.05, 0.95, 12), indexing="xy")
+    edge = height * (1.0 - across.square())
+    upper, lower = (down * edge).flatten()[None], ((1.0 - down) * edge).flatten()[None]
+    sizes = torch.tensor([2 * half_width]), torch.tensor([height])
+    opening = MouthOpening(torch.ones_like(upper), across.flatten()[None], upper, lower, upper, *sizes)
+    for skin in (torch.tensor([[0.85, 0.65, 0.55]]), torch.tensor([[0.45, 0.3, 0.25]])):
+        tones = MouthTones(skin, skin * torch.tensor([[0.9, 0.7, 0.75]]), torch.zeros(1))
+        with torch.inference_mode():
+            colors = shipped.model.mouth_interior(opening, tones)
+        light = colors.mean(1) / skin.mean()
+        assert light.min() < 0.55 and light.max() > 0.95
+        # Upper teeth: it is brightest in the upper half, in the middle.
+        row, column = divmod(light.argmax().item(), 30)
+        assert row < 8 and 8 < column < 22
 
 
 def test_the_face_stays_itself(shipped: TalkingHeadPipeline, face: Face, portrait: Path) -> None:
