@@ -150,6 +150,8 @@ def learn_mouths(interior: MouthInterior, mouths: Mouths, steps: int, seed: int)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+    # Gradients that stayed would count in the norm of those of the other steps.
+    optimizer.zero_grad(set_to_none=True)
     interior.requires_grad_(False)
     interior.shown.copy_(choose_type(interior, mouths))
 
