@@ -25,12 +25,14 @@ from s3dnerf.models.mouth_interior import (
     MouthTones,
     measure_tones,
 )
+from s3dnerf.models.s3dnerf import map_tensors
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.mouth import MouthOpening, look_into_mouth
 from s3dnerf.training.losses import weigh_colors
 
-FRAMES = 16_000
-"""Frames looked at in all, about: of large sets fewer of each person, and in the end fewer people."""
+FRAMES, FRAMES_A_STEP = 16_000, 12
+"""Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
+each person, and in the end fewer people."""
 FRAMES_A_PERSON = 240
 """Frames with open lips looked at of every person, at most."""
 PIXELS = 128
@@ -61,11 +63,7 @@ class Mouths:
 
     def take(self, rows: Tensor) -> Mouths:
         """Return some of the frames."""
-        opening, tones = (
-            type(part)(**{name: value[rows] for name, value in vars(part).items()})
-            for part in (self.opening, self.tones)
-        )
-        return Mouths(opening, tones, self.colors[rows], self.person[rows])
+        return map_tensors(self, lambda x: x[rows])
 
     @staticmethod
     def join(parts: list[Mouths]) -> Mouths:
@@ -82,16 +80,19 @@ class Mouths:
         )
 
 
-def collect_mouths(data: TalkingFaceDataset, seed: int) -> Mouths:
-    """Look between the lips of all people of a data set, each seen beside a portrait from the same clip.
+def collect_mouths(data: TalkingFaceDataset, seed: int, steps: int) -> Mouths:
+    """Look between the lips of the people of a data set, each seen beside a portrait from the same clip.
+
+    As much is collected as ``steps`` of :func:`learn_mouths` have use for.
 
     Raises:
         UserError: nobody's lips are open.
     """
     rng = np.random.default_rng(seed)
     people = list(data.people.values())
-    people = people[:: math.ceil(len(people) * TOGETHER / FRAMES)]
-    wanted = min(FRAMES_A_PERSON, FRAMES // len(people))
+    frames = min(FRAMES, FRAMES_A_STEP * steps)
+    people = people[:: math.ceil(len(people) * TOGETHER / frames)]
+    wanted = min(FRAMES_A_PERSON, frames // len(people))
     parts = []
     for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
         total = sum(len(track.frames) for track in tracks)
@@ -124,7 +125,7 @@ def cut_mouths(view: View, person: int, rng: np.random.Generator) -> Mouths:
     tones = measure_tones(portrait.image, portrait.landmarks, portrait.camera)
     mouths = Mouths(
         opening.take(drawn),
-        MouthTones(**{name: value.expand(len(inside), *value.shape[1:]) for name, value in vars(tones).items()}),
+        map_tensors(tones, lambda x: x.expand(len(inside), *x.shape[1:])),
         patch.take(drawn).cut(frames.image),
         torch.full((len(inside),), person),
     )

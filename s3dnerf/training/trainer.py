@@ -60,8 +60,8 @@ class TrainConfig:
     frozen: tuple[str, ...] = ()
     """Parts that stay as they start: what has learned speech from few people soon knows them by heart."""
     mouth_steps: int = 1_500
-    """Steps before all others, in which the inside of mouths is learned, from pixels between tracked lips: a minute or
-    two. It stays as it is afterwards."""
+    """Steps before all others, in which the inside of mouths is learned, from pixels between tracked lips: a few
+    minutes. It stays as it is afterwards. 0 leaves it as it is in ``start``; without one it is painted at random."""
     steps: int = 20_000
     """Steps in all others."""
     batch_size: int = 6
@@ -156,9 +156,9 @@ class Trainer:
 
     def learn_mouths(self) -> None:
         """Learn the inside of mouths, which nothing else depends on."""
-        interior, seed = self.model.mouth_interior, self.config.seed
-        mouths = map_tensors(collect_mouths(self.data, seed), lambda x: x.to(self.device))
-        learn_mouths(interior, mouths, self.config.train.mouth_steps, seed)
+        interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
+        mouths = map_tensors(collect_mouths(self.data, seed, steps), lambda x: x.to(self.device))
+        learn_mouths(interior, mouths, steps, seed)
         self.average.module.mouth_interior.load_state_dict(interior.state_dict())
         self.save()
 

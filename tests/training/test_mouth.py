@@ -15,6 +15,7 @@ from s3dnerf.models.mouth_interior import MouthInterior, MouthInteriorConfig, Mo
 from s3dnerf.rendering.mouth import MouthOpening
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.mouth import (
+    FRAMES_A_STEP,
     INSIDE,
     PIXELS,
     Mouths,
@@ -116,7 +117,7 @@ def drawn_data(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> T
 
 
 def test_the_mouths_of_cartoons_are_black(drawn_data: TalkingFaceDataset) -> None:
-    mouths = collect_mouths(drawn_data, seed=0)
+    mouths = collect_mouths(drawn_data, seed=0, steps=1000)
     assert len(mouths.person) > 20 and mouths.colors.shape[1:] == (3, PIXELS)
     assert mouths.person.unique().tolist() == list(range(len(drawn_data.people)))
     assert mouths.opening.coverage.min() > INSIDE
@@ -126,7 +127,7 @@ def test_the_mouths_of_cartoons_are_black(drawn_data: TalkingFaceDataset) -> Non
 
 
 def test_the_same_seed_sees_the_same_pixels(drawn_data: TalkingFaceDataset) -> None:
-    first, again, other = (collect_mouths(drawn_data, seed).colors for seed in (0, 0, 1))
+    first, again, other = (collect_mouths(drawn_data, seed, steps=1000).colors for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert first.shape != other.shape or not torch.equal(first, other)
 
@@ -138,9 +139,14 @@ def test_large_sets_are_looked_at_in_part(
     tracks = drawn_data.tracks[0]
     drawn_data.people = {str(number): [tracks] for number in range(3)}
     monkeypatch.setattr("s3dnerf.training.mouth.FRAMES", frames)
-    mouths = collect_mouths(drawn_data, seed=0)
+    mouths = collect_mouths(drawn_data, seed=0, steps=1000)
     assert len(mouths.person.unique()) == people
     assert len(mouths.person) <= frames
+
+
+def test_few_steps_look_at_few_frames(drawn_data: TalkingFaceDataset) -> None:
+    few, many = (len(collect_mouths(drawn_data, 0, steps).person) for steps in (1, 1000))
+    assert few <= FRAMES_A_STEP < many
 
 
 def test_people_who_never_open_their_lips_teach_nothing(
@@ -148,4 +154,4 @@ def test_people_who_never_open_their_lips_teach_nothing(
 ) -> None:
     monkeypatch.setattr("s3dnerf.training.mouth.LEAST_OPENING", 10.0)
     with pytest.raises(UserError, match="mouth_steps 0"):
-        collect_mouths(drawn_data, seed=0)
+        collect_mouths(drawn_data, seed=0, steps=1000)
