@@ -48,7 +48,8 @@ from s3dnerf.models.s3dnerf import map_tensors
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
-from s3dnerf.training.trainer import choose_device, interruptible, schedule, seed_step
+from s3dnerf.training.schedule import schedule
+from s3dnerf.training.trainer import choose_device, interruptible, seed_step
 
 CHUNK = 64
 """Frames cropped or windows heard at once."""
@@ -272,7 +273,7 @@ class SyncTrainer:
         train, frames = self.config.train, self.config.model.frames
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = train.learning_rate * schedule(self.step, train)
+            group["lr"] = train.learning_rate * schedule(self.step, train.steps, train.warmup)
         # One seed a step: resuming anywhere repeats dropout exactly.
         seed_step(self.config.seed, self.step)
         batch = map_tensors(self.data.draw(self.step), lambda x: x.to(self.device))

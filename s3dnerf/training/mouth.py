@@ -29,6 +29,7 @@ from s3dnerf.models.s3dnerf import map_tensors
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.mouth import MouthOpening, look_into_mouth
 from s3dnerf.training.losses import weigh_colors
+from s3dnerf.training.schedule import schedule
 
 FRAMES, FRAMES_A_STEP = 16_000, 12
 """Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
@@ -142,7 +143,7 @@ def learn_mouths(interior: MouthInterior, mouths: Mouths, steps: int, seed: int)
     interior.requires_grad_(True)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+            group["lr"] = LEARNING_RATE * schedule(step, steps)
         people = torch.randint(len(counts), (PEOPLE,), generator=generator)
         chosen = (torch.rand(PEOPLE, TOGETHER, generator=generator) * counts[people, None]).long()
         errors = measure_errors(interior, mouths.take((first[people, None] + chosen).flatten()))

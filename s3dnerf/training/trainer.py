@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from s3dnerf.training.losses import (
 )
 from s3dnerf.training.mouth import collect_mouths, learn_mouths
 from s3dnerf.training.perception import compare_perception, compare_sync
+from s3dnerf.training.schedule import schedule
 
 if TYPE_CHECKING:
     from s3dnerf.training.settings import S3DNeRFConfig
@@ -183,16 +183,17 @@ class Trainer:
 
     def update(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Make one step of the optimizer and return the (unweighted) losses of its last batch."""
+        train = self.config.train
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(self.step, self.config.train)
+            group["lr"] = group["peak"] * schedule(self.step, train.steps, train.warmup)
         # One seed a step: resuming anywhere repeats dropout and jitter exactly.
         generator = seed_step(self.config.seed, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             losses = self.measure_losses(move(batch, self.device), generator)
             (weigh(losses, self.config.losses) / len(batches)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip, foreach=True)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.adversary.learn(self.step, self.autocast())
@@ -405,14 +406,6 @@ def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
         betas=(0.9, 0.99),
         foreach=True,
     )
-
-
-def schedule(step: int, config: TrainConfig) -> float:
-    """Return the factor of the learning rate at ``step``: linear warm-up, then a cosine down to 1/50."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:

@@ -21,14 +21,12 @@ from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.training import S3DNeRFConfig, train
 from s3dnerf.training.losses import weigh
 from s3dnerf.training.trainer import (
-    TrainConfig,
     Trainer,
     add_losses,
     interruptible,
     make_model,
     make_optimizer,
     measure_psnr,
-    schedule,
     seed_step,
 )
 
@@ -44,17 +42,6 @@ UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
 @pytest.fixture
 def make_config(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> Callable[..., S3DNeRFConfig]:
     return lambda *words, root=drawn_clips: load_smoke("--data.root", str(root), *words)
-
-
-def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
-    config = TrainConfig(steps=110, warmup=10)
-    assert [schedule(step, config) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
-    assert schedule(10, config) == 1.0
-    assert schedule(60, config) == pytest.approx(0.02 + 0.98 / 2)
-    assert schedule(110, config) == pytest.approx(0.02)
-    assert schedule(500, config) == pytest.approx(0.02)
-    falling = [schedule(step, config) for step in range(10, 111)]
-    assert falling == sorted(falling, reverse=True)
 
 
 def test_every_step_has_a_seed_of_its_own() -> None:
