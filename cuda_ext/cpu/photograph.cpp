@@ -1,5 +1,5 @@
-// What super-resolution reads, in one pass: the photograph warped by the flow that rays saw, the features of the photograph
-// warped likewise, and what was rendered.
+// What super-resolution reads, in one pass: the photograph warped by the flow that rays saw, bicubically; the features of the
+// photograph warped by it, bilinearly; and what was rendered.
 #include "kernels.h"
 #include "planes.h"
 
@@ -67,6 +67,40 @@ struct Corners {
     }
 };
 
+// The four pixels around a coordinate along one axis, those beyond the border held there, and what each weighs: the cubic
+// convolution of Keys (1981) with its parameter at -3/4, as PyTorch and OpenCV have it.
+constexpr int TAPS = 4;
+
+struct Taps {
+    PackInt place[TAPS];
+    Pack share[TAPS];
+
+    Taps(Pack coordinate, int32_t size) {
+        const Pack exact = limit(((coordinate + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f, -2.0f,
+                                 static_cast<float>(size) + 1.0f);
+        const Pack known = choose(exact == exact, exact, Pack{});
+        const Pack low = round_down(known);
+        const Pack rest = exact - low, left = 1.0f - rest;
+        for (int tap = 0; tap < TAPS; ++tap) {
+            const PackInt pixel = to_int(low) + (tap - 1);
+            const PackInt above = choose(pixel < 0, PackInt{}, pixel);
+            place[tap] = choose(above > size - 1, PackInt{} + (size - 1), above);
+        }
+        share[0] = SHARPNESS * rest * left * left;
+        share[1] = weigh_near(rest);
+        share[2] = weigh_near(left);
+        share[3] = SHARPNESS * left * rest * rest;
+    }
+
+   private:
+    static constexpr float SHARPNESS = -0.75f;
+
+    // Of a pixel less than one away.
+    static Pack weigh_near(Pack distance) {
+        return ((SHARPNESS + 2.0f) * distance - (SHARPNESS + 3.0f)) * distance * distance + 1.0f;
+    }
+};
+
 // Three colors of one quarter of each pixel: into `inputs`, rows of `stride` channels, and into the warped photograph.
 void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
                   int stride) {
@@ -77,13 +111,18 @@ void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int bel
     const Pack u = place_pixels(column, width, enlarge_flow(flow[0], photograph, pixels, below, right));
     const Pack v = place_pixels(splat<Pack>(static_cast<float>(row)), height,
                                 enlarge_flow(flow[1], photograph, pixels, below, right));
-    const Corners corners(u, v, photograph.image_height, photograph.image_width);
+    const Taps columns(u, photograph.image_width), rows(v, photograph.image_height);
     const int64_t size = int64_t{photograph.image_height} * photograph.image_width;
     for (int color = 0; color < 3; ++color) {
         const float* image = photograph.image + pixels.item * photograph.image_stride + color * size;
         Pack value{};
-        for (int corner = 0; corner < 4; ++corner) {
-            value += corners.share[corner] * gather(image, corners.offset[corner], pixels.lanes);
+        for (int down = 0; down < TAPS; ++down) {
+            const PackInt line = rows.place[down] * photograph.image_width;
+            Pack along{};
+            for (int across = 0; across < TAPS; ++across) {
+                along += columns.share[across] * gather(image, line + columns.place[across], pixels.lanes);
+            }
+            value += rows.share[down] * along;
         }
         float* warped = photograph.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
         for (int lane = 0; lane < pixels.lanes; ++lane) {

@@ -49,6 +49,19 @@ def test_by_hand(cpu) -> None:
     assert inputs[0, :, :, 12].tolist() == [[0.5, 1.0], [2.5, 3.0]]
 
 
+def test_between_pixels_the_photograph_is_read_bicubically(cpu) -> None:
+    # Half way between pixels the four around weigh -3/32, 19/32, 19/32 and -3/32; beyond the border it is held.
+    image = torch.arange(4.0).expand(1, 3, 4, 4)
+    fine = torch.zeros(1, 2, 2, 2)
+    fine[:, 0] = 0.25
+    warped, _ = run_photograph(cpu, image, torch.zeros(1, 1, 2, 2), fine, False)
+    expected = [13 / 32, 1.5, 83 / 32, 99 / 32]
+    torch.testing.assert_close(warped, torch.tensor(expected).expand(1, 3, 4, 4), atol=1e-6, rtol=0)
+    fine = fine.flip(1)
+    warped, _ = run_photograph(cpu, image.transpose(2, 3), torch.zeros(1, 1, 2, 2), fine, False)
+    torch.testing.assert_close(warped, torch.tensor(expected)[:, None].expand(1, 3, 4, 4), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("flow", [0.0, 0.3, 5.0])
 def test_agrees_with_float64(cpu_library, make, sizes, flow) -> None:
