@@ -121,6 +121,21 @@ class Lattice(nn.Module):
         points = center + focus * torch.sinh(unit * extent)
         self.register_buffer("points", points.reshape(-1, 3), persistent=False)
 
+    def surround(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the cells around head-space ``points [B, N, 3]``, which read the border where they are beyond it.
+
+        Returns the numbers of their corners, ``[B, N, 8]``, and the corners' weights, which sum to one.
+        """
+        center, focus, extent = (points.new_tensor(part) for part in (self.center, self.focus, self.extent))
+        last = points.new_tensor(self.size) - 1.0
+        place = 0.5 * last * (torch.asinh((points - center) / focus) / extent + 1.0)
+        low = place.floor().clamp(min=0.0).minimum(last - 1.0)
+        weight = (place - low).clamp(0.0, 1.0)[..., None, :]
+        corner = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)
+        weights = torch.where(corner.bool(), weight, 1.0 - weight).prod(dim=-1)
+        x, y, z = (low.long()[..., None, :] + corner).unbind(-1)
+        return (z * self.size[1] + y) * self.size[0] + x, weights
+
     def measure_parting(self, offsets: Tensor) -> Tensor:
         """Return by how much a warp by ``offsets [B, points, 3]`` shrinks upward distances, ``[B, points, 1]``.
 
@@ -309,8 +324,19 @@ class CrossModalFacialDeformationField(nn.Module):
         return RegionCodes(change + self.embed_eyes(eyes).view_as(change), self.to_portrait(tokens), pose)
 
     def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
-        """Evaluate the field exactly at head-space ``points [B, N, 3]``."""
-        return self.warp(self.warp.encode_positions(points), codes)
+        """Read the field at head-space ``points [B, N, 3]`` as rays do: between the points of its lattice.
+
+        A field asked at the points themselves would learn from landmarks what no ray ever sees. No gradients to
+        ``points``.
+        """
+        corners, weights = self.lattice.surround(points.detach())
+        features = self.warp.encode_positions(self.lattice.points[corners.flatten(1)])
+        around = self.warp(features, codes)
+        read = [
+            torch.einsum("bnk,bnkc->bnc", weights, part.unflatten(1, (-1, 8)))
+            for part in (around.offsets, around.ambient)
+        ]
+        return Deformation(*read)
 
     def describe_lattice(self) -> PositionFeatures:
         """Return what the field knows about the points of its lattice: the same for all frames of all people."""

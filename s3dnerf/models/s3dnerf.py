@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import torch
@@ -40,7 +41,7 @@ from s3dnerf.models.mouth_interior import (
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.field import DeformedField, see_field
+from s3dnerf.rendering.field import DeformedField, read_lattice, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
 from s3dnerf.rendering.mouth import look_into_mouth
@@ -176,6 +177,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         self.mouth_interior = MouthInterior(config.mouth)
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
+        self.register_buffer("inner_lips", INNER_LIPS, persistent=False)
+        self.register_buffer("apart", LIPS_APART[INNER_LIPS], persistent=False)
 
     def encode_identity(self, portrait: Portrait) -> Identity:
         """Encode portraits once."""
@@ -267,15 +270,16 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         coarse, fine = show_behind(coarse, shrink(behind, 2)), show_behind(fine, behind)
         warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
         image = self.super_resolution(coarse[:, :-2], inputs, warped).float()
-        image = self.open_mouth(image, identity, codes, camera)
+        image = self.open_mouth(image, identity, field, camera)
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
 
-    def open_mouth(self, image: Tensor, identity: Identity, codes: RegionCodes, camera: Camera) -> Tensor:
+    def open_mouth(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
         """Paint the inside of the mouth into frames ``image [B, 3, S, S]``, as far as the portrait does not show it."""
-        lips, tones = identity.portrait.landmarks[:, INNER_LIPS], identity.tones
+        lips, tones = identity.portrait.landmarks[:, self.inner_lips], identity.tones
         with torch.no_grad():
-            # Not through the lattice, which is too coarse in depth to tell thin edges apart.
-            outline = self.locate_points(codes, lips, lips + LIPS_APART[INNER_LIPS].to(lips.device), MOUTH_ROUNDS)
+            outline = locate_points(
+                lambda points: read_lattice(field, points)[..., :3], lips, lips + self.apart, MOUTH_ROUNDS
+            )
         patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), image.shape[-1])
         opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, patch.size)
         # Most of the patch is lips and chin: these are spared the network.
@@ -286,18 +290,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
     def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find where the portrait's landmarks are in the frame, searching from ``start [B, P, 3]`` (head space)."""
-        return self.locate_points(codes, identity.portrait.landmarks, start, rounds)
 
-    def locate_points(self, codes: RegionCodes, target: Tensor, start: Tensor, rounds: int = 2) -> Tensor:
-        """Find the points of frames that the field warps onto points ``target [B, P, 3]`` of the portrait.
+        def deform(points: Tensor) -> Tensor:
+            return self.deformation_field.deform_points(codes, points).offsets
 
-        Fixed-point iteration from ``start [B, P, 3]`` (head space); only the last round carries gradients.
-        """
-        points = start
-        for index in range(rounds):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and index == rounds - 1):
-                points = target - self.deformation_field.deform_points(codes, points).offsets
-        return points
+        return locate_points(deform, identity.portrait.landmarks, start, rounds)
 
 
 OPAQUE = 1e-3
@@ -314,6 +311,19 @@ MOUTH_ROUNDS = 4
 """Rounds of the search for the edges of the lips; what more rounds change is a fifth of a pixel of 256."""
 MOUTH_SHARE = 0.25
 """Share of the denser patch around the mouth that lies between the lips, at most; 0.13 was the widest mouth seen."""
+
+
+def locate_points(deform: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, rounds: int) -> Tensor:
+    """Find the points of frames that a warp takes to points ``target [B, P, 3]`` of the portrait.
+
+    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. Only the last
+    round carries gradients.
+    """
+    points = start
+    for index in range(rounds):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and index == rounds - 1):
+            points = target - deform(points)
+    return points
 
 
 def smooth_in_time(series: Tensor, sigma: float) -> Tensor:

@@ -135,8 +135,8 @@ def compare_flow(flow: Tensor, frames: Frames) -> Tensor:
 
 def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
     """Ask the warp to carry the frame's landmarks onto the portrait's, and gaps of lips and lids onto gaps."""
-    features = model.deformation_field.warp.encode_positions(frames.landmarks)
-    arrived = frames.landmarks + model.deformation_field.warp(features, codes).offsets
+    field = model.deformation_field
+    arrived = frames.landmarks + field.deform_points(codes, frames.landmarks).offsets
     wanted = identity.portrait.landmarks
     miss = (arrived - wanted).abs().sum(-1)
     lips, lids = (
@@ -145,7 +145,7 @@ def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, fr
     )
     # Blinks are rare and small: frames whose eyes differ from the portrait's count several times.
     blink = 1.0 + 8.0 * (frames.eyes - identity.portrait.eyes).abs().mean(-1)
-    places = features.shares.transpose(1, 2).float()
+    places = field.warp.encode_positions(frames.landmarks).shares.transpose(1, 2).float()
     return {
         "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
         "gap": lips.mean(),

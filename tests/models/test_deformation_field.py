@@ -122,12 +122,52 @@ def test_lattice_holds_the_field_at_its_points(field: CrossModalFacialDeformatio
     torch.nn.init.normal_(field.warp.output.weight, std=0.1)
     codes = draw_codes()
     lattice = field.deform_lattice(codes)
-    exact = field.deform_points(codes, field.lattice.points.expand(2, -1, -1))
+    exact = field.warp(field.warp.encode_positions(field.lattice.points.expand(2, -1, -1)), codes)
     torch.testing.assert_close(lattice[..., :3], exact.offsets, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(lattice[..., 4:], exact.ambient[..., 1:], atol=1e-5, rtol=1e-4)
     assert torch.equal(field.deform_lattice(codes, field.describe_lattice()), lattice)
     parted = field.lattice.measure_parting(exact.offsets)
     torch.testing.assert_close(lattice[..., 3:4], exact.ambient[..., :1] + parted, atol=1e-5, rtol=1e-4)
+
+
+def test_points_are_surrounded_by_their_cell() -> None:
+    lattice = Lattice(CONFIG.lattice)
+    grid = torch.arange(7 * 9 * 5).view(5, 9, 7)
+    middle = lattice.points[grid[2, 4, 3]]
+    corners, weights = lattice.surround(torch.stack([middle, middle + 20.0, middle - 20.0]).expand(2, -1, -1))
+    assert corners.shape == weights.shape == (2, 3, 8)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
+    heaviest = corners.gather(2, weights.argmax(-1, keepdim=True))[..., 0]
+    assert heaviest.tolist() == [[grid[2, 4, 3], grid[-1, -1, -1], grid[0, 0, 0]]] * 2
+    inside = lattice.points[grid[1, 6, 2]] + 1e-3
+    corners, _ = lattice.surround(inside.view(1, 1, 3))
+    assert sorted(corners.flatten().tolist()) == sorted(grid[1:3, 6:8, 2:4].flatten().tolist())
+
+
+def test_points_are_deformed_as_rays_read_the_lattice(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.warp.output.weight, std=0.1)
+    torch.nn.init.normal_(field.warp.grid.table, std=0.1)
+    codes, points = draw_codes(), 1.3 * torch.randn(2, 40, 3)
+    deformation = field.deform_points(codes, points)
+    seen = read(field.lattice, field.deform_lattice(codes), points)
+    torch.testing.assert_close(deformation.offsets, seen[..., :3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(deformation.ambient[..., 1:], seen[..., 4:], atol=1e-5, rtol=1e-4)
+    # Between the lattice's points the field itself says something else, which no ray ever sees.
+    exact = field.warp(field.warp.encode_positions(points), codes)
+    assert (exact.offsets - deformation.offsets).abs().max() > 1e-3
+
+
+def test_points_teach_the_corners_of_their_cells(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.warp.output.weight, std=0.1)
+    codes, points = draw_codes(), 0.5 * torch.randn(2, 4, 3)
+    field.deform_points(codes, points).offsets.sum().backward()
+    learned = [part.grad.clone() for part in field.warp.parameters() if part.grad is not None]
+    field.zero_grad()
+    read(field.lattice, field.deform_lattice(codes), points)[..., :3].sum().backward()
+    expected = [part.grad for part in field.warp.parameters() if part.grad is not None]
+    assert len(learned) == len(expected) and learned[0].abs().max() > 0
+    for one, other in zip(learned, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 def test_parting_by_hand() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
+from s3dnerf.models import s3dnerf as module
 from s3dnerf.models.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time
 from s3dnerf.rendering.photograph import warp
@@ -250,7 +251,7 @@ def test_lips_that_part_show_the_inside_of_the_mouth_unless_the_portrait_does(
     landmarks[:, INNER_LIPS] = outline(seam)
     tones = replace(identity.tones, opening=torch.full((2,), seam))
     speaking = replace(identity, portrait=replace(identity.portrait, landmarks=landmarks), tones=tones)
-    monkeypatch.setattr(model, "locate_points", lambda *given: outline(0.14))
+    monkeypatch.setattr(module, "locate_points", lambda *given: outline(0.14))
     image, camera = identity.portrait.image, identity.portrait.camera
     with torch.no_grad():
         shown = model.open_mouth(image, speaking, None, camera)
