@@ -330,17 +330,21 @@ class CrossModalFacialDeformationField(nn.Module):
         ``points``.
         """
         corners, weights = self.lattice.surround(points.detach())
-        features = self.warp.encode_positions(self.lattice.points[corners.flatten(1)])
-        around = self.warp(features, codes)
-        read = [
-            torch.einsum("bnk,bnkc->bnc", weights, part.unflatten(1, (-1, 8)))
-            for part in (around.offsets, around.ambient)
-        ]
-        return Deformation(*read)
+        # Landmarks of many frames lie in few cells, whose corners are warped together, for all frames at once.
+        nodes, corners = corners.flatten(1).unique(return_inverse=True)
+        deformation = self.warp(self.describe_points(self.lattice.points[nodes]), codes)
+        values = torch.cat([deformation.offsets, deformation.ambient], dim=-1)
+        around = values.gather(1, corners[..., None].expand(-1, -1, values.shape[2])).unflatten(1, (-1, 8))
+        read = torch.einsum("bnk,bnkc->bnc", weights, around)
+        return Deformation(read[..., :3], read[..., 3:])
 
     def describe_lattice(self) -> PositionFeatures:
         """Return what the field knows about the points of its lattice: the same for all frames of all people."""
-        features = self.warp.encode_positions(self.lattice.points)
+        return self.describe_points(self.lattice.points)
+
+    def describe_points(self, points: Tensor) -> PositionFeatures:
+        """Return what the field knows about head-space ``points [N, 3]`` that all frames share."""
+        features = self.warp.encode_positions(points)
         return PositionFeatures(features.content.float(), features.shares.float())
 
     def deform_lattice(self, codes: RegionCodes, points: PositionFeatures | None = None) -> Tensor:

@@ -288,13 +288,19 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         share = opening.coverage * measure_need(opening.height, tones.opening)[:, None]
         return patch.paste(patch.cut(image).lerp(self.mouth_interior(opening, tones), share[:, None]), image)
 
-    def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
-        """Find where the portrait's landmarks are in the frame, searching from ``start [B, P, 3]`` (head space)."""
+    def locate_landmarks(
+        self, identity: Identity, codes: RegionCodes, start: Tensor, rows: Tensor | None = None, rounds: int = 2
+    ) -> Tensor:
+        """Find where the portrait's landmarks, or those in ``rows [R]``, are in the frame.
+
+        Searches from ``start [B, P or R, 3]`` (head space); the result has the same shape.
+        """
 
         def deform(points: Tensor) -> Tensor:
             return self.deformation_field.deform_points(codes, points).offsets
 
-        return locate_points(deform, identity.portrait.landmarks, start, rounds)
+        wanted = identity.portrait.landmarks
+        return locate_points(deform, wanted if rows is None else wanted[:, rows], start, rounds)
 
 
 OPAQUE = 1e-3

@@ -19,13 +19,15 @@ from s3dnerf.face.points import (
     LID_PAIRS_RIGHT,
     LIP_PAIRS,
 )
-from s3dnerf.face.regions import region_of_point
+from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS, LIPS_APART, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
+MOVED_LANDMARKS = (REGION_OF_LANDMARK <= JAW_AND_CHEEKS).nonzero()[:, 0]
+"""Rows of the kept landmarks that speech moves: lips, jaw and cheeks."""
 EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
 """Rows of the kept landmarks that lie on the lids."""
 LIP_SIDES, LID_SIDES = (
@@ -172,12 +174,11 @@ def compare_speech(
     codes = model.drive(identity, spoken, frames.eyes, frames.camera)
     with frozen(model.deformation_field.warp):
         placed = place_landmarks(model, identity, codes, frames)
-    moved = (REGION_OF_LANDMARK <= 1).to(placed.device)  # lips, jaw and cheeks
     miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
     wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
     return {
-        "speech": miss[:, moved].mean() + miss[:, LIP_LANDMARKS].mean(),
+        "speech": miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean(),
         "correlation": (1.0 - correlate(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
         "distill": compare_codes(spoken, teacher),
@@ -190,9 +191,14 @@ def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
 
 
 def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:
-    """Find the portrait's landmarks in frames under ``codes``, ``[B, P, 3]``, from the person's mean face alone."""
+    """Find the portrait's lips, jaw and cheeks in frames under ``codes``, from the person's mean face alone.
+
+    Returns ``[B, P, 3]``; the other landmarks are those of the mean face.
+    """
     mean_face = frames.landmarks - frames.displacement
-    return model.locate_landmarks(identity, codes, mean_face + LIPS_APART.to(mean_face.device))
+    rows = MOVED_LANDMARKS.to(mean_face.device)
+    start = (mean_face + LIPS_APART.to(mean_face.device))[:, rows]
+    return mean_face.index_copy(1, rows, model.locate_landmarks(identity, codes, start, rows).to(mean_face))
 
 
 def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:

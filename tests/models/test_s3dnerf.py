@@ -215,7 +215,7 @@ def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeR
     assert field.deform_points(codes, start).offsets.abs().max() > 0.005
     misses = []
     for rounds in (0, 2, 8):
-        found = start if rounds == 0 else model.locate_landmarks(identity, codes, start, rounds)
+        found = start if rounds == 0 else model.locate_landmarks(identity, codes, start, rounds=rounds)
         arrived = found + field.deform_points(codes, found).offsets
         misses.append((arrived - start).abs().mean().item())
     assert misses[1] < 0.25 * misses[0]

@@ -21,6 +21,7 @@ from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
     EYE_LANDMARKS,
+    MOVED_LANDMARKS,
     SMALLEST_MISS,
     LossWeights,
     compare_codes,
@@ -326,6 +327,17 @@ def test_landmarks_are_placed_from_the_mean_face_alone(model: S3DNeRF, identity:
     torch.testing.assert_close(placed, identity.portrait.landmarks)
     moved = replace(frames, landmarks=frames.landmarks + 0.3, displacement=frames.displacement + 0.3)
     torch.testing.assert_close(place_landmarks(model, identity, drive(model, identity), moved), placed)
+
+
+def test_lips_jaw_and_cheeks_are_placed_by_the_warp(model: S3DNeRF, identity: Identity) -> None:
+    with torch.no_grad():
+        model.deformation_field.warp.output.bias[1] = 0.1 / 0.25
+    frames = make_frames(identity.portrait.landmarks)
+    lowered = identity.portrait.landmarks - place_landmarks(model, identity, drive(model, identity), frames)
+    expected = torch.zeros_like(lowered)
+    expected[:, MOVED_LANDMARKS, 1] = 0.1
+    torch.testing.assert_close(lowered, expected, atol=1e-5, rtol=0)
+    assert set(LIP_LANDMARKS.tolist()) < set(MOVED_LANDMARKS.tolist())
 
 
 def test_speech_does_not_teach_the_warp(model: S3DNeRF, identity: Identity) -> None:
