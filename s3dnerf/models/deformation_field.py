@@ -326,8 +326,8 @@ class CrossModalFacialDeformationField(nn.Module):
     def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
         """Read the field at head-space ``points [B, N, 3]`` as rays do: between the points of its lattice.
 
-        A field asked at the points themselves would learn from landmarks what no ray ever sees. No gradients to
-        ``points``.
+        A field asked at the points themselves would learn from landmarks what no ray ever sees. The ambient coordinates
+        are the field's own, without the parting that :meth:`deform_lattice` adds. No gradients to ``points``.
         """
         corners, weights = self.lattice.surround(points.detach())
         # Landmarks of many frames lie in few cells, whose corners are warped together, for all frames at once.

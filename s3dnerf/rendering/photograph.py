@@ -48,7 +48,7 @@ def warp_photograph(image: Tensor, detail: Tensor, fine: Tensor) -> tuple[Tensor
 def warp_photograph_reference(image: Tensor, detail: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
     """The twin of :func:`warp_photograph`, on PyTorch's operators; differentiable."""
     flow = fine[:, -2:]
-    # Bilinear reading would blur by up to half a pixel what the portrait shows sharp.
+    # Bilinear reading averages neighboring pixels, which blurs what the portrait shows sharp.
     warped = warp(image, enlarge(flow, 2), "bicubic")
     inputs = torch.cat([F.pixel_unshuffle(warped, 2), warp(detail, flow), fine[:, :-2]], dim=1)
     return warped, inputs.contiguous(memory_format=torch.channels_last)

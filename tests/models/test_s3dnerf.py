@@ -266,6 +266,23 @@ def test_lips_that_part_show_the_inside_of_the_mouth_unless_the_portrait_does(
     assert not changed[beside.any(-1)].any()
 
 
+def test_edges_of_the_mouth_are_where_rays_see_the_lips(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.nn.init.normal_(model.deformation_field.warp.output.weight, std=0.03)
+    found = []
+    search = module.locate_points
+    monkeypatch.setattr(module, "locate_points", lambda *given: found.append(search(*given)) or found[-1])
+    portrait = identity.portrait
+    codes = model.drive(identity, torch.randn(2, 6, 8), portrait.eyes, portrait.camera)
+    with torch.no_grad():
+        model.render(identity, codes, portrait.camera)
+        start = portrait.landmarks[:, INNER_LIPS] + model.apart
+        expected = model.locate_landmarks(identity, codes, start, INNER_LIPS, rounds=module.MOUTH_ROUNDS)
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
+    assert (expected - portrait.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
+
+
 def test_saved_and_loaded_models_are_the_same(
     model: S3DNeRF, identity: Identity, drawn_batch: Batch, tmp_path: Path
 ) -> None:
