@@ -286,6 +286,7 @@ class TalkingHeadPipeline:
         """Encode a portrait, and adapt what was encoded to it if that is wanted."""
         with torch.no_grad(), self.autocast():
             identity = self.model.encode_identity(make_portrait(face, self.device))
+            identity = self.model.trust_portrait(identity)
         if self.fit_steps == 0:
             return identity
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())

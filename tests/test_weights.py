@@ -112,7 +112,8 @@ def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHea
     sizes = torch.tensor([2 * half_width]), torch.tensor([height])
     opening = MouthOpening(torch.ones_like(upper), across.flatten()[None], upper, lower, upper, *sizes)
     for skin in (torch.tensor([[0.85, 0.65, 0.55]]), torch.tensor([[0.45, 0.3, 0.25]])):
-        tones = MouthTones(skin, skin * torch.tensor([[0.9, 0.7, 0.75]]), torch.zeros(1))
+        lips, seam = skin * torch.tensor([[0.9, 0.7, 0.75]]), skin * torch.tensor([[0.6, 0.4, 0.45]])
+        tones = MouthTones(skin, lips, seam, torch.zeros(1))
         with torch.inference_mode():
             colors = shipped.model.mouth_interior(opening, tones)
         light = colors.mean(1) / skin.mean()

@@ -68,6 +68,9 @@ class DeformationConfig:
     articulation: float = 1.0
     """How widely, at render time, lips and jaw move about their mean over the speech: rendering narrows openings that
     are thin as a ray, so the codes have to ask for more than they were taught."""
+    portrait_trust: float = 1.0
+    """How far, at render time, the expression that a portrait seems to show is believed; the rest is taken for the
+    person's own face: whether lips are full or pursed, one picture does not tell."""
     eye_articulation: float = 1.0
     """How much further than asked, at render time, eyes open or close: lids are as thin as a ray too."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)

@@ -1,7 +1,8 @@
 """The inside of the mouth: what is seen between lips that part.
 
-A portrait with closed lips does not show it, and no warp of such a portrait can. This small network paints it, pixel by
-pixel, from where between the lips a pixel looks and from the light on the portrait's skin.
+A portrait with closed lips does not show it, and no warp of such a portrait can. What a portrait shows of it stays as
+it is. This small network paints the rest, pixel by pixel, from where between the lips a pixel looks, from the light on
+the portrait's skin and from what the portrait shows.
 """
 
 from __future__ import annotations
@@ -15,21 +16,29 @@ from torch.nn import functional as F
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
 from s3dnerf.models.layers import encode_sine, make_mlp
-from s3dnerf.rendering.mouth import MouthOpening
+from s3dnerf.rendering.mouth import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
 from s3dnerf.rendering.rays import Camera, project_points
 
 SKIN = torch.from_numpy((region_of_point()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero()[0])
 """Rows of the kept landmarks on plain skin."""
 OUTER_LIPS, INNER_LIPS = (torch.from_numpy(KEPT_POINTS.searchsorted(rows)) for rows in (LIPS_OUTER, LIPS_INNER))
 """Rows of the kept landmarks on both outlines of the lips, in order around them."""
-LOWER_LIP, UPPER_LIP = 5, 15
-"""Places of their middles in the inner outline."""
 DARKEST_SKIN = 0.05
 """Level below which colors are no longer compared with the skin's."""
-STRETCH = (1.5, 4.0)
-"""How many times the portrait's opening is stretched before painting begins, and when nothing of it is left."""
+STRETCH = (1.0, 1.5)
+"""How many times the portrait's opening is as high before anything is put between the lips, and when nothing is left of
+what a warp makes of it."""
+BELOW_TEETH = 0.7
+"""Light below the teeth that a portrait shows, beside that in the mouths learned from: a mean is lighter than any mouth
+is deep, and what is as light as lips looks like lips."""
 THINNEST = 0.005
 """Height of the opening, head units, below which lips are closed and nothing between them is seen."""
+PARTED = 0.02
+"""Height of the opening, head units, from which on pixels are seen that show nothing but the mouth's inside."""
+TOOTHED = 0.05
+"""Height of the portrait's opening, head units, from which on it shows teeth, not only a gap."""
+DEPTHS = (0.25, 0.5, 0.75)
+"""Where, from the upper to the lower lip, the inside of a portrait's mouth is looked at."""
 
 
 @dataclass
@@ -54,19 +63,23 @@ class MouthTones:
     """``[B, 3]`` mean color of cheeks and chin."""
     lips: Tensor
     """``[B, 3]`` mean color of the lips."""
+    inside: Tensor
+    """``[B, 3]`` mean color of what is between the lips; where they are closed, of their seam."""
     opening: Tensor
     """``[B]`` height of the opening between the lips, head units."""
 
 
 def measure_tones(image: Tensor, landmarks: Tensor, camera: Camera) -> MouthTones:
     """Measure portraits ``image [B, 3, S, S]`` with ``landmarks [B, P, 3]`` (head space)."""
-    on_lips = (landmarks[:, OUTER_LIPS] + landmarks[:, INNER_LIPS]) / 2
-    skin, lips = (
+    inner = landmarks[:, INNER_LIPS]
+    on_lips = (landmarks[:, OUTER_LIPS] + inner) / 2
+    upper, lower = inner[:, UPPER_EDGE[1:-1]], inner[:, 1:10]
+    between = torch.cat([upper.lerp(lower, depth) for depth in DEPTHS], dim=1)
+    skin, lips, inside = (
         F.grid_sample(image.float(), project_points(points, camera)[:, None, :, :2], align_corners=False).mean((2, 3))
-        for points in (landmarks[:, SKIN], on_lips)
+        for points in (landmarks[:, SKIN], on_lips, between)
     )
-    inner = landmarks[:, INNER_LIPS, 1]
-    return MouthTones(skin.clamp(min=DARKEST_SKIN), lips, inner[:, UPPER_LIP] - inner[:, LOWER_LIP])
+    return MouthTones(skin.clamp(min=DARKEST_SKIN), lips, inside, inner[:, UPPER_LIP, 1] - inner[:, LOWER_LIP, 1])
 
 
 class MouthInterior(nn.Module):
@@ -75,16 +88,25 @@ class MouthInterior(nn.Module):
     def __init__(self, config: MouthInteriorConfig) -> None:
         super().__init__()
         self.frequencies = config.frequencies
-        inputs = 2 * (1 + 2 * config.frequencies) + 2 + 3 + 3 + config.type_width
+        inputs = 2 * (1 + 2 * config.frequencies) + 2 + 3 + 6 + config.type_width
         self.types = nn.Parameter(0.5 * torch.randn(config.types, config.type_width))
-        self.register_buffer("shown", torch.zeros((), dtype=torch.long))
+        # Shown where the portrait shows no teeth, and below the teeth that it shows.
+        self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
         self.network = make_mlp(inputs, config.hidden, config.hidden, 3)
 
     def forward(self, opening: MouthOpening, tones: MouthTones, code: Tensor | None = None) -> Tensor:
-        """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places, in mouths of the type ``code``."""
-        code = self.types[self.shown] if code is None else code
+        """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places.
+
+        In mouths of the type ``code [width]``, or else of the types that strangers are shown.
+        """
+        if code is None:
+            toothed = tones.opening > TOOTHED
+            light = torch.where(toothed, BELOW_TEETH, 1.0)
+            return light[:, None, None] * self(opening, tones, self.types[self.shown[toothed.long()]])
         sizes = torch.stack([opening.width, 8.0 * opening.height, 8.0 * tones.opening], dim=-1)
-        per_frame = torch.cat([sizes, tones.lips / tones.skin, code.expand(len(sizes), -1)], dim=-1)
+        per_frame = torch.cat(
+            [sizes, tones.lips / tones.skin, tones.inside / tones.skin, code.expand(len(sizes), -1)], dim=-1
+        )
         places = torch.stack([opening.across, 8.0 * opening.below_anchor], dim=-1)
         inputs = [
             encode_sine(places, self.frequencies),
@@ -97,7 +119,7 @@ class MouthInterior(nn.Module):
 
 
 def measure_need(opening: Tensor, portrait: Tensor) -> Tensor:
-    """Say how much of a mouth has to be painted: none of it where the portrait shows it, all where that is a mere slit.
+    """Say how far a warp is wrong about the inside of a mouth: not at all while it is no wider open than before.
 
     Args:
         opening: ``[B]`` height of the opening in the frame, head units.

@@ -31,7 +31,6 @@ from s3dnerf.models.deformation_field import (
 from s3dnerf.models.motion_encoder import MotionEncoder
 from s3dnerf.models.mouth_interior import (
     INNER_LIPS,
-    UPPER_LIP,
     MouthInterior,
     MouthInteriorConfig,
     MouthTones,
@@ -44,7 +43,7 @@ from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConf
 from s3dnerf.rendering.field import DeformedField, read_lattice, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
-from s3dnerf.rendering.mouth import look_into_mouth
+from s3dnerf.rendering.mouth import UPPER_LIP, find_kept, look_into_mouth
 from s3dnerf.rendering.photograph import enlarge, warp_photograph
 from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
@@ -208,6 +207,13 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
         return torch.where(moved[:, None], widened, motion)
 
+    def trust_portrait(self, identity: Identity) -> Identity:
+        """Prepare an identity for rendering: of the expression that its portrait seems to show, believe a share."""
+        still = identity.portrait.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
+        usual = self.motion_encoder(still).to(identity.state)
+        state = usual.lerp(identity.state, self.config.deformation.portrait_trust)
+        return replace(identity, state=state)
+
     def articulate_eyes(self, identity: Identity, eyes: Tensor) -> Tensor:
         """Prepare the eye openness ``[B, 2]`` of frames for rendering: widened about that of the portrait."""
         return identity.portrait.eyes.lerp(eyes, self.config.deformation.eye_articulation)
@@ -274,19 +280,26 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
 
     def open_mouth(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
-        """Paint the inside of the mouth into frames ``image [B, 3, S, S]``, as far as the portrait does not show it."""
-        lips, tones = identity.portrait.landmarks[:, self.inner_lips], identity.tones
+        """Put the inside of the mouth between the lips of frames ``image [B, 3, S, S]`` that open further than before.
+
+        What the portrait shows of it is taken from there, the rest is painted. Where lips close, the warp is right.
+        """
+        portrait, tones, size = identity.portrait, identity.tones, image.shape[-1]
+        lips = portrait.landmarks[:, self.inner_lips]
         with torch.no_grad():
             outline = locate_points(
                 lambda points: read_lattice(field, points)[..., :3], lips, lips + self.apart, MOUTH_ROUNDS
             )
-        patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), image.shape[-1])
-        opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, patch.size)
+        patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), size)
+        opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, size)
         # Most of the patch is lips and chin: these are spared the network.
         inside = opening.coverage.topk(math.ceil(MOUTH_SHARE * opening.coverage.shape[1])).indices
         patch, opening = patch.take(inside), opening.take(inside)
+        kept = find_kept(outline, lips, camera, portrait.camera, patch.points, size)
+        shown = F.grid_sample(portrait.image.float(), kept.places[:, None], "bicubic", "border", align_corners=False)
+        colors = self.mouth_interior(opening, tones).lerp(shown[:, :, 0], kept.share[:, None])
         share = opening.coverage * measure_need(opening.height, tones.opening)[:, None]
-        return patch.paste(patch.cut(image).lerp(self.mouth_interior(opening, tones), share[:, None]), image)
+        return patch.paste(patch.cut(image).lerp(colors, share[:, None]), image)
 
     def locate_landmarks(
         self, identity: Identity, codes: RegionCodes, start: Tensor, rows: Tensor | None = None, rounds: int = 2

@@ -12,28 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.rendering.photograph import warp
-from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import Camera, find_plane, make_pixel_grid, project_points
 
 DEPTH = -0.15
 """Depth of the plane in head units: behind the face, before the back of the head."""
 NECK = (-0.8, -0.45)
 """Heights (head space) below which nothing and above which everything moves with the head: chin and mouth."""
-LEAST_FACING = 0.2
-"""Cosine of the turn from which on the plane is no longer seen narrower: edge-on it would be nowhere."""
-
-
-def find_plane(image_points: Tensor, frame: Camera) -> Tensor:
-    """Return the head-space points ``[B, N, 3]`` of the plane that are seen at ``image_points [N, 2]`` of a frame."""
-    rays = cast_rays(image_points, frame)
-    distance = (DEPTH - rays.origins[..., 2]) / rays.directions[..., 2].clamp(max=-LEAST_FACING)
-    return rays.origins + distance[..., None] * rays.directions
 
 
 def follow_plane(frame: Camera, portrait: Camera, size: int) -> Tensor:
     """Return the flow ``[B, 2, size, size]`` of the plane: where in the portrait it is, minus where in the frame."""
     # Both pictures of the plane are affine: three points tell where all of them go.
     corners = frame.scale.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    places = project_points(find_plane(corners, frame), portrait)[..., :2]
+    places = project_points(find_plane(corners, frame, DEPTH), portrait)[..., :2]
     middle, right, down = (places - corners)[..., None, None].unbind(1)
     u, v = make_pixel_grid(size, size, places.device).to(places).unbind(-1)
     return middle + (right - middle) * u + (down - middle) * v
@@ -51,7 +42,7 @@ def mark_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
     """
     low, high = NECK
     grid = make_pixel_grid(size, size, matte.device).to(camera.scale).flatten(0, 1)
-    height = find_plane(grid, camera)[..., 1].view(-1, 1, size, size)
+    height = find_plane(grid, camera, DEPTH)[..., 1].view(-1, 1, size, size)
     above = ((height - low) / (high - low)).clamp(0.0, 1.0)
     matte = F.interpolate(matte, (size, size), mode="bilinear", align_corners=False, antialias=True)
     return matte * above.square() * (3.0 - 2.0 * above)

@@ -2,6 +2,8 @@
 
 A warp is smooth. Where lips part that touch in the portrait, it stretches them over the opening, and no lip ends where
 it should. But it says well where the edges of the lips have gone, and between these edges there is no lip.
+
+Nor is what a portrait shows between parted lips stretched by them: it is teeth, and they stay as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3dnerf.rendering.rays import Camera, project_points
+from s3dnerf.rendering.rays import Camera, find_plane, project_points
 
 EDGE = 1.5
 """Pixels over which the edge of a lip fades into the opening."""
 CORNERS = (0, 10)
 """Places of the corners in the outline of the opening: viewer's left, viewer's right."""
+UPPER_EDGE = (0, *range(19, 9, -1))
+"""Places of the upper lip's edge in that outline, from the viewer's left to the right."""
+LOWER_LIP, UPPER_LIP = 5, 15
+"""Places of the middles of both edges."""
+LIP_SHADE = 0.5
+"""How much of the portrait's opening along its lower lip and in its corners is lip as well, in widths of an edge."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,16 @@ class MouthOpening:
         return MouthOpening(**parts)
 
 
+@dataclass(frozen=True)
+class KeptInterior:
+    """What the portrait shows of the inside of a frame's mouth, at some pixels."""
+
+    places: Tensor
+    """``[B, N, 2]`` where in the portrait it is, image coordinates."""
+    share: Tensor
+    """``[B, N]`` how much of it the portrait shows there, in [0, 1]."""
+
+
 def look_into_mouth(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Tensor, size: int) -> MouthOpening:
     """Find out where between the lips pixels look.
 
@@ -60,11 +78,13 @@ def look_into_mouth(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Ten
     middle, half = (left + right) / 2, (right - left) / 2
     reach = half.norm(dim=-1).clamp(min=1e-4)
     direction = half / reach[:, None]
-    # Columns: along the line from corner to corner, and down from it.
-    axes = torch.stack([direction, torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)], dim=-1)
-    places, points = ((x - middle[:, None]) @ axes for x in (pixels, seen))
+    # Along the line from corner to corner, and down from it. Mixed precision would round a product of matrices.
+    axes = direction, torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)
+    places, points = (
+        torch.stack([((x - middle[:, None]) * axis[:, None]).sum(-1) for axis in axes], dim=-1) for x in (pixels, seen)
+    )
     lower = read_curve(points[:, 0:11], places[..., 0])
-    upper = read_curve(points[:, [0, *range(19, 9, -1)]], places[..., 0])
+    upper = read_curve(points[:, UPPER_EDGE], places[..., 0])
     down = places[..., 1]
     across = places[..., 0] / reach[:, None]
     edges = (((distance * size / 2 / EDGE) + 0.5).clamp(0.0, 1.0) for distance in (down - upper, lower - down))
@@ -72,8 +92,38 @@ def look_into_mouth(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Ten
     unit = camera.scale
     distances = (down - upper, lower - down, down - points[:, -1:, 1])
     below_upper, above_lower, below_anchor = (distance / unit[:, None] for distance in distances)
-    height = (points[:, 5, 1] - points[:, 15, 1]) / unit
+    height = (points[:, LOWER_LIP, 1] - points[:, UPPER_LIP, 1]) / unit
     return MouthOpening(coverage, across, below_upper, above_lower, below_anchor, 2 * reach / unit, height)
+
+
+def find_kept(
+    outline: Tensor, lips: Tensor, frame: Camera, portrait: Camera, pixels: Tensor, size: int
+) -> KeptInterior:
+    """Find what the portrait shows of the inside of a mouth.
+
+    Mostly these are the upper teeth. They move with the skull, and hang from the edge of the upper lip: the little that
+    this edge moves in speech must not open a gap above them. Whatever the lips do, they are not stretched.
+
+    Args:
+        outline: ``[B, 20, 3]`` the inner edge of the lips in the frames (head space), in the order of
+            :func:`look_into_mouth`.
+        lips: ``[B, 20, 3]`` the same in the portraits.
+        frame: cameras of the frames.
+        portrait: cameras of the portraits.
+        pixels: ``[B, N, 2]`` image coordinates in the frames.
+        size: pixels a side of frames and portraits.
+    """
+    anchor = lips[:, UPPER_LIP]
+    x, y, z = find_plane(pixels, frame, anchor[:, 2]).unbind(-1)
+    before, now = lips[:, UPPER_EDGE], outline[:, UPPER_EDGE]
+    fall = read_curve(torch.stack([now[..., 0], (before - now)[..., 1]], dim=-1), x)
+    places = project_points(torch.stack([x, y + fall, z], dim=-1), portrait)[..., :2]
+    opening = look_into_mouth(lips, anchor, portrait, places, size)
+    edge = 2 * EDGE / size / portrait.scale[:, None]
+    # The upper lip's edge is where the frame's own opening begins; only the other edges can be in the way.
+    room = opening.above_lower, (1.0 - opening.across.abs()) * opening.width[:, None] / 2
+    share = torch.stack([(distance / edge - LIP_SHADE).clamp(0.0, 1.0) for distance in room]).prod(dim=0)
+    return KeptInterior(places, share)
 
 
 def read_curve(knots: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LEAST_FACING = 0.2
+"""Cosine of the turn from which on a plane is no longer seen narrower: edge-on it would be nowhere."""
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -63,6 +66,18 @@ def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
     origins = rotate(camera.rotation.transpose(1, 2), on_plane)
     directions = -camera.rotation[:, 2][:, None].expand_as(origins)
     return Rays(origins, directions)
+
+
+def find_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> Tensor:
+    """Return what is seen at ``image_points [N, 2]`` or ``[B, N, 2]`` of a plane that moves with the head.
+
+    The plane faces the way the face does, at ``depth`` (z of head space, one for all or ``[B]``). The result is
+    ``[B, N, 3]`` in head space.
+    """
+    rays = cast_rays(image_points, camera)
+    depth = torch.as_tensor(depth, device=image_points.device).view(-1, 1)
+    distance = (depth - rays.origins[..., 2]) / rays.directions[..., 2].clamp(max=-LEAST_FACING)
+    return rays.origins + distance[..., None] * rays.directions
 
 
 def rotate(rotation: Tensor, points: Tensor) -> Tensor:

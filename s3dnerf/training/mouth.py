@@ -1,8 +1,11 @@
 """Learning the inside of the mouth: from pixels between tracked lips alone, before anything is rendered.
 
+It learns from pixels that the portrait beside them does not show, for no others will be painted.
+
 What is between lips differs from person to person, and one network that has to please all of them paints a gray mean.
 So it has several types of mouths to choose from, and each person teaches the type that fits best (multiple choice
-learning, Guzman-Rivera et al., 2012). Strangers are shown a type with as much light and shade as real mouths have.
+learning, Guzman-Rivera et al., 2012). Where a stranger's portrait shows no teeth, a type is painted with as much light
+and shade as real mouths have and with upper teeth; below teeth that it shows, the darkest one.
 """
 
 from __future__ import annotations
@@ -19,15 +22,15 @@ from s3dnerf.data.dataset import TalkingFaceDataset, View, make_frames, make_por
 from s3dnerf.errors import UserError
 from s3dnerf.models.mouth_interior import (
     INNER_LIPS,
-    THINNEST,
-    UPPER_LIP,
+    PARTED,
+    TOOTHED,
     MouthInterior,
     MouthTones,
     measure_tones,
 )
 from s3dnerf.models.s3dnerf import map_tensors
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
-from s3dnerf.rendering.mouth import MouthOpening, look_into_mouth
+from s3dnerf.rendering.mouth import UPPER_LIP, MouthOpening, find_kept, look_into_mouth
 from s3dnerf.training.losses import weigh_colors
 from s3dnerf.training.schedule import schedule
 
@@ -38,10 +41,12 @@ FRAMES_A_PERSON = 240
 """Frames with open lips looked at of every person, at most."""
 PIXELS = 128
 """Pixels drawn from each of them."""
-LEAST_OPENING = 4 * THINNEST
-"""Height of the opening, head units, from which on there are pixels that show nothing but the mouth's inside."""
 INSIDE = 0.9
 """Coverage of these pixels."""
+FRAMES_A_PORTRAIT = 16
+"""Frames that are looked at beside the same portrait, at most."""
+CLOSED_SHARE = 0.5
+"""Share of the portraits whose lips are closed, where a clip has such frames: these show nothing, so all is learned."""
 PEOPLE, TOGETHER = 16, 3
 """People in a batch, and frames of each: all of them teach one type."""
 LEARNING_RATE = 3e-3
@@ -98,13 +103,17 @@ def collect_mouths(data: TalkingFaceDataset, seed: int, steps: int) -> Mouths:
     for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
         total = sum(len(track.frames) for track in tracks)
         for track in tracks:
-            opened = track.frames[track.clip.lip_opening[track.frames] > LEAST_OPENING]
+            parted = track.clip.lip_opening[track.frames] > PARTED
+            opened, closed = track.frames[parted], track.frames[~parted]
             count = min(len(opened), math.ceil(wanted * len(track.frames) / total))
             if count == 0:
                 continue
-            shown = np.sort(rng.choice(opened, count, replace=False))
-            view = data.read_view(track, np.array([rng.choice(track.frames), *shown]), with_speech=False)
-            parts.append(cut_mouths(data.augment_view(view, rng), person, rng))
+            shown = rng.choice(opened, count, replace=False)
+            for first in range(0, count, FRAMES_A_PORTRAIT):
+                portraits = closed if len(closed) and rng.random() < CLOSED_SHARE else track.frames
+                beside = np.array([rng.choice(portraits), *shown[first : first + FRAMES_A_PORTRAIT]])
+                view = data.augment_view(data.read_view(track, beside, with_speech=False), rng)
+                parts.append(cut_mouths(view, person, rng))
     parts = [part for part in parts if len(part.person)]
     if not parts:
         raise UserError(data.config.root, "no clip shows open lips", "add such clips, or set --train.mouth_steps 0")
@@ -112,14 +121,17 @@ def collect_mouths(data: TalkingFaceDataset, seed: int, steps: int) -> Mouths:
 
 
 def cut_mouths(view: View, person: int, rng: np.random.Generator) -> Mouths:
-    """Draw pixels between the lips of all frames of a view but the first, which is the portrait."""
+    """Draw pixels between the lips of all frames of a view but the first, the portrait, which does not show them."""
     portrait, frames = make_portrait(view.take([0])), make_frames(view.take(range(1, len(view.eyes))))
     size = frames.image.shape[-1]
     patch = place_fovea(frames.camera, FoveaConfig(eye=(0.0, 0.0)), size)
-    anchor = portrait.landmarks[:, INNER_LIPS[UPPER_LIP]].expand(len(frames.eyes), -1)
-    opening = look_into_mouth(frames.landmarks[:, INNER_LIPS], anchor, frames.camera, patch.points, size)
-    inside = opening.coverage > INSIDE
-    rows = inside.any(dim=1).nonzero()[:, 0]
+    outline = frames.landmarks[:, INNER_LIPS]
+    lips = portrait.landmarks[:, INNER_LIPS].expand_as(outline)
+    opening = look_into_mouth(outline, lips[:, UPPER_LIP], frames.camera, patch.points, size)
+    beside = map_tensors(portrait.camera, lambda x: x.expand(len(outline), *x.shape[1:]))
+    kept = find_kept(outline, lips, frames.camera, beside, patch.points, size)
+    inside = (opening.coverage > INSIDE) * (1.0 - kept.share)
+    rows = (inside.sum(dim=1) >= 1.0).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     # Of frames that have no such pixels any are drawn; they are left out at the end.
     drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
@@ -155,26 +167,39 @@ def learn_mouths(interior: MouthInterior, mouths: Mouths, steps: int, seed: int)
     # Gradients that stayed would count in the norm of those of the other steps.
     optimizer.zero_grad(set_to_none=True)
     interior.requires_grad_(False)
-    interior.shown.copy_(choose_type(interior, mouths))
+    interior.shown.copy_(torch.tensor(choose_types(interior, mouths)))
 
 
 @torch.no_grad()
-def choose_type(interior: MouthInterior, mouths: Mouths) -> int:
-    """Return the type whose mouths have as much contrast as real ones.
+def choose_types(interior: MouthInterior, mouths: Mouths) -> tuple[int, int]:
+    """Return the types that are shown where a portrait shows no teeth, and below those that it shows."""
+    rows = (mouths.tones.opening <= TOOTHED).nonzero()[:, 0]
+    closed = mouths.take(rows) if len(rows) else mouths
+    painted = [interior(closed.opening, closed.tones, code) for code in interior.types]
+    # The type that is the least wrong for everybody would be the grayest, and where it is bright along the lower lip,
+    # that is the lip itself.
+    toothed = [kind for kind, colors in enumerate(painted) if compare_halves(colors, closed) > 0] or range(len(painted))
+    wanted = measure_contrast(closed.colors, closed)
+    contrasting = min(toothed, key=lambda kind: abs(measure_contrast(painted[kind], closed) - wanted))
+    # Below teeth, whatever is guessed and is not there looks like flesh; the dark never does.
+    painted = [interior(mouths.opening, mouths.tones, code) for code in interior.types]
+    darkest = min(range(len(painted)), key=lambda kind: weigh_colors(painted[kind][..., None]).mean().item())
+    return contrasting, darkest
 
-    The type that is the least wrong for everybody would be the grayest.
-    """
-    wanted = measure_contrast(mouths.colors, mouths)
-    painted = (interior(mouths.opening, mouths.tones, code) for code in interior.types)
-    return min(enumerate(painted), key=lambda item: abs(measure_contrast(item[1], mouths) - wanted))[0]
+
+def compare_halves(colors: Tensor, mouths: Mouths) -> float:
+    """Return by how much mouths are brighter in the half near the upper lip than in the other one."""
+    luminance = weigh_colors(colors[..., None]).flatten(1)
+    upper = mouths.opening.below_upper < mouths.opening.above_lower
+    return (luminance[upper].mean() - luminance[~upper].mean()).item()
 
 
 def measure_contrast(colors: Tensor, mouths: Mouths) -> float:
     """Standard deviation of luminance within a mouth, in units of the skin's: mean over frames and then over people."""
     skin = weigh_colors(mouths.tones.skin[..., None, None]).flatten(1)
-    contrasts = weigh_colors(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
+    values = weigh_colors(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
     counts = torch.unique_consecutive(mouths.person, return_counts=True)[1].tolist()
-    return sum(part.mean().item() for part in contrasts.split(counts)) / len(counts)
+    return torch.stack([part.mean() for part in values.split(counts)]).mean().item()
 
 
 def measure_errors(interior: MouthInterior, mouths: Mouths) -> Tensor:

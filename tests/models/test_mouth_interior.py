@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.models.mouth_interior import (
+    BELOW_TEETH,
     DARKEST_SKIN,
     INNER_LIPS,
     OUTER_LIPS,
     SKIN,
     STRETCH,
     THINNEST,
+    TOOTHED,
     MouthInterior,
     MouthInteriorConfig,
     MouthTones,
@@ -33,7 +37,8 @@ def make_opening(height: float = 0.2) -> MouthOpening:
 
 
 def make_tones(skin: float = 0.6) -> MouthTones:
-    return MouthTones(torch.full((1, 3), skin), skin * torch.tensor([[0.9, 0.5, 0.5]]), torch.zeros(1))
+    lips, inside = (skin * torch.tensor([color]) for color in ([0.9, 0.5, 0.5], [0.3, 0.2, 0.2]))
+    return MouthTones(torch.full((1, 3), skin), lips, inside, torch.zeros(1))
 
 
 @pytest.fixture
@@ -71,19 +76,27 @@ def test_frames_of_a_batch_do_not_mix(interior: MouthInterior) -> None:
     torch.testing.assert_close(interior(openings, tones), alone)
 
 
-def test_what_the_portrait_shows_is_not_painted() -> None:
+def test_nothing_is_put_in_while_the_mouth_is_no_wider_open_than_in_the_portrait() -> None:
     portrait = torch.full((6,), 0.04)
-    opening = portrait * torch.tensor([-1.0, 0.0, 1.0, STRETCH[0], STRETCH[1], 20.0])
+    opening = portrait * torch.tensor([-1.0, 0.0, 0.5, STRETCH[0], STRETCH[1], 20.0])
     assert measure_need(opening, portrait).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
-    between = measure_need(torch.linspace(0.06, 0.16, 11), portrait[:1])
-    assert between.diff().min() > 0 and between[5] == pytest.approx(0.5)
+    between = measure_need(0.04 * torch.linspace(*STRETCH, 11), portrait[:1])
+    assert between.diff().min() > 0 and between[5].item() == pytest.approx(0.5, abs=1e-5)
 
 
-def test_closed_lips_show_nothing_of_the_mouth() -> None:
+def test_lips_closed_in_the_portrait_leave_all_to_the_painter() -> None:
     closed = torch.tensor([0.0, -0.01, THINNEST / 2])
     assert measure_need(torch.full((3,), 0.1), closed).tolist() == [1.0, 1.0, 1.0]
     # But a seam stays a seam, as it is in the portrait.
     assert not measure_need(torch.full((3,), THINNEST), closed).any()
+
+
+def test_below_teeth_that_the_portrait_shows_another_type_is_painted(interior: MouthInterior) -> None:
+    interior.shown.copy_(torch.tensor([3, 5]))
+    for opening, kind, light in ((0.9 * TOOTHED, 3, 1.0), (1.1 * TOOTHED, 5, BELOW_TEETH)):
+        tones = replace(make_tones(), opening=torch.tensor([opening]))
+        shown = interior(make_opening(), tones)
+        torch.testing.assert_close(shown, light * interior(make_opening(), tones, interior.types[kind]))
 
 
 def test_tones_are_those_at_the_landmarks() -> None:
@@ -92,13 +105,17 @@ def test_tones_are_those_at_the_landmarks() -> None:
     # Lips on the right half of the picture, skin on the left one; all else between them.
     landmarks[:, SKIN, 0] = -0.5
     landmarks[:, OUTER_LIPS, 0] = landmarks[:, INNER_LIPS, 0] = 0.5
-    landmarks[:, INNER_LIPS[15], 1], landmarks[:, INNER_LIPS[5], 1] = 0.03, -0.04
+    landmarks[:, OUTER_LIPS[:11], 1], landmarks[:, OUTER_LIPS[11:], 1] = -0.6, 0.6
+    landmarks[:, INNER_LIPS[:11], 1], landmarks[:, INNER_LIPS[11:], 1] = -0.4, 0.3
     image = torch.zeros(1, 3, size, size)
     image[..., : size // 2] = torch.tensor([0.8, 0.6, 0.5]).view(3, 1, 1)
     image[..., size // 2 :] = torch.tensor([0.7, 0.3, 0.2]).view(3, 1, 1)
+    # The mouth's inside is between the inner edges.
+    image[..., size // 2 - 8 : size // 2 + 12, size // 2 :] = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     camera = Camera(torch.eye(3)[None], torch.ones(1), torch.zeros(1, 2))
     tones = measure_tones(image, landmarks, camera)
     torch.testing.assert_close(tones.skin, torch.tensor([[0.8, 0.6, 0.5]]))
     torch.testing.assert_close(tones.lips, torch.tensor([[0.7, 0.3, 0.2]]))
-    torch.testing.assert_close(tones.opening, torch.tensor([0.07]))
+    torch.testing.assert_close(tones.inside, torch.tensor([[0.1, 0.2, 0.3]]))
+    torch.testing.assert_close(tones.opening, torch.tensor([0.7]))
     assert (measure_tones(0.0 * image, landmarks, camera).skin == DARKEST_SKIN).all()

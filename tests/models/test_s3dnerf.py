@@ -13,8 +13,9 @@ from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
 from s3dnerf.models import s3dnerf as module
-from s3dnerf.models.mouth_interior import INNER_LIPS
+from s3dnerf.models.mouth_interior import INNER_LIPS, MouthTones
 from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time
+from s3dnerf.rendering.mouth import MouthOpening
 from s3dnerf.rendering.photograph import warp
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 from s3dnerf.training import S3DNeRFConfig
@@ -71,7 +72,7 @@ def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identit
     assert not rendering.lattice.any()
     assert rendering.flow.abs().max() < 1e-5
     torch.testing.assert_close(rendering.warped, identity.portrait.image, atol=1e-4, rtol=0)
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
 
 
 def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
@@ -79,7 +80,7 @@ def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> No
     with torch.autocast("cpu", torch.bfloat16):
         rendering = render(model, identity, identity.portrait.camera)
     assert rendering.flow.abs().max() < 1e-5
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
 
 
 def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
@@ -105,7 +106,7 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
 
 def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    bald = replace(identity, hair=torch.zeros_like(identity.hair))
+    bald = replace(draw_portrait(identity, 0.0), hair=torch.zeros_like(identity.hair))
     rendering = render(model, bald, shift(identity.portrait.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
@@ -236,34 +237,75 @@ def test_only_the_last_round_of_locating_carries_gradients(model: S3DNeRF, ident
         assert not model.locate_landmarks(identity, codes, identity.portrait.landmarks).requires_grad
 
 
-@pytest.mark.parametrize(("seam", "painted"), [(0.0, True), (0.1, False)])
-def test_lips_that_part_show_the_inside_of_the_mouth_unless_the_portrait_does(
-    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, seam: float, painted: bool
-) -> None:
-    # Lips of the portrait with a seam between them; in the frame they are 0.14 head units apart.
+def draw_lips(height: float) -> Tensor:
+    """The inner edge of lips that are ``height`` head units apart, the upper one straight: ``[2, 20, 3]``."""
     angle = torch.arange(20) * (torch.pi / 10)
+    down = -height * angle.sin().clamp(min=0.0) - 0.42
+    return torch.stack([-0.3 * angle.cos(), down, torch.full_like(angle, 0.5)], -1).expand(2, -1, -1)
 
-    def outline(height: float) -> Tensor:
-        around = torch.stack([-0.3 * angle.cos(), -0.5 * height * angle.sin() - 0.42, torch.full_like(angle, 0.5)], -1)
-        return around.expand(2, -1, -1)
 
+def draw_portrait(identity: Identity, opening: float) -> Identity:
+    """Return the identity with lips that are ``opening`` head units apart."""
     landmarks = identity.portrait.landmarks.clone()
-    landmarks[:, INNER_LIPS] = outline(seam)
-    tones = replace(identity.tones, opening=torch.full((2,), seam))
-    speaking = replace(identity, portrait=replace(identity.portrait, landmarks=landmarks), tones=tones)
-    monkeypatch.setattr(module, "locate_points", lambda *given: outline(0.14))
-    image, camera = identity.portrait.image, identity.portrait.camera
+    landmarks[:, INNER_LIPS] = draw_lips(opening)
+    tones = replace(identity.tones, opening=torch.full((2,), opening))
+    return replace(identity, portrait=replace(identity.portrait, landmarks=landmarks), tones=tones)
+
+
+PAINT = 9.0
+"""Level of what is painted, which no portrait has."""
+
+
+def open_lips(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, portrait: float, frame: float
+) -> Tensor:
+    """Open the lips of a gray frame, when they are so far apart in the portrait and in the frame (head units)."""
+    monkeypatch.setattr(module, "locate_points", lambda *given: draw_lips(frame))
+
+    def paint(opening: MouthOpening, tones: MouthTones) -> Tensor:
+        return torch.full((2, 3, opening.across.shape[1]), PAINT)
+
+    monkeypatch.setattr(model.mouth_interior, "forward", paint)
+    # These lips part more widely than real ones.
+    monkeypatch.setattr(module, "MOUTH_SHARE", 1.0)
+    gray = torch.full_like(identity.portrait.image, 0.5)
     with torch.no_grad():
-        shown = model.open_mouth(image, speaking, None, camera)
-    changed = (shown - image).abs().amax(dim=1)
-    assert (changed > 0.1).any() == painted
-    # Nothing but what is between the lips is touched.
-    places = project_points(outline(0.14), camera)[..., :2]
-    centers = make_pixel_grid(SIDE, SIDE)
-    beside = (centers[None] < places.amin(1)[:, None, None] - 0.05) | (
-        centers[None] > places.amax(1)[:, None, None] + 0.05
+        return model.open_mouth(gray, draw_portrait(identity, portrait), None, identity.portrait.camera)
+
+
+def mark_band(identity: Identity, low: float, high: float, reach: float = 0.1) -> Tensor:
+    """Mark the pixels between two heights below the upper lip, about the middle of the mouth (head units)."""
+    corners = torch.tensor([[-reach, -0.42 - low, 0.5], [reach, -0.42 - high, 0.5]]).expand(2, -1, -1)
+    (left, top), (right, bottom) = project_points(corners, identity.portrait.camera)[0, :, :2].tolist()
+    u, v = make_pixel_grid(SIDE, SIDE).unbind(-1)
+    return (u > left) & (u < right) & (v > top) & (v < bottom)
+
+
+def test_lips_that_part_keep_the_teeth_that_the_portrait_shows_and_the_rest_is_painted(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_lips(model, identity, monkeypatch, portrait=0.2, frame=0.31)
+    teeth, below, around = (
+        mark_band(identity, *band) for band in ((0.035, 0.075, 0.06), (0.19, 0.26, 0.06), (-0.1, 0.4, 0.4))
     )
-    assert not changed[beside.any(-1)].any()
+    assert teeth.any() and below.any()
+    torch.testing.assert_close(opened[..., teeth], identity.portrait.image[..., teeth], atol=1e-3, rtol=0)
+    assert opened[..., below].max() > 4.0
+    assert (opened[..., ~around] == 0.5).all()
+
+
+def test_lips_that_are_closed_in_the_portrait_open_upon_paint_alone(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_lips(model, identity, monkeypatch, portrait=0.0, frame=0.3)
+    assert opened[..., mark_band(identity, 0.07, 0.15)].min() > 8.0
+
+
+@pytest.mark.parametrize("frame", [0.0, 0.2, 0.3])
+def test_a_mouth_that_is_no_wider_open_than_in_the_portrait_is_not_painted(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, frame: float
+) -> None:
+    assert (open_lips(model, identity, monkeypatch, portrait=0.3, frame=frame) == 0.5).all()
 
 
 def test_edges_of_the_mouth_are_where_rays_see_the_lips(
@@ -340,6 +382,17 @@ def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
     ramp = torch.arange(20.0)[:, None]
     torch.testing.assert_close(smooth_in_time(ramp, 1.0)[3:-3], ramp[3:-3])
     assert torch.equal(smooth_in_time(ramp, 0.0), ramp)
+
+
+def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity: Identity) -> None:
+    assert model.trust_portrait(identity).state.equal(identity.state)
+    with torch.no_grad():
+        # What lips at rest do is the other end: landmarks of the person's own mean face.
+        rest = model.motion_encoder(torch.zeros(1, *model.canonical_landmarks.shape))
+        for trust in (0.0, 0.25):
+            model.config.deformation.portrait_trust = trust
+            expected = rest + trust * (identity.state - rest)
+            torch.testing.assert_close(model.trust_portrait(identity).state, expected)
 
 
 def test_eyes_are_widened_about_those_of_the_portrait(model: S3DNeRF, identity: Identity) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from s3dnerf.rendering.hair import DEPTH, NECK, find_plane, follow_plane, look_past_rays, mark_hair, show_behind
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.rendering.hair import DEPTH, NECK, follow_plane, look_past_rays, mark_hair, show_behind
+from s3dnerf.rendering.rays import Camera, make_pixel_grid
 
 SIZE = 32
 SCALE = 0.7
@@ -20,14 +20,6 @@ def make_camera(yaw: float = 0.0, center: tuple[float, float] = (0.0, 0.0), scal
     rotation = torch.tensor([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]], dtype=torch.float64)
     parts = (torch.tensor([scale], dtype=torch.float64), torch.tensor([center], dtype=torch.float64))
     return Camera(rotation[None], *parts)
-
-
-def test_pixels_show_points_of_one_depth() -> None:
-    places = make_pixel_grid(SIZE, SIZE).double().flatten(0, 1)
-    points = find_plane(places, make_camera(yaw=0.5))
-    assert points.shape == (1, SIZE * SIZE, 3)
-    torch.testing.assert_close(project_points(points, make_camera(yaw=0.5))[0, :, :2], places)
-    torch.testing.assert_close(points[..., 2], torch.full_like(points[..., 2], DEPTH))
 
 
 def test_a_head_that_does_not_move_has_no_flow() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s3dnerf.rendering.mouth import EDGE, MouthOpening, look_into_mouth, read_curve
+from s3dnerf.rendering.mouth import EDGE, LIP_SHADE, KeptInterior, MouthOpening, find_kept, look_into_mouth, read_curve
 from s3dnerf.rendering.rays import Camera, make_pixel_grid
 
 SIZE = 128
@@ -111,3 +111,53 @@ def test_knots_that_overtake_each_other_stay_finite() -> None:
     knots = torch.tensor([[[0.0, 1.0], [2.0, 3.0], [1.0, -1.0], [3.0, 0.0]]])
     read = read_curve(knots, torch.linspace(-1, 4, 11)[None])
     assert read.isfinite().all() and read.min() >= -1.0 and read.max() <= 3.0
+
+
+def keep(
+    outline: Tensor, lips: Tensor, frame: Camera, pixels: list[list[float]], portrait: Camera | None = None
+) -> KeptInterior:
+    """Ask for pixels given in head units from the middle of the mouth, x to the right and y down."""
+    places = frame.center[:, None] + SCALE * torch.tensor([pixels], dtype=torch.float64)
+    return find_kept(outline, lips, frame, portrait or make_camera(), places, SIZE)
+
+
+def test_a_mouth_as_in_the_portrait_is_kept_whole() -> None:
+    pixels = [[0.0, -0.05], [0.0, 0.1], [0.2, 0.0], [0.0, DOWN + 0.02], [HALF_WIDTH + 0.02, 0.0]]
+    kept = keep(make_outline(), make_outline(), make_camera(), pixels)
+    torch.testing.assert_close(kept.places, SCALE * torch.tensor([pixels], dtype=torch.float64))
+    # The last two are below the lower lip and beside the corner.
+    assert kept.share.tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]]
+
+
+def test_a_dropping_jaw_leaves_teeth_where_they_are() -> None:
+    pixels = [[0.0, -0.05], [0.0, 0.1], [0.0, DOWN + 0.05], [0.0, DOWN + 0.15]]
+    kept = keep(make_outline(down=DOWN + 0.2), make_outline(), make_camera(), pixels)
+    torch.testing.assert_close(kept.places, SCALE * torch.tensor([pixels], dtype=torch.float64))
+    assert kept.share.tolist() == [[1.0, 1.0, 0.0, 0.0]]
+
+
+def test_no_gap_opens_under_an_upper_lip_that_rises() -> None:
+    rise = 0.06
+    kept = keep(make_outline(up=UP + rise), make_outline(), make_camera(), [[0.0, -UP - rise], [0.0, 0.0]])
+    # What is seen at the upper lip's edge is what the portrait shows at its own, and so on down from there.
+    expected = SCALE * torch.tensor([[[0.0, -UP], [0.0, rise]]], dtype=torch.float64)
+    torch.testing.assert_close(kept.places, expected)
+    assert kept.share.tolist() == [[1.0, 1.0]]
+
+
+def test_teeth_move_with_the_head() -> None:
+    portrait, frame = make_camera(), make_camera(center=(0.2, -0.1))
+    pixels = [[0.0, 0.0], [0.1, 0.1]]
+    kept = keep(make_outline(), make_outline(), frame, pixels, portrait)
+    torch.testing.assert_close(kept.places, SCALE * torch.tensor([pixels], dtype=torch.float64))
+    # A head that is nearer shows the same teeth, larger.
+    near = keep(make_outline(), make_outline(), make_camera(scale=2 * SCALE), pixels, portrait)
+    torch.testing.assert_close(near.places, kept.places / 2)
+
+
+@pytest.mark.parametrize("height", [0.0, -0.02, 0.5 * LIP_SHADE * EDGE * 2 / SIZE / SCALE])
+def test_lips_that_are_closed_in_the_portrait_show_nothing(height: float) -> None:
+    pixels = make_pixel_grid(SIZE, SIZE).double().flatten(0, 1)[None]
+    closed = make_outline(height / 2, height / 2)
+    kept = find_kept(make_outline(), closed, make_camera(), make_camera(), pixels, SIZE)
+    assert (kept.share * look(make_outline(), make_camera()).coverage).max() < 0.02

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose, project
-from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import LEAST_FACING, Camera, cast_rays, find_plane, make_pixel_grid, project_points
 
 # The head turned by 90 degrees to the viewer's right: its nose (z) points along the camera's x.
 YAW_90 = [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
@@ -130,3 +130,22 @@ def test_mixed_precision_leaves_geometry_alone() -> None:
         seen, rays = project_points(points, camera), cast_rays(pixels, camera)
     assert torch.equal(seen, project_points(points, camera))
     assert torch.equal(rays.origins, cast_rays(pixels, camera).origins)
+
+
+@pytest.mark.parametrize("depth", [-0.15, torch.tensor([0.1, 0.4, -0.2], dtype=torch.float64)])
+def test_pixels_show_points_of_one_depth(depth: float | torch.Tensor) -> None:
+    places = make_pixel_grid(5, 5).double().flatten(0, 1)
+    rotation = torch.from_numpy(Rotation.from_euler("yx", [[0.5, 0.2], [-0.9, 0.0], [0.0, -0.4]]).as_matrix())
+    cameras = draw_cameras(3)
+    cameras = Camera(rotation, cameras.scale, cameras.center)
+    points = find_plane(places, cameras, depth)
+    assert points.shape == (3, 25, 3)
+    torch.testing.assert_close(project_points(points, cameras)[..., :2], places.expand(3, -1, -1))
+    expected = torch.as_tensor(depth, dtype=torch.float64).view(-1, 1).expand(3, 25)
+    torch.testing.assert_close(points[..., 2], expected)
+
+
+def test_a_plane_seen_from_its_edge_stays_where_it_is() -> None:
+    camera = make_camera(YAW_90)
+    points = find_plane(torch.tensor([[0.3, 0.0]]), camera, 0.1)
+    assert points.isfinite().all() and points.abs().max() <= 0.3 + 0.2 / LEAST_FACING

@@ -12,14 +12,15 @@ from torch import Tensor
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.errors import UserError
 from s3dnerf.models.mouth_interior import MouthInterior, MouthInteriorConfig, MouthTones
-from s3dnerf.rendering.mouth import MouthOpening
+from s3dnerf.rendering.mouth import KeptInterior, MouthOpening
+from s3dnerf.rendering.rays import Camera, project_points
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.mouth import (
     FRAMES_A_STEP,
     INSIDE,
     PIXELS,
     Mouths,
-    choose_type,
+    choose_types,
     collect_mouths,
     learn_mouths,
     measure_contrast,
@@ -43,7 +44,8 @@ def make_mouths(colors: Tensor) -> Mouths:
         width=torch.full((count,), 0.6),
         height=torch.full((count,), 0.1),
     )
-    tones = MouthTones(torch.full((count, 3), 0.5), torch.full((count, 3), 0.4), torch.zeros(count))
+    skin, lips, inside = (torch.full((count, 3), level) for level in (0.5, 0.4, 0.2))
+    tones = MouthTones(skin, lips, inside, torch.zeros(count))
     person = torch.tensor([0, 1]).repeat_interleave(FRAMES)
     return Mouths(opening, tones, colors[person][:, None].expand(-1, 3, -1), person)
 
@@ -77,8 +79,20 @@ def test_the_type_shown_has_the_contrast_of_real_mouths() -> None:
     shown = interior(mouths.opening, mouths.tones)
     wanted = measure_contrast(mouths.colors, mouths)
     assert measure_contrast(shown, mouths) == pytest.approx(wanted, rel=0.2)
-    assert choose_type(interior, mouths) == interior.shown.item()
+    assert choose_types(interior, mouths) == tuple(interior.shown.tolist())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in interior.parameters())
+
+
+def test_strangers_are_shown_upper_teeth_and_below_teeth_the_dark() -> None:
+    class Painter:
+        types = (TEETH.flip(0), 0.8 * TEETH, DARK)
+
+        def __call__(self, opening: MouthOpening, tones: MouthTones, code: Tensor) -> Tensor:
+            return code.expand(len(opening.width), 3, -1)
+
+    # The first type has the contrast of these mouths, but it is bright along the lower lip.
+    mouths = make_mouths(torch.stack([TEETH, TEETH]))
+    assert choose_types(Painter(), mouths) == (1, 2)
 
 
 def test_contrast_by_hand() -> None:
@@ -132,6 +146,19 @@ def test_the_same_seed_sees_the_same_pixels(drawn_data: TalkingFaceDataset) -> N
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
+def test_nothing_is_learned_of_what_the_portrait_shows(
+    drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep_left_half(outline: Tensor, lips: Tensor, frame: Camera, *given: object) -> KeptInterior:
+        places = given[1]
+        middle = project_points(outline.mean(dim=1, keepdim=True), frame)[..., 0]
+        return KeptInterior(places, (places[..., 0] < middle).float())
+
+    assert collect_mouths(drawn_data, seed=0, steps=1000).opening.across.min() < -0.2
+    monkeypatch.setattr("s3dnerf.training.mouth.find_kept", keep_left_half)
+    assert collect_mouths(drawn_data, seed=0, steps=1000).opening.across.min() > -0.1
+
+
 @pytest.mark.parametrize(("frames", "people"), [(10**6, 3), (9, 3), (6, 2), (3, 1)])
 def test_large_sets_are_looked_at_in_part(
     drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch, frames: int, people: int
@@ -152,6 +179,6 @@ def test_few_steps_look_at_few_frames(drawn_data: TalkingFaceDataset) -> None:
 def test_people_who_never_open_their_lips_teach_nothing(
     drawn_data: TalkingFaceDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("s3dnerf.training.mouth.LEAST_OPENING", 10.0)
+    monkeypatch.setattr("s3dnerf.training.mouth.PARTED", 10.0)
     with pytest.raises(UserError, match="mouth_steps 0"):
         collect_mouths(drawn_data, seed=0, steps=1000)
