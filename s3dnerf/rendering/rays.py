@@ -75,7 +75,8 @@ def find_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> T
     ``[B, N, 3]`` in head space.
     """
     rays = cast_rays(image_points, camera)
-    depth = torch.as_tensor(depth, device=image_points.device).view(-1, 1)
+    # A number stays one: a tensor made of it here would be copied to the device every frame.
+    depth = depth[:, None] if isinstance(depth, Tensor) else depth
     distance = (depth - rays.origins[..., 2]) / rays.directions[..., 2].clamp(max=-LEAST_FACING)
     return rays.origins + distance[..., None] * rays.directions
 

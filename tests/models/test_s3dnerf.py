@@ -106,11 +106,11 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
 
 def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    bald = replace(draw_portrait(identity, 0.0), hair=torch.zeros_like(identity.hair))
+    bald = replace(identity, hair=torch.zeros_like(identity.hair))
     rendering = render(model, bald, shift(identity.portrait.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
 
 
 def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Identity) -> None:
