@@ -79,7 +79,12 @@ def measure_tones(image: Tensor, landmarks: Tensor, camera: Camera) -> MouthTone
         F.grid_sample(image.float(), project_points(points, camera)[:, None, :, :2], align_corners=False).mean((2, 3))
         for points in (landmarks[:, SKIN], on_lips, between)
     )
-    return MouthTones(skin.clamp(min=DARKEST_SKIN), lips, inside, inner[:, UPPER_LIP, 1] - inner[:, LOWER_LIP, 1])
+    return MouthTones(skin.clamp(min=DARKEST_SKIN), lips, inside, measure_opening(inner))
+
+
+def measure_opening(outline: Tensor) -> Tensor:
+    """Height ``[B]`` in the middle of the opening within the lips' inner edge ``outline [B, 20, 3]`` (head space)."""
+    return outline[:, UPPER_LIP, 1] - outline[:, LOWER_LIP, 1]
 
 
 class MouthInterior(nn.Module):
@@ -122,7 +127,7 @@ def measure_need(opening: Tensor, portrait: Tensor) -> Tensor:
     """Say how far a warp is wrong about the inside of a mouth: not at all while it is no wider open than before.
 
     Args:
-        opening: ``[B]`` height of the opening in the frame, head units.
+        opening: ``[B]`` height of the opening in the frame, head units, however the head is turned.
         portrait: ``[B]`` the same in the portrait.
 
     Returns ``[B]`` in [0, 1].

@@ -35,6 +35,7 @@ from s3dnerf.models.mouth_interior import (
     MouthInteriorConfig,
     MouthTones,
     measure_need,
+    measure_opening,
     measure_tones,
 )
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
@@ -298,7 +299,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         kept = find_kept(outline, lips, camera, portrait.camera, patch.points, size)
         shown = F.grid_sample(portrait.image.float(), kept.places[:, None], "bicubic", "border", align_corners=False)
         colors = self.mouth_interior(opening, tones).lerp(shown[:, :, 0], kept.share[:, None])
-        share = opening.coverage * measure_need(opening.height, tones.opening)[:, None]
+        share = opening.coverage * measure_need(measure_opening(outline), tones.opening)[:, None]
         return patch.paste(patch.cut(image).lerp(colors, share[:, None]), image)
 
     def locate_landmarks(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from s3dnerf.data.dataset import Batch
@@ -72,7 +73,7 @@ def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identit
     assert not rendering.lattice.any()
     assert rendering.flow.abs().max() < 1e-5
     torch.testing.assert_close(rendering.warped, identity.portrait.image, atol=1e-4, rtol=0)
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
 def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
@@ -80,7 +81,7 @@ def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> No
     with torch.autocast("cpu", torch.bfloat16):
         rendering = render(model, identity, identity.portrait.camera)
     assert rendering.flow.abs().max() < 1e-5
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
 def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
@@ -110,7 +111,7 @@ def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identi
     rendering = render(model, bald, shift(identity.portrait.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
-    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-3, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
 def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Identity) -> None:
@@ -257,9 +258,17 @@ PAINT = 9.0
 
 
 def open_lips(
-    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, portrait: float, frame: float
+    model: S3DNeRF,
+    identity: Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    portrait: float,
+    frame: float,
+    camera: Camera | None = None,
 ) -> Tensor:
-    """Open the lips of a gray frame, when they are so far apart in the portrait and in the frame (head units)."""
+    """Open the lips of a gray frame, when they are so far apart in the portrait and in the frame (head units).
+
+    The head is as in the portrait unless there is another ``camera``.
+    """
     monkeypatch.setattr(module, "locate_points", lambda *given: draw_lips(frame))
 
     def paint(opening: MouthOpening, tones: MouthTones) -> Tensor:
@@ -270,7 +279,7 @@ def open_lips(
     monkeypatch.setattr(module, "MOUTH_SHARE", 1.0)
     gray = torch.full_like(identity.portrait.image, 0.5)
     with torch.no_grad():
-        return model.open_mouth(gray, draw_portrait(identity, portrait), None, identity.portrait.camera)
+        return model.open_mouth(gray, draw_portrait(identity, portrait), None, camera or identity.portrait.camera)
 
 
 def mark_band(identity: Identity, low: float, high: float, reach: float = 0.1) -> Tensor:
@@ -306,6 +315,17 @@ def test_a_mouth_that_is_no_wider_open_than_in_the_portrait_is_not_painted(
     model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, frame: float
 ) -> None:
     assert (open_lips(model, identity, monkeypatch, portrait=0.3, frame=frame) == 0.5).all()
+
+
+@pytest.mark.parametrize("degrees", [-40.0, 0.0, 40.0])
+def test_a_mouth_that_is_wider_open_is_painted_however_far_the_head_nods(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, degrees: float
+) -> None:
+    camera = identity.portrait.camera
+    nod = torch.from_numpy(Rotation.from_euler("x", degrees, degrees=True).as_matrix()).float()
+    nodding = replace(camera, rotation=camera.rotation @ nod)
+    opened = open_lips(model, identity, monkeypatch, portrait=0.3, frame=0.4, camera=nodding)
+    assert opened.amax(dim=(1, 2, 3)).min() > 4.0
 
 
 def test_edges_of_the_mouth_are_where_rays_see_the_lips(
