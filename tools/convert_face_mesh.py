@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from s3dnerf.face.face_mesh import BLOCKS, FACE_MESH, POINTS
 from s3dnerf.face.landmarks import load_mediapipe
 from s3dnerf.media.files import replace_when_done
-from s3dnerf.models.face_mesh import BLOCKS, FACE_MESH, POINTS
 
 KINDS = {tflite.BuiltinOperator.CONV_2D: "conv", tflite.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise"}
 KINDS[tflite.BuiltinOperator.PRELU] = "prelu"
@@ -74,7 +74,7 @@ def read_operators(content: bytes) -> list[tuple[str, int, list[Tensor]]]:
 
 
 def name_weights(layers: list[tuple[str, int, list[Tensor]]]) -> dict[str, Tensor]:
-    """Return the weights under the names of :class:`s3dnerf.models.face_mesh.FaceMesh`.
+    """Return the weights under the names of :class:`s3dnerf.face.face_mesh.FaceMesh`.
 
     Raises:
         ValueError: the layers are not those of the face mesh.

@@ -35,7 +35,7 @@ from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
 from s3dnerf.media.video import VideoWriter, read_frames
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 VIDEO_FILE, SPEECH_FILE, INFO_FILE = "video.mp4", "speech.flac", "clip.json"
 TRACK_FILE, MATTE_FILE = "track.npz", "matte.npz"
 LANDMARK_STEPS = 4096
@@ -59,7 +59,8 @@ class Clip:
     size: int
     crop: CropBox
     landmarks: np.ndarray
-    """float32 [T, P, 3] as (u, v, d), d measured from the head's origin; as tracked, not smoothed."""
+    """float32 [T, P, 3] as (u, v, d), d measured from the head's origin; as tracked, not smoothed.
+    Lips are the mean of what two networks see (s3dnerf.face.lips)."""
     pose: HeadPose
     """Smoothed head pose of each frame."""
     eye_openness: np.ndarray

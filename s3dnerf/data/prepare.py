@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, Clip, save_clip
@@ -22,7 +23,9 @@ from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
+from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.landmarks import FaceTracker, load_mediapipe, to_pixels
+from s3dnerf.face.lips import average_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.registration import SIDE, register_head
@@ -36,6 +39,8 @@ LEAST_VALID = 0.5
 """Share of the frames that must show a face."""
 LEAST_SIDE = 64
 """Pixels of the source that the crop must have, at least."""
+LOOKED_TOGETHER = 32
+"""Frames in which the plain mesh looks at once."""
 DIED = "the process that prepared it ended abruptly (out of memory?)"
 REPORT_FILE = "report.json"
 
@@ -141,6 +146,7 @@ def _start_worker() -> None:
     # already share the cores.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
 
 
 def _try_clip(entry: VideoEntry, out: Path, size: int) -> str | None:
@@ -169,8 +175,13 @@ def prepare_clip(entry: VideoEntry, out: Path, size: int) -> None:
         raise UserError(entry.path, reason, "Use a video of higher resolution, or cut it to the head.")
     speech = _find_speech(entry, info.has_audio)
     pose = follow_head(entry.path, track.landmarks, box)
-    clip = _assemble_clip(entry, out, size, frame_size, track, pose, box, speech is not None)
-    save_clip(clip, (apply_crop(frame, box, size) for frame in stream_frames(entry.path)), speech)
+
+    def stream() -> Iterator[np.ndarray]:
+        return (apply_crop(frame, box, size) for frame in stream_frames(entry.path))
+
+    landmarks = read_lips(stream(), crop_landmarks(track.landmarks, box))
+    clip = _assemble_clip(entry, out, size, frame_size, landmarks, track.valid, pose, box, speech is not None)
+    save_clip(clip, stream(), speech)
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,16 @@ def follow_head(path: str | Path, landmarks: np.ndarray, box: CropBox) -> HeadPo
     return register_head(stream, crop_landmarks(landmarks, box))
 
 
+def read_lips(frames: Iterator[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
+    """Average the lips in crop-normalized landmarks [T, 478, 3] with what the plain mesh sees in as many crops."""
+    mesh = FaceMesh()
+    parts = (
+        average_lips(mesh, np.stack(list(islice(frames, len(some)))), some)
+        for some in np.split(landmarks, range(LOOKED_TOGETHER, len(landmarks), LOOKED_TOGETHER))
+    )
+    return np.concatenate(list(parts))
+
+
 def fill_gaps(found: list[np.ndarray | None]) -> VideoTrack | None:
     """Interpolate landmarks linearly over frames without a face; None when there is no face at all.
 
@@ -228,12 +249,13 @@ def _assemble_clip(
     out: Path,
     size: int,
     frame_size: tuple[int, int],
-    track: VideoTrack,
+    landmarks: np.ndarray,
+    valid: np.ndarray,
     pose: HeadPose,
     box: CropBox,
     has_speech: bool,
 ) -> Clip:
-    landmarks = align_depth(crop_landmarks(track.landmarks, box), pose)
+    landmarks = align_depth(landmarks, pose)
     return Clip(
         path=out / entry.id,
         id=entry.id,
@@ -247,7 +269,7 @@ def _assemble_clip(
         pose=pose,
         eye_openness=measure_eye_openness(landmarks),
         lip_opening=measure_lip_opening(landmarks, pose),
-        valid=track.valid,
+        valid=valid,
         has_speech=has_speech,
         source=entry.path.name,
         frame_size=frame_size,

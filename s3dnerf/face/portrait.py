@@ -11,7 +11,9 @@ import numpy as np
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
+from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.lips import average_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness
 from s3dnerf.media.image import read_image
@@ -75,8 +77,9 @@ def check_face(path: str | Path, pose: HeadPose) -> None:
 
 def crop_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:
     """Cut a face with landmarks ``points [1, 478, 3]`` (pixels) out of ``image``."""
-    landmarks = crop_landmarks(points, box)
+    cropped = apply_crop(image, box, size)
+    landmarks = average_lips(FaceMesh(), cropped[None], crop_landmarks(points, box))
     pose = fit_head_pose(landmarks)
     in_head = to_head(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
     eyes = measure_eye_openness(landmarks)[0]
-    return Face(image, box, apply_crop(image, box, size), in_head, pose, eyes)
+    return Face(image, box, cropped, in_head, pose, eyes)

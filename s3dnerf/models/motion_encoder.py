@@ -1,8 +1,9 @@
-"""Motion encoder: tracked landmarks -> the motion codes that speech should produce. Used in training only.
+"""Motion encoder: tracked landmarks -> the motion codes that speech should produce, and back. Used in training only.
 
 Speech does not determine every movement of a face. Trained on speech alone, the renderer sees lips that do not match
 its instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target
-frame, and the speech path learns, beside it, to produce the same codes.
+frame, and the speech path learns, beside it, to produce the same codes. A decoder tells what codes do to the landmarks,
+so that those of speech can be compared where it counts, without a search through the warp.
 """
 
 from __future__ import annotations
@@ -23,3 +24,15 @@ class MotionEncoder(nn.Module):
     def forward(self, displacement: Tensor) -> Tensor:
         """``displacement [B, P, 3]`` in head units -> ``[B, R, code_width]``."""
         return self.network(16.0 * displacement.flatten(1)).unflatten(1, self.shape)
+
+
+class MotionDecoder(nn.Module):
+    """Motion codes of all regions -> landmark displacements: the inverse of :class:`MotionEncoder`."""
+
+    def __init__(self, landmarks: int, regions: int, code_width: int) -> None:
+        super().__init__()
+        self.network = make_mlp(regions * code_width, 128, 3 * landmarks)
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """``motion [B, R, code_width]`` -> ``[B, P, 3]`` in head units."""
+        return self.network(motion.flatten(1)).unflatten(1, (-1, 3)) / 16.0

@@ -28,7 +28,7 @@ from s3dnerf.models.deformation_field import (
     RegionCodes,
     describe_poses,
 )
-from s3dnerf.models.motion_encoder import MotionEncoder
+from s3dnerf.models.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.mouth_interior import (
     INNER_LIPS,
     MouthInterior,
@@ -165,7 +165,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
             regions=len(REGIONS),
             landmarks=len(KEPT_POINTS),
         )
-        self.motion_encoder = MotionEncoder(len(KEPT_POINTS), len(REGIONS), config.deformation.code_width)
+        sizes = len(KEPT_POINTS), len(REGIONS), config.deformation.code_width
+        self.motion_encoder, self.motion_decoder = MotionEncoder(*sizes), MotionDecoder(*sizes)
         self.radiance_field = RadianceField(
             config.radiance, 3 * config.appearance.plane_channels, config.deformation.ambient
         )

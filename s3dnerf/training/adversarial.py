@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from s3dnerf.data.dataset import Frames
 from s3dnerf.errors import UserError
-from s3dnerf.models.face_mesh import FaceWindow, place_points
+from s3dnerf.face.face_mesh import FaceWindow, place_points
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS
 from s3dnerf.rendering.rays import make_pixel_grid, project_points

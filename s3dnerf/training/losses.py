@@ -22,7 +22,7 @@ from s3dnerf.face.points import (
 from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.mouth_interior import INNER_LIPS
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS, LIPS_APART, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
@@ -90,16 +90,18 @@ class LossWeights:
     """The same for the points of the lids and the gaps between them, most where the eyes differ."""
     regions: float = 0.02
     """Cross-entropy of the regions, in head space and in the portrait."""
+    motion: float = 10.0
+    """Distance of lips and jaw decoded from the tracked face's motion codes to the tracked ones, head units."""
     speech: float = 10.0
-    """Distance between lips and jaw placed by speech and tracked ones, head units."""
+    """The same for the motion codes of speech."""
     correlation: float = 0.2
     """One minus the correlation of the lip opening over a stretch of speech."""
     gain: float = 0.05
     """Difference of the logarithms of how widely the lips move."""
     silence: float = 4.0
     """Opening of the lips in silence, head units."""
-    distill: float = 0.05
-    """Distance of motion codes from speech to those from the tracked face."""
+    distill: float = 0.5
+    """Distance of motion codes from speech to those that the encoder has for the same movement."""
     state: float = 0.2
     """Distance of the motion codes that a portrait seems to show to those of its tracked face."""
 
@@ -163,42 +165,49 @@ def compare_slots(identity: Identity) -> Tensor:
     return F.nll_loss(claims, REGION_OF_LANDMARK.to(claims.device).expand(claims.shape[0], -1))
 
 
-def compare_speech(
-    model: S3DNeRF, identity: Identity, spoken: Tensor, teacher: Tensor, frames: Frames, length: int
-) -> dict[str, Tensor]:
-    """Compare the movement that speech causes with the tracked one, over stretches of ``length`` frames.
+def compare_motion(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
+    """Mean distance of what the decoder makes of the tracked face's codes ``teacher [B, R, code]`` to its movement."""
+    miss = (model.motion_decoder(teacher.detach()) - frames.displacement).abs().sum(-1)
+    return miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean()
 
-    Both are motion codes ``[B, R, code]``. Those of speech go through the warp, whose parameters stand still here: it
-    must not learn to explain movement by position alone where speech fails to predict it.
+
+def compare_speech(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
+    """Compare the movement that motion codes of speech ``[B, R, code]`` cause with the tracked one, over stretches of
+    ``length`` frames.
+
+    The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to those
+    that the encoder has for this movement.
     """
-    codes = model.drive(identity, spoken, frames.eyes, frames.camera)
-    with frozen(model.deformation_field.warp):
-        placed = place_landmarks(model, identity, codes, frames)
+    placed = move_landmarks(model, spoken, frames)
     miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
     wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
+    same = model.motion_encoder(placed.detach() - find_mean_face(frames))
     return {
         "speech": miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean(),
         "correlation": (1.0 - correlate(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
-        "distill": compare_codes(spoken, teacher),
+        "distill": compare_codes(spoken, same),
     }
 
 
-def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
-    """Distance of motion codes to those of the tracked face, which are not moved by it."""
-    return F.smooth_l1_loss(guessed.float(), known.detach().float())
+def find_mean_face(frames: Frames) -> Tensor:
+    """Return the mean face ``[B, P, 3]`` of the person in each frame."""
+    return frames.landmarks - frames.displacement
 
 
-def place_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> Tensor:
-    """Find the portrait's lips, jaw and cheeks in frames under ``codes``, from the person's mean face alone.
+def move_landmarks(model: S3DNeRF, motion: Tensor, frames: Frames) -> Tensor:
+    """Move the mean faces of the people in frames by motion codes ``[B, R, code]``, decoded: ``[B, P, 3]``.
 
-    Returns ``[B, P, 3]``; the other landmarks are those of the mean face.
+    The decoder's parameters stand still: it must not learn to guess movement that codes do not tell.
     """
-    mean_face = frames.landmarks - frames.displacement
-    rows = MOVED_LANDMARKS.to(mean_face.device)
-    start = (mean_face + LIPS_APART.to(mean_face.device))[:, rows]
-    return mean_face.index_copy(1, rows, model.locate_landmarks(identity, codes, start, rows).to(mean_face))
+    with frozen(model.motion_decoder):
+        return find_mean_face(frames) + model.motion_decoder(motion).float()
+
+
+def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
+    """Distance of motion codes to known ones, which are not moved by it."""
+    return F.smooth_l1_loss(guessed.float(), known.detach().float())
 
 
 def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:

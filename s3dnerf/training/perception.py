@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Frames
+from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look, frame_faces
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics import MOUTH_POINTS
-from s3dnerf.models.face_mesh import POINTS, FaceMesh, FaceWindow, Look, frame_faces
 from s3dnerf.models.lip_sync import LipSyncDiscriminator
 from s3dnerf.rendering.rays import Camera, project_points
 

@@ -22,7 +22,7 @@ from s3dnerf.config import save_config
 from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
-from s3dnerf.models.face_mesh import FaceMesh
+from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.models.lip_sync import load_discriminator
 from s3dnerf.models.s3dnerf import ModelConfig, Rendering, S3DNeRF, map_tensors
 from s3dnerf.precision import Precision, mixed_precision
@@ -33,12 +33,13 @@ from s3dnerf.training.losses import (
     compare_flow,
     compare_images,
     compare_landmarks,
+    compare_motion,
     compare_slots,
     compare_speech,
     correlate,
     make_silence,
     measure_openings,
-    place_landmarks,
+    move_landmarks,
     weigh,
 )
 from s3dnerf.training.mouth import collect_mouths, learn_mouths
@@ -226,12 +227,12 @@ class Trainer:
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
             losses = compare_landmarks(model, identity, tracked, frames)
             losses["state"] = compare_codes(speakers.state, state)
+            losses["motion"] = compare_motion(model, teacher, frames)
             spoken = model.encode_speech(identity, frames.speech, length)
-            losses |= compare_speech(model, identity, spoken, teacher, frames, length)
+            losses |= compare_speech(model, spoken, frames, length)
             firsts = map_tensors(frames, lambda x: x[::length])
-            silence = make_silence(firsts.speech, generator)
-            codes = model.drive(speakers, model.encode_speech(speakers, silence), firsts.eyes, firsts.camera)
-            losses["silence"] = measure_openings(place_landmarks(model, speakers, codes, firsts)).relu().mean()
+            silent = model.encode_speech(speakers, make_silence(firsts.speech, generator))
+            losses["silence"] = measure_openings(move_landmarks(model, silent, firsts)).relu().mean()
         losses["regions"] = losses["regions"] + compare_slots(speakers)
         return losses
 
@@ -285,10 +286,8 @@ class Trainer:
             with self.autocast():
                 identity = model.encode_identity(batch.speakers).leave_pictures().repeat(length)
                 frames = batch.sequences
-                codes = model.drive(
-                    identity, model.encode_speech(identity, frames.speech, length), frames.eyes, frames.camera
-                )
-                opening = measure_openings(place_landmarks(model, identity, codes, frames))
+                spoken = model.encode_speech(identity, frames.speech, length)
+                opening = measure_openings(move_landmarks(model, spoken, frames))
             opening = opening.unflatten(0, (-1, length))
             wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
             totals["lip_correlation"] += correlate(opening, wanted).tolist()

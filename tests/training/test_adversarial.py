@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from s3dnerf.data.dataset import Batch, Frames
 from s3dnerf.errors import UserError
-from s3dnerf.models.face_mesh import FaceWindow
+from s3dnerf.face.face_mesh import FaceWindow
 from s3dnerf.models.image_discriminator import ImageDiscriminatorConfig, Judgement
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS
 from s3dnerf.rendering.rays import Camera

@@ -29,6 +29,7 @@ from s3dnerf.training.losses import (
     compare_gradients,
     compare_images,
     compare_landmarks,
+    compare_motion,
     compare_slots,
     compare_speech,
     compare_texture,
@@ -39,7 +40,7 @@ from s3dnerf.training.losses import (
     mark_mouth,
     measure_openings,
     measure_structure,
-    place_landmarks,
+    move_landmarks,
     weigh,
 )
 
@@ -296,58 +297,86 @@ def test_slots_that_claim_their_landmarks_cost_little(model: S3DNeRF, identity: 
     assert compare_slots(identity).item() > 0
 
 
-def test_speech_that_is_right_costs_nothing_and_stillness_does(model: S3DNeRF, identity: Identity) -> None:
+def decode_as(model: S3DNeRF, monkeypatch: pytest.MonkeyPatch, displacement: Tensor) -> None:
+    """Let the decoder make one movement of all codes."""
+    monkeypatch.setattr(model.motion_decoder, "forward", lambda motion: displacement)
+
+
+def move_lower_lip(landmarks: Tensor, opening: Tensor) -> Tensor:
+    moved = landmarks.clone()
+    moved[:, rows(tuple(number for _, number in LIP_PAIRS)), 1] -= opening[:, None]
+    return moved
+
+
+def test_speech_that_is_right_costs_nothing_and_stillness_does(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
     length = 8
-    repeated = identity.repeat(length)
-    spoken = torch.randn(16, 6, 8)
-    still = repeated.portrait.landmarks
-    moving = still.clone()
+    face = identity.portrait.landmarks.repeat_interleave(length, 0)
     opening = 0.05 * torch.sin(torch.arange(16.0)).clamp(min=0)
-    moving[:, rows(tuple(number for _, number in LIP_PAIRS)), 1] -= opening[:, None]
-    for landmarks, right in ((still, True), (moving, False)):
-        frames = replace(make_frames(landmarks), eyes=repeated.portrait.eyes)
-        losses = compare_speech(model, repeated, spoken, spoken, frames, length)
-        assert set(losses) == {"speech", "correlation", "gain", "distill"}
-        assert losses["distill"].item() == 0.0
-        # Nothing moves in the untrained model: correlation with anything is 0.
-        assert losses["correlation"].item() == pytest.approx(1.0, abs=1e-3)
-        if right:
-            assert losses["speech"].item() == pytest.approx(0.0, abs=1e-5)
-            assert losses["gain"].item() == pytest.approx(0.0, abs=1e-3)
-        else:
-            std = opening.view(2, 8).std(-1)
-            expected = ((std + 2e-3).log() - math.log(2e-3)).mean().item()
-            assert losses["gain"].item() == pytest.approx(expected, rel=1e-2)
-            assert losses["speech"].item() > 1e-3
+    moving = move_lower_lip(face, opening)
+    frames = replace(make_frames(moving), displacement=moving - face)
+    codes = model.motion_encoder(frames.displacement)
+    decode_as(model, monkeypatch, frames.displacement)
+    losses = compare_speech(model, codes, frames, length)
+    assert set(losses) == {"speech", "correlation", "gain", "distill"}
+    assert max(loss.item() for loss in losses.values()) == pytest.approx(0.0, abs=5e-3)
+    decode_as(model, monkeypatch, torch.zeros_like(face))
+    losses = compare_speech(model, codes, frames, length)
+    # What does not move is correlated with nothing.
+    assert losses["correlation"].item() == pytest.approx(1.0, abs=1e-3)
+    std = opening.view(2, 8).std(-1)
+    assert losses["gain"].item() == pytest.approx(((std + 2e-3).log() - math.log(2e-3)).mean().item(), rel=1e-2)
+    # Of all points that speech moves, three of the lips do.
+    shares = 3 / len(MOVED_LANDMARKS) + 3 / len(LIP_LANDMARKS)
+    assert losses["speech"].item() == pytest.approx(opening.mean().item() * shares, rel=1e-4)
 
 
-def test_landmarks_are_placed_from_the_mean_face_alone(model: S3DNeRF, identity: Identity) -> None:
+def test_codes_of_speech_are_held_to_those_of_the_same_movement(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = 0.02 * torch.randn(2, POINTS, 3)
+    decode_as(model, monkeypatch, moved)
     frames = make_frames(identity.portrait.landmarks)
-    placed = place_landmarks(model, identity, drive(model, identity), frames)
-    torch.testing.assert_close(placed, identity.portrait.landmarks)
+    same = model.motion_encoder(moved)
+    for shift, expected in ((0.0, 0.0), (0.5, 0.125)):
+        assert compare_speech(model, same + shift, frames, 2)["distill"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_landmarks_are_moved_from_the_mean_face_alone(model: S3DNeRF, identity: Identity) -> None:
+    frames, motion = make_frames(identity.portrait.landmarks), torch.randn(2, 6, 8)
+    placed = move_landmarks(model, motion, frames)
+    torch.testing.assert_close(placed - identity.portrait.landmarks, model.motion_decoder(motion))
     moved = replace(frames, landmarks=frames.landmarks + 0.3, displacement=frames.displacement + 0.3)
-    torch.testing.assert_close(place_landmarks(model, identity, drive(model, identity), moved), placed)
+    torch.testing.assert_close(move_landmarks(model, motion, moved), placed)
 
 
-def test_lips_jaw_and_cheeks_are_placed_by_the_warp(model: S3DNeRF, identity: Identity) -> None:
-    with torch.no_grad():
-        model.deformation_field.warp.output.bias[1] = 0.1 / 0.25
-    frames = make_frames(identity.portrait.landmarks)
-    lowered = identity.portrait.landmarks - place_landmarks(model, identity, drive(model, identity), frames)
-    expected = torch.zeros_like(lowered)
-    expected[:, MOVED_LANDMARKS, 1] = 0.1
-    torch.testing.assert_close(lowered, expected, atol=1e-5, rtol=0)
-    assert set(LIP_LANDMARKS.tolist()) < set(MOVED_LANDMARKS.tolist())
-
-
-def test_speech_does_not_teach_the_warp(model: S3DNeRF, identity: Identity) -> None:
-    torch.nn.init.normal_(model.deformation_field.warp.output.weight, std=0.03)
+def test_speech_does_not_teach_the_decoder_nor_the_decoder_the_encoder(model: S3DNeRF, identity: Identity) -> None:
     motion = torch.randn(2, 6, 8, requires_grad=True)
-    frames = replace(make_frames(identity.portrait.landmarks + 0.05), eyes=identity.portrait.eyes)
-    losses = compare_speech(model, identity, motion, torch.zeros(2, 6, 8), frames, 2)
-    (losses["speech"] + losses["correlation"] + losses["gain"]).backward()
+    frames = replace(make_frames(identity.portrait.landmarks), displacement=0.02 * torch.randn(2, POINTS, 3))
+    sum(compare_speech(model, motion, frames, 2).values()).backward()
     assert motion.grad.abs().max() > 0
-    assert all(parameter.grad is None for parameter in model.deformation_field.warp.parameters())
+    every = [*model.motion_decoder.parameters(), *model.motion_encoder.parameters()]
+    assert all(parameter.grad is None for parameter in every)
+    compare_motion(model, model.motion_encoder(frames.displacement), frames).backward()
+    assert all(parameter.grad is not None for parameter in model.motion_decoder.parameters())
+    assert all(parameter.grad is None for parameter in model.motion_encoder.parameters())
+
+
+def test_the_decoder_learns_what_the_encoder_was_told(model: S3DNeRF, identity: Identity) -> None:
+    frames = replace(make_frames(identity.portrait.landmarks), displacement=0.02 * torch.randn(2, POINTS, 3))
+    codes = model.motion_encoder(frames.displacement)
+    optimizer = torch.optim.Adam(model.motion_decoder.parameters(), 3e-3)
+    costs = []
+    for _ in range(100):
+        loss = compare_motion(model, codes, frames)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        costs.append(loss.item())
+    assert costs[-1] < 0.2 * costs[0]
+    # Two sums of three means: what nothing decodes to costs six times the mean movement.
+    assert 0.02 * 6 * 0.6 < costs[0] < 0.02 * 6 * 2
 
 
 def test_known_codes_are_not_moved_by_guesses() -> None:

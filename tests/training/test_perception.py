@@ -13,10 +13,10 @@ from torch import Tensor
 from s3dnerf.data.dataset import Frames
 from s3dnerf.face.camera import fit_head_pose, to_head
 from s3dnerf.face.crop import choose_crop, crop_landmarks, crop_pose
+from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look
 from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.metrics import MOUTH_POINTS
-from s3dnerf.models.face_mesh import POINTS, FaceMesh, FaceWindow, Look
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.perception import (
     LIP_SIDES,

@@ -31,7 +31,7 @@ from s3dnerf.training.trainer import (
 )
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions", "state"}
-SPEECH = {"speech", "correlation", "gain", "distill", "silence"}
+SPEECH = {"motion", "speech", "correlation", "gain", "distill", "silence"}
 PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture", "coarse", "fine", "warped", "deform"}
 PICTURES |= {"perceptual", "seen", "seen_gap", "flow"}
 JUDGED = {"adversarial", "matching"}
@@ -181,7 +181,11 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
     assert len(every) > 100
     assert reached["movement"] | reached["pictures"] == every
     # Movement alone teaches all that moves, pictures all that shows.
-    moving = {name for name in every if name.startswith(("deformation_field.", "motion_encoder.", "audio_encoder."))}
+    moving = {
+        name
+        for name in every
+        if name.startswith(("deformation_field.", "motion_encoder.", "motion_decoder.", "audio_encoder."))
+    }
     assert moving <= reached["movement"]
     showing = ("appearance_encoder.", "radiance_field.", "super_resolution.", "deformation_field.warp.")
     assert {name for name in every if name.startswith(showing)} <= reached["pictures"]

@@ -10,8 +10,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from s3dnerf.face.landmarks import load_mediapipe, run_graph
-from s3dnerf.models.face_mesh import (
+from s3dnerf.face.face_mesh import (
     POINTS,
     BlazeBlock,
     FaceMesh,
@@ -21,6 +20,7 @@ from s3dnerf.models.face_mesh import (
     pad_for_stride,
     place_points,
 )
+from s3dnerf.face.landmarks import load_mediapipe, run_graph
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 The weights that the tracker ships (BlazeBlocks; Kartynnik et al., 2019, arXiv 1907.06724) run here in PyTorch, so that
 losses can ask where lips and lids are *in the picture*, and compare faces by what a network that knows very many of
-them looks at. Used in training only.
+them looks at. It also is a second opinion on where lips are (lips.py).
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""Lips read by two networks: their mean, computed by hand and on a real face."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import Tensor
+
+from s3dnerf.face.camera import fit_head_pose
+from s3dnerf.face.crop import apply_crop, choose_crop, crop_landmarks
+from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look
+from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.lips import LIPS, average_lips
+from s3dnerf.face.points import POINT_COUNT
+
+
+class Witness:
+    """Sees the points it is told to, and remembers where it was asked to look."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        self.points = torch.from_numpy(points)
+
+    def __call__(self, image: Tensor, window: FaceWindow) -> Look:
+        self.image, self.window = image, window
+        return Look(self.points, [])
+
+
+@pytest.fixture(scope="module")
+def face() -> tuple[np.ndarray, np.ndarray]:
+    """A real face: its crop ``uint8 [1, 256, 256, 3]`` and landmarks ``[1, 478, 3]`` in it."""
+    picture = skimage.data.astronaut()
+    points = to_pixels(detect_faces(picture)[0], picture.shape[:2])[None]
+    box = choose_crop(fit_head_pose(points), picture.shape[:2])
+    return apply_crop(picture, box, 256)[None], crop_landmarks(points, box)
+
+
+def test_lips_are_the_mean_of_both_about_their_own_middle() -> None:
+    rng = np.random.default_rng(0)
+    landmarks = rng.uniform(-0.5, 0.5, (2, POINT_COUNT, 3)).astype(np.float32)
+    seen = rng.uniform(-0.5, 0.5, (2, POINTS, 2)).astype(np.float32)
+    before = landmarks.copy()
+    averaged = average_lips(Witness(seen), np.zeros((2, 8, 8, 3), np.uint8), landmarks)
+    assert np.array_equal(landmarks, before)
+    others = np.setdiff1d(np.arange(POINT_COUNT), LIPS)
+    assert np.array_equal(averaged[:, others], landmarks[:, others])
+    assert np.array_equal(averaged[..., 2], landmarks[..., 2])
+    for frame in range(2):
+        middle, other = landmarks[frame, LIPS, :2].mean(0), seen[frame, LIPS].mean(0)
+        for number in LIPS:
+            shape = landmarks[frame, number, :2] - middle, seen[frame, number] - other
+            np.testing.assert_allclose(averaged[frame, number, :2], middle + (shape[0] + shape[1]) / 2, atol=1e-6)
+
+
+def test_the_plain_mesh_looks_at_the_face_with_its_eyes_level(face: tuple[np.ndarray, np.ndarray]) -> None:
+    image, landmarks = face
+    witness = Witness(np.zeros((1, POINTS, 2), np.float32))
+    average_lips(witness, image, landmarks)
+    assert witness.image.shape == (1, 3, 256, 256) and 0.5 < witness.image.max() <= 1.0
+    low, high = landmarks[0, :POINTS, :2].min(0), landmarks[0, :POINTS, :2].max(0)
+    np.testing.assert_allclose(witness.window.center[0].numpy(), (low + high) / 2, atol=0.02)
+    across = landmarks[0, 263, :2] - landmarks[0, 33, :2]
+    assert witness.window.roll.item() == pytest.approx(np.arctan2(across[1], across[0]), abs=1e-5)
+
+
+def test_on_a_real_face_both_networks_nearly_agree(face: tuple[np.ndarray, np.ndarray]) -> None:
+    image, landmarks = face
+    change = np.linalg.norm((average_lips(FaceMesh(), image, landmarks) - landmarks)[0, LIPS, :2], axis=-1) * 128
+    # Pixels of 256; this mouth is about 40 wide.
+    assert 0.05 < change.mean() < 1.5
+
+
+def test_lips_move_with_the_picture(face: tuple[np.ndarray, np.ndarray]) -> None:
+    image, landmarks = face
+    shifted = landmarks + np.float32([16 / 128, 0, 0])
+    moved = average_lips(FaceMesh(), np.roll(image, 16, axis=2), shifted) - average_lips(FaceMesh(), image, landmarks)
+    np.testing.assert_allclose(moved[0, LIPS, 0], 16 / 128, atol=2e-3)
+    np.testing.assert_allclose(moved[0, LIPS, 1], 0.0, atol=2e-3)
