@@ -288,10 +288,9 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """
         portrait, tones, size = identity.portrait, identity.tones, image.shape[-1]
         lips = portrait.landmarks[:, self.inner_lips]
-        with torch.no_grad():
-            outline = locate_points(
-                lambda points: read_lattice(field, points)[..., :3], lips, lips + self.apart, MOUTH_ROUNDS
-            )
+        outline = locate_points(
+            lambda points: read_lattice(field, points)[..., :3], lips, lips + self.apart, MOUTH_ROUNDS
+        )
         patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), size)
         opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, size)
         # Most of the patch is lips and chin: these are spared the network.
@@ -303,19 +302,16 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         share = opening.coverage * measure_need(measure_opening(outline), tones.opening)[:, None]
         return patch.paste(patch.cut(image).lerp(colors, share[:, None]), image)
 
-    def locate_landmarks(
-        self, identity: Identity, codes: RegionCodes, start: Tensor, rows: Tensor | None = None, rounds: int = 2
-    ) -> Tensor:
-        """Find where the portrait's landmarks, or those in ``rows [R]``, are in the frame.
+    def locate_landmarks(self, identity: Identity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
+        """Find where the portrait's landmarks are in the frame.
 
-        Searches from ``start [B, P or R, 3]`` (head space); the result has the same shape.
+        Searches from ``start [B, P, 3]`` (head space); the result has the same shape and no gradients.
         """
 
         def deform(points: Tensor) -> Tensor:
             return self.deformation_field.deform_points(codes, points).offsets
 
-        wanted = identity.portrait.landmarks
-        return locate_points(deform, wanted if rows is None else wanted[:, rows], start, rounds)
+        return locate_points(deform, identity.portrait.landmarks, start, rounds)
 
 
 OPAQUE = 1e-3
@@ -334,16 +330,15 @@ MOUTH_SHARE = 0.25
 """Share of the denser patch around the mouth that lies between the lips, at most; 0.13 was the widest mouth seen."""
 
 
+@torch.no_grad()
 def locate_points(deform: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, rounds: int) -> Tensor:
     """Find the points of frames that a warp takes to points ``target [B, P, 3]`` of the portrait.
 
-    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. Only the last
-    round carries gradients.
+    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. No gradients.
     """
     points = start
-    for index in range(rounds):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and index == rounds - 1):
-            points = target - deform(points)
+    for _ in range(rounds):
+        points = target - deform(points)
     return points
 
 

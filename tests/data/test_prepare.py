@@ -12,10 +12,13 @@ import pytest
 
 from s3dnerf.data import prepare
 from s3dnerf.data.clip import load_clip
-from s3dnerf.data.prepare import PrepareReport, fill_gaps, prepare_videos
+from s3dnerf.data.prepare import PrepareReport, fill_gaps, prepare_videos, read_lips
 from s3dnerf.data.videos import VideoEntry
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import fit_head_pose, load_canonical_face, project
+from s3dnerf.face.face_mesh import FaceMesh
+from s3dnerf.face.lips import LIPS, average_lips
+from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, read_frames, stream_frames
@@ -129,6 +132,25 @@ class DeadlyEntry(VideoEntry):
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
         return os._exit, (1,)
+
+
+def test_lips_are_read_in_every_frame_however_many_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    landmarks = rng.uniform(-0.5, 0.5, (5, POINT_COUNT, 3)).astype(np.float32)
+    monkeypatch.setattr(prepare, "LOOKED_TOGETHER", 2)
+    expected = average_lips(FaceMesh(), frames, landmarks)
+    np.testing.assert_allclose(read_lips(iter(frames), landmarks), expected, atol=1e-5)
+
+
+def test_the_lips_of_a_clip_are_those_that_two_networks_see(made: Made) -> None:
+    clip = load_clip(made[1] / REAL[0])
+    landmarks = np.zeros((clip.frames, POINT_COUNT, 3), np.float32)
+    landmarks[:, KEPT_POINTS] = clip.landmarks
+    again = average_lips(FaceMesh(), clip.read_frames(range(clip.frames)), landmarks)
+    # The mean of the mean and one of the two: half as far again from it as that one is from the other.
+    change = np.linalg.norm((again - landmarks)[:, LIPS, :2], axis=-1).mean() * 128
+    assert 0.02 < change < 0.6
 
 
 def test_a_dying_process_costs_only_its_own_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
