@@ -99,7 +99,7 @@ class LossWeights:
     gain: float = 0.05
     """Difference of the logarithms of how widely the lips move."""
     silence: float = 4.0
-    """Opening of the lips in silence, head units."""
+    """Opening of the lips in silence, or how far they overlap, head units."""
     distill: float = 0.5
     """Distance of motion codes from speech to those that the encoder has for the same movement."""
     state: float = 0.2
@@ -175,20 +175,35 @@ def compare_speech(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) 
     """Compare the movement that motion codes of speech ``[B, R, code]`` cause with the tracked one, over stretches of
     ``length`` frames.
 
-    The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to those
-    that the encoder has for this movement.
+    The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to these.
     """
     placed = move_landmarks(model, spoken, frames)
     miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
     wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
-    same = model.motion_encoder(placed.detach() - find_mean_face(frames))
     return {
         "speech": miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean(),
         "correlation": (1.0 - correlate(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
-        "distill": compare_codes(spoken, same),
+        "distill": hold_codes(model, spoken, placed, frames),
     }
+
+
+def compare_silence(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, Tensor]:
+    """Ask of the motion codes of silence ``[B, R, code]`` that they close the lips of the people in frames."""
+    placed = move_landmarks(model, silent, frames)
+    return {
+        "silence": measure_openings(placed).abs().mean(),
+        "distill": hold_codes(model, silent, placed, frames),
+    }
+
+
+def hold_codes(model: S3DNeRF, motion: Tensor, placed: Tensor, frames: Frames) -> Tensor:
+    """Distance of motion codes to those that the encoder has for the movement to landmarks ``placed [B, P, 3]``.
+
+    Without it, codes of speech become what only the decoder understands, and the warp does something else.
+    """
+    return compare_codes(motion, model.motion_encoder(placed.detach() - find_mean_face(frames)))
 
 
 def find_mean_face(frames: Frames) -> Tensor:

@@ -34,6 +34,7 @@ from s3dnerf.training.losses import (
     compare_images,
     compare_landmarks,
     compare_motion,
+    compare_silence,
     compare_slots,
     compare_speech,
     correlate,
@@ -232,7 +233,7 @@ class Trainer:
             losses |= compare_speech(model, spoken, frames, length)
             firsts = map_tensors(frames, lambda x: x[::length])
             silent = model.encode_speech(speakers, make_silence(firsts.speech, generator))
-            losses["silence"] = measure_openings(move_landmarks(model, silent, firsts)).relu().mean()
+            losses = add_losses(losses, compare_silence(model, silent, firsts))
         losses["regions"] = losses["regions"] + compare_slots(speakers)
         return losses
 

@@ -30,6 +30,7 @@ from s3dnerf.training.losses import (
     compare_images,
     compare_landmarks,
     compare_motion,
+    compare_silence,
     compare_slots,
     compare_speech,
     compare_texture,
@@ -341,6 +342,19 @@ def test_codes_of_speech_are_held_to_those_of_the_same_movement(
     same = model.motion_encoder(moved)
     for shift, expected in ((0.0, 0.0), (0.5, 0.125)):
         assert compare_speech(model, same + shift, frames, 2)["distill"].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("gap", [0.03, 0.0, -0.03])
+def test_silence_closes_lips_and_does_not_press_them_past_each_other(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, gap: float
+) -> None:
+    face = identity.portrait.landmarks
+    frames = make_frames(face)
+    moved = move_lower_lip(face, gap - measure_openings(face)) - face
+    decode_as(model, monkeypatch, moved)
+    losses = compare_silence(model, model.motion_encoder(moved) + 0.5, frames)
+    assert losses["silence"].item() == pytest.approx(abs(gap), abs=1e-6)
+    assert losses["distill"].item() == pytest.approx(0.125, abs=1e-5)
 
 
 def test_landmarks_are_moved_from_the_mean_face_alone(model: S3DNeRF, identity: Identity) -> None:
