@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 import s3dnerf
 from s3dnerf.data.prepare import track_video
 from s3dnerf.face.camera import fit_head_pose
+from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.face.regions import measure_lip_opening
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
@@ -21,7 +22,7 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.models.mouth_interior import MouthTones
 from s3dnerf.models.s3dnerf import LIPS_APART
-from s3dnerf.pipeline import TalkingHeadPipeline, make_portrait
+from s3dnerf.pipeline import PhaseTimer, TalkingHeadPipeline, make_portrait
 from s3dnerf.rendering.mouth import MouthOpening
 from s3dnerf.training.losses import measure_openings
 
@@ -92,15 +93,36 @@ def test_lips_follow_speech_as_those_of_a_real_stranger_do(
     assert np.corrcoef(made[25 : len(real)], real[:-25])[0, 1] < 0.3
 
 
-def test_the_mouth_closes_in_silence(shipped: TalkingHeadPipeline, face: Face) -> None:
-    windows = read_windows(shipped)
+def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
+    """Frames of a head that stays as it is, one for each window: ``uint8 [T, S, S, 3]``."""
+    identity = shipped.encode_identity(face, seed=0)
+    with torch.inference_mode():
+        motion = shipped.model.encode_speech(identity.repeat(len(windows)), torch.from_numpy(windows))
+    poses, eyes = repeat(face.pose, len(windows)), repeat(face.eyes)
+    backdrop = shipped.make_backdrop(face, identity)
+    return np.stack(list(shipped.render_frames(identity, iter(motion), poses, eyes, PhaseTimer(), backdrop)))
+
+
+def see_opening(frame: np.ndarray) -> float:
+    """Opening of the lips in a frame, as the face tracker sees it."""
+    points = to_pixels(detect_faces(frame)[0], frame.shape[:2])[None]
+    return float(measure_lip_opening(points, fit_head_pose(points))[0])
+
+
+def test_in_silence_lips_close_as_far_as_they_do_in_speech_and_nothing_else_moves(
+    shipped: TalkingHeadPipeline, face: Face
+) -> None:
+    speech = read_windows(shipped)[::10]
     rng = np.random.default_rng(0)
-    samples = windows.shape[1]
-    faint = (1e-4 * rng.standard_normal((2, samples))).astype(np.float32)
-    silent = place_lips(shipped, face, np.concatenate([np.zeros((1, samples), np.float32), faint]))
-    speaking = place_lips(shipped, face, windows)
-    # This portrait smiles with open lips: in silence they must not stay as they are.
-    assert silent.max() < 0.25 * np.median(speaking)
+    faint = (1e-4 * rng.standard_normal((1, speech.shape[1]))).astype(np.float32)
+    frames = render_windows(shipped, face, np.concatenate([np.zeros_like(faint), faint, speech]))
+    opening = np.array([see_opening(frame) for frame in frames])
+    # This portrait smiles with open lips, and they stay a little open.
+    assert opening[:2].max() < 0.85 * np.median(opening[2:])
+    # Codes that mean nothing to the warp would tear the chin.
+    still = np.abs(frames.astype(int) - face.image).mean(axis=(1, 2, 3))
+    assert still[:2].max() < 1.1 * still[2:].max()
+    assert still[:2].max() < 4.0
 
 
 def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHeadPipeline) -> None:
