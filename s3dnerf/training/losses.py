@@ -167,7 +167,12 @@ def compare_slots(identity: Identity) -> Tensor:
 
 def compare_motion(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
     """Mean distance of what the decoder makes of the tracked face's codes ``teacher [B, R, code]`` to its movement."""
-    miss = (model.motion_decoder(teacher.detach()) - frames.displacement).abs().sum(-1)
+    return measure_miss(model.motion_decoder(teacher.detach()), frames.displacement)
+
+
+def measure_miss(placed: Tensor, wanted: Tensor) -> Tensor:
+    """Mean distance of points ``[B, P, 3]`` that speech moves, lips counted twice."""
+    miss = (placed - wanted).abs().sum(-1)
     return miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean()
 
 
@@ -178,11 +183,10 @@ def compare_speech(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) 
     The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to these.
     """
     placed = move_landmarks(model, spoken, frames)
-    miss = (placed - frames.landmarks).abs().sum(-1)
     opening = measure_openings(placed).unflatten(0, (-1, length))
     wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
     return {
-        "speech": miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean(),
+        "speech": measure_miss(placed, frames.landmarks),
         "correlation": (1.0 - correlate(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
         "distill": hold_codes(model, spoken, placed, frames),
