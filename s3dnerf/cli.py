@@ -23,7 +23,7 @@ FIT_STEPS = {
     "type": int,
     "default": 0,
     "metavar": "N",
-    "help": "steps by which the portrait is first fitted to its photograph (default: 0)",
+    "help": "steps by which the portrait is first fitted to its photograph",
 }
 
 
