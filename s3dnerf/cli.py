@@ -237,6 +237,14 @@ def add_render(commands: argparse._SubParsersAction) -> None:
         help="the square around the head, or the whole picture with the head put back into it",
     )
     parser.add_argument("--pose", default="idle", help="head motion: static, idle, or a video to take it from")
+    parser.add_argument(
+        "--turn",
+        type=float,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("RIGHT", "UP"),
+        help="see the head from another side: degrees by which it is turned to your right and up, -40 to 40",
+    )
     parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never")
     parser.add_argument(
         "--background",
@@ -262,6 +270,7 @@ def run_render(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
         size=options.size,
         pose=options.pose,
+        turn=tuple(options.turn),
         blink=options.blink,
         background=options.background,
         framing=options.framing,

@@ -32,7 +32,7 @@ from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import choose_crop, paste_crop
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
-from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion
+from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion, turn_head
 from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
@@ -63,6 +63,8 @@ FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
 MIN_SIZE = 16
 """Smallest side of the frames in pixels."""
+FARTHEST_TURN = 40.0
+"""Degrees; beyond, most of what would be seen is not in the photograph."""
 
 
 class PhaseTimer:
@@ -178,6 +180,7 @@ class TalkingHeadPipeline:
         audio: str | Path,
         *,
         pose: str | Path = "idle",
+        turn: tuple[float, float] = (0.0, 0.0),
         blink: str = "auto",
         background: str = "keep",
         framing: str = "crop",
@@ -191,6 +194,8 @@ class TalkingHeadPipeline:
             image: picture with a face, from the front or up to three quarters.
             audio: anything ffmpeg reads.
             pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
+            turn: degrees by which the head is turned from where it looks in the portrait, to the viewer's right and up,
+                40 at most; the motion goes on from there.
             blink: "auto" or "off".
             background: "keep", in which what stands behind the person stands still, or a color such as "green" or
                 "#00ff00" that replaces it.
@@ -206,6 +211,10 @@ class TalkingHeadPipeline:
         require_choice("--framing", framing, ("crop", "picture"))
         if size is not None and size < MIN_SIZE:
             raise UserError(f"--size {size}", "is too small", f"use {MIN_SIZE} pixels or more")
+        if not all(abs(angle) <= FARTHEST_TURN for angle in turn):
+            reason = "turns the head further than one photograph can show"
+            cure = f"use -{FARTHEST_TURN:g} to {FARTHEST_TURN:g} degrees"
+            raise UserError("--turn {:g} {:g}".format(*turn), reason, cure)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -213,7 +222,7 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            poses = self.choose_motion(found, pose, seed)
+            poses = self.choose_motion(turn_head(found.pose, *turn), pose, seed)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             backdrop = self.make_backdrop(found, identity, color)
@@ -312,12 +321,12 @@ class TalkingHeadPipeline:
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
 
-    def choose_motion(self, face: Face, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
-        """Return a function that starts the head motion asked for."""
+    def choose_motion(self, first: HeadPose, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
+        """Return a function that starts the head motion asked for at its ``first`` pose."""
         if pose == "static":
-            return lambda: repeat(face.pose)
+            return lambda: repeat(first)
         if pose == "idle":
-            return lambda: iterate_idle_motion(face.pose, seed)
+            return lambda: iterate_idle_motion(first, seed)
         path = Path(pose)
         if not path.is_file():
             raise UserError(f"--pose {pose}", "is no video file", "use static, idle or the path of a video")
@@ -325,7 +334,7 @@ class TalkingHeadPipeline:
         frame_size = (info.height, info.width)
         points = track_video(path, frame_size).landmarks
         driver = follow_head(path, points, choose_crop(fit_head_pose(points), frame_size))
-        return lambda: iterate_driven_motion(face.pose, driver)
+        return lambda: iterate_driven_motion(first, driver)
 
     def hear(self, identity: Identity, audio: str | Path, gain: float) -> torch.Tensor:
         """Return the motion codes ``[T, R, code]`` of a whole recording made louder by ``gain``, ready to render.
@@ -388,6 +397,7 @@ def render(
     checkpoint: str | Path | None = None,
     size: int | None = None,
     pose: str = "idle",
+    turn: tuple[float, float] = (0.0, 0.0),
     blink: str = "auto",
     background: str = "keep",
     framing: str = "crop",
@@ -404,6 +414,7 @@ def render(
         image,
         audio,
         pose=pose,
+        turn=turn,
         blink=blink,
         background=background,
         framing=framing,

@@ -168,6 +168,20 @@ def test_idle_motion_starts_at_rest_and_moves_the_head(
     assert np.abs(frames[-1] - portrait).mean() > 0.5
 
 
+def test_a_turned_head_is_seen_from_another_side(say: Callable[..., TalkingVideo], tmp_path: Path) -> None:
+    shipped = TalkingHeadPipeline.from_pretrained(device="cpu")
+
+    def track(turn: tuple[float, float]) -> np.ndarray:
+        frame = next(iter(say(shipped, pose="static", blink="off", turn=turn)))
+        write_image(tmp_path / f"{turn}.png", frame)
+        return find_face(tmp_path / f"{turn}.png", 256).pose.rotation[0]
+
+    straight = track((0.0, 0.0))
+    for right, up in ((20.0, 0.0), (-15.0, 10.0)):
+        turned = Rotation.from_matrix(straight.T @ track((right, up))).as_rotvec(degrees=True)
+        np.testing.assert_allclose(turned, [-up, right, 0.0], atol=4.0)
+
+
 def test_speech_drives_the_frames(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path) -> None:
     write_wav(files / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(17600).astype(np.float32))
     spoken, noisy = (
@@ -279,7 +293,7 @@ def test_head_motion_is_taken_from_a_video(
     still: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
 ) -> None:
     found = pipeline.find_face(files / "portrait.png", SIDE)
-    poses = list(islice(still.choose_motion(found, files / "driver.mp4", seed=0)(), 28))
+    poses = list(islice(still.choose_motion(found.pose, files / "driver.mp4", seed=0)(), 28))
     # The driver moves 18 pixels to the right in 10 frames, and then back again.
     centers = np.array([pose.center[0, 0] for pose in poses])
     np.testing.assert_allclose(poses[0].rotation, found.pose.rotation, atol=1e-6)
@@ -450,6 +464,8 @@ def test_unusable_speech_is_refused_in_one_line(
         (("--pose", "nodding"), "--pose nodding: is no video file"),
         (("--background", "greenish"), "--background greenish: is not a color"),
         (("--face", "2"), "there is no face 2"),
+        (("--turn", "-41", "0"), "--turn -41 0: turns the head further"),
+        (("--turn", "0", "nan"), "--turn 0 nan: turns the head further"),
         (("--size", "0"), "--size 0"),
         (("--checkpoint", "no/such/folder"), "no/such/folder: holds no model"),
         (("--checkpoint", "someone/model"), "someone/model: holds no model"),

@@ -1,7 +1,8 @@
-"""Write outputs/demo.mp4, in which a public-domain portrait from scikit-image says the shipped sentences, and
-outputs/demo.jpg, eight moments of it beside the portrait."""
+"""Write outputs/demo.mp4, in which a public-domain portrait from scikit-image says the shipped sentences, with
+outputs/demo.jpg, eight moments of it, and outputs/turned.jpg, one moment from five sides."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import s3dnerf
 from s3dnerf.cli import main
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import stream_frames
+from s3dnerf.pipeline import TalkingHeadPipeline
 
-PORTRAIT, VIDEO, SHEET = (Path("outputs") / name for name in ("astronaut.png", "demo.mp4", "demo.jpg"))
+PORTRAIT, VIDEO, SHEET, TURNED = (
+    Path("outputs") / name for name in ("astronaut.png", "demo.mp4", "demo.jpg", "turned.jpg")
+)
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
 
@@ -24,10 +28,18 @@ def draw_sheet(video: Path, columns: int = 4, rows: int = 2) -> np.ndarray:
     return np.concatenate(np.concatenate(shown, axis=1), axis=1)
 
 
+def draw_sides(moment: int = 18, sides: tuple[int, ...] = (-30, -15, 0, 15, 30)) -> np.ndarray:
+    """Return one frame of the demo with the head turned to each of ``sides``, degrees to the viewer's right."""
+    pipeline = TalkingHeadPipeline.from_pretrained()
+    videos = [pipeline(PORTRAIT, SPEECH, turn=(side, 0)) for side in sides]
+    return np.concatenate([next(islice(video, moment, None)) for video in videos], axis=1)
+
+
 if __name__ == "__main__":
     write_image(PORTRAIT, astronaut())
     words = ["render", "--image", str(PORTRAIT), "--audio", str(SPEECH), "--out", str(VIDEO)]
     code = main([*words, *sys.argv[1:]])
     if code == 0:
         write_image(SHEET, draw_sheet(VIDEO))
+        write_image(TURNED, draw_sides())
     sys.exit(code)

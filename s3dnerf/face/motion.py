@@ -132,6 +132,12 @@ def iterate_driven_motion(pose0: HeadPose, driver: HeadPose) -> Iterator[HeadPos
         yield motion[frame : frame + 1]
 
 
+def turn_head(pose: HeadPose, right: float, up: float) -> HeadPose:
+    """Turn the head of one frame about its neck by degrees to the viewer's right and up, about the head's own axes."""
+    _require_one_frame(pose)
+    return _move_head(pose, np.radians([-up, right, 0.0, 0.0, 0.0, 0.0]))
+
+
 def _move_head(pose0: HeadPose, stray: np.ndarray) -> HeadPose:
     """Turn the head of pose0 about its neck and shift it. stray [6] as in `IdleLimits.as_array`."""
     start = pose0.rotation[0].astype(np.float64)

@@ -15,6 +15,7 @@ from s3dnerf.face.motion import (
     make_blinks,
     make_idle_motion,
     transfer_motion,
+    turn_head,
 )
 from s3dnerf.media.audio import FPS
 
@@ -178,3 +179,21 @@ def test_wrong_shapes_are_refused(portrait, driver):
         transfer_motion(portrait, driver[:0])
     with pytest.raises(ValueError, match="two eyes"):
         next(iterate_blinks(np.ones(3), 0))
+
+
+def test_a_head_turns_about_its_neck(portrait):
+    turned = turn_head(portrait, 25.0, -10.0)
+    np.testing.assert_allclose(turn_angles(portrait, turned)[0], [10.0, 25.0, 0.0], atol=1e-4)
+    assert turned.scale[0] == portrait.scale[0]
+
+    def project_neck(pose: HeadPose) -> np.ndarray:
+        return pose.center[0] + pose.scale[0] * (pose.rotation[0] @ NECK)[:2] * [1.0, -1.0]
+
+    np.testing.assert_allclose(project_neck(turned), project_neck(portrait), atol=1e-6)
+
+
+def test_a_head_that_looks_straight_turns_to_the_right_and_up():
+    turned = turn_head(make_pose([0.0, 0.0, 0.0], 1.0, [0.0, 0.0]), 30.0, 0.0)
+    np.testing.assert_allclose(turned.rotation[0] @ [0.0, 0.0, 1.0], [0.5, 0.0, np.sqrt(0.75)], atol=1e-6)
+    raised = turn_head(make_pose([0.0, 0.0, 0.0], 1.0, [0.0, 0.0]), 0.0, 30.0)
+    np.testing.assert_allclose(raised.rotation[0] @ [0.0, 0.0, 1.0], [0.0, 0.5, np.sqrt(0.75)], atol=1e-6)
