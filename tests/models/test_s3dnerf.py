@@ -224,6 +224,21 @@ def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeR
     assert misses[2] < 0.02 * misses[0]
 
 
+def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_astray() -> None:
+    # What is 1 high in the portrait is squeezed into 0.4 in the frame.
+    target, start = torch.ones(1, 1, 3), torch.full((1, 1, 3), 0.5)
+    whole, half = (module.locate_points(lambda x: 1.5 * x, target, start, 8, pace) for pace in (1.0, 0.5))
+    assert (whole - 0.4).abs().min() > 2.0
+    torch.testing.assert_close(half, torch.full_like(half, 0.4), atol=1e-5, rtol=0)
+
+
+def test_edges_of_parting_lips_are_found_from_outside() -> None:
+    # All that is up to 0.05 from the middle was closed in the portrait.
+    target, start = torch.zeros(1, 1, 3), torch.full((1, 1, 3), -0.16)
+    edge = module.locate_points(lambda x: -x.clamp(-0.05, 0.05), target, start, module.MOUTH_ROUNDS, module.MOUTH_PACE)
+    torch.testing.assert_close(edge, torch.full_like(edge, -0.05), atol=1e-3, rtol=0)
+
+
 def draw_lips(height: float) -> Tensor:
     """The inner edge of lips that are ``height`` head units apart, the upper one straight: ``[2, 20, 3]``."""
     angle = torch.arange(20) * (torch.pi / 10)
