@@ -341,8 +341,9 @@ def test_edges_of_the_mouth_are_where_rays_see_the_lips(
     with torch.no_grad():
         model.render(identity, codes, portrait.camera)
         start = portrait.landmarks + module.LIPS_APART
-        expected = model.locate_landmarks(identity, codes, start, rounds=module.MOUTH_ROUNDS)[:, INNER_LIPS]
-    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
+        expected = model.locate_landmarks(identity, codes, start, rounds=16)[:, INNER_LIPS]
+    # Half steps leave 0.4 % of the way from 0.16 head units below.
+    torch.testing.assert_close(found[0], expected, atol=7e-4, rtol=0)
     assert (expected - portrait.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
 
 
