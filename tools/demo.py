@@ -28,7 +28,7 @@ def draw_sheet(video: Path, columns: int = 4, rows: int = 2) -> np.ndarray:
     return np.concatenate(np.concatenate(shown, axis=1), axis=1)
 
 
-def draw_sides(moment: int = 18, sides: tuple[int, ...] = (-30, -15, 0, 15, 30)) -> np.ndarray:
+def draw_sides(moment: int = 20, sides: tuple[int, ...] = (-20, -10, 0, 10, 20)) -> np.ndarray:
     """Return one frame of the demo with the head turned to each of ``sides``, degrees to the viewer's right."""
     pipeline = TalkingHeadPipeline.from_pretrained()
     videos = [pipeline(PORTRAIT, SPEECH, turn=(side, 0)) for side in sides]
