@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.dataset import Frames
-from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look, frame_faces
+from s3dnerf.face.canonical import OUTER_CORNERS
+from s3dnerf.face.face_mesh import FaceMesh, FaceWindow, Look, frame_faces
+from s3dnerf.face.lips import SEEN
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics import MOUTH_POINTS
 from s3dnerf.models.lip_sync import LipSyncDiscriminator
 from s3dnerf.rendering.rays import Camera, project_points
 
-MESH_ROWS = torch.from_numpy((KEPT_POINTS < POINTS).nonzero()[0])
-"""Rows of the kept landmarks that the plain mesh has too."""
-OUTER_CORNERS = torch.from_numpy(KEPT_POINTS.searchsorted((33, 263)))
-"""Rows of the outer corners of the eyes."""
+SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SEEN, OUTER_CORNERS))
+"""Rows of the kept landmarks that the plain mesh has too, and of the outer corners of the eyes."""
 MOUTH, LIDS = (torch.tensor(numbers) for numbers in (MOUTH_POINTS, (*EYE_LEFT, *EYE_RIGHT)))
 LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
 
@@ -28,8 +28,8 @@ LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS
 def find_windows(frames: Frames) -> FaceWindow:
     """Return the windows in which the tracker looks at the real faces."""
     places = project_points(frames.landmarks, frames.camera)[..., :2]
-    left, right = places[:, OUTER_CORNERS.to(places.device)].unbind(1)
-    return frame_faces(places[:, MESH_ROWS.to(places.device)], (left, right))
+    left, right = places[:, CORNERS.to(places.device)].unbind(1)
+    return frame_faces(places[:, SPAN.to(places.device)], (left, right))
 
 
 def compare_perception(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
