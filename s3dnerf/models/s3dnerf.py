@@ -336,14 +336,14 @@ def locate_points(
 ) -> Tensor:
     """Find the points of frames that a warp takes to points ``target [B, P, 3]`` of the portrait.
 
-    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. A step goes
-    ``pace`` of its way: where things are squeezed together (offsets change faster than places do), whole steps miss the
-    point by more each time. No gradients.
+    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. All steps but
+    the last go ``pace`` of their way: where things are squeezed together (offsets change faster than places do), whole
+    steps miss the point by more each time. No gradients.
     """
     points = start
-    for _ in range(rounds):
+    for _ in range(rounds - 1):
         points = points.lerp(target - deform(points), pace)
-    return points
+    return target - deform(points)
 
 
 def smooth_in_time(series: Tensor, sigma: float) -> Tensor:

@@ -229,14 +229,14 @@ def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_as
     target, start = torch.ones(1, 1, 3), torch.full((1, 1, 3), 0.5)
     whole, half = (module.locate_points(lambda x: 1.5 * x, target, start, 8, pace) for pace in (1.0, 0.5))
     assert (whole - 0.4).abs().min() > 2.0
-    torch.testing.assert_close(half, torch.full_like(half, 0.4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(half, torch.full_like(half, 0.4), atol=1e-4, rtol=0)
 
 
 def test_edges_of_parting_lips_are_found_from_outside() -> None:
     # All that is up to 0.05 from the middle was closed in the portrait.
     target, start = torch.zeros(1, 1, 3), torch.full((1, 1, 3), -0.16)
     edge = module.locate_points(lambda x: -x.clamp(-0.05, 0.05), target, start, module.MOUTH_ROUNDS, module.MOUTH_PACE)
-    torch.testing.assert_close(edge, torch.full_like(edge, -0.05), atol=1e-3, rtol=0)
+    torch.testing.assert_close(edge, torch.full_like(edge, -0.05), atol=1e-6, rtol=0)
 
 
 def draw_lips(height: float) -> Tensor:
@@ -342,8 +342,8 @@ def test_edges_of_the_mouth_are_where_rays_see_the_lips(
         model.render(identity, codes, portrait.camera)
         start = portrait.landmarks + module.LIPS_APART
         expected = model.locate_landmarks(identity, codes, start, rounds=16)[:, INNER_LIPS]
-    # Half steps leave 0.4 % of the way from 0.16 head units below.
-    torch.testing.assert_close(found[0], expected, atol=7e-4, rtol=0)
+    # Half steps leave 0.8 % of the way from 0.16 head units below, the last one what the warp changes over that.
+    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
     assert (expected - portrait.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
 
 
