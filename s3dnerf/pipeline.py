@@ -59,6 +59,8 @@ HEARD_TOGETHER = 64
 """Windows of speech that are encoded at once."""
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
+BATCH = {"cpu": 4, "cuda": 16}
+"""Frames rendered at once: as many as caches hold, and enough that a GPU works longer than it takes to tell it what to do."""
 FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
 MIN_SIZE = 16
@@ -131,13 +133,15 @@ class TalkingVideo:
 class TalkingHeadPipeline:
     """A trained model with everything around it."""
 
-    def __init__(self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int = 4, fit_steps: int = 0) -> None:
+    def __init__(
+        self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int | None = None, fit_steps: int = 0
+    ) -> None:
         """Use a model.
 
         Args:
             model: the model.
             device: where to compute.
-            batch: frames rendered at once.
+            batch: frames rendered at once; None is what suits the device, of :data:`BATCH`.
             fit_steps: steps by which every portrait is first fitted to its photograph (see ``fit_identity``).
 
         Raises:
@@ -148,7 +152,7 @@ class TalkingHeadPipeline:
         self.fit_steps = fit_steps
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
-        self.batch = batch
+        self.batch = batch or BATCH[self.device.type]
 
     @classmethod
     def from_pretrained(

@@ -1,5 +1,8 @@
-// The fused path, one thread a ray: a sample's features, layers and values stay in the thread.
+// The fused path. In one turn each thread takes a sample from its position to its values, which it leaves in shared memory;
+// in the next each adds up one channel of a ray over the samples there.
 #include "field.h"
+
+#include <cstdint>
 
 #include "compositing.h"
 #include "launch.h"
@@ -13,11 +16,12 @@ constexpr int MAX_RESULTS = 128;   // of the network
 constexpr int MAX_CHANNELS = 64;   // of the lattice
 constexpr float THIRD = 1.0f / 3.0f;
 
+constexpr int TOGETHER = 8;        // samples of a ray at most that are in shared memory at once
+constexpr int ROWS = 16;           // of a layer that a thread computes at once
+
 // One sample of a ray.
 struct Sample {
     float position[3], warped[3];
-    SeenPoint<float> seen;
-    int inputs;  // written so far
 };
 
 __device__ void deform(const S3dField& field, int64_t item, Sample& sample, float* ambient_and_offset) {
@@ -46,25 +50,64 @@ __device__ void deform(const S3dField& field, int64_t item, Sample& sample, floa
     }
 }
 
+// The twelve pixels that a place is read from: four corners on each of three planes.
+struct Corners {
+    int64_t offset[12];
+    float share[12];
+};
+
+__device__ Corners find_corners(const S3dField& field, int scale, const float* place) {
+    Corners corners;
+    const int64_t row_stride = static_cast<int64_t>(field.plane_width[scale]) * field.plane_channels;
+    for (int p = 0; p < 3; ++p) {
+        const PlaneAxis<float> column = locate_on_plane(place[column_axis(p)], field.plane_width[scale]);
+        const PlaneAxis<float> row = locate_on_plane(place[row_axis(p)], field.plane_height[scale]);
+        float share[4];
+        share_corners(column.weight, row.weight, THIRD, share);
+        for (int corner = 0; corner < 4; ++corner) {
+            const int64_t x = corner & 1 ? column.high : column.low, y = corner & 2 ? row.high : row.low;
+            corners.share[4 * p + corner] = share[corner];
+            corners.offset[4 * p + corner] =
+                (p * field.plane_height[scale] + y) * row_stride + x * field.plane_channels;
+        }
+    }
+    return corners;
+}
+
+// `N` channels at once, which are read in one access.
+template <int N, class T>
+struct alignas(N * sizeof(T)) Pack {
+    T part[N];
+};
+
+template <int N, class T>
+__device__ void read_channels(const T* planes, const Corners& corners, int channels, float* input) {
+    for (int c = 0; c < channels; c += N) {
+        float sum[N] = {};
+        for (int corner = 0; corner < 12; ++corner) {
+            const auto pack = *reinterpret_cast<const Pack<N, T>*>(planes + corners.offset[corner] + c);
+            for (int n = 0; n < N; ++n) sum[n] += corners.share[corner] * read(pack.part + n);
+        }
+        for (int n = 0; n < N; ++n) input[c + n] = sum[n];
+    }
+}
+
+template <int N, class T>
+__device__ bool is_aligned(const T* pointer) {
+    return reinterpret_cast<uintptr_t>(pointer) % (N * sizeof(T)) == 0;
+}
+
 template <class T>
-__device__ void read_appearance(const S3dField& field, int64_t item, const Sample& sample, float* input) {
-    const float place[3] = {sample.seen.u, sample.seen.v, sample.seen.depth};
+__device__ void read_appearance(const S3dField& field, int64_t item, const SeenPoint<float>& seen, float* input) {
+    const float place[3] = {seen.u, seen.v, seen.depth};
+    const int channels = field.plane_channels;
     for (int s = 0; s < field.scales; ++s) {
-        const int64_t row_stride = static_cast<int64_t>(field.plane_width[s]) * field.plane_channels;
         const T* planes = static_cast<const T*>(field.planes[s]) + item * field.plane_batch_stride[s];
-        for (int c = 0; c < field.plane_channels; ++c) input[s * field.plane_channels + c] = 0.0f;
-        for (int p = 0; p < 3; ++p) {
-            const PlaneAxis<float> column = locate_on_plane(place[column_axis(p)], field.plane_width[s]);
-            const PlaneAxis<float> row = locate_on_plane(place[row_axis(p)], field.plane_height[s]);
-            float share[4];
-            share_corners(column.weight, row.weight, THIRD, share);
-            for (int corner = 0; corner < 4; ++corner) {
-                const int64_t x = corner & 1 ? column.high : column.low, y = corner & 2 ? row.high : row.low;
-                const T* pixel = planes + p * row_stride * field.plane_height[s] + y * row_stride + x * field.plane_channels;
-                for (int c = 0; c < field.plane_channels; ++c) {
-                    input[s * field.plane_channels + c] += share[corner] * read(pixel + c);
-                }
-            }
+        const Corners corners = find_corners(field, s, place);
+        if (channels % 4 == 0 && is_aligned<4>(planes)) {
+            read_channels<4>(planes, corners, channels, input + s * channels);
+        } else {
+            read_channels<1>(planes, corners, channels, input + s * channels);
         }
     }
 }
@@ -81,47 +124,123 @@ __device__ void encode_position(const S3dField& field, const Sample& sample, flo
     }
 }
 
-__device__ void apply_layer(const float* weight, const float* bias, const float* from, int inputs, float* to, int outputs,
-                            bool activate) {
-    for (int o = 0; o < outputs; ++o) {
-        float sum = bias[o];
-        for (int i = 0; i < inputs; ++i) sum += weight[o * inputs + i] * from[i];
-        to[o] = activate ? silu(sum) : sum;
+// `N` outputs of a layer: an input is read once for all of them, weights by fours.
+template <int N, int V>
+__device__ void apply_rows(const float* weight, const float* bias, const float* from, int inputs, float* to, bool activate) {
+    float sum[N];
+    for (int n = 0; n < N; ++n) sum[n] = bias[n];
+    for (int i = 0; i < inputs; i += V) {
+        float x[V];
+        for (int v = 0; v < V; ++v) x[v] = from[i + v];
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            const auto row = *reinterpret_cast<const Pack<V, float>*>(weight + n * inputs + i);
+#pragma unroll
+            for (int v = 0; v < V; ++v) sum[n] += row.part[v] * x[v];
+        }
+    }
+    for (int n = 0; n < N; ++n) to[n] = activate ? silu(sum[n]) : sum[n];
+}
+
+template <int V>
+__device__ void apply_all_rows(const float* weight, const float* bias, const float* from, int inputs, float* to,
+                               int outputs, bool activate) {
+    int o = 0;
+    for (; o + ROWS <= outputs; o += ROWS) {
+        apply_rows<ROWS, V>(weight + o * inputs, bias + o, from, inputs, to + o, activate);
+    }
+    for (; o + 4 <= outputs; o += 4) apply_rows<4, V>(weight + o * inputs, bias + o, from, inputs, to + o, activate);
+    for (; o < outputs; ++o) apply_rows<1, V>(weight + o * inputs, bias + o, from, inputs, to + o, activate);
+}
+
+__device__ void apply_layer(const S3dField& field, int layer, const float* from, int inputs, float* to, int outputs) {
+    const float *weight = field.weights[layer], *bias = field.biases[layer];
+    const bool activate = layer < 2;
+    if (inputs % 4 == 0 && is_aligned<4>(weight)) {
+        apply_all_rows<4>(weight, bias, from, inputs, to, outputs, activate);
+    } else {
+        apply_all_rows<1>(weight, bias, from, inputs, to, outputs, activate);
     }
 }
 
+// How the threads of a block share rays.
+struct Share {
+    int together, rays, channels;
+};
+
+S3D_HD Share share_rays(const S3dField& field) {
+    const int together = field.samples < TOGETHER ? field.samples : TOGETHER;
+    return {together, S3D_THREADS / together, 5 + field.features};
+}
+
+// In shared memory: optical depth and values of the sample of each thread, channel by channel; then how deep the block's
+// rays had become before these samples, and are after them.
+size_t count_shared(const Share& share) { return static_cast<size_t>(S3D_THREADS) * (1 + share.channels + 2); }
+
+__device__ float* find_depths(const Share& share, float* shared, int chunk) {
+    return shared + S3D_THREADS * (1 + share.channels + chunk % 2);
+}
+
 template <class T>
-__global__ void march_rays(S3dField field) {
-    if (find_thread() >= field.rays) return;
-    const int64_t item = blockIdx.y, ray = item * field.rays + find_thread();
-    const int channels = 5 + field.features, inputs = count_inputs(field);
-    const int columns = field.scales * field.plane_channels;
-    const float last_seen = last_seen_depth(field.stop);
-    float input[MAX_WIDTH], hidden[MAX_WIDTH], result[MAX_RESULTS], seen[MAX_RESULTS + 1] = {};
-    float depth = 0.0f, alpha = 0.0f;
-    for (int s = 0; s < field.samples && !(depth > last_seen); ++s) {
+struct March {
+    __device__ static void take_turn(int turn, float* shared, const S3dField& field) {
+        const Share share = share_rays(field);
+        if (turn % 2 == 0) {
+            evaluate(turn / 2, share, shared, field);
+        } else {
+            add_up(turn / 2, share, shared, field);
+        }
+    }
+
+    // One thread a sample.
+    __device__ static void evaluate(int chunk, const Share& share, float* shared, const S3dField& field) {
+        const int own = threadIdx.x / share.together, s = chunk * share.together + threadIdx.x % share.together;
+        const int64_t number = static_cast<int64_t>(blockIdx.x) * share.rays + own, item = blockIdx.y;
+        if (own >= share.rays || number >= field.rays || s >= field.samples) return;
+        if (chunk > 0 && find_depths(share, shared, chunk)[own] > last_seen_depth(field.stop)) return;
+        const int64_t place = (item * field.rays + number) * field.samples + s;
+        const int columns = field.scales * field.plane_channels;
+        float input[MAX_WIDTH], hidden[MAX_WIDTH];
         Sample sample;
-        for (int d = 0; d < 3; ++d) sample.position[d] = field.positions[(ray * field.samples + s) * 3 + d];
+        for (int d = 0; d < 3; ++d) sample.position[d] = field.positions[place * 3 + d];
         deform(field, item, sample, input + columns);
         encode_position(field, sample, input + columns + field.ambient + 3);
-        sample.seen = project(sample.warped[0], sample.warped[1], sample.warped[2], field.rotation + item * 9,
-                              field.scale[item], field.center + item * 2);
-        read_appearance<T>(field, item, sample, input);
-        apply_layer(field.weights[0], field.biases[0], input, inputs, hidden, field.hidden, true);
-        apply_layer(field.weights[1], field.biases[1], hidden, field.hidden, input, field.hidden, true);
-        apply_layer(field.weights[2], field.biases[2], input, field.hidden, result, 4 + field.features, false);
-        const float optical = to_density(result[0]) * field.lengths[ray * field.samples + s];
-        const float weight = weigh_sample(optical, depth);
-        for (int c = 0; c < 3; ++c) seen[c] += weight * sigmoid(result[1 + c]);
-        for (int c = 3; c < 3 + field.features; ++c) seen[c] += weight * result[1 + c];
-        seen[3 + field.features] += weight * sample.seen.u;
-        seen[4 + field.features] += weight * sample.seen.v;
-        alpha += weight;
-        depth += optical;
+        const SeenPoint<float> seen = project(sample.warped[0], sample.warped[1], sample.warped[2],
+                                              field.rotation + item * 9, field.scale[item], field.center + item * 2);
+        read_appearance<T>(field, item, seen, input);
+        apply_layer(field, 0, input, count_inputs(field), hidden, field.hidden);
+        apply_layer(field, 1, hidden, field.hidden, input, field.hidden);
+        apply_layer(field, 2, input, field.hidden, hidden, 4 + field.features);
+        float* left = shared + threadIdx.x;
+        left[0] = to_density(hidden[0]) * field.lengths[place];
+        for (int c = 1; c < 4; ++c) left[c * S3D_THREADS] = sigmoid(hidden[c]);
+        for (int c = 4; c < 4 + field.features; ++c) left[c * S3D_THREADS] = hidden[c];
+        left[(4 + field.features) * S3D_THREADS] = seen.u;
+        left[(5 + field.features) * S3D_THREADS] = seen.v;
     }
-    for (int c = 0; c < channels; ++c) field.output[ray * channels + c] = seen[c];
-    field.alpha[ray] = alpha;
-}
+
+    // One thread a ray and channel, alpha behind the others.
+    __device__ static void add_up(int chunk, const Share& share, float* shared, const S3dField& field) {
+        const float last_seen = last_seen_depth(field.stop);
+        const int rest = field.samples - chunk * share.together, count = rest < share.together ? rest : share.together;
+        for (int job = threadIdx.x; job < share.rays * (share.channels + 1); job += S3D_THREADS) {
+            const int own = job % share.rays, c = job / share.rays;
+            const int64_t number = static_cast<int64_t>(blockIdx.x) * share.rays + own;
+            if (number >= field.rays) continue;
+            const int64_t ray = blockIdx.y * field.rays + number;
+            float* total = c < share.channels ? field.output + ray * share.channels + c : field.alpha + ray;
+            float depth = chunk > 0 ? find_depths(share, shared, chunk)[own] : 0.0f, sum = chunk > 0 ? *total : 0.0f;
+            const float* left = shared + own * share.together;
+            for (int k = 0; k < count && !(depth > last_seen); ++k) {
+                const float weight = weigh_sample(left[k], depth);
+                sum += c < share.channels ? weight * left[(c + 1) * S3D_THREADS + k] : weight;
+                depth += left[k];
+            }
+            *total = sum;
+            if (c == share.channels) find_depths(share, shared, chunk + 1)[own] = depth;
+        }
+    }
+};
 
 int check(const S3dField& field) {
     if (field.batch < 0 || field.batch > 65535 || field.rays < 0 || field.samples < 1) return S3D_BAD_SIZE;
@@ -145,8 +264,10 @@ int s3d_cuda_field_forward(const S3dField* field, void* stream) {
     using namespace S3D_VARIANT;
     if (int error = check(*field)) return error;
     if (field->rays == 0 || field->batch == 0) return S3D_OK;
-    const unsigned blocks = count_blocks(field->rays);
-    if (blocks == 0) return S3D_BAD_SIZE;
-    const auto kernel = field->storage == S3D_FLOAT32 ? march_rays<float> : march_rays<Bfloat>;
-    return launch(kernel, dim3(blocks, static_cast<unsigned>(field->batch)), static_cast<cudaStream_t>(stream), *field);
+    const Share share = share_rays(*field);
+    const int turns = 2 * ((field->samples + share.together - 1) / share.together);
+    const dim3 blocks(count_blocks(field->rays, share.rays), static_cast<unsigned>(field->batch));
+    if (blocks.x == 0) return S3D_BAD_SIZE;
+    const auto run = field->storage == S3D_FLOAT32 ? launch_turns<March<float>, S3dField> : launch_turns<March<Bfloat>, S3dField>;
+    return run(blocks, turns, count_shared(share), static_cast<cudaStream_t>(stream), *field);
 }

@@ -1,5 +1,6 @@
 // Starts a kernel: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over its blocks and threads, so
-// that the kernels run in tests on machines without a GPU. The loops are for kernels whose threads never wait for each other.
+// that the kernels run in tests on machines without a GPU. Threads that wait for each other do so between turns: all threads
+// of a block take one before any takes the next, and what they leave for each other is in the memory that they share.
 #pragma once
 
 #include "s3d.h"
@@ -9,6 +10,7 @@ constexpr int S3D_THREADS = 128;  // of a block
 #if defined(S3D_EMULATE)
 
 #include <cstddef>
+#include <vector>
 
 #define __global__ static
 #define __device__
@@ -29,16 +31,33 @@ static inline float atomicAdd(float* place, float value) {
     return before;
 }
 
-template <class Kernel, class Arguments>
-static int launch(Kernel kernel, dim3 blocks, cudaStream_t, const Arguments& arguments) {
+template <class Work>
+static int visit_blocks(dim3 blocks, Work work) {
     gridDim = blocks;
     blockDim = dim3(S3D_THREADS);
     for (blockIdx.y = 0; blockIdx.y < blocks.y; ++blockIdx.y) {
-        for (blockIdx.x = 0; blockIdx.x < blocks.x; ++blockIdx.x) {
-            for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(arguments);
-        }
+        for (blockIdx.x = 0; blockIdx.x < blocks.x; ++blockIdx.x) work();
     }
     return S3D_OK;
+}
+
+template <class Kernel, class Arguments>
+static int launch(Kernel kernel, dim3 blocks, cudaStream_t, const Arguments& arguments) {
+    return visit_blocks(blocks, [&] {
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(arguments);
+    });
+}
+
+template <class Kernel, class Arguments>
+static int launch_turns(dim3 blocks, int turns, size_t shared, cudaStream_t, const Arguments& arguments) {
+    return visit_blocks(blocks, [&] {
+        std::vector<float> memory(shared);
+        for (int turn = 0; turn < turns; ++turn) {
+            for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) {
+                Kernel::take_turn(turn, memory.data(), arguments);
+            }
+        }
+    });
 }
 
 #else
@@ -51,11 +70,35 @@ static int launch(Kernel kernel, dim3 blocks, cudaStream_t stream, const Argumen
     return static_cast<int>(cudaGetLastError());
 }
 
+template <class Kernel, class Arguments>
+__global__ void take_turns(Arguments arguments, int turns) {
+    extern __shared__ float memory[];
+    for (int turn = 0; turn < turns; ++turn) {
+        Kernel::take_turn(turn, memory, arguments);
+        __syncthreads();
+    }
+}
+
+// `shared` floats of memory for the threads of a block.
+template <class Kernel, class Arguments>
+static int launch_turns(dim3 blocks, int turns, size_t shared, cudaStream_t stream, const Arguments& arguments) {
+    constexpr size_t GRANTED = 48 * 1024;  // without asking
+    const auto kernel = take_turns<Kernel, Arguments>;
+    const size_t bytes = shared * sizeof(float);
+    if (bytes > GRANTED) {
+        const cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+        if (error != cudaSuccess) return static_cast<int>(error);
+    }
+    kernel<<<blocks, S3D_THREADS, bytes, stream>>>(arguments, turns);
+    return static_cast<int>(cudaGetLastError());
+}
+
 #endif
 
 // Number of blocks whose threads cover `count` items; 0 if a grid cannot hold them.
-static inline unsigned count_blocks(int64_t count) {
-    const int64_t blocks = (count + S3D_THREADS - 1) / S3D_THREADS;
+static inline unsigned count_blocks(int64_t count, int64_t items_a_block = S3D_THREADS) {
+    const int64_t blocks = (count + items_a_block - 1) / items_a_block;
     return blocks > 0x7fffffff ? 0u : static_cast<unsigned>(blocks);
 }
 

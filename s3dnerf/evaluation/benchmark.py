@@ -325,9 +325,10 @@ def _make_convolution_cases(
         x = torch.randn(max(points // size**2, 1), channels, size, size, generator=generator).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         gradient = torch.randn(x.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
-        block = ResidualBlock(channels).to(device)
+        block = ResidualBlock(channels)
         for weight in (block.second.weight, block.second.bias):
             torch.nn.init.normal_(weight, std=0.1, generator=generator)
+        block.to(device)
         learned = [x.clone().requires_grad_(), *block.parameters()]
 
         def look(block=block, x=x) -> Tensor:

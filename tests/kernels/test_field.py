@@ -227,7 +227,7 @@ def repeat_field(field: DeformedField, batch: int) -> DeformedField:
     """The field for a batch of another size, each item another one."""
     index = torch.arange(batch) % 2
     camera = Camera(field.camera.rotation[index], field.camera.scale[index], field.camera.center[index])
-    lattice = field.lattice[index] * torch.arange(1, batch + 1)[:, None, None] / batch
+    lattice = field.lattice[index] * torch.arange(1, batch + 1).to(field.lattice)[:, None, None] / batch
     return replace(field, lattice=lattice, camera=camera, planes=[scale[index] for scale in field.planes])
 
 
