@@ -60,7 +60,7 @@ HEARD_TOGETHER = 64
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
 BATCH = {"cpu": 4, "cuda": 16}
-"""Frames rendered at once: as many as caches hold, and enough that a GPU works longer than it takes to tell it what to do."""
+"""Frames rendered at once: as many as caches hold, and so many that a GPU works longer than Python needs to ask it."""
 FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
 MIN_SIZE = 16
