@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
+from s3dnerf.metrics import measure_psnr
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo, parse_color
 from s3dnerf.training import S3DNeRFConfig
@@ -189,6 +191,15 @@ def test_speech_drives_the_frames(lively: TalkingHeadPipeline, say: Callable[...
         for name in ("second.wav", "noise.wav")
     )
     assert np.abs(spoken.astype(int) - noisy).mean() > 0.2
+
+
+def test_a_gpu_renders_what_the_processor_renders(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    frames = list(say(lively))
+    others = list(say(TalkingHeadPipeline(deepcopy(lively.model), "cuda")))
+    assert len(others) == len(frames)
+    assert min(float(measure_psnr(one, other)[0]) for one, other in zip(frames, others, strict=True)) > 40.0
 
 
 def test_loudness_of_the_recording_does_not_matter(
@@ -570,6 +581,7 @@ import resource, sys
 import numpy as np
 import torch
 from s3dnerf.config import load_config
+from s3dnerf.metrics import measure_psnr
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.training import S3DNeRFConfig
