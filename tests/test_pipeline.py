@@ -193,7 +193,7 @@ def test_speech_drives_the_frames(lively: TalkingHeadPipeline, say: Callable[...
     assert np.abs(spoken.astype(int) - noisy).mean() > 0.2
 
 
-def test_a_gpu_renders_what_the_processor_renders(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
+def test_a_gpu_renders_what_the_processor_does(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     frames = list(say(lively))
