@@ -1,5 +1,5 @@
-// The fused path. In one turn each thread takes a sample from its position to its values, which it leaves in shared memory;
-// in the next each adds up one channel of a ray over the samples there.
+// The fused path. In one turn each thread takes a sample from its position to its values, which it leaves in shared
+// memory; in the next each adds up one channel of a ray over the samples there.
 #include "field.h"
 
 #include <cstdint>
@@ -67,8 +67,7 @@ __device__ Corners find_corners(const S3dField& field, int scale, const float* p
         for (int corner = 0; corner < 4; ++corner) {
             const int64_t x = corner & 1 ? column.high : column.low, y = corner & 2 ? row.high : row.low;
             corners.share[4 * p + corner] = share[corner];
-            corners.offset[4 * p + corner] =
-                (p * field.plane_height[scale] + y) * row_stride + x * field.plane_channels;
+            corners.offset[4 * p + corner] = (p * field.plane_height[scale] + y) * row_stride + x * field.plane_channels;
         }
     }
     return corners;
@@ -126,7 +125,8 @@ __device__ void encode_position(const S3dField& field, const Sample& sample, flo
 
 // `N` outputs of a layer: an input is read once for all of them, weights by fours.
 template <int N, int V>
-__device__ void apply_rows(const float* weight, const float* bias, const float* from, int inputs, float* to, bool activate) {
+__device__ void apply_rows(const float* weight, const float* bias, const float* from, int inputs, float* to,
+                           bool activate) {
     float sum[N];
     for (int n = 0; n < N; ++n) sum[n] = bias[n];
     for (int i = 0; i < inputs; i += V) {
@@ -268,6 +268,7 @@ int s3d_cuda_field_forward(const S3dField* field, void* stream) {
     const int turns = 2 * ((field->samples + share.together - 1) / share.together);
     const dim3 blocks(count_blocks(field->rays, share.rays), static_cast<unsigned>(field->batch));
     if (blocks.x == 0) return S3D_BAD_SIZE;
-    const auto run = field->storage == S3D_FLOAT32 ? launch_turns<March<float>, S3dField> : launch_turns<March<Bfloat>, S3dField>;
+    const bool full = field->storage == S3D_FLOAT32;
+    const auto run = full ? launch_turns<March<float>, S3dField> : launch_turns<March<Bfloat>, S3dField>;
     return run(blocks, turns, count_shared(share), static_cast<cudaStream_t>(stream), *field);
 }

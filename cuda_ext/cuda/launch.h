@@ -1,6 +1,6 @@
 // Starts a kernel: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over its blocks and threads, so
-// that the kernels run in tests on machines without a GPU. Threads that wait for each other do so between turns: all threads
-// of a block take one before any takes the next, and what they leave for each other is in the memory that they share.
+// that the kernels run in tests on machines without a GPU. Threads that wait for each other do so between turns: all
+// threads of a block take one before any takes the next; what they leave for each other is in memory that they share.
 #pragma once
 
 #include "s3d.h"
