@@ -581,7 +581,6 @@ import resource, sys
 import numpy as np
 import torch
 from s3dnerf.config import load_config
-from s3dnerf.metrics import measure_psnr
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.training import S3DNeRFConfig

@@ -6,18 +6,17 @@
 
 #include "compositing.h"
 #include "launch.h"
+#include "plane_corners.h"
 #include "triplane.h"
 
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int MAX_WIDTH = 256;     // of inputs and hidden layers
-constexpr int MAX_RESULTS = 128;   // of the network
-constexpr int MAX_CHANNELS = 64;   // of the lattice
-constexpr float THIRD = 1.0f / 3.0f;
-
-constexpr int TOGETHER = 8;        // samples of a ray at most that are in shared memory at once
-constexpr int ROWS = 16;           // of a layer that a thread computes at once
+constexpr int MAX_WIDTH = 256;    // of inputs and hidden layers
+constexpr int MAX_RESULTS = 128;  // of the network
+constexpr int MAX_CHANNELS = 64;  // of the lattice
+constexpr int TOGETHER = 8;       // samples of a ray at most that are in shared memory at once
+constexpr int ROWS = 16;          // of a layer that a thread computes at once
 
 // One sample of a ray.
 struct Sample {
@@ -50,42 +49,24 @@ __device__ void deform(const S3dField& field, int64_t item, Sample& sample, floa
     }
 }
 
-// The twelve pixels that a place is read from: four corners on each of three planes.
-struct Corners {
-    int64_t offset[12];
-    float share[12];
-};
-
-__device__ Corners find_corners(const S3dField& field, int scale, const float* place) {
-    Corners corners;
-    const int64_t row_stride = static_cast<int64_t>(field.plane_width[scale]) * field.plane_channels;
-    for (int p = 0; p < 3; ++p) {
-        const PlaneAxis<float> column = locate_on_plane(place[column_axis(p)], field.plane_width[scale]);
-        const PlaneAxis<float> row = locate_on_plane(place[row_axis(p)], field.plane_height[scale]);
-        float share[4];
-        share_corners(column.weight, row.weight, THIRD, share);
-        for (int corner = 0; corner < 4; ++corner) {
-            const int64_t x = corner & 1 ? column.high : column.low, y = corner & 2 ? row.high : row.low;
-            corners.share[4 * p + corner] = share[corner];
-            corners.offset[4 * p + corner] = (p * field.plane_height[scale] + y) * row_stride + x * field.plane_channels;
-        }
-    }
-    return corners;
-}
-
-// `N` channels at once, which are read in one access.
+// `N` numbers that are read in one access.
 template <int N, class T>
-struct alignas(N * sizeof(T)) Pack {
+struct alignas(N * sizeof(T)) Group {
     T part[N];
 };
 
+// All channels at one place, `N` at once; the planes lie `plane_stride` apart.
 template <int N, class T>
-__device__ void read_channels(const T* planes, const Corners& corners, int channels, float* input) {
+__device__ void read_channels(const T* planes, int64_t plane_stride, const PlaneCorners (&corners)[3], int channels,
+                              float* input) {
     for (int c = 0; c < channels; c += N) {
         float sum[N] = {};
-        for (int corner = 0; corner < 12; ++corner) {
-            const auto pack = *reinterpret_cast<const Pack<N, T>*>(planes + corners.offset[corner] + c);
-            for (int n = 0; n < N; ++n) sum[n] += corners.share[corner] * read(pack.part + n);
+        for (int p = 0; p < 3; ++p) {
+            for (int corner = 0; corner < 4; ++corner) {
+                const T* place = planes + p * plane_stride + corners[p].offset[corner] + c;
+                const auto group = *reinterpret_cast<const Group<N, T>*>(place);
+                for (int n = 0; n < N; ++n) sum[n] += corners[p].share[corner] * read(group.part + n);
+            }
         }
         for (int n = 0; n < N; ++n) input[c + n] = sum[n];
     }
@@ -102,11 +83,14 @@ __device__ void read_appearance(const S3dField& field, int64_t item, const SeenP
     const int channels = field.plane_channels;
     for (int s = 0; s < field.scales; ++s) {
         const T* planes = static_cast<const T*>(field.planes[s]) + item * field.plane_batch_stride[s];
-        const Corners corners = find_corners(field, s, place);
+        const int32_t height = field.plane_height[s], width = field.plane_width[s];
+        const int64_t row_stride = static_cast<int64_t>(width) * channels, plane_stride = row_stride * height;
+        PlaneCorners corners[3];
+        for (int p = 0; p < 3; ++p) corners[p] = locate_corners(place, p, height, width, row_stride, channels);
         if (channels % 4 == 0 && is_aligned<4>(planes)) {
-            read_channels<4>(planes, corners, channels, input + s * channels);
+            read_channels<4>(planes, plane_stride, corners, channels, input + s * channels);
         } else {
-            read_channels<1>(planes, corners, channels, input + s * channels);
+            read_channels<1>(planes, plane_stride, corners, channels, input + s * channels);
         }
     }
 }
@@ -134,7 +118,7 @@ __device__ void apply_rows(const float* weight, const float* bias, const float* 
         for (int v = 0; v < V; ++v) x[v] = from[i + v];
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const auto row = *reinterpret_cast<const Pack<V, float>*>(weight + n * inputs + i);
+            const auto row = *reinterpret_cast<const Group<V, float>*>(weight + n * inputs + i);
 #pragma unroll
             for (int v = 0; v < V; ++v) sum[n] += row.part[v] * x[v];
         }

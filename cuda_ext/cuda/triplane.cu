@@ -1,31 +1,15 @@
 #include "triplane.h"
 
 #include "launch.h"
+#include "plane_corners.h"
 
 namespace S3D_VARIANT {
 namespace {
 
 constexpr int QUAD = 4;  // channels of a thread
-constexpr float THIRD = 1.0f / 3.0f;
 
-// The four pixels around a point of one plane, by the strides in `lookup`, and their shares.
-struct PointCorners {
-    PlaneAxis<float> column, row;
-    int64_t offset[4];
-    float share[4];
-};
-
-__device__ PointCorners find_corners(const S3dTriplane& lookup, const float* position, int plane) {
-    PointCorners found;
-    found.column = locate_on_plane(position[column_axis(plane)], lookup.width);
-    found.row = locate_on_plane(position[row_axis(plane)], lookup.height);
-    for (int corner = 0; corner < 4; ++corner) {
-        const int64_t column = corner & 1 ? found.column.high : found.column.low;
-        const int64_t row = corner & 2 ? found.row.high : found.row.low;
-        found.offset[corner] = row * lookup.row_stride + column * lookup.column_stride;
-    }
-    share_corners(found.column.weight, found.row.weight, THIRD, found.share);
-    return found;
+__device__ PlaneCorners find_corners(const S3dTriplane& lookup, const float* position, int plane) {
+    return locate_corners(position, plane, lookup.height, lookup.width, lookup.row_stride, lookup.column_stride);
 }
 
 // Threads beside each other read channels beside each other.
@@ -50,7 +34,7 @@ __global__ void read_planes(S3dTriplane lookup) {
     const T* planes = static_cast<const T*>(lookup.planes) + part.item * lookup.batch_stride;
     float sum[QUAD] = {};
     for (int p = 0; p < 3; ++p) {
-        const PointCorners corners = find_corners(lookup, position, p);
+        const PlaneCorners corners = find_corners(lookup, position, p);
         for (int corner = 0; corner < 4; ++corner) {
             const T* pixel = planes + p * lookup.plane_stride + corners.offset[corner];
             for (int c = part.first; c < part.last; ++c) sum[c - part.first] += corners.share[corner] * read(pixel + c);
@@ -68,7 +52,7 @@ __global__ void add_planes_gradient(S3dTriplane dense) {
     const float* gradient = dense.output_gradient + point * dense.output_stride;
     float* planes = dense.planes_gradient + part.item * dense.batch_stride;
     for (int p = 0; p < 3; ++p) {
-        const PointCorners corners = find_corners(dense, dense.positions + point * 3, p);
+        const PlaneCorners corners = find_corners(dense, dense.positions + point * 3, p);
         for (int corner = 0; corner < 4; ++corner) {
             float* pixel = planes + p * dense.plane_stride + corners.offset[corner];
             for (int c = part.first; c < part.last; ++c) atomicAdd(pixel + c, corners.share[corner] * gradient[c]);
@@ -85,7 +69,7 @@ __global__ void add_positions_gradient(S3dTriplane lookup) {
     const float* gradient = lookup.output_gradient + point * lookup.output_stride;
     float* slope = lookup.positions_gradient + point * 3;
     for (int p = 0; p < 3; ++p) {
-        const PointCorners corners = find_corners(lookup, lookup.positions + point * 3, p);
+        const PlaneCorners corners = find_corners(lookup, lookup.positions + point * 3, p);
         const float column = corners.column.weight, row = corners.row.weight;
         const T* pixel[4];
         for (int corner = 0; corner < 4; ++corner) {

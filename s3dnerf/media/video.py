@@ -200,7 +200,7 @@ class _SoundTrack:
         self._rest = next(self._blocks, np.zeros((1, 0), np.float32))
         self._layout = LAYOUTS[len(self._rest)]
         self._container = container
-        # At these rates the other coder takes twice as long for a sound less like its source (19 dB in place of 48).
+        # At this rate the encoder's usual coder takes longer for a sound less like its source.
         self._stream = container.add_stream("aac", rate=SOUND_RATE, layout=self._layout, options={"aac_coder": "fast"})
         self._stream.bit_rate = 96000 * len(self._rest)
         self._samples = 0

@@ -13,9 +13,12 @@ import pytest
 import soundfile
 from PIL import Image
 
+import s3dnerf
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import SAMPLE_RATE, read_speech
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
+
+SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
 MakeFilm = Callable[..., None]
 Numbers = tuple[Callable[[int], np.ndarray], Callable[[np.ndarray], int]]
@@ -181,6 +184,14 @@ def test_sound_is_as_long_as_the_picture(tmp_path: Path, number_pictures: Number
         assert abs(float(stream.duration * stream.time_base) - 2.0) < 0.04
     assert probe_video(path).duration == pytest.approx(2.0)
     assert abs(len(read_speech(path)) - 2 * SAMPLE_RATE) < 640
+
+
+def test_sound_is_like_its_source(tmp_path: Path, number_pictures: Numbers) -> None:
+    speech = read_speech(SPEECH)[: 2 * SAMPLE_RATE]
+    write_numbers(tmp_path / "a.mp4", 50, number_pictures, audio=speech)
+    noise = read_speech(tmp_path / "a.mp4")[: len(speech)] - speech
+    # The encoder's usual coder comes to 19 dB.
+    assert 10.0 * np.log10(np.square(speech).mean() / np.square(noise).mean()) > 30.0
 
 
 def find_flash_and_beep(path: Path) -> tuple[float, float]:
