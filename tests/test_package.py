@@ -15,7 +15,7 @@ from s3dnerf.config import find_config
 PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
-    {"config", "errors", "media", "backend", "metrics", "precision"},
+    {"config", "errors", "interruption", "media", "backend", "metrics", "precision"},
     {"encoding", "rendering", "face"},
     {"models", "data"},
     {"training", "fitting", "pipeline"},

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s3dnerf.errors import UserError
+from s3dnerf.media.files import replace_folder_when_done
 
 STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
 
@@ -36,19 +37,15 @@ class TrainingState:
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
     """Write a checkpoint; the folder appears under its name only when it is complete."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    state.average.save_pretrained(part / MODEL)
     tensors: dict[str, Tensor] = {}
     for prefix, module in {"average": state.average, **state.modules}.items():
         tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
     for prefix, optimizer in state.optimizers.items():
         tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
-    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
-    (part / NUMBERS).write_text(json.dumps({"step": step}))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with replace_folder_when_done(folder) as part:
+        state.average.save_pretrained(part / MODEL)
+        save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
+        (part / NUMBERS).write_text(json.dumps({"step": step}))
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:

@@ -36,6 +36,8 @@ from s3dnerf.data.dataset import (
 )
 from s3dnerf.errors import UserError
 from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.interruption import defer_interrupts
+from s3dnerf.media.files import make_folder, refuse_inputs
 from s3dnerf.models.audio_encoder import AudioEncoder
 from s3dnerf.models.lip_sync import (
     LipSyncConfig,
@@ -49,7 +51,7 @@ from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.schedule import schedule
-from s3dnerf.training.trainer import choose_device, interruptible, seed_step
+from s3dnerf.training.trainer import choose_device, seed_step
 
 CHUNK = 64
 """Frames cropped or windows heard at once."""
@@ -239,8 +241,8 @@ class SyncTrainer:
         self.step = 0
 
     def run(self, resume: bool = False) -> None:
-        """Train to the last step; Ctrl-C saves a checkpoint and returns."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        """Train to the last step. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and are raised again."""
+        make_folder(self.run_dir)
         if resume and (latest := find_latest(self.checkpoints)):
             self.step = load_checkpoint(latest, self.state)
             self.average.n_averaged.fill_(self.step)
@@ -248,7 +250,7 @@ class SyncTrainer:
         train = self.config.train
         accuracies: list[float] = []
         bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
-        with SummaryWriter(self.run_dir / "log") as log, interruptible() as interrupted, bar:
+        with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
             while self.step < train.steps:
                 measures = self.update()
                 accuracies.append(measures.accuracy)
@@ -347,8 +349,10 @@ def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the folder holds another run, or there are too few clips.
     """
+    refuse_inputs(run_dir, [config.data.root])
     if not resume and find_latest(run_dir / "checkpoints"):
         raise UserError(run_dir, "holds a run already", "go on with it by --resume, or choose another --out")
+    make_folder(run_dir)
     trainer = SyncTrainer(config, run_dir, read_clips(config))
     trainer.run(resume)
     return find_latest(trainer.checkpoints)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +21,8 @@ from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceMesh
+from s3dnerf.interruption import defer_interrupts, ignore_signals
+from s3dnerf.media.files import make_folder, refuse_inputs
 from s3dnerf.models.lip_sync import load_discriminator
 from s3dnerf.models.s3dnerf import ModelConfig, Rendering, S3DNeRF, map_tensors
 from s3dnerf.precision import Precision, mixed_precision
@@ -130,8 +130,8 @@ class Trainer:
         self.step = 0
 
     def run(self, resume: bool) -> None:
-        """Train to the last step; Ctrl-C saves a checkpoint and returns."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        """Train to the last step. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and are raised again."""
+        make_folder(self.run_dir)
         latest = find_latest(self.checkpoints) if resume else None
         if latest is not None:
             self.step = load_checkpoint(latest, self.state)
@@ -141,7 +141,7 @@ class Trainer:
         if latest is None and train.mouth_steps > 0:
             self.learn_mouths()
         bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
-        with SummaryWriter(self.run_dir / "log") as log, interruptible() as interrupted, bar:
+        with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
             for batches in self.iterate_batches():
                 losses = self.update(batches)
                 self.step += 1
@@ -174,6 +174,7 @@ class Trainer:
             sampler=numbers,
             num_workers=self.config.data.workers,
             collate_fn=_keep,
+            worker_init_fn=_leave_signals,
             pin_memory=False,
         )
         group: list[Batch] = []
@@ -352,8 +353,10 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the folder holds another run, whose checkpoints would be mixed with those of this one.
     """
+    refuse_inputs(run_dir, [config.data.root, config.train.start])
     if not resume and find_latest(run_dir / "checkpoints"):
         raise UserError(run_dir, "holds a run already", "go on with it by --resume, or choose another --out")
+    make_folder(run_dir)
     trainer = Trainer(config, run_dir)
     trainer.run(resume)
     return find_latest(trainer.checkpoints)
@@ -436,21 +439,9 @@ def move(batch: Batch, device: torch.device) -> Batch:
     return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
 
 
-@contextmanager
-def interruptible() -> Iterator:
-    """Turn the first Ctrl-C into a flag that the loop reads, so that it can save; a second one stops at once."""
-    pressed = []
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _leave_signals(worker: int) -> None:
+    # A terminal or a scheduler signals all processes of a group; the main one decides when its workers end.
+    ignore_signals()
 
 
 def _keep(batch: Batch) -> Batch:

@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from s3dnerf.errors import UserError
+from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.training import S3DNeRFConfig, train
+from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.losses import weigh
 from s3dnerf.training.trainer import (
     Trainer,
     add_losses,
-    interruptible,
     make_model,
     make_optimizer,
     measure_psnr,
@@ -280,7 +281,9 @@ def test_resuming_is_exact(
     last = train(config, tmp_path / "whole")
     monkeypatch.undo()
     first_half = record_losses(monkeypatch, stop_at=3)
-    stopped = train(config, tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "broken")
+    stopped = find_latest(tmp_path / "broken" / "checkpoints")
     monkeypatch.undo()
     second_half = record_losses(monkeypatch)
     resumed = train(config, tmp_path / "broken", resume=True)
@@ -301,14 +304,19 @@ def test_ctrl_c_saves_and_leaves(
 ) -> None:
     record_losses(monkeypatch, stop_at=2)
     handler = signal.getsignal(signal.SIGINT)
-    checkpoint = train(make_config("--train.steps", "50"), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config("--train.steps", "50"), tmp_path)
+    checkpoint = find_latest(tmp_path / "checkpoints")
     assert checkpoint == tmp_path / "checkpoints" / "step_0000002"
     assert S3DNeRF.from_pretrained(str(checkpoint / "model")).config == make_config().model
     assert "continue with --resume" in "".join(capsys.readouterr())
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(drawn_clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_saves_and_leaves(
+    drawn_clips: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     words = (
         f"--config smoke.yaml --data.root {drawn_clips} --out {tmp_path} --train.steps 100000 --data.workers 1".split()
     )
@@ -321,18 +329,18 @@ def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(drawn_clips: Path, tm
             piece = process.stdout.read(1)
             assert piece, read
             read += piece
-        # What a terminal does: the signal goes to every process of the group.
-        os.killpg(process.pid, signal.SIGINT)
+        # As terminals and schedulers do: the signal goes to every process of the group.
+        os.killpg(process.pid, number)
         rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, read + rest
-    assert "continue with --resume" in rest and "last checkpoint: " in rest
+    assert process.returncode == 128 + number, read + rest
+    assert "continue with --resume" in rest
     assert "Traceback" not in read + rest
     # That of the learned mouth, and that of the step it was stopped at.
     assert len(list((tmp_path / "checkpoints").glob("step_*/model/model.safetensors"))) == 2
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
+def test_the_first_ctrl_c_is_deferred_and_the_second_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), defer_interrupts() as interrupted:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
