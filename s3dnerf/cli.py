@@ -7,6 +7,7 @@ the command that needs them, so that help and mistakes in the options are answer
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from s3dnerf import __version__
 from s3dnerf.errors import UserError
+from s3dnerf.interruption import Interrupted, raise_on_signals
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.benchmark import Table
@@ -30,17 +32,22 @@ FIT_STEPS = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command (`words`, or those the program was started with) and return the exit code.
 
-    0: done; 2: a UserError, printed as one line on the error stream; 130: interrupted with Ctrl-C.
+    0: done; 2: a UserError, printed as one line on the error stream; 130: interrupted with Ctrl-C; 128 + n: ended by
+    signal n.
     """
     try:
         options, settings = build_parser().parse_known_args(words)
         if settings and options.command not in ("train", "train-sync", "ablate"):
             raise UserError(f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them.")
         options.settings = settings
-        options.run(options)
+        with raise_on_signals():
+            options.run(options)
     except UserError as error:
         print(f"s3dnerf: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"s3dnerf: ended by {signal.Signals(interruption.number).name}", file=sys.stderr)
+        return 128 + interruption.number
     except KeyboardInterrupt:
         print("s3dnerf: interrupted", file=sys.stderr)
         return 130
@@ -155,7 +162,8 @@ def run_train(options: argparse.Namespace) -> None:
     import cv2
 
     from s3dnerf.backend import keep_freed_memory
-    from s3dnerf.config import load_config, show_options
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.media.files import refuse_inputs
     from s3dnerf.training import S3DNeRFConfig, train
 
     config = load_config(S3DNeRFConfig, options.config, options.settings)
@@ -166,6 +174,8 @@ def run_train(options: argparse.Namespace) -> None:
     # Before any worker process: one that inherits OpenCV's threads waits forever when it changes their number.
     cv2.setNumThreads(1)
     run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not options.resume:
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
     checkpoint = train(config, run_dir=run_dir, resume=options.resume)
     print(f"last checkpoint: {checkpoint}")
 
@@ -202,8 +212,9 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
 
 
 def run_train_sync(options: argparse.Namespace) -> None:
-    from s3dnerf.config import load_config, show_options
+    from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.evaluation.lip_sync import evaluate_discriminator, format_reports, write_offsets
+    from s3dnerf.media.files import check_output, refuse_inputs
     from s3dnerf.models.lip_sync import SHIPPED, load_discriminator
     from s3dnerf.training.lip_sync import SyncConfig, train_sync
 
@@ -212,10 +223,13 @@ def run_train_sync(options: argparse.Namespace) -> None:
         options.parser.print_help()
         show_options(SyncConfig, config, prog=options.parser.prog)
     run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not (options.resume or options.evaluate):
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
     if options.evaluate:
         model = load_discriminator(options.checkpoint or SHIPPED)
         print(format_reports(evaluate_discriminator(model, config.data.root, options.evaluate)))
     elif options.offsets:
+        check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)
     else:
         print(f"last checkpoint: {train_sync(config, run_dir=run_dir, resume=options.resume)}")
@@ -421,9 +435,12 @@ def show(tables: list[Table]) -> list[Table]:
 def run_benchmark(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.benchmark import measure_kernels, measure_render, write_json
     from s3dnerf.evaluation.training_speed import measure_training
+    from s3dnerf.media.files import check_output
 
     if not (options.kernels or options.render or options.train):
         raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or --train DIR.")
+    if options.json:
+        check_output(options.json, [options.image, options.audio], can_stream=True)
     tables = []
     if options.kernels:
         tables += show([measure_kernels(options.points, options.repeats, options.device)])

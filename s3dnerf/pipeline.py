@@ -43,8 +43,9 @@ from s3dnerf.media.audio import (
     stream_speech,
     stream_speech_windows,
 )
+from s3dnerf.media.files import is_stream
 from s3dnerf.media.image import resize_image
-from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
+from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, shrink
 from s3dnerf.precision import mixed_precision
@@ -97,6 +98,8 @@ class TalkingVideo:
     audio: Path
     timer: PhaseTimer
     start: Callable[[], Iterator[np.ndarray]]
+    inputs: tuple[Path, ...]
+    """Files that are read while frames are rendered, or were; none of them is overwritten."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
@@ -106,7 +109,12 @@ class TalkingVideo:
         return self.frames
 
     def save(self, path: str | Path, progress: bool = False) -> Path:
-        """Render into an mp4 with the speech as its sound; the file appears when it is complete."""
+        """Render into a video file with the speech as its sound; the file appears when it is complete.
+
+        Raises:
+            UserError: the output is one of the inputs, cannot be written, or its suffix names no format for videos.
+        """
+        check_video_output(path, self.inputs)
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
         # One thread encodes while the next frames are rendered; only a few frames wait for it.
         with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
@@ -246,7 +254,8 @@ class TalkingHeadPipeline:
                 else:
                     yield frame if len(frame) == size else resize_image(frame, size)
 
-        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, start)
+        inputs = [Path(image), Path(audio), *([] if pose in ("static", "idle") else [Path(pose)])]
+        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, start, tuple(inputs))
 
     def reenact(
         self,
@@ -412,6 +421,7 @@ def render(
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory."""
     begin = time.perf_counter()
+    check_video_output(out, [image, audio, *([] if pose in ("static", "idle") else [pose])])
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
     loading = time.perf_counter() - begin
     video = pipeline(
@@ -430,7 +440,9 @@ def render(
     total = time.perf_counter() - begin
     print(
         f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
-        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB"
+        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB",
+        # Where the video itself goes down a pipe, that may be the standard output.
+        file=sys.stderr if is_stream(out) else sys.stdout,
     )
     return Path(out)
 

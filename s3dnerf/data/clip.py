@@ -14,8 +14,6 @@ Landmarks are stored in steps of 1 / 4096 of half the crop's side, as difference
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -33,6 +31,7 @@ from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmentation
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
+from s3dnerf.media.files import replace_folder_when_done
 from s3dnerf.media.video import VideoWriter, read_frames
 
 FORMAT_VERSION = 3
@@ -102,18 +101,12 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
     640 samples a frame, or None. Raises ValueError when the number of frames is another, UserError when mediapipe,
     which tells person and background apart, is missing.
     """
-    part = clip.path.with_name(f".{clip.path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with replace_folder_when_done(clip.path) as part:
         _write_pictures(part, clip, frames)
         if speech is not None:
             write_flac(part / SPEECH_FILE, fit_speech(speech, clip.frames))
         np.savez_compressed(part / TRACK_FILE, **_pack_track(clip))
         _write_info(part / INFO_FILE, clip, speech is not None)
-        os.rename(part, clip.path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_clip(folder: str | Path) -> Clip:

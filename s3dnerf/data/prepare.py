@@ -30,7 +30,7 @@ from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.registration import SIDE, register_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_speech
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import check_output, make_folder, refuse_inputs, replace_when_done
 from s3dnerf.media.video import probe_video, stream_frames
 
 LONGEST_GAP = 5
@@ -80,8 +80,12 @@ def prepare_videos(
     face tracker is missing or `out` cannot be written.
     """
     out = Path(out)
+    # Clips among the videos would be prepared again by the next run.
+    for folder in (out, *out.resolve().parents):
+        refuse_inputs(folder, [videos])
+    check_output(out / REPORT_FILE, [manifest])
     entries = find_videos(Path(videos), None if manifest is None else Path(manifest))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     report = PrepareReport()
     known = {failure.id: failure for failure in _read_failures(out) if failure.reason != DIED}
     todo = []

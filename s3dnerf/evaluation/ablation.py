@@ -20,9 +20,10 @@ from tqdm import tqdm
 from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
+from s3dnerf.evaluation.report import REPORT_FILES
 from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
 from s3dnerf.evaluation.tables import COLUMNS, ROW_TITLES, Column, format_score, jsonable_scores, write_number
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import check_output, refuse_inputs, replace_when_done
 from s3dnerf.training import S3DNeRFConfig, train
 from s3dnerf.training.checkpoint import find_latest, read_step
 
@@ -141,12 +142,8 @@ class AblationReport:
 
     def save(self, out: Path) -> None:
         """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
-        texts = {
-            "table.md": self._format_markdown(),
-            "table.csv": self._format_csv(),
-            "report.json": self._format_json(),
-        }
-        for name, text in texts.items():
+        texts = self._format_markdown(), self._format_csv(), self._format_json()
+        for name, text in zip(REPORT_FILES, texts, strict=True):
             with replace_when_done(out / name) as temporary:
                 temporary.write_text(text, "utf-8")
 
@@ -215,6 +212,9 @@ def run_ablation(
     if len(set(seeds)) < 2:
         raise UserError("seeds", "there is no spread with fewer than two", "Give two or more different ones.")
     find_clips(protocol.clips, protocol.manifest, protocol.split)
+    refuse_inputs(out, [protocol.clips])
+    for name in REPORT_FILES:
+        check_output(out / name, [protocol.manifest])
     report.reference = measure_reference(out / "reference", protocol)
     # Seed by seed: a comparison is there as soon as possible.
     runs = [(seed, name) for seed in seeds for name in configs]

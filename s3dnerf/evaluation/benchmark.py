@@ -92,7 +92,7 @@ def describe_machine() -> dict[str, Any]:
 def write_json(path: Path, tables: list[Table]) -> None:
     """Write tables, and the machine they were measured on, to a JSON file."""
     content = {"machine": describe_machine(), "tables": {table.title: table.rows for table in tables}}
-    with replace_when_done(path) as temporary:
+    with replace_when_done(path, can_stream=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 

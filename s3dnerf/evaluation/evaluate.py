@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
-from s3dnerf.evaluation.report import EvaluationReport
+from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport
 from s3dnerf.evaluation.rows import MIN_FRAMES, MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
 from s3dnerf.evaluation.weights_folder import FoundWeights, find_weights
+from s3dnerf.media.files import check_output, refuse_inputs
 from s3dnerf.media.image import write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
 
@@ -56,6 +57,8 @@ def evaluate_clips(
     """
     clips, out, rows = Path(clips), Path(out), tuple(rows)
     _check_settings(clips, out, rows, max_frames)
+    for name in REPORT_FILES:
+        check_output(out / name, [manifest])
     videos = find_clips(clips, manifest, split)
     weights = find_weights(weights_folder)
     judge, lip_sync = _load_judge(weights, device), _load_lip_sync(device)
@@ -139,8 +142,8 @@ def _check_settings(clips: Path, out: Path, rows: Sequence[str], max_frames: int
         raise UserError("rows", f"{', '.join(unknown) or 'none given'}", f"Choose from: {', '.join(ROWS)}.")
     if max_frames is not None and max_frames < MIN_FRAMES:
         raise UserError("max-frames", f"{max_frames} is too few", f"Use {MIN_FRAMES} or more.")
-    if out.resolve() == clips.resolve():
-        raise UserError(out, "is the folder of the clips, which would be overwritten", "Choose another --out.")
+    for folder in (out, *(out / "rows" / row for row in rows)):
+        refuse_inputs(folder, [clips])
 
 
 def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -> Reenactor:

@@ -269,7 +269,10 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
                 offset, margin = find_own_offset(compare_clip(model, clip, trainer.device).cpu())
             name = clip.track.clip.id
             rows.append((name, offset + known.get(name, 0), f"{margin:.4f}", clip.track.clip.frames))
-    with replace_when_done(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replace_when_done(path, can_stream=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file).writerows([("id", "offset", "margin", "frames"), *sorted(rows)])
 
 

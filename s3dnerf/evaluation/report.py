@@ -9,6 +9,8 @@ from s3dnerf.evaluation.scores import Scores, average_scores
 from s3dnerf.evaluation.tables import format_csv, format_json, format_markdown, format_markdown_table, list_missing
 from s3dnerf.media.files import replace_when_done
 
+REPORT_FILES = ("table.md", "table.csv", "report.json")
+
 
 @dataclass
 class EvaluationReport:
@@ -41,12 +43,12 @@ class EvaluationReport:
 
     def save(self, out: Path) -> None:
         """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
-        texts = {
-            "table.md": format_markdown(self.means, self.clips, self._list_notes()),
-            "table.csv": format_csv(self.means, self.clips),
-            "report.json": format_json(self.means, self.clips, self.settings, self.skipped, self.missing),
-        }
-        for name, text in texts.items():
+        texts = (
+            format_markdown(self.means, self.clips, self._list_notes()),
+            format_csv(self.means, self.clips),
+            format_json(self.means, self.clips, self.settings, self.skipped, self.missing),
+        )
+        for name, text in zip(REPORT_FILES, texts, strict=True):
             with replace_when_done(out / name) as temporary:
                 temporary.write_text(text, "utf-8")
 

@@ -1,17 +1,27 @@
-"""Files that are either complete or not there."""
+"""Input and output files. An output is either complete or absent, and no input is ever overwritten."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s3dnerf.errors import UserError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+try:
+    import fcntl
+except ImportError:  # Windows: an open file cannot be removed there, so no lock is needed.
+    fcntl = None
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_MAX_STEM = 60
+"""Characters of a name that a part file keeps: names may be as long as the file system allows."""
 
 
 def require_file(path: str | Path, kind: str) -> Path:
@@ -20,43 +30,224 @@ def require_file(path: str | Path, kind: str) -> Path:
     `kind` names what was expected, for the message ("image", "speech", "video").
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(path, f"is a folder, not {_with_article(kind)} file", "Name one file inside it.")
-    if not path.is_file():
-        raise UserError(path, "does not exist", f"Check the name of the {kind} file.")
+    try:
+        if path.is_dir():
+            raise UserError(path, f"is a folder, not {_with_article(kind)} file", "Name one file inside it.")
+        if not path.is_file():
+            # is_file is silent about names that the file system cannot hold.
+            os.stat(path)
+            raise UserError(path, f"is not a regular file, so it is not read as {kind}", "Copy it to a file first.")
+    except FileNotFoundError:
+        raise UserError(path, "does not exist", f"Check the name of the {kind} file.") from None
+    except (OSError, ValueError) as error:
+        raise _explain(path, error) from None
     if not os.access(path, os.R_OK):
         raise UserError(path, "may not be read", "Give yourself permission to read it.")
     return path
 
 
-@contextmanager
-def replace_when_done(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffix, that becomes `path` when the block ends well.
+def is_stream(path: str | Path) -> bool:
+    """Whether `path` is a pipe or a character device, such as the standard output: data goes in, nothing is replaced.
 
-    Missing parent folders are made. If the block raises (Ctrl-C included) the temporary file is deleted and
-    a file that was at `path` before stays as it was. Raises UserError if the place cannot be written or is
-    full.
+    Raises UserError if `path` cannot be looked up, is a block device or is a socket.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise _explain(Path(path), error) from None
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        kind = "block device" if stat.S_ISBLK(mode) else "socket"
+        raise UserError(path, f"is a {kind}, which is not written to", "Choose a file name.")
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), can_stream: bool = False) -> None:
+    """Refuse an output before any work is done: one that is an input, or a place that cannot be written.
+
+    Nothing is created. Links and other spellings of the same file are seen through.
+
+    Args:
+        path: the output file.
+        inputs: files and folders that are read; None and missing ones are passed over.
+        can_stream: whether its format can be written to a pipe or a device.
+
+    Raises:
+        UserError: the output cannot be written, or is one of the inputs.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
+    refuse_inputs(path, inputs)
+    if is_stream(path):
+        if not can_stream:
+            raise UserError(
+                path, "is a pipe or a device, to which this format cannot be written", "Choose a file name."
+            )
+        return
+    target = _find_target(path)
+    folder = target.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(folder, "is not a folder", "Choose another folder for the output.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(folder, "may not be written to", "Choose another folder.")
+
+
+def refuse_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise UserError if an output file or folder is one of the inputs, also by a link or another spelling."""
+    for source in inputs:
+        # Names that cannot be looked up are no file that could be lost.
+        with suppress(OSError, ValueError):
+            if source is not None and os.path.samefile(output, source):
+                raise UserError(
+                    output, f"is also an input ({source}), which would be overwritten", "Choose another name."
+                )
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder for outputs, with those above it, and return its path. Raises UserError if that fails."""
+    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(path.parent, f"cannot be made: {error.strerror}", "Choose another folder.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(path.parent, "may not be written to", "Choose another folder.")
-    temporary = path.with_name(f".{path.stem[:80]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(path, "is a file, so no folder can be made there", "Choose another folder.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"cannot be made: {_reason(error)}", "Choose another folder.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(path, "may not be written to", "Choose another folder.")
+    return path
+
+
+@contextmanager
+def replace_when_done(path: str | Path, can_stream: bool = False) -> Iterator[Path]:
+    """Yield the path of a part file that becomes `path` when the block ends without an error.
+
+    The part file is hidden, has the same suffix and is in the same folder. Missing folders are made. If the block
+    raises (Ctrl-C included) the part file is removed, and a file that was at `path` before stays as it was. A symbolic
+    link stays, and the file that it points to is replaced. What earlier runs left for the same output, because they
+    were killed, is removed; part files of runs that are still alive stay.
+
+    A pipe or a character device is not replaced: with `can_stream` its own path is yielded.
+
+    Raises:
+        UserError: the place cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    check_output(path, can_stream=can_stream)
+    if is_stream(path):
+        with _explain_disk_errors(path):
+            yield path
+        return
+    target = _find_target(path)
+    make_folder(target.parent)
+    _remove_leftovers(target)
+    part = _name_part(target)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _explain_disk_errors(path):
+            part.touch(exist_ok=False)
+            with _locked(part):
+                yield part
+                os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder_when_done(folder: str | Path) -> Iterator[Path]:
+    """Yield a new hidden folder that becomes `folder` when the block ends without an error.
+
+    A folder of that name is replaced then. Leftovers and errors are handled as by :func:`replace_when_done`.
+    """
+    folder = Path(folder)
+    make_folder(folder.parent)
+    _remove_leftovers(folder)
+    part, old = _name_part(folder), _name_part(folder)
+    try:
+        with _explain_disk_errors(folder):
+            part.mkdir()
+            with _locked(part):
+                yield part
+                if folder.exists():
+                    os.rename(folder, old)
+                os.rename(part, folder)
+    finally:
+        # The old folder is only gone once the new one is in its place.
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _find_target(path: Path) -> Path:
+    """The file that is replaced: symbolic links are followed, also those that point to nothing yet."""
+    try:
+        if path.is_dir():
+            raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
+        os.lstat(path.parent / path.name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise _explain(path, error) from None
+    return Path(os.path.realpath(path))
+
+
+def _name_part(target: Path) -> Path:
+    return target.with_name(f".{target.stem[:_MAX_STEM]}.{uuid.uuid4().hex[:8]}.part{target.suffix}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove part files and folders of this output that no living process holds locked."""
+    if fcntl is None:
+        return
+    pattern = re.compile(rf"\.{re.escape(target.stem[:_MAX_STEM])}\.([0-9a-f]{{8}}\.)?part{re.escape(target.suffix)}")
+    for name in os.listdir(target.parent):
+        if not pattern.fullmatch(name):
+            continue
+        leftover = target.with_name(name)
+        # Another process may remove it, or finish it, at the same moment.
+        with suppress(OSError), _locked(leftover):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file or folder, which the system lets go of when this process ends. OSError if it is held."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explain_disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise UserError(path, "was closed by its reader", "Keep the reader open to the end.") from error
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _DISK_ERRORS:
             raise
         reason = f"cannot be written ({os.strerror(error.errno)})"
         raise UserError(path, reason, "Free some space, or choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _explain(path: Path, error: OSError | ValueError) -> UserError:
+    return UserError(str(path)[:200], f"cannot be used: {_reason(error)}", "Choose another name.")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "its symbolic links form a loop"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _with_article(noun: str) -> str:

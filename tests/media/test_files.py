@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from s3dnerf.errors import UserError
-from s3dnerf.media.files import replace_when_done, require_file
+from s3dnerf.media.files import (
+    check_output,
+    make_folder,
+    replace_folder_when_done,
+    replace_when_done,
+    require_file,
+)
 
 
 def test_new_content_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -59,5 +70,130 @@ def test_folders_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"), replace_when_done(tmp_path / "file" / "a.txt"):
+    with pytest.raises(UserError, match="is not a folder"), replace_when_done(tmp_path / "file" / "a.txt"):
         pass
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "a.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    link.symlink_to("real/a.txt")
+    with replace_when_done(link) as part:
+        part.write_text("new")
+        assert part.parent == target.parent
+    assert link.is_symlink() and target.read_text() == "new"
+    assert list((tmp_path / "real").iterdir()) == [target]
+
+
+def test_a_dangling_link_gets_its_target_and_a_loop_is_refused(tmp_path: Path) -> None:
+    dangling, loop = tmp_path / "dangling", tmp_path / "loop"
+    dangling.symlink_to("target")
+    loop.symlink_to("loop")
+    with replace_when_done(dangling) as part:
+        part.write_text("new")
+    assert dangling.is_symlink() and (tmp_path / "target").read_text() == "new"
+    with pytest.raises(UserError, match="loop"), replace_when_done(loop):
+        pass
+    assert loop.is_symlink()
+
+
+def test_a_pipe_is_written_into_where_the_format_allows_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(pipe.read_text)
+        with replace_when_done(pipe, can_stream=True) as path:
+            path.write_text("through the pipe")
+        assert read.result(timeout=10) == "through the pipe"
+    with pytest.raises(UserError, match="pipe or a device"), replace_when_done(pipe):
+        pass
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+def test_a_device_is_written_into_and_a_block_device_is_refused(tmp_path: Path) -> None:
+    null, disk = tmp_path / "null", tmp_path / "disk"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        os.mknod(disk, stat.S_IFBLK | 0o600, os.makedev(7, 200))
+        with replace_when_done(null, can_stream=True) as path:
+            path.write_text("gone")
+    except PermissionError:
+        pytest.skip("device nodes cannot be made or opened here")
+    assert stat.S_ISCHR(null.stat().st_mode)
+    with pytest.raises(UserError, match="block device"), replace_when_done(disk, can_stream=True):
+        pass
+    assert stat.S_ISBLK(disk.stat().st_mode)
+
+
+def test_a_reader_that_leaves_ends_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="closed by its reader"), replace_when_done(tmp_path / "a"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_an_input_is_no_output_under_any_name(tmp_path: Path) -> None:
+    source = tmp_path / "speech.wav"
+    source.write_text("precious")
+    (tmp_path / "link.wav").symlink_to(source)
+    os.link(source, tmp_path / "hard.wav")
+    (tmp_path / "folder").mkdir()
+    for name in ("speech.wav", "link.wav", "hard.wav", "folder/../speech.wav"):
+        with pytest.raises(UserError, match="is also an input"):
+            check_output(tmp_path / name, [None, tmp_path / "absent", source])
+    check_output(tmp_path / "new.wav", [source])
+    assert source.read_text() == "precious"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "a.txt", tmp_path / ("n" * 300), tmp_path / "a\0b", tmp_path):
+        with pytest.raises(UserError):
+            check_output(path)
+    check_output(tmp_path / "deep" / "er" / "a.txt")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_what_a_killed_run_left_is_removed_but_not_what_a_living_one_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    code = (
+        "import sys, time\nfrom s3dnerf.media.files import replace_when_done\n"
+        "with replace_when_done(sys.argv[1]) as part:\n"
+        "    part.write_text('half'); print(part, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as other:
+        part = Path(other.stdout.readline().strip())
+        with replace_when_done(path) as mine:
+            mine.write_text("mine")
+        assert part.read_text() == "half"
+        other.kill()
+    assert part.exists()
+    stranger = tmp_path / ".b.00000000.part.txt"
+    stranger.write_text("another output's")
+    with replace_when_done(path) as mine:
+        mine.write_text("new")
+    assert sorted(tmp_path.iterdir()) == [stranger, path]
+
+
+def test_folders_appear_when_they_are_complete_and_replace_older_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    for content in ("first", "second"):
+        with replace_folder_when_done(folder) as part:
+            (part / "a.txt").write_text(content)
+    assert (folder / "a.txt").read_text() == "second"
+    with pytest.raises(RuntimeError), replace_folder_when_done(folder) as part:
+        (part / "a.txt").write_text("third")
+        raise RuntimeError
+    (tmp_path / ".clip.part").mkdir()  # as a killed run of an earlier version left it
+    with replace_folder_when_done(tmp_path / "clip") as part:
+        (part / "a.txt").write_text("fourth")
+    assert (folder / "a.txt").read_text() == "fourth"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_no_folder_is_made_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="is a file"):
+        make_folder(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -15,8 +18,8 @@ from PIL import Image
 
 import s3dnerf
 from s3dnerf.errors import UserError
-from s3dnerf.media.audio import SAMPLE_RATE, read_speech
-from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
+from s3dnerf.media.audio import FPS, SAMPLE_RATE, read_speech
+from s3dnerf.media.video import VIDEO_FORMATS, VideoWriter, probe_video, read_frames, stream_frames
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
@@ -268,9 +271,10 @@ def test_writer_refuses_what_it_cannot_write(tmp_path: Path, number_pictures: Nu
         pass
     with pytest.raises(ValueError, match="expected uint8"), VideoWriter(path, SIZE) as writer:
         writer.write(np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(UserError, match="is a folder"), VideoWriter(tmp_path / "in", SIZE):
+    (tmp_path / "in.mp4").mkdir()
+    with pytest.raises(UserError, match="is a folder"), VideoWriter(tmp_path / "in.mp4", SIZE):
         pass
-    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "in.mp4"]
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
@@ -358,3 +362,54 @@ def test_real_clip_keeps_frames_and_sound_in_step(shared_data: Path, tmp_path: P
     middle = info.frames // 2
     pictures = [read_frames(path, [middle])[0].astype(int) for path in (source, tmp_path / "a.mp4")]
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
+
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+
+
+def make_click() -> np.ndarray:
+    """Two seconds of silence with a click at one second, when the picture turns white."""
+    speech = np.zeros(2 * SAMPLE_RATE, np.float32)
+    speech[SAMPLE_RATE : SAMPLE_RATE + 400] = 0.8 * np.sin(0.5 * np.arange(400))
+    return speech
+
+
+def write_flash(path: Path) -> None:
+    with VideoWriter(path, (64, 64), audio=make_click(), preset="ultrafast") as writer:
+        for index in range(50):
+            writer.write(np.full((64, 64, 3), 255 if index >= FPS else 0, np.uint8))
+
+
+@pytest.mark.parametrize("suffix", VIDEO_FORMATS)
+def test_the_suffix_chooses_the_container_and_sound_stays_in_step(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"flash{suffix}"
+    write_flash(path)
+    with av.open(str(path)) as container:
+        assert CONTAINERS[suffix] in container.format.name
+        codecs = {stream.codec_context.name for stream in container.streams}
+    assert codecs == ({"libvpx-vp9", "opus"} if suffix == ".webm" else {"h264", "aac"}) or codecs == {"vp9", "opus"}
+    pictures = list(stream_frames(path))
+    assert [index for index, picture in enumerate(pictures) if picture.mean() > 128] == list(range(FPS, 50))
+    assert probe_video(path).duration == pytest.approx(2.0, abs=0.05)
+    onset = np.flatnonzero(np.abs(read_speech(path)) > 0.3)[0]
+    assert onset == pytest.approx(SAMPLE_RATE, abs=16)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.avi", "a", "a.mp4.bak"])
+def test_other_suffixes_are_refused_with_those_that_can_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"\.mp4, \.m4v, \.mov, \.mkv, \.webm"):
+        VideoWriter(tmp_path / name, SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.mkv", "pipe.webm"])
+def test_a_pipe_carries_a_video_as_it_is_made(tmp_path: Path, name: str) -> None:
+    pipe, copy = tmp_path / name, tmp_path / "copy.bin"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(lambda: copy.write_bytes(pipe.read_bytes()))
+        write_flash(pipe)
+        done.result(timeout=20)
+    assert len(list(stream_frames(copy))) == 50
+    assert np.flatnonzero(np.abs(read_speech(copy)) > 0.3)[0] == pytest.approx(SAMPLE_RATE, abs=16)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
