@@ -29,7 +29,7 @@ from s3dnerf.face.lips import average_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.registration import SIDE, register_head
-from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_speech
+from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
 from s3dnerf.media.files import check_output, make_folder, refuse_inputs, replace_when_done
 from s3dnerf.media.video import probe_video, stream_frames
 
@@ -286,7 +286,7 @@ def _find_speech(entry: VideoEntry, has_audio: bool) -> np.ndarray | None:
     beside = entry.path.with_suffix(".wav")
     if entry.silent or not (has_audio or beside.is_file()):
         return None
-    speech = read_speech(beside if beside.is_file() else entry.path)
+    speech = read_clean_speech(beside if beside.is_file() else entry.path)
     level = measure_level([speech])
     return speech if level.active_rms > SILENCE_RMS else None
 

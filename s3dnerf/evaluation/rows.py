@@ -23,7 +23,7 @@ from s3dnerf.evaluation.contact_sheet import FACE_SIDE, choose_moments, draw_cli
 from s3dnerf.evaluation.scores import Measurement, Scores, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
-from s3dnerf.media.audio import FPS, read_speech
+from s3dnerf.media.audio import FPS, read_clean_speech
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ClipJob:
         moments = choose_moments(track)
         wanted = set(moments.tolist())
         real = [frame for index, frame in enumerate(self._stream_real()) if index in wanted]
-        speech = read_speech(sound)
+        speech = read_clean_speech(sound)
         studied = self.judge.study(self._stream_real(), track, speech) if self.judge else None
         measured: dict[str, Measurement] = {}
         for row in rows:

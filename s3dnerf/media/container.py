@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -20,6 +22,9 @@ _CURES = {
     "speech": "Use a recording such as WAV, MP3, M4A, FLAC or OGG, or a video with sound.",
     "video": "Use a video such as MP4, MOV, MKV or WebM.",
 }
+
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -70,6 +75,18 @@ def find_video_stream(container: InputContainer) -> VideoStream | None:
         if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
             return stream
     return None
+
+
+def find_sound_stream(container: InputContainer, path: str | Path) -> AudioStream:
+    """The sound track marked as default, or the one that FFmpeg would play. Raises UserError if there is none."""
+    tracks = container.streams.audio
+    if not tracks:
+        raise UserError(path, "has no sound", "Use a recording, or a video with a sound track.")
+    marked = [track for track in tracks if track.disposition & Disposition.default]
+    chosen = marked[0] if marked else container.streams.best("audio")
+    if len(tracks) > 1:
+        log.info("%s has %d sound tracks; number %d is used", path, len(tracks), tracks.index(chosen) + 1)
+    return chosen
 
 
 def find_start_time(path: str | Path, kind: str) -> float | None:

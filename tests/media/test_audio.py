@@ -9,8 +9,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 from PIL import Image
 
+import s3dnerf
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import (
     SAMPLE_RATE,
@@ -22,6 +24,7 @@ from s3dnerf.media.audio import (
     cut_speech_window,
     measure_level,
     read_speech,
+    remove_rumble,
     speech_gain,
     stream_sound,
     stream_speech,
@@ -103,16 +106,77 @@ def test_sine_keeps_frequency_and_phase(tmp_path: Path, make_film: Callable[...,
 
 
 def test_two_different_channels_are_averaged(tmp_path: Path) -> None:
-    left, right = sweep(SAMPLE_RATE), 0.1 * np.ones(round(SECONDS * SAMPLE_RATE))
+    left, right = sweep(SAMPLE_RATE), 0.3 * np.sin(0.2 * np.arange(round(SECONDS * SAMPLE_RATE)))
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), SAMPLE_RATE, subtype="FLOAT")
     np.testing.assert_allclose(read_speech(tmp_path / "a.wav"), (left + right) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [3, 6])
-def test_many_channels_become_one(tmp_path: Path, channels: int) -> None:
-    sound = np.repeat(sweep(SAMPLE_RATE)[:, None], channels, axis=1)
+@pytest.mark.parametrize(("channels", "centre"), [(6, 2), (8, 2)])
+def test_what_is_in_the_centre_keeps_its_level(tmp_path: Path, channels: int, centre: int) -> None:
+    sound = np.zeros((round(SECONDS * SAMPLE_RATE), channels))
+    sound[:, centre] = sweep(SAMPLE_RATE)
     soundfile.write(tmp_path / "a.wav", sound, SAMPLE_RATE, subtype="FLOAT")
     np.testing.assert_allclose(read_speech(tmp_path / "a.wav"), sweep(SAMPLE_RATE), atol=1e-6)
+    stereo = np.concatenate(list(stream_sound(tmp_path / "a.wav", SAMPLE_RATE)), axis=1)
+    np.testing.assert_allclose(stereo, np.sqrt(0.5) * np.stack([sweep(SAMPLE_RATE)] * 2), atol=1e-6)
+
+
+def test_opposite_channels_do_not_cancel(tmp_path: Path) -> None:
+    speech, noise = (
+        sweep(SAMPLE_RATE),
+        0.05 * np.random.default_rng(0).standard_normal((2, round(SECONDS * SAMPLE_RATE))),
+    )
+    soundfile.write(tmp_path / "a.wav", np.stack([speech, -speech], axis=1), SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_speech(tmp_path / "a.wav"), speech, atol=1e-6)
+    soundfile.write(tmp_path / "b.wav", (np.stack([speech, -speech]) + noise).T, SAMPLE_RATE, subtype="FLOAT")
+    assert np.corrcoef(read_speech(tmp_path / "b.wav"), speech)[0, 1] > 0.99
+
+
+def test_a_silent_channel_does_not_halve_the_other(tmp_path: Path) -> None:
+    speech = sweep(SAMPLE_RATE)
+    soundfile.write(tmp_path / "a.wav", np.stack([0 * speech, speech], axis=1), SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_speech(tmp_path / "a.wav"), speech, atol=1e-6)
+
+
+@pytest.mark.parametrize("default", [None, 1])
+def test_the_default_track_is_heard(tmp_path: Path, default: int | None) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        tracks = [container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono") for _ in range(2)]
+        for number, track in enumerate(tracks):
+            track.disposition = Disposition.default if number == default else Disposition(0)
+        for number, track in enumerate(tracks):
+            frame = av.AudioFrame.from_ndarray(np.full((1, SAMPLE_RATE), 8000 * number, np.int16), "s16", "mono")
+            frame.sample_rate = SAMPLE_RATE
+            container.mux(track.encode(frame))
+    assert np.abs(read_speech(tmp_path / "a.mkv")).max() == (0.0 if default is None else 8000 / 32768)
+
+
+def measure_gain(hertz: float) -> float:
+    tone = np.sin(2 * np.pi * hertz * np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
+    clean = np.concatenate(list(remove_rumble(np.split(tone, 50))))
+    return 20 * np.log10(clean[SAMPLE_RATE:].std() / tone[SAMPLE_RATE:].std())
+
+
+def test_rumble_is_removed_and_speech_is_not() -> None:
+    assert measure_gain(3.0) < -44
+    assert measure_gain(12.0) < -20
+    assert abs(measure_gain(100.0)) < 0.12
+    assert abs(measure_gain(1000.0)) < 0.01
+    sound = sweep(SAMPLE_RATE).astype(np.float32)
+    clean = np.concatenate(list(remove_rumble([sound])))
+    assert abs(find_shift(clean, sound)) <= 1
+
+
+def test_an_offset_is_removed_without_a_click_whatever_the_blocks() -> None:
+    offset = np.full(SAMPLE_RATE, 0.7, np.float32)
+    for size in (37, 800, 5000):
+        blocks = [offset[first : first + size] for first in range(0, SAMPLE_RATE, size)]
+        assert np.abs(np.concatenate(list(remove_rumble(blocks)))).max() < 1e-6
+    speech = read_speech(Path(s3dnerf.__file__).parent / "assets" / "speech.wav")[: 2 * SAMPLE_RATE]
+    plain, shifted = (np.concatenate(list(remove_rumble([sound]))) for sound in (speech, speech + np.float32(0.4)))
+    np.testing.assert_allclose(shifted, plain, atol=1e-5)
+    assert list(remove_rumble([])) == []
+    assert len(np.concatenate(list(remove_rumble([speech[:10]])))) == 10
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
