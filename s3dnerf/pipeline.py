@@ -8,6 +8,7 @@ video.save("talking.mp4")
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from s3dnerf.data.prepare import follow_head, track_video
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, fit_head_pose
-from s3dnerf.face.crop import choose_crop, paste_crop
+from s3dnerf.face.crop import choose_crop, fit_picture, paste_crop
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion, turn_head
@@ -40,7 +41,7 @@ from s3dnerf.media.audio import (
     count_frames,
     measure_level,
     speech_gain,
-    stream_speech,
+    stream_clean_speech,
     stream_speech_windows,
 )
 from s3dnerf.media.files import is_stream
@@ -64,10 +65,15 @@ BATCH = {"cpu": 4, "cuda": 16}
 """Frames rendered at once: as many as caches hold, and so many that a GPU works longer than Python needs to ask it."""
 FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
+LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
+"""Most pixels a side and in all of a whole picture: those of H.264 at level 5.1, which players take."""
 MIN_SIZE = 16
 """Smallest side of the frames in pixels."""
 FARTHEST_TURN = 40.0
 """Degrees; beyond, most of what would be seen is not in the photograph."""
+
+
+log = logging.getLogger(__name__)
 
 
 class PhaseTimer:
@@ -230,7 +236,7 @@ class TalkingHeadPipeline:
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
-            level = measure_level(stream_speech(audio))
+            level = measure_level(stream_clean_speech(audio))
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
@@ -238,9 +244,15 @@ class TalkingHeadPipeline:
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             backdrop = self.make_backdrop(found, identity, color)
+        picture, box = found.picture, found.crop
+        if framing == "picture":
+            picture, box = fit_picture(picture, box, LARGEST_SIDE, MOST_PIXELS)
+            if picture is not found.picture:
+                sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (found.picture, picture)]
+                log.warning("%s: %s pixels are more than video players take; the video has %s", image, *sizes)
 
         size = size or self.model.config.image_size
-        height, width = found.picture.shape[:2]
+        height, width = picture.shape[:2]
         shape = (width, height) if framing == "picture" else (size, size)
 
         def start() -> Iterator[np.ndarray]:
@@ -250,7 +262,7 @@ class TalkingHeadPipeline:
             rendered = self.render_frames(identity, motion, poses(), eyes, timer, backdrop)
             for frame in rendered:
                 if framing == "picture":
-                    yield paste_crop(found.picture, frame, found.crop)
+                    yield paste_crop(picture, frame, box)
                 else:
                     yield frame if len(frame) == size else resize_image(frame, size)
 
@@ -294,7 +306,7 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         backdrop = self.make_backdrop(found, identity)
         sound = audio or video
-        motion = self.hear(identity, sound, speech_gain(measure_level(stream_speech(sound))))
+        motion = self.hear(identity, sound, speech_gain(measure_level(stream_clean_speech(sound))))
         # A picture may outlast its sound by a few frames: the mouth stays as it was.
         heard = (motion[min(index, len(motion) - 1)] for index in range(len(pose)))
         if freeze_mouth:
@@ -354,7 +366,7 @@ class TalkingHeadPipeline:
 
         They take half a kilobyte a frame, so that an hour of speech fits in 50 MB.
         """
-        windows = stream_speech_windows(stream_speech(audio), self.model.config.audio.samples)
+        windows = stream_speech_windows(stream_clean_speech(audio), self.model.config.audio.samples)
         motion = []
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, HEARD_TOGETHER)):

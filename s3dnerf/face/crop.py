@@ -105,12 +105,40 @@ def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float
     """
     height, width = frame.shape[:2]
     ratio = crop.shape[0] / box.side
+    # All else stays as it is, so that only the square costs, however large the frame.
+    left, top = (int(np.clip(np.floor(start), 0, size)) for start, size in ((box.x, width), (box.y, height)))
+    right, bottom = (
+        int(np.clip(np.ceil(start + box.side), 0, size)) for start, size in ((box.x, width), (box.y, height))
+    )
+    pasted = frame.copy()
+    if right <= left or bottom <= top:
+        return pasted
     # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
-    matrix = np.array([[ratio, 0, (0.5 - box.x) * ratio - 0.5], [0, ratio, (0.5 - box.y) * ratio - 0.5]], np.float64)
-    back = _warp(_blur_for(crop, ratio), matrix, (width, height))
-    mask = _fade(height, box.y, box.side, feather)[:, None] * _fade(width, box.x, box.side, feather)[None]
-    mixed = frame + mask[..., None] * (back.astype(np.float32) - frame)
-    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+    start = [(0.5 + left - box.x) * ratio - 0.5, (0.5 + top - box.y) * ratio - 0.5]
+    matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]], np.float64)
+    back = _warp(_blur_for(crop, ratio), matrix, (right - left, bottom - top))
+    rows, columns = (
+        _fade(height, box.y, box.side, feather)[top:bottom],
+        _fade(width, box.x, box.side, feather)[left:right],
+    )
+    square = frame[top:bottom, left:right]
+    mixed = square + (rows[:, None] * columns)[..., None] * (back.astype(np.float32) - square)
+    pasted[top:bottom, left:right] = np.clip(np.round(mixed), 0, 255)
+    return pasted
+
+
+def fit_picture(picture: np.ndarray, box: CropBox, side: int, pixels: int) -> tuple[np.ndarray, CropBox]:
+    """Shrink a picture uint8 [H, W, 3] with the square in it to at most `side` pixels a side and `pixels` in all.
+
+    A picture that is small enough is returned as it is.
+    """
+    height, width = picture.shape[:2]
+    ratio = min(1.0, side / max(height, width), np.sqrt(pixels / (height * width)))
+    if ratio == 1.0:
+        return picture, box
+    size = max(1, int(height * ratio)), max(1, int(width * ratio))
+    shrunk = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+    return shrunk, CropBox(box.x * ratio, box.y * ratio, box.side * ratio)
 
 
 def _fade(count: int, start: float, side: float, feather: float) -> np.ndarray:

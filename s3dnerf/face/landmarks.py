@@ -175,7 +175,7 @@ class FaceTracker:
 
 
 @dataclass(frozen=True)
-class _Window:
+class SquareWindow:
     """A square part of an image in pixels: corner x, y and side; it may reach beyond the image."""
 
     x: float
@@ -192,6 +192,7 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     """
     solutions = load_mediapipe().solutions
     height, width = image.shape[:2]
+    pyramid = make_pyramid(image)
     found: list[np.ndarray] = []
     with ExitStack() as models:
         mesh = models.enter_context(_make_mesh(solutions, static=True))
@@ -200,8 +201,8 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
         near, far = (models.enter_context(_make_detector(solutions, kind)) for kind in (0, 1))
         for shares in SEARCH_SHARES:
             parts = [part for share in shares for part in _list_search_windows(height, width, share)]
-            for _, candidate in _detect_candidates((near, far), image, parts):
-                pixels = _read_face(mesh, tracker, near, image, candidate)
+            for _, candidate in _detect_candidates((near, far), pyramid, parts):
+                pixels = _read_face(mesh, tracker, near, pyramid, candidate)
                 if pixels is not None and not any(_overlap(pixels, other) > SAME_FACE for other in found):
                     found.append(pixels)
             if found:
@@ -216,24 +217,24 @@ def _make_detector(solutions: ModuleType, kind: int) -> AbstractContextManager:
 
 
 def _detect_candidates(
-    detectors: tuple[object, ...], image: np.ndarray, parts: list[_Window]
-) -> list[tuple[float, _Window]]:
+    detectors: tuple[object, ...], pyramid: list[np.ndarray], parts: list[SquareWindow]
+) -> list[tuple[float, SquareWindow]]:
     """Scores and square windows of what may be faces in parts of an image, the most certain first."""
     scored = []
     for part in parts:
-        cut = _cut_window(image, part, DETECTOR_SIDE)
+        cut = cut_window(pyramid, part, DETECTOR_SIDE)
         for detector in detectors:
             for face in run_graph(detector, cut).detections or ():
                 box = face.location_data.relative_bounding_box
                 side = max(box.width, box.height) * part.side * FACE_MARGIN
                 x = part.x + (box.xmin + box.width / 2) * part.side - side / 2
                 y = part.y + (box.ymin + box.height / 2) * part.side - side / 2
-                scored.append((float(face.score[0]), _Window(x, y, side)))
+                scored.append((float(face.score[0]), SquareWindow(x, y, side)))
     return sorted(scored, key=lambda item: -item[0])
 
 
 def _read_face(
-    mesh: object, tracker: FaceTracker, detector: object, image: np.ndarray, window: _Window
+    mesh: object, tracker: FaceTracker, detector: object, pyramid: list[np.ndarray], window: SquareWindow
 ) -> np.ndarray | None:
     """Landmarks in pixels of the image of the face in a window, or None.
 
@@ -241,28 +242,28 @@ def _read_face(
     gives readings that do not agree, or leaves the detector in doubt in spite of the ideal window; for a face the
     second one is better.
     """
-    first = _read_window(lambda cut: _read_still(mesh, cut), image, window)
+    first = _read_window(lambda cut: _read_still(mesh, cut), pyramid, window)
     if first is None:
         return None
     low, high = first[:, :2].min(0), first[:, :2].max(0)
     side = float((high - low).max()) * FACE_MARGIN
     x, y = ((low + high) / 2 - side / 2).tolist()
-    centered = _Window(x, y, side)
+    centered = SquareWindow(x, y, side)
     tracker.forget()
-    second = _read_window(lambda cut: next(tracker.track([cut])), image, centered)
+    second = _read_window(lambda cut: next(tracker.track([cut])), pyramid, centered)
     if second is None or np.linalg.norm((second - first)[:, :2], axis=1).mean() > AGREEMENT * side:
         return None
-    scores = [score for score, _ in _detect_candidates((detector,), image, [centered])]
+    scores = [score for score, _ in _detect_candidates((detector,), pyramid, [centered])]
     return second if max(scores, default=0.0) > FACE_SCORE else None
 
 
-def _list_search_windows(height: int, width: int, share: float) -> list[_Window]:
+def _list_search_windows(height: int, width: int, share: float) -> list[SquareWindow]:
     """Windows of a share of the longer side that cover the image; smaller than the detector's input: none."""
     side = max(height, width) * share
     if share < 1 and side < SMALLEST_PART:
         return []
     columns = _spread_starts(width, side)
-    return [_Window(x, y, side) for y in _spread_starts(height, side) for x in columns]
+    return [SquareWindow(x, y, side) for y in _spread_starts(height, side) for x in columns]
 
 
 def _spread_starts(length: int, side: float) -> list[float]:
@@ -273,13 +274,41 @@ def _spread_starts(length: int, side: float) -> list[float]:
     return np.linspace(0, length - side, count).tolist()
 
 
-def _cut_window(image: np.ndarray, window: _Window, side: int) -> np.ndarray:
+def make_pyramid(image: np.ndarray) -> list[np.ndarray]:
+    """Halve an image [H, W, 3] again and again, by averaging, down to about the detector's side.
+
+    Parts of every size can then be cut out at about the cost of their own pixels. Returns the image itself first.
+    """
+    pyramid = [image]
+    while max(pyramid[-1].shape[:2]) > 2 * DETECTOR_SIDE and min(pyramid[-1].shape[:2]) > 1:
+        height, width = (side // 2 for side in pyramid[-1].shape[:2])
+        pyramid.append(
+            cv2.resize(pyramid[-1][: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        )
+    return pyramid
+
+
+def cut_window(pyramid: list[np.ndarray], window: SquareWindow, side: int) -> np.ndarray:
+    """Cut a window out of the image of a pyramid and resize it to [side, side, 3]; black beyond the image.
+
+    Where pixels become fewer they are averaged, by a Gaussian of half the ratio of the sides.
+    """
     ratio = window.side / side
-    matrix = np.array([[ratio, 0, window.x + ratio / 2 - 0.5], [0, ratio, window.y + ratio / 2 - 0.5]])
-    source = image
-    if ratio > 1:
-        source = cv2.GaussianBlur(image, (0, 0), 0.5 * ratio)
-    return cv2.warpAffine(source, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    # The last level that is still four times as fine as the result: most of the averaging is done already.
+    level = min(max(int(np.log2(ratio)) - 2, 0), len(pyramid) - 1) if ratio > 1 else 0
+    image, step = pyramid[level], 2**level
+    sigma = np.sqrt(0.25 * ratio**2 - (step**2 - 1) / 12) / step if ratio > 1 else 0.0
+    ratio /= step
+    margin = int(np.ceil(4 * sigma)) + 2
+    low = np.floor([window.x / step, window.y / step]).astype(int) - margin
+    high = np.ceil([(window.x + window.side) / step, (window.y + window.side) / step]).astype(int) + margin
+    left, top = low.clip(0, np.array(image.shape[1::-1]) - 1)
+    part = image[top : max(high[1], top + 1), left : max(high[0], left + 1)]
+    if sigma:
+        part = cv2.GaussianBlur(part, (0, 0), sigma)
+    start = np.array([window.x, window.y]) / step + ratio / 2 - 0.5 - np.array([left, top])
+    matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]])
+    return cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _read_still(mesh: object, square: np.ndarray) -> np.ndarray | None:
@@ -288,10 +317,10 @@ def _read_still(mesh: object, square: np.ndarray) -> np.ndarray | None:
 
 
 def _read_window(
-    read: Callable[[np.ndarray], np.ndarray | None], image: np.ndarray, window: _Window
+    read: Callable[[np.ndarray], np.ndarray | None], pyramid: list[np.ndarray], window: SquareWindow
 ) -> np.ndarray | None:
     """Landmarks in pixels of the image of the face that ``read`` finds in a window, or None."""
-    cut = _cut_window(image, window, MESH_SIDE)
+    cut = cut_window(pyramid, window, MESH_SIDE)
     landmarks = read(cut)
     if landmarks is None:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head
+from s3dnerf.face.certainty import measure_doubts
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.landmarks import detect_faces, to_pixels
@@ -60,7 +61,13 @@ def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
     points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
     pose = fit_head_pose(points)
     check_face(path, pose)
-    return crop_face(image, points, choose_crop(pose, image.shape[:2]), size)
+    face = crop_face(image, points, choose_crop(pose, image.shape[:2]), size)
+    doubts = measure_doubts(FaceMesh(), face.image, crop_landmarks(points, face.crop))
+    if doubts.is_unsure:
+        log.warning(
+            "%s: the face networks are unsure of this face (%s); use a photograph of a human face", path, doubts
+        )
+    return face
 
 
 def check_face(path: str | Path, pose: HeadPose) -> None:

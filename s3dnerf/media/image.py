@@ -18,8 +18,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a picture as uint8 RGB [H, W, 3], the way a viewer shows it.
 
     EXIF rotation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit
-    values are scaled to 8 bits. Of an animation the first picture is taken. Raises UserError if the file is
-    missing, not a picture, or broken.
+    values (or the 10 or 12 bits that are used of them) are scaled to 8 bits.
+    Of an animation the first picture is taken. Raises UserError if the file is missing, not a picture, or broken.
     """
     path = require_file(path, "image")
     try:
@@ -67,10 +67,21 @@ def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
     return resized.reshape(*size, *image.shape[2:])
 
 
+def _count_bits(values: np.ndarray) -> int:
+    """Bits that the values of a 16-bit picture make use of: 10, 12 or 16.
+
+    Cameras and scanners store 10 to 14 bits as they are in files of 16, most often without saying so. What would be
+    nearly black, with no value above a sixteenth of the range, is therefore read in the range that it does use.
+    """
+    largest = int(values.max(initial=0))
+    return 16 if largest >= 2**12 else 12 if largest >= 2**10 else 10
+
+
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        grey = np.asarray(image).astype(np.float32) / 257.0
+        values = np.asarray(image)
+        grey = values.astype(np.float32) * (255.0 / (2 ** _count_bits(values) - 1))
         return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise UserError(path, "holds floating-point pixels of unknown range", "Save it as an 8-bit PNG.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage.data import astronaut
 
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
-from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, paste_crop
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, fit_picture, paste_crop
 
 
 def make_pose(scale: list[float], center: list[tuple[float, float]]) -> HeadPose:
@@ -98,3 +100,42 @@ def test_paste_fades_inside_and_not_at_the_frame_edge() -> None:
     assert (pasted[:20] == 0).all() and (pasted[:, 50:] == 0).all()
     assert 0 < pasted[20, 25] < 128 < pasted[23, 25] < 255 and pasted[25, 25] == 255
     assert frame.max() == 0, "the frame itself is left alone"
+
+
+def test_paste_leaves_all_but_the_square_alone() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    pasted = paste_crop(frame, np.zeros((64, 64, 3), np.uint8), CropBox(300.5, 120.25, 128.0))
+    changed = np.argwhere((pasted != frame).any(axis=2))
+    assert changed.min(axis=0).tolist() >= [120, 300] and changed.max(axis=0).tolist() <= [249, 429]
+    assert pasted[180, 360].tolist() == [0, 0, 0]
+    outside = paste_crop(frame, np.zeros((64, 64, 3), np.uint8), CropBox(700.0, 0.0, 50.0))
+    np.testing.assert_array_equal(outside, frame)
+
+
+def test_pasting_costs_the_square_and_not_the_picture() -> None:
+    crop = np.zeros((64, 64, 3), np.uint8)
+    small, large = (np.zeros((side, side, 3), np.uint8) for side in (256, 4096))
+    box = CropBox(10.0, 10.0, 200.0)
+    tracemalloc.start()
+    try:
+        peaks = []
+        for frame in (small, large):
+            tracemalloc.reset_peak()
+            paste_crop(frame, crop, box)
+            peaks.append(tracemalloc.get_traced_memory()[1] - frame.nbytes)
+    finally:
+        tracemalloc.stop()
+    # Beside the copy of the picture, both need what the square needs.
+    assert peaks[1] < peaks[0] + 1_000_000
+
+
+def test_a_picture_is_fitted_with_its_square() -> None:
+    picture = np.zeros((3000, 4000, 3), np.uint8)
+    picture[1000:2000, 2000:3000] = 255
+    box = CropBox(2000.0, 1000.0, 1000.0)
+    for side, pixels, height in ((2000, 10**9, 1500), (10**6, 4000 * 3000 // 16, 750)):
+        fitted, moved = fit_picture(picture, box, side, pixels)
+        assert fitted.shape == (height, height * 4 // 3, 3)
+        x, y, length = round(moved.x), round(moved.y), round(moved.side)
+        assert fitted[y + 2 : y + length - 2, x + 2 : x + length - 2].min() == 255
+    assert fit_picture(picture, box, 4000, 12_000_000) == (picture, box)

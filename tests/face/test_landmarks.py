@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from skimage.data import astronaut, chelsea, coffee
 
 from s3dnerf.errors import UserError
-from s3dnerf.face.landmarks import FaceTracker, detect_faces, from_pixels, load_mediapipe, to_pixels
+from s3dnerf.face.landmarks import (
+    FaceTracker,
+    SquareWindow,
+    cut_window,
+    detect_faces,
+    from_pixels,
+    load_mediapipe,
+    make_pyramid,
+    to_pixels,
+)
 
 # Outer eye corners and nose tip of the astronaut, read off the picture by eye.
 CORNERS = {33: (195, 101), 263: (255, 103), 1: (222, 131)}
@@ -121,3 +131,31 @@ def test_missing_mediapipe_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(UserError, match="pip install"):
         load_mediapipe()
+
+
+def test_a_window_is_cut_alike_from_any_level_of_the_pyramid() -> None:
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (3200, 4000, 3), dtype=np.uint8), (0, 0), 12)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    window = SquareWindow(300.0, 200.0, 384 * 8.0)
+    levels = make_pyramid(image)
+    assert [level.shape[:2] for level in levels] == [(3200, 4000), (1600, 2000), (800, 1000), (400, 500)]
+    direct, reduced = (cut_window(pyramid, window, 384).astype(int) for pyramid in ([image], levels))
+    assert np.abs(direct - reduced).mean() < 0.5 and np.abs(direct - reduced).max() <= 6
+
+
+def test_beyond_the_image_a_window_is_black() -> None:
+    image = np.full((100, 100, 3), 200, np.uint8)
+    cut = cut_window(make_pyramid(image), SquareWindow(-100.0, -100.0, 300.0), 96)
+    assert cut[:30].max() == 0 and cut[-30:].max() == 0 and cut[48, 48].min() > 195
+
+
+def test_a_large_picture_is_searched_in_little_time_and_a_small_face_in_it_is_found() -> None:
+    picture = np.full((5000, 8000, 3), 120, np.uint8)
+    picture[3000:3200, 5000:5200] = cv2.resize(astronaut()[:256, 96:352], (200, 200), interpolation=cv2.INTER_AREA)
+    start = time.process_time()
+    (found,) = detect_faces(picture)
+    # Blurring the whole picture for every part took 48 seconds.
+    assert time.process_time() - start < 20
+    points = to_pixels(found, picture.shape[:2])
+    assert (points[:, :2].min(0) > [5000, 3000]).all() and (points[:, :2].max(0) < [5200, 3200]).all()

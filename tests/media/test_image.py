@@ -133,3 +133,12 @@ def test_shape_and_type_are_kept_and_flat_color_stays(shape: tuple[int, ...], dt
         assert result.shape == (height, width, *shape[2:])
         assert result.dtype == dtype
         np.testing.assert_allclose(result, 77, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "suffix"), [(10, ".png"), (12, ".png"), (12, ".tif"), (16, ".png")])
+def test_the_bits_that_are_used_of_sixteen_become_eight(tmp_path: Path, bits: int, suffix: str) -> None:
+    values = np.linspace(0, 2**bits - 1, 256 * 16).round().astype(np.uint16).reshape(16, 256)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(values).save(path)
+    expected = values * (255.0 / (2**bits - 1))
+    np.testing.assert_allclose(read_image(path), np.repeat(expected[..., None], 3, axis=2), atol=0.5001)
