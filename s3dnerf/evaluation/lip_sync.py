@@ -9,7 +9,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,19 @@ from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_pose
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.registration import TRACKED_SIGMA
-from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
+from s3dnerf.media.audio import measure_level, speech_gain
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import resize_image
 from s3dnerf.models.lip_sync import (
     CROPPED_SIDE,
     LipSyncDiscriminator,
     TwoWay,
+    embed_moments,
+    embed_video,
     mark_distant,
     measure_two_way,
     score_offsets,
 )
-from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.lip_sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
 
@@ -50,8 +50,6 @@ STRIDE = 25
 """Frames from one such stretch to the next."""
 DISTANCE = 6
 """Frames away from which speech counts as out of step."""
-CHUNK = 32
-"""Frames or windows of speech in a batch."""
 EXPLANATION = f"""Two-way accuracy: five frames of lips are nearer to their own speech than to speech {DISTANCE} or more
 frames away in the clip; chance is 0.5. Own offset: frames by which the clip's sound comes late throughout, up to
 {OWN_REACH}; accuracy in step is what is reached once it is made up for. Last columns: stretches of two seconds whose
@@ -121,7 +119,6 @@ def judge_sync(
     return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
 
 
-@torch.inference_mode()
 def compare_video(
     model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera, speech: np.ndarray
 ) -> Tensor:
@@ -129,30 +126,8 @@ def compare_video(
 
     Arguments as of :func:`measure_sync`; ``W = T - 4``, and row and column i belong to frame ``i + 2``.
     """
-    count, run = len(camera.scale), model.config.frames
-    device = next(model.parameters()).device
-    with mixed_precision(device):  # as in training
-        described = describe_frames(model, frames, camera)
-        if len(described) != count or count < run:
-            raise ValueError(f"{len(described)} frames with {count} poses cannot be scored")
-        lips = model.join_frames(described.unfold(0, run, 1).transpose(1, 2))
-        middles = run // 2 + np.arange(len(lips))
-        windows = cut_speech_window(speech.astype(np.float32), middles, model.config.audio.samples)
-        heard = [model.embed_speech(chunk.to(device)) for chunk in torch.from_numpy(windows).split(CHUNK)]
-    return lips @ torch.cat(heard).T
-
-
-def describe_frames(model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
-    """Run frames ``uint8 [S, S, 3]`` through the frame encoder, a few at a time: ``[T, frame_width]``."""
-    device = next(model.parameters()).device
-    described, stream, done = [torch.zeros(0, model.config.frame_width, device=device)], iter(frames), 0
-    while chunk := list(islice(stream, CHUNK)):
-        rows = slice(done, done + len(chunk))
-        poses = Camera(*(part[rows].to(device) for part in (camera.rotation, camera.scale, camera.center)))
-        images = torch.from_numpy(np.stack(chunk)).to(device).movedim(-1, 1) / 255.0
-        described.append(model.frame_encoder(model.crop_lips(images, poses)).float())
-        done += len(chunk)
-    return torch.cat(described)
+    lips = embed_video(model, frames, camera)
+    return lips @ embed_moments(model, speech, model.config.frames // 2 + np.arange(len(lips))).T
 
 
 @dataclass(frozen=True)

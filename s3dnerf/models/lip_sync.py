@@ -7,18 +7,24 @@ well they are in step. It is trained on real people and then frozen: its gradien
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.config import from_dict
+from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
 from s3dnerf.models.layers import make_convolution
+from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
@@ -26,6 +32,8 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
 GRAY = (0.299, 0.587, 0.114)
 CROPPED_SIDE = 256
 """Larger frames are averaged down to this side first, so that a crop skips no pixels."""
+CHUNK = 32
+"""Frames or windows of speech in a batch where whole videos are embedded."""
 
 
 @dataclass
@@ -165,8 +173,69 @@ class FrameEncoder(nn.Module):
 
 def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> LipSyncDiscriminator:
     """Load a discriminator that supervises or measures: in evaluation mode, its parameters frozen."""
-    model = LipSyncDiscriminator.from_pretrained(folder).to(device)
+    # The mixin announces on the standard output where it loads from; a library keeps quiet.
+    with redirect_stdout(None):
+        model = LipSyncDiscriminator.from_pretrained(folder).to(device)
     return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def embed_video(model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
+    """Embed the lips of a whole video; a few frames are in memory at a time.
+
+    Args:
+        model: the discriminator.
+        frames: T frames ``uint8 [S, S, 3]``, one after the other.
+        camera: T head poses.
+
+    Returns:
+        Unit vectors ``[T - 4, embedding]``; row i is of the run of five frames (``model.config.frames``) from frame i
+        on, whose middle is frame ``i + 2``.
+
+    Raises:
+        ValueError: there are not as many frames as poses, or fewer than five.
+    """
+    count, run = len(camera.scale), model.config.frames
+    with mixed_precision(next(model.parameters()).device):  # as in training
+        described = describe_frames(model, frames, camera)
+        if len(described) != count or count < run:
+            raise ValueError(f"{len(described)} frames with {count} poses cannot be scored")
+        return model.join_frames(described.unfold(0, run, 1).transpose(1, 2))
+
+
+@torch.inference_mode()
+def embed_moments(model: LipSyncDiscriminator, speech: np.ndarray, moments: np.ndarray) -> Tensor:
+    """Embed the speech around frames.
+
+    Args:
+        model: the discriminator.
+        speech: 16 kHz sound at the normal level, ``[samples]``.
+        moments: ``[N]`` frame numbers.
+
+    Returns:
+        Unit vectors ``[N, embedding]``.
+    """
+    device = next(model.parameters()).device
+    embedded = [torch.zeros(0, model.config.embedding, device=device)]
+    with mixed_precision(device):
+        for first in range(0, len(moments), CHUNK):
+            some = moments[first : first + CHUNK]
+            windows = cut_speech_window(speech.astype(np.float32, copy=False), some, model.config.audio.samples)
+            embedded.append(model.embed_speech(torch.from_numpy(windows).to(device)))
+    return torch.cat(embedded)
+
+
+def describe_frames(model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
+    """Run frames ``uint8 [S, S, 3]`` through the frame encoder, a few at a time: ``[T, frame_width]``."""
+    device = next(model.parameters()).device
+    described, stream, done = [torch.zeros(0, model.config.frame_width, device=device)], iter(frames), 0
+    while chunk := list(islice(stream, CHUNK)):
+        rows = slice(done, done + len(chunk))
+        poses = Camera(*(part[rows].to(device) for part in (camera.rotation, camera.scale, camera.center)))
+        images = torch.from_numpy(np.stack(chunk)).to(device).movedim(-1, 1) / 255.0
+        described.append(model.frame_encoder(model.crop_lips(images, poses)).float())
+        done += len(chunk)
+    return torch.cat(described)
 
 
 def make_head(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -243,6 +312,31 @@ def score_offsets(cosines: Tensor, reach: int, first: int = 0) -> Tensor:
         pairs = cosines.diagonal(first + offset)
         if 2 * len(pairs) >= len(cosines):
             scores[reach + offset] = pairs.mean()
+    return scores
+
+
+def score_embeddings(lips: Tensor, speech: Tensor, reach: int, first: int = 0, counted: Tensor | None = None) -> Tensor:
+    """Score offsets as :func:`score_offsets` does, without the matrix of all cosines: memory grows with R + T alone.
+
+    Args:
+        lips: unit vectors ``[R, E]`` of consecutive frames.
+        speech: unit vectors ``[T, E]`` of consecutive frames.
+        reach: largest offset, frames.
+        first: the row of ``speech`` that belongs to row 0 of ``lips``.
+        counted: ``bool [R]``, which rows of ``lips`` take part; all by default.
+
+    Returns:
+        ``[2 reach + 1]`` mean cosines; -1 where fewer than half of the rows that take part have a partner.
+    """
+    counted = torch.ones(len(lips), dtype=torch.bool, device=lips.device) if counted is None else counted
+    scores = lips.new_full((2 * reach + 1,), -1.0)
+    for offset in range(-reach, reach + 1):
+        low, high = max(0, -first - offset), min(len(lips), len(speech) - first - offset)
+        if low >= high:
+            continue
+        cosines = (lips[low:high] * speech[low + first + offset : high + first + offset]).sum(-1)[counted[low:high]]
+        if len(cosines) and 2 * len(cosines) >= counted.sum():
+            scores[reach + offset] = cosines.mean()
     return scores
 
 
