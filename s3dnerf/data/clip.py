@@ -2,13 +2,14 @@
 
 A clip is a folder with five files:
 
-    clip.json    id, person, split, sync, frames, size, crop, source, notes, format version
+    clip.json    id, person, split, sync, offset, confidence, frames, size, crop, source, notes, format version
     video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no sound
     speech.flac  16 kHz mono, exactly 640 samples a frame; absent when the clip is silent
     track.npz    landmarks, head pose, eye openness, lip opening, valid frames
     matte.npz    how much of each pixel is the person, at half the size, an array a frame
 
-Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame.
+Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame. docs/data.md
+describes the folder in full, and how sync is found.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmentation
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
-from s3dnerf.media.files import replace_folder_when_done
+from s3dnerf.media.files import replace_folder_when_done, replace_when_done
 from s3dnerf.media.video import VideoWriter, read_frames
 
 FORMAT_VERSION = 3
 VIDEO_FILE, SPEECH_FILE, INFO_FILE = "video.mp4", "speech.flac", "clip.json"
 TRACK_FILE, MATTE_FILE = "track.npz", "matte.npz"
+INFO_FIELDS = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
 VIDEO_CRF = 23
+IN_STEP = ("ok", "corrected")
+"""Labels of clips whose speech is in step with the picture."""
 PREPARE_AGAIN = "Delete this folder and prepare the clip again."
 
 
@@ -53,7 +57,7 @@ class Clip:
     split: str
     """"train", "val" or "test"; a person is in one of them only."""
     sync: str
-    """"ok", "corrected", "unclear" or "none" (silent)."""
+    """"ok", "corrected", "unclear" or "none" (silent); see s3dnerf.data.sync_offset."""
     frames: int
     size: int
     crop: CropBox
@@ -74,6 +78,15 @@ class Clip:
     frame_size: tuple[int, int] = (0, 0)
     """Height and width of the source video."""
     notes: str = ""
+    offset: int = 0
+    """Frames by which the source's sound comes late, as measured; where sync is "corrected", speech is stored moved."""
+    confidence: float | None = None
+    """Of the offset; None where it was not measured."""
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the clip has speech that is known to be in step with the picture."""
+        return self.has_speech and self.sync in IN_STEP
 
     def read_frames(self, indices: Iterable[int]) -> np.ndarray:
         """Decode frames by number, uint8 [n, size, size, 3], in the order asked for."""
@@ -109,22 +122,61 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
         _write_info(part / INFO_FILE, clip, speech is not None)
 
 
+def update_sync(clip: Clip, speech: np.ndarray | None = None) -> None:
+    """Write sync, offset and confidence of a clip that is on disk, and its sound if that has been moved.
+
+    Raises UserError when the folder cannot be written.
+    """
+    # The sound first: after a crash between the two, the clip still counts as not measured, and is found in step.
+    if speech is not None:
+        write_flac(clip.path / SPEECH_FILE, fit_speech(speech, clip.frames))
+    with replace_when_done(clip.path / INFO_FILE) as path:
+        _write_info(path, clip, clip.has_speech)
+
+
 def load_clip(folder: str | Path) -> Clip:
     """Read a prepared clip; video and speech are read later, when asked for.
 
     Raises UserError when the folder is no clip, is of another format version or is damaged.
     """
     folder = Path(folder)
-    info = _read_info(folder)
+    info = read_info(folder)
     for name in (VIDEO_FILE, TRACK_FILE, MATTE_FILE, *([SPEECH_FILE] if info["has_speech"] else [])):
         if not (folder / name).is_file():
             raise UserError(folder, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
     with _open_arrays(folder, TRACK_FILE) as stored:
         track = _unpack_track(stored, info["frames"])
-    names = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
-    fields = {name: info[name] for name in names}
+    fields = {name: info[name] for name in INFO_FIELDS}
     frame_size = tuple(info["frame_size"])
+    # Clips prepared before offsets were measured have neither.
+    fields |= {"offset": info.get("offset", 0), "confidence": info.get("confidence")}
     return Clip(path=folder, crop=CropBox(**info["crop"]), frame_size=frame_size, **fields, **track)
+
+
+def read_valid(folder: str | Path) -> np.ndarray:
+    """Read which frames of a clip show a face, bool [T], and nothing else. Raises UserError when it is damaged."""
+    with _open_arrays(Path(folder), TRACK_FILE) as stored:
+        return stored["valid"]
+
+
+def read_info(folder: str | Path) -> dict:
+    """Read clip.json. Raises UserError when the folder is no clip, is of another format version or is damaged."""
+    folder = Path(folder)
+    path = folder / INFO_FILE
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = info["format"]
+    except FileNotFoundError:
+        raise UserError(folder, "is not a prepared clip", "Make clips with tools/prepare.py.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(folder, f"is a damaged clip: {INFO_FILE} cannot be read ({error})", PREPARE_AGAIN) from None
+    if version != FORMAT_VERSION:
+        reason = f"was prepared in format {version}; this version reads format {FORMAT_VERSION}"
+        raise UserError(folder, reason, PREPARE_AGAIN)
+    missing = [name for name in (*INFO_FIELDS, "crop", "frame_size") if name not in info]
+    if missing:
+        raise UserError(folder, f"is a damaged clip: {INFO_FILE} lacks {', '.join(missing)}", PREPARE_AGAIN)
+    return info
 
 
 def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
@@ -136,7 +188,7 @@ def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
     if not root.is_dir():
         raise UserError(root, "is not a folder", "Give the folder that tools/prepare.py wrote to (--out).")
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{INFO_FILE}"))
-    return [folder for folder in folders if split is None or _read_info(folder)["split"] == split]
+    return [folder for folder in folders if split is None or read_info(folder)["split"] == split]
 
 
 def fit_speech(speech: np.ndarray, frames: int) -> np.ndarray:
@@ -227,6 +279,8 @@ def _write_info(path: Path, clip: Clip, has_speech: bool) -> None:
         "person": clip.person,
         "split": clip.split,
         "sync": clip.sync,
+        "offset": clip.offset,
+        "confidence": clip.confidence,
         "frames": clip.frames,
         "size": clip.size,
         "has_speech": has_speech,
@@ -236,18 +290,3 @@ def _write_info(path: Path, clip: Clip, has_speech: bool) -> None:
         "notes": clip.notes,
     }
     path.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_info(folder: Path) -> dict:
-    path = folder / INFO_FILE
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        version = info["format"]
-    except FileNotFoundError:
-        raise UserError(folder, "is not a prepared clip", "Make clips with tools/prepare.py.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(folder, f"is a damaged clip: {INFO_FILE} cannot be read ({error})", PREPARE_AGAIN) from None
-    if version != FORMAT_VERSION:
-        reason = f"was prepared in format {version}; this version reads format {FORMAT_VERSION}"
-        raise UserError(folder, reason, PREPARE_AGAIN)
-    return info

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_track, mirror_view
 from s3dnerf.data.clip import Clip, list_clips, load_clip
+from s3dnerf.data.sync_offset import shift_speech
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, to_head
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window, measure_level, speech_gain
+from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.optical_flow import measure_flow
 from s3dnerf.models.s3dnerf import Portrait
@@ -29,6 +30,10 @@ from s3dnerf.rendering.rays import Camera
 
 NEAR_FRAMES = 5
 """Frames between a portrait and a frame that was taken at about the same moment, at most."""
+
+
+class EmptySplitError(UserError):
+    """A split has no clip, or none with speech in step."""
 
 
 @dataclass
@@ -40,7 +45,7 @@ class DataConfig:
     train_split: str = "train"
     """Clips of this split are trained on."""
     val_split: str = "val"
-    """Clips of this split (other people) are only validated on."""
+    """Clips of this split (other people) are only validated on; without any, training goes without validation."""
     frames: int = 2
     """Frames of the same clip rendered from each portrait of a batch."""
     near_share: float = 0.25
@@ -156,11 +161,8 @@ class TalkingFaceDataset(Dataset):
         self.seed, self.augment = seed, augment
         folders = list_clips(config.root, split)
         if not folders:
-            raise UserError(
-                config.root,
-                f"no prepared clip of split '{split}' in this folder",
-                "run tools/prepare.py first, or set --data.root",
-            )
+            reason = f"no prepared clip of split '{split}' in this folder"
+            raise EmptySplitError(config.root, reason, "run tools/prepare.py first, or set --data.root")
         offsets = read_offsets(config.offsets, config.offset_margin)
         self.tracks = [
             read_track(folder, offsets.get(folder.name, 0))
@@ -170,7 +172,9 @@ class TalkingFaceDataset(Dataset):
         speaking = [track for track in self.tracks if can_teach_speech(track, config.sequence_frames)]
         self.speakers = group_by_person(speaking)
         if not self.speakers:
-            raise UserError(config.root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
+            reason = f"split '{split}' has no clip with speech in step"
+            cure = "run tools/prepare.py again: its report.json says how each clip is in step (see docs/data.md)"
+            raise EmptySplitError(config.root, reason, cure)
         self.pixels: dict[str, np.ndarray] = {}
         if config.cache:
             for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
@@ -328,21 +332,14 @@ def read_track(folder: Path, offset: int = 0) -> Track:
     return Track(clip, clip.pose, landmarks, landmarks[frames].mean(axis=0), speech, frames, chances / chances.sum())
 
 
-def shift_speech(speech: np.ndarray, offset: int) -> np.ndarray:
-    """Move ``speech [n]`` that comes ``offset`` frames late back to its place; what is missing then is silent."""
-    moved = np.zeros_like(speech)
-    samples = abs(offset) * SAMPLES_PER_FRAME
-    kept = len(speech) - samples
-    late, early = (samples, 0) if offset > 0 else (0, samples)
-    moved[early : early + kept] = speech[late : late + kept]
-    return moved
-
-
 def can_teach_speech(track: Track, frames: int) -> bool:
     """Tell whether sound and picture of a clip are known to be in step and the face is found throughout."""
-    long_enough = track.clip.frames > 1.1 * frames
-    in_step = track.speech is not None and track.clip.sync in ("ok", "corrected")
-    return in_step and long_enough and bool(track.clip.valid.all())
+    return track.speech is not None and track.clip.in_step and is_whole(track.clip.frames, track.clip.valid, frames)
+
+
+def is_whole(length: int, valid: np.ndarray, frames: int) -> bool:
+    """Tell whether a clip of ``length`` frames shows the face throughout and holds stretches of ``frames`` frames."""
+    return length > 1.1 * frames and bool(valid.all())
 
 
 def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:
@@ -381,7 +378,7 @@ def interpolate_view(track: Track, times: np.ndarray) -> View:
         landmarks=landmarks,
         displacement=landmarks - track.mean_face,
         eyes=read(track.clip.eye_openness),
-        speaks=np.full(len(times), track.speech is not None and track.clip.sync in ("ok", "corrected")),
+        speaks=np.full(len(times), track.speech is not None and track.clip.in_step),
     )
 
 

@@ -20,7 +20,9 @@ from s3dnerf.data.clip import (
     fit_speech,
     list_clips,
     load_clip,
+    read_valid,
     save_clip,
+    update_sync,
 )
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
@@ -162,6 +164,9 @@ def test_damage_is_named(saved: Clip, tmp_path: Path) -> None:
     (saved.path / "clip.json").write_text(json.dumps(info | {"format": 99}), encoding="utf-8")
     with pytest.raises(UserError, match="format 99"):
         load_clip(saved.path)
+    (saved.path / "clip.json").write_text(json.dumps({"format": 3, "id": "someone_0"}), encoding="utf-8")
+    with pytest.raises(UserError, match="clip.json lacks person, split, sync"):
+        load_clip(saved.path)
     (saved.path / "clip.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="clip.json cannot be read"):
         load_clip(saved.path)
@@ -209,3 +214,31 @@ def test_saving_needs_no_clip_object_from_disk(saved: Clip, tmp_path: Path) -> N
     assert np.array_equal(again.landmarks, clip.landmarks)
     assert np.array_equal(again.read_speech(), clip.read_speech())
     assert np.array_equal(again.eye_openness, clip.eye_openness)
+
+
+def test_sync_of_a_clip_on_disk_can_be_changed(saved: Clip) -> None:
+    before = {path.name: path.read_bytes() for path in saved.path.iterdir()}
+    update_sync(replace(saved, sync="corrected", offset=3, confidence=0.5))
+    clip = load_clip(saved.path)
+    assert (clip.sync, clip.offset, clip.confidence) == ("corrected", 3, 0.5) and clip.in_step
+    changed = {path.name for path in saved.path.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"clip.json"}
+    update_sync(replace(clip, sync="unclear"), np.full(100, 0.25, np.float32))
+    clip = load_clip(saved.path)
+    assert not clip.in_step and clip.notes == saved.notes
+    speech = clip.read_speech()
+    assert speech.shape == (FRAMES * 640,) and (speech[:100] == 0.25).all() and not speech[100:].any()
+    assert {path.name for path in saved.path.iterdir()} == set(before)
+
+
+def test_clips_from_before_offsets_were_measured_are_read(saved: Clip) -> None:
+    path = saved.path / "clip.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    assert info["format"] == 3
+    path.write_text(json.dumps({name: info[name] for name in info if name not in ("offset", "confidence")}))
+    clip = load_clip(saved.path)
+    assert (clip.sync, clip.offset, clip.confidence) == ("ok", 0, None) and clip.in_step
+
+
+def test_valid_frames_are_read_alone(saved: Clip) -> None:
+    assert np.array_equal(read_valid(saved.path), saved.valid)

@@ -24,6 +24,7 @@ from s3dnerf.models.lip_sync import (
     mark_distant,
     measure_roll,
     measure_two_way,
+    score_embeddings,
     score_offsets,
 )
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
@@ -210,3 +211,18 @@ def test_crops_are_as_sharp_in_mixed_precision() -> None:
     expected = crop_lips(paint(camera, 256), camera, CROP)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(crop_lips(paint(camera, 256), camera, CROP), expected)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_embeddings_are_scored_like_the_matrix_of_their_cosines(first: int) -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    lips, speech = vectors[:24], vectors[30:58]
+    expected = score_offsets(lips @ speech.T, 18, first)
+    found = score_embeddings(lips, speech, 18, first)
+    assert (expected == -1).any()
+    torch.testing.assert_close(found, expected)
+    # Rows that do not count are as good as not there.
+    counted = torch.arange(24) < 15
+    torch.testing.assert_close(
+        score_embeddings(lips, speech, 9, first, counted), score_offsets(lips[:15] @ speech.T, 9, first)
+    )
