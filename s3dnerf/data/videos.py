@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from s3dnerf.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 SPLITS = ("train", "val", "test")
+SYNCS = ("ok", "corrected", "unclear", "none", "")
+"""What a manifest may say of sound and picture; where it says nothing, they are measured."""
+KINDS = ("clip", "silent_clip")
+COLUMNS = ("id", "kind", "file", "identity", "split", "sync", "notes")
 VAL_SHARE = 0.05
 """Share of the people who become the val split when no manifest says who does."""
 
@@ -24,7 +30,8 @@ class VideoEntry:
     path: Path
     person: str
     split: str = "train"
-    sync: str = "unclear"
+    sync: str = ""
+    """"ok", "corrected", "unclear" or "none" where a manifest says so; "" has it measured."""
     silent: bool = False
     notes: str = ""
 
@@ -32,17 +39,23 @@ class VideoEntry:
 def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     """List the videos under a folder, sorted by clip id.
 
-    With a manifest (CSV with the columns id, kind, file, identity, split, sync and notes) the rows of kind
-    clip and silent_clip whose file is under the folder are taken, matched by file name. Without one, three
-    layouts are understood: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like id00012; clip id
-    person__video__clip), a flat folder (the person is the file name up to a last underscore followed by
-    digits), and other trees (clip id: the path joined with "__"; the person likewise).
-    Raises UserError when nothing is found or two videos would get the same id.
+    Without a manifest three layouts are understood: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like
+    id00012; clip id person__video__clip), a flat folder (the person is the file name up to a last underscore followed
+    by digits), and other trees (clip id: the path joined with "__"; the person likewise).
+
+    Args:
+        videos: the folder.
+        manifest: CSV with the columns id, kind, file, identity, split, sync and notes. Its rows of kind clip and
+            silent_clip are taken whose file is under the folder: the one at this path from the manifest's folder, or
+            from ``videos``, or else the only one of this name.
+
+    Raises:
+        UserError: nothing is found, two videos would get the same id, or a row of the manifest cannot be understood.
     """
     if not videos.is_dir():
         raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
     paths = sorted(path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    entries = _match_manifest(paths, manifest) if manifest else _name_videos(paths, videos)
+    entries = _match_manifest(paths, videos, manifest) if manifest else _name_videos(paths, videos)
     if not entries:
         cure = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
         raise UserError(videos, "holds no video to prepare", cure)
@@ -53,35 +66,79 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
             raise UserError(entry.path, f"has the clip id '{entry.id}', which is no folder name", "Rename it.")
         if entry.split not in SPLITS:
             raise UserError(entry.path, f"is in the split '{entry.split}'", f"Splits are {', '.join(SPLITS)}.")
+        if entry.sync not in SYNCS:
+            known = f"It is {', '.join(SYNCS[:-1])}, or empty to be measured."
+            raise UserError(entry.path, f"has the sync '{entry.sync}' in the manifest", known)
     for one, other in zip(entries, entries[1:], strict=False):
         if one.id == other.id:
             raise UserError(other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them.")
     return entries
 
 
-def _match_manifest(paths: list[Path], manifest: Path) -> list[VideoEntry]:
+def _match_manifest(paths: list[Path], videos: Path, manifest: Path) -> list[VideoEntry]:
+    return [
+        VideoEntry(
+            id=row["id"],
+            path=path,
+            person=row["identity"],
+            split=row["split"],
+            sync=row["sync"].strip(),
+            silent=row["kind"] == "silent_clip",
+            notes=row["notes"],
+        )
+        for row, path in _pair_rows(_read_rows(manifest), paths, videos, manifest)
+    ]
+
+
+def _read_rows(manifest: Path) -> list[dict[str, str]]:
+    """Read the rows of clips."""
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["kind"] in ("clip", "silent_clip")]
-            by_name = {Path(row["file"]).name: row for row in rows}
-            return [
-                VideoEntry(
-                    id=row["id"],
-                    path=path,
-                    person=row["identity"],
-                    split=row["split"],
-                    sync=row["sync"] or "unclear",
-                    silent=row["kind"] == "silent_clip",
-                    notes=row["notes"],
-                )
-                for path in paths
-                if (row := by_name.get(path.name))
-            ]
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [({name: row[name] for name in COLUMNS}, reader.line_num) for row in reader]
     except OSError as error:
         raise UserError(manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest.") from None
-    except (KeyError, UnicodeDecodeError) as error:
-        cure = "It needs the columns id, kind, file, identity, split, sync, notes."
+    except (KeyError, csv.Error, UnicodeDecodeError) as error:
+        cure = f"It needs the columns {', '.join(COLUMNS)}."
         raise UserError(manifest, f"is not a manifest ({error})", cure) from None
+    for row, line in rows:
+        if None in row.values():
+            raise UserError(manifest, f"ends too early in line {line}", f"Each row has {', '.join(COLUMNS)}.")
+    return [row for row, _ in rows if row["kind"] in KINDS]
+
+
+def _pair_rows(
+    rows: list[dict[str, str]], paths: list[Path], videos: Path, manifest: Path
+) -> list[tuple[dict[str, str], Path]]:
+    """Find the file of each row: by its path, or by its bare name where one row and one file alone have it."""
+    places = {Path(os.path.abspath(path)): path for path in paths}
+    paired, left = [], []
+    for row in rows:
+        wanted = (Path(os.path.abspath(folder / row["file"])) for folder in (manifest.parent, videos))
+        path = next((places[place] for place in wanted if place in places), None)
+        if path is None:
+            left.append(row)
+        else:
+            paired.append((row, path))
+    taken = {path for _, path in paired}
+    by_name: dict[str, list[Path]] = {}
+    for path in paths:
+        if path not in taken:
+            by_name.setdefault(path.name, []).append(path)
+    names = Counter(Path(row["file"]).name for row in left)
+    for row in left:
+        name = Path(row["file"]).name
+        found = by_name.get(name, [])
+        if not found:
+            continue
+        if len(found) > 1:
+            reason = f"names {row['file']} (id {row['id']}), and both {found[0]} and {found[1]} could be meant"
+            raise UserError(manifest, reason, "Write the path from the manifest's folder in the column 'file'.")
+        if names[name] > 1:
+            reason = f"has {names[name]} rows whose file could be {found[0]}"
+            raise UserError(manifest, reason, "Write the path from the manifest's folder in the column 'file'.")
+        paired.append((row, found[0]))
+    return paired
 
 
 def _name_videos(paths: list[Path], root: Path) -> list[VideoEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,80 @@ def touch(root: Path, *names: str) -> None:
 
 
 def test_the_manifest_names_people_and_splits(shared_data: Path) -> None:
+    with (shared_data / "MANIFEST.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] in ("clip", "silent_clip")]
     entries = find_videos(shared_data / "clips", shared_data / "MANIFEST.csv")
-    assert len(entries) == 184 and sum(entry.silent for entry in entries) == 16
+    named = [(entry.id, entry.person, entry.split, entry.silent) for entry in entries]
+    wanted = [(row["id"], row["identity"], row["split"], row["kind"] == "silent_clip") for row in rows]
+    assert named == sorted(wanted) and len(wanted) > 100
     people = {split: {entry.person for entry in entries if entry.split == split} for split in ("train", "val")}
-    assert len(people["val"]) == 9 and not people["train"] & people["val"]
-    assert {entry.sync for entry in entries} == {"ok", "corrected", "unclear", "none"}
+    assert not people["train"] & people["val"]
+    # The folder above holds the same names again, in another size.
+    both = find_videos(shared_data, shared_data / "MANIFEST.csv")
+    assert [entry.path for entry in both] == [entry.path for entry in entries]
+
+
+HEADER = "id,kind,file,identity,split,sync,notes"
+
+
+def write_manifest(folder: Path, *files: str, **values: str) -> Path:
+    """A manifest whose ids are a, b, ... in the order of the files."""
+    rows = [
+        ",".join([values.get("id", "abc"[number]), "clip", file, "someone", "train", values.get("sync", ""), ""])
+        for number, file in enumerate(files)
+    ]
+    path = folder / "manifest.csv"
+    path.write_text("\n".join([HEADER, *rows]) + "\n", encoding=values.get("encoding", "utf-8"))
+    return path
+
+
+def test_files_of_a_manifest_are_found_by_path_first(tmp_path: Path) -> None:
+    touch(tmp_path, "corpus/clips/x.mp4", "corpus/clips_512/x.mp4", "corpus/clips/only.mp4", "own/x.mp4")
+    corpus = tmp_path / "corpus"
+    by_path = write_manifest(corpus, "clips_512/x.mp4", "elsewhere/only.mp4", "other/absent.mp4")
+    wanted = {"a": corpus / "clips_512" / "x.mp4", "b": corpus / "clips" / "only.mp4"}
+    assert {entry.id: entry.path for entry in find_videos(corpus, by_path)} == wanted
+    # The same by paths from --videos, with a manifest that lies elsewhere.
+    apart = write_manifest(tmp_path, "clips_512/x.mp4", "elsewhere/only.mp4")
+    assert {entry.id: entry.path for entry in find_videos(corpus, apart)} == wanted
+    # By name alone, where one file has it.
+    assert [entry.path for entry in find_videos(tmp_path / "own", by_path)] == [tmp_path / "own" / "x.mp4"]
+    assert [entry.path for entry in find_videos(corpus / "clips", by_path)] == [
+        corpus / "clips" / "x.mp4",
+        corpus / "clips" / "only.mp4",
+    ]
+
+
+def test_a_name_that_two_files_or_two_rows_have_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "one/x.mp4", "two/x.mp4")
+    with pytest.raises(UserError, match="could be meant") as caught:
+        find_videos(tmp_path, write_manifest(tmp_path, "x.mp4"))
+    assert "one/x.mp4" in str(caught.value) and "two/x.mp4" in str(caught.value)
+    with pytest.raises(UserError, match="2 rows whose file could be"):
+        find_videos(tmp_path / "one", write_manifest(tmp_path, "first/x.mp4", "second/x.mp4"))
+    # One of the two rows names the file itself: it is meant.
+    manifest = write_manifest(tmp_path, "one/x.mp4", "second/x.mp4")
+    assert [(entry.id, entry.path) for entry in find_videos(tmp_path / "one", manifest)] == [
+        ("a", tmp_path / "one" / "x.mp4")
+    ]
+
+
+@pytest.mark.parametrize("sync", ["ok", "corrected", "unclear", "none", ""])
+def test_sync_is_what_the_manifest_says_or_left_to_be_measured(tmp_path: Path, sync: str) -> None:
+    touch(tmp_path, "x.mp4")
+    manifest = write_manifest(tmp_path, "x.mp4", sync=sync, encoding="utf-8-sig")
+    assert [entry.sync for entry in find_videos(tmp_path, manifest)] == [sync]
+    assert [entry.sync for entry in find_videos(tmp_path)] == [""]
+
+
+def test_rows_that_cannot_be_understood_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "x.mp4")
+    with pytest.raises(UserError, match="sync 'good'"):
+        find_videos(tmp_path, write_manifest(tmp_path, "x.mp4", sync="good"))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"{HEADER}\na,clip,x.mp4,someone\n")
+    with pytest.raises(UserError, match="ends too early in line 2"):
+        find_videos(tmp_path, manifest)
 
 
 def test_voxceleb_tree(tmp_path: Path) -> None:
