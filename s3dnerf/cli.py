@@ -113,6 +113,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
         run_prepare,
         "Turn a tree of videos into prepared clips for training",
         "Reads VoxCeleb2's mp4/<person>/<video>/<clip>.mp4, a flat folder (HDTF), or what a manifest names.\n"
+        "Whether sound and picture are in step is measured where no manifest says so (docs/data.md).\n"
         "A second run does only what is missing; what failed is listed in OUT/report.json.",
     )
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder with the videos")
@@ -126,6 +127,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
 
 def run_prepare(options: argparse.Namespace) -> None:
     from s3dnerf.data.prepare import prepare_videos
+    from s3dnerf.data.report import check_success, format_summary
 
     report = prepare_videos(
         videos=options.videos,
@@ -134,10 +136,10 @@ def run_prepare(options: argparse.Namespace) -> None:
         size=options.size,
         workers=options.workers,
     )
+    check_success(report, options.out)
     for failure in report.failed:
         print(f"{failure.video}: {failure.reason}", file=sys.stderr)
-    counts = f"{len(report.prepared)} prepared, {len(report.present)} already there, {len(report.failed)} failed"
-    print(f"{counts}; see {options.out / 'report.json'}")
+    print(format_summary(report, options.out))
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
@@ -198,6 +200,11 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
     instead.add_argument(
         "--evaluate", metavar="SPLIT", help="train nothing: print how well a discriminator does on clips of this split"
     )
+    instead.add_argument(
+        "--evaluate-offsets",
+        metavar="SPLIT",
+        help="train nothing: print how often the sound offset that prepare measures is right on clips of this split",
+    )
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the one to evaluate (default: the weights that ship with the package)"
     )
@@ -214,6 +221,7 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
 def run_train_sync(options: argparse.Namespace) -> None:
     from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.evaluation.lip_sync import evaluate_discriminator, format_reports, write_offsets
+    from s3dnerf.evaluation.sync_offset import evaluate_offsets, format_offset_scores
     from s3dnerf.media.files import check_output, refuse_inputs
     from s3dnerf.models.lip_sync import SHIPPED, load_discriminator
     from s3dnerf.training.lip_sync import SyncConfig, train_sync
@@ -228,6 +236,9 @@ def run_train_sync(options: argparse.Namespace) -> None:
     if options.evaluate:
         model = load_discriminator(options.checkpoint or SHIPPED)
         print(format_reports(evaluate_discriminator(model, config.data.root, options.evaluate)))
+    elif options.evaluate_offsets:
+        model = load_discriminator(options.checkpoint or SHIPPED)
+        print(format_offset_scores(evaluate_offsets(model, config.data.root, options.evaluate_offsets)))
     elif options.offsets:
         check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)

@@ -35,10 +35,10 @@ DRAWN_CLIPS = (
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real clips, portraits and recordings beside the repository; skips without it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    """The folder of real clips, portraits and recordings: S3DNERF_TEST_DATA, or one beside the repository."""
+    folder = Path(os.environ.get("S3DNERF_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip("the real clips of ../shared/data are not there")
+        pytest.skip(f"the real clips are not there (S3DNERF_TEST_DATA names their folder; looked in {folder})")
     return folder
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +17,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from s3dnerf.data.clip import INFO_FILE, Clip, save_clip
+from s3dnerf.data.clip import INFO_FILE, VIDEO_FILE, Clip, load_clip, read_info, save_clip, update_sync
+from s3dnerf.data.report import Failure, PrepareReport, read_failures, record_clip, write_report
+from s3dnerf.data.sync_offset import Sync, find_sync, shift_speech
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose
@@ -30,8 +31,9 @@ from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.registration import SIDE, register_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
-from s3dnerf.media.files import check_output, make_folder, refuse_inputs, replace_when_done
+from s3dnerf.media.files import check_output, make_folder, refuse_inputs
 from s3dnerf.media.video import probe_video, stream_frames
+from s3dnerf.models.lip_sync import CROPPED_SIDE
 
 LONGEST_GAP = 5
 """Frames without a face that are interpolated; longer gaps are marked as not valid."""
@@ -39,30 +41,11 @@ LEAST_VALID = 0.5
 """Share of the frames that must show a face."""
 LEAST_SIDE = 64
 """Pixels of the source that the crop must have, at least."""
+SIZES = (64, 2048)
+"""Smallest and largest side of the prepared video, pixels."""
 LOOKED_TOGETHER = 32
 """Frames in which the plain mesh looks at once."""
 DIED = "the process that prepared it ended abruptly (out of memory?)"
-REPORT_FILE = "report.json"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A video that could not be prepared; size and time of change tell whether it was mended since."""
-
-    id: str
-    video: str
-    reason: str
-    size: int = 0
-    changed: float = 0.0
-
-
-@dataclass
-class PrepareReport:
-    """What a run did: clips made now, clips that were there before, videos that failed (now or before)."""
-
-    prepared: list[str] = field(default_factory=list)
-    present: list[str] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
 
 
 def prepare_videos(
@@ -72,43 +55,116 @@ def prepare_videos(
     size: int = 256,
     workers: int = 2,
 ) -> PrepareReport:
-    """Prepare every video under `videos` into a clip folder under `out`.
+    """Prepare every video under ``videos`` into a clip folder under ``out``.
 
-    Clips that are there are left alone, and so are videos that failed before and have not changed. Every
-    failure is listed with its reason in OUT/report.json and does not stop the others. size is the side of
-    the prepared video in pixels. Raises UserError when there is no video, the manifest cannot be read, the
-    face tracker is missing or `out` cannot be written.
+    Clips that are there are left alone, and so are videos that failed before and have not changed. Clips of an
+    earlier version whose sound offset was not measured are measured. Every failure is listed with its reason in
+    OUT/report.json and does not stop the others.
+
+    Args:
+        videos: folder with the videos.
+        out: folder for the clips.
+        manifest: table of the clips, see ``find_videos``.
+        size: side of the prepared video in pixels, an even number from 64 to 2048.
+        workers: processes at work at once.
+
+    Raises:
+        UserError: a setting is out of range, there is no video, the manifest cannot be read, the face tracker is
+            missing, ``out`` cannot be written or holds these clips in another size.
     """
+    check_settings(size, workers)
     out = Path(out)
     # Clips among the videos would be prepared again by the next run.
     for folder in (out, *out.resolve().parents):
         refuse_inputs(folder, [videos])
     check_output(out / REPORT_FILE, [manifest])
     entries = find_videos(Path(videos), None if manifest is None else Path(manifest))
-    make_folder(out)
     report = PrepareReport()
-    known = {failure.id: failure for failure in _read_failures(out) if failure.reason != DIED}
-    todo = []
+    try:
+        make_folder(out)
+        todo = _sort_entries(entries, out, size, report, split_is_chosen=manifest is None)
+        if todo:
+            load_mediapipe()  # when it is missing, that is not the videos' fault
+        there = set(report.present)
+        for entry, reason in tqdm(_run(todo, out, size, workers), total=len(todo), desc="prepare", unit="clip"):
+            if reason is not None:
+                report.failed.append(_describe_failure(entry, reason))
+                write_report(out, report)
+            elif entry.id in there:
+                report.measured.append(entry.id)
+            else:
+                report.prepared.append(entry.id)
+    except OSError as error:
+        raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error
+    _record_clips(entries, out, report)
+    write_report(out, report)
+    return report
+
+
+def _record_clips(entries: list[VideoEntry], out: Path, report: PrepareReport) -> None:
+    """Put down all clips that are there; those that are damaged count as failed."""
+    there = {*report.prepared, *report.present} - {failure.id for failure in report.failed}
+    for entry in entries:
+        if entry.id in there:
+            try:
+                report.clips.append(record_clip(out / entry.id))
+            except UserError as error:
+                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.cure}"))
+
+
+def check_settings(size: int, workers: int) -> None:
+    """Raise UserError unless clips of this size can be made, by at least one process."""
+    low, high = SIZES
+    if not low <= size <= high or size % 2:
+        raise UserError("size", f"{size} is not an even number from {low} to {high}", "256 and 512 are usual.")
+    if workers < 1:
+        raise UserError("workers", f"{workers} is less than one process", "Give the number of processor cores.")
+
+
+def _sort_entries(
+    entries: list[VideoEntry], out: Path, size: int, report: PrepareReport, split_is_chosen: bool
+) -> list[VideoEntry]:
+    """Return the entries that have to be prepared or measured; the others are put down in the report."""
+    known = {failure.id: failure for failure in read_failures(out) if failure.reason != DIED}
+    there: dict[str, dict] = {}
     for entry in entries:
         if (out / entry.id / INFO_FILE).is_file():
+            try:
+                there[entry.id] = read_info(out / entry.id)
+            except UserError as error:
+                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.cure}"))
+    check_sizes(Counter(info["size"] for info in there.values()), size, out)
+    broken = {failure.id for failure in report.failed}
+    # A person stays in one split, also when new people change which are chosen for validation.
+    splits = {info["person"]: info["split"] for info in there.values()} if split_is_chosen else {}
+    todo = []
+    for entry in entries:
+        if entry.id in there:
             report.present.append(entry.id)
+            if _lacks_sync(entry, there[entry.id]):
+                todo.append(entry)
+        elif entry.id in broken:
+            continue
         elif entry.id in known and known[entry.id] == _describe_failure(entry, known[entry.id].reason):
             report.failed.append(known[entry.id])
         else:
-            todo.append(entry)
-    if todo:
-        load_mediapipe()  # when it is missing, that is not the videos' fault
-    try:
-        for entry, reason in tqdm(_run(todo, out, size, workers), total=len(todo), desc="prepare", unit="clip"):
-            if reason is None:
-                report.prepared.append(entry.id)
-            else:
-                report.failed.append(_describe_failure(entry, reason))
-                _write_report(out, report)
-    except OSError as error:
-        raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error
-    _write_report(out, report)
-    return report
+            split = splits.get(entry.person, entry.split)
+            todo.append(entry if split == entry.split else replace(entry, split=split))
+    return todo
+
+
+def check_sizes(sizes: Counter[int], size: int, out: Path) -> None:
+    """Raise UserError when these clips are there in another size: they would be kept, and ``size`` ignored."""
+    if sizes and size not in sizes:
+        other, count = sizes.most_common(1)[0]
+        reason = f"holds {count} of these clips in {other} x {other} pixels, and --size is {size}"
+        cure = f"Name another --out for {size} x {size}, or --size {other} to go on in this folder."
+        raise UserError(out, reason, cure)
+
+
+def _lacks_sync(entry: VideoEntry, info: dict) -> bool:
+    """Tell whether a clip that is there is still to be measured: an earlier version did not."""
+    return not entry.sync and info["has_speech"] and info["sync"] == "unclear" and info.get("confidence") is None
 
 
 def _run(todo: list[VideoEntry], out: Path, size: int, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
@@ -154,11 +210,12 @@ def _start_worker() -> None:
 
 
 def _try_clip(entry: VideoEntry, out: Path, size: int) -> str | None:
-    """Prepare a clip unless it is there; returns None or the reason why it failed."""
-    if (out / entry.id / INFO_FILE).is_file():
-        return None
+    """Prepare a clip, or measure it if it is there; returns None or the reason why it failed."""
     try:
-        prepare_clip(entry, out, size)
+        if not (out / entry.id / INFO_FILE).is_file():
+            prepare_clip(entry, out, size)
+        elif _lacks_sync(entry, read_info(out / entry.id)):
+            measure_clip(out / entry.id)
     except UserError as error:
         return error.reason
     except (ValueError, RuntimeError, cv2.error) as error:
@@ -180,12 +237,22 @@ def prepare_clip(entry: VideoEntry, out: Path, size: int) -> None:
     speech = _find_speech(entry, info.has_audio)
     pose = follow_head(entry.path, track.landmarks, box)
 
-    def stream() -> Iterator[np.ndarray]:
-        return (apply_crop(frame, box, size) for frame in stream_frames(entry.path))
+    def stream(side: int = size) -> Iterator[np.ndarray]:
+        return (apply_crop(frame, box, side) for frame in stream_frames(entry.path))
 
     landmarks = read_lips(stream(), crop_landmarks(track.landmarks, box))
-    clip = _assemble_clip(entry, out, size, frame_size, landmarks, track.valid, pose, box, speech is not None)
-    save_clip(clip, stream(), speech)
+    sync = find_sync(entry.sync, speech, lambda: stream(CROPPED_SIDE), pose, track.valid)
+    clip = _assemble_clip(entry, out, size, frame_size, landmarks, track.valid, pose, box, sync, speech is not None)
+    save_clip(clip, stream(), None if speech is None else shift_speech(speech, sync.moves))
+
+
+def measure_clip(folder: Path) -> None:
+    """Measure the sound offset of a clip that is there, and make up for it. Raises UserError when it is damaged."""
+    clip = load_clip(folder)
+    speech = clip.read_speech()
+    sync = find_sync("", speech, lambda: stream_frames(folder / VIDEO_FILE), clip.pose, clip.valid)
+    clip = replace(clip, sync=sync.label, offset=sync.offset, confidence=sync.confidence)
+    update_sync(clip, shift_speech(speech, sync.moves) if sync.moves else None)
 
 
 @dataclass(frozen=True)
@@ -257,6 +324,7 @@ def _assemble_clip(
     valid: np.ndarray,
     pose: HeadPose,
     box: CropBox,
+    sync: Sync,
     has_speech: bool,
 ) -> Clip:
     landmarks = align_depth(landmarks, pose)
@@ -265,7 +333,7 @@ def _assemble_clip(
         id=entry.id,
         person=entry.person,
         split=entry.split,
-        sync=entry.sync if has_speech else "none",
+        sync=sync.label,
         frames=len(landmarks),
         size=size,
         crop=box,
@@ -278,6 +346,8 @@ def _assemble_clip(
         source=entry.path.name,
         frame_size=frame_size,
         notes=entry.notes,
+        offset=sync.offset,
+        confidence=sync.confidence,
     )
 
 
@@ -294,18 +364,3 @@ def _find_speech(entry: VideoEntry, has_audio: bool) -> np.ndarray | None:
 def _describe_failure(entry: VideoEntry, reason: str) -> Failure:
     state = entry.path.stat()
     return Failure(entry.id, str(entry.path), reason, state.st_size, state.st_mtime)
-
-
-def _read_failures(out: Path) -> list[Failure]:
-    path = out / REPORT_FILE
-    if not path.is_file():
-        return []
-    try:
-        return [Failure(**failure) for failure in json.loads(path.read_text(encoding="utf-8"))["failed"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(path, f"is not a report of this program ({error})", "Delete it.") from None
-
-
-def _write_report(out: Path, report: PrepareReport) -> None:
-    with replace_when_done(out / REPORT_FILE) as path:
-        path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

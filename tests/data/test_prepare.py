@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from s3dnerf.data import prepare
-from s3dnerf.data.clip import load_clip
+from s3dnerf.data import videos as videos_module
+from s3dnerf.data.clip import INFO_FILE, load_clip
 from s3dnerf.data.prepare import PrepareReport, fill_gaps, prepare_videos, read_lips
+from s3dnerf.data.sync_offset import LEAST_CONFIDENCE, shift_speech
 from s3dnerf.data.videos import VideoEntry
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import fit_head_pose, load_canonical_face, project
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.lips import LIPS, average_lips
 from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT
-from s3dnerf.media.audio import read_speech
+from s3dnerf.media.audio import read_speech, write_flac
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import VideoWriter, read_frames, stream_frames
 
@@ -64,6 +68,14 @@ def test_good_videos_are_prepared_and_the_others_listed(
     assert "video" in reasons["broken_2"] and reasons["broken_1"]
     stored = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert {failure["id"]: failure["reason"] for failure in stored["failed"]} == reasons
+    # Nobody said how these are in step: it was measured.
+    for name, record in zip(REAL, stored["clips"], strict=True):
+        clip = load_clip(out / name)
+        assert record == {"id": name, "sync": "ok", "offset": clip.offset, "confidence": clip.confidence} | {
+            "seconds": 3.0,
+            "whole": True,
+        }
+        assert clip.sync == "ok" and abs(clip.offset) <= 1 and clip.confidence > 0.2
 
 
 def test_a_second_run_does_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +111,130 @@ def test_a_prepared_clip_shows_its_source(made: Made, shared_data: Path) -> None
     assert np.array_equal(clip.read_speech(), read_speech(shared_data / "clips" / f"{REAL[0]}.wav"))
     other = load_clip(out / REAL[1])
     assert other.has_speech and len(other.read_speech()) == 640 * other.frames, "the sound of the video itself"
+
+
+def forget_sync(folder: Path) -> None:
+    """Make a clip one of an earlier version, which did not measure."""
+    path = folder / INFO_FILE
+    info = json.loads(path.read_text(encoding="utf-8")) | {"sync": "unclear"}
+    path.write_text(json.dumps({name: info[name] for name in info if name not in ("offset", "confidence")}))
+
+
+@pytest.fixture
+def earlier(made: Made, one_thread: None, tmp_path: Path) -> Callable[[str, np.ndarray], Path]:
+    """Makes a copy of a prepared clip with other sound, as an earlier version would have left it."""
+
+    def make(name: str, speech: np.ndarray) -> Path:
+        folder = tmp_path / "out" / name
+        shutil.copytree(made[1] / REAL[0], folder)
+        forget_sync(folder)
+        write_flac(folder / "speech.flac", speech)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("late", [6, -4])
+def test_late_and_early_sound_is_moved_back(made: Made, earlier: Callable[[str, np.ndarray], Path], late: int) -> None:
+    original = load_clip(made[1] / REAL[0])
+    folder = earlier("moved", shift_speech(original.read_speech(), -late))
+    prepare.measure_clip(folder)
+    clip = load_clip(folder)
+    assert clip.sync == "corrected" and abs(clip.offset - original.offset - late) <= 1
+    assert clip.confidence >= LEAST_CONFIDENCE
+    # What is left is what was there before, but for the frames that moving it to and fro has cut off.
+    moved = clip.offset - late
+    expected = shift_speech(original.read_speech(), moved)
+    inside = slice(7 * 640, -7 * 640)
+    assert np.array_equal(clip.read_speech()[inside], expected[inside])
+    prepare.measure_clip(folder)
+    assert load_clip(folder).sync == "ok"
+
+
+def test_the_speech_of_somebody_else_stays_unclear(
+    made: Made, earlier: Callable[[str, np.ndarray], Path], speech: Tensor
+) -> None:
+    folder = earlier("dubbed", speech.numpy()[: 75 * 640])
+    prepare.measure_clip(folder)
+    clip = load_clip(folder)
+    assert clip.sync == "unclear" and not clip.in_step and clip.confidence < LEAST_CONFIDENCE
+    assert np.allclose(clip.read_speech(), speech.numpy()[: 75 * 640], atol=1e-4), "nothing is moved"
+
+
+def test_clips_of_an_earlier_version_are_measured_and_those_of_a_manifest_are_not(
+    made: Made, in_process: None, tmp_path: Path
+) -> None:
+    videos, out, *_ = made
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    for name in REAL:
+        forget_sync(copy / name)
+    rows = [f"{name},clip,{name}.mp4,someone,train,{sync}," for name, sync in zip(REAL, ("unclear", ""), strict=True)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["id,kind,file,identity,split,sync,notes", *rows]) + "\n")
+    report = prepare_videos(videos, copy, manifest, workers=1)
+    assert report.prepared == [] and report.present == list(REAL) and report.measured == [REAL[1]]
+    assert [(clip.sync, clip.confidence is None) for clip in map(load_clip, (copy / name for name in REAL))] == [
+        ("unclear", True),
+        ("ok", False),
+    ]
+    assert [clip.teaches_speech for clip in report.clips] == [False, True]
+
+
+def test_another_size_is_refused_and_nothing_is_touched(made: Made) -> None:
+    videos, out, *_ = made
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(UserError, match=r"holds 2 of these clips in 256 x 256 pixels, and --size is 128") as caught:
+        prepare_videos(videos, out, size=128)
+    assert "--out" in caught.value.cure and "--size 256" in caught.value.cure
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"size": 0}, "0 is not an even number from 64 to 2048"),
+        ({"size": -256}, "not an even number"),
+        ({"size": 257}, "not an even number"),
+        ({"size": 32}, "not an even number"),
+        ({"size": 100_000}, "not an even number"),
+        ({"workers": 0}, "0 is less than one process"),
+        ({"workers": -2}, "less than one process"),
+    ],
+)
+def test_sizes_and_processes_that_cannot_be_are_refused(tmp_path: Path, words: dict[str, int], reason: str) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(UserError, match=reason):
+        prepare_videos(tmp_path, tmp_path / "out", **words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_clip_is_a_failure_and_stops_nothing(made: Made, tmp_path: Path) -> None:
+    videos, out, *_ = made
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (copy / REAL[0] / INFO_FILE).write_text("{")
+    (copy / REAL[1] / "track.npz").write_bytes(b"")
+    report = prepare_videos(videos, copy)
+    reasons = {failure.id: failure.reason for failure in report.failed}
+    assert "clip.json cannot be read" in reasons[REAL[0]] and "track.npz cannot be read" in reasons[REAL[1]]
+    assert "Delete this folder" in reasons[REAL[0]] and report.clips == []
+
+
+def test_a_person_stays_in_one_split_when_others_come(
+    drawn_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, videos = tmp_path / "out", tmp_path / "videos"
+    shutil.copytree(drawn_clips / "ann_0", out / "ann_0")
+    videos.mkdir()
+    for name in ("ann_0", "ann_7", "bob_0"):
+        (videos / f"{name}.mp4").touch()
+    taken = []
+    monkeypatch.setattr(prepare, "_run", lambda todo, *rest: taken.extend(todo) or iter(()))
+    monkeypatch.setattr(prepare, "load_mediapipe", lambda: None)
+    monkeypatch.setattr(videos_module, "_choose_val_people", lambda people: {"ann", "bob"})
+    prepare_videos(videos, out, size=64)
+    assert [(entry.id, entry.split) for entry in taken] == [("ann_7", "train"), ("bob_0", "val")]
 
 
 def test_the_track_fits_the_pose(made: Made) -> None:
