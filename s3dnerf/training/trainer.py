@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import save_config
-from s3dnerf.data.dataset import Batch, Frames, TalkingFaceDataset
+from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceMesh
@@ -125,7 +125,12 @@ class Trainer:
         size, window = config.model.image_size, max(config.model.audio.samples, self.lip_sync.config.audio.samples)
         data, shape = config.data, (size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
-        self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
+        try:
+            self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
+        except EmptySplitError as error:
+            # Of few people, preparation sets none aside.
+            tqdm.write(f"no validation: {error.reason}")
+            self.val_data = None
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
 
@@ -148,7 +153,7 @@ class Trainer:
                 bar.update()
                 if self.step % train.log_every == 0:
                     self.log_losses(log, bar, losses)
-                if self.step % train.validate_every == 0:
+                if self.val_data is not None and self.step % train.validate_every == 0:
                     self.validate(log)
                 if self.step % train.save_every == 0 or self.step == train.steps or interrupted():
                     self.save()

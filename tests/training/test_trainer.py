@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -389,6 +390,28 @@ def test_the_whole_of_training_in_under_a_minute(
         assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
     events = list((tmp_path / "log").glob("events*"))
     assert len(events) == 1 and events[0].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("kept", "reason"), [((), "no prepared clip"), (("cid_0",), "no clip with speech in step")])
+def test_without_a_clip_to_validate_on_training_goes_on_and_says_so(
+    make_config: Callable[..., S3DNeRFConfig],
+    drawn_clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kept: tuple[str, ...],
+    reason: str,
+) -> None:
+    for name in ("ann_0", "ben_0", *kept):
+        shutil.copytree(drawn_clips / name, tmp_path / "clips" / name)
+    for name in kept:
+        info = tmp_path / "clips" / name / "clip.json"
+        info.write_text(info.read_text().replace('"sync": "ok"', '"sync": "unclear"'))
+    words = ("--train.steps", "2", "--train.validate_every", "1", "--train.mouth_steps", "0")
+    config = make_config(*words, root=tmp_path / "clips")
+    checkpoint = train(config, run_dir=tmp_path / "run")
+    assert checkpoint.name == "step_0000002"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line or "psnr" in line]
+    assert len(lines) == 1 and lines[0].startswith("no validation: ") and reason in lines[0]
 
 
 def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
