@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, VIDEO_FILE, Clip, load_clip, read_info, save_clip, update_sync
-from s3dnerf.data.report import Failure, PrepareReport, read_failures, record_clip, write_report
+from s3dnerf.data.report import REPORT_FILE, Failure, PrepareReport, read_failures, record_clip, write_report
 from s3dnerf.data.sync_offset import Sync, find_sync, shift_speech
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
