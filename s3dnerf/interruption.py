@@ -78,4 +78,7 @@ def _handling(numbers: list[signal.Signals], handler: Callable[[int, FrameType |
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGTERM:
+        # A terminal that closes hangs up more than once, which must not disturb the cleaning up.
+        signal.signal(number, signal.SIG_IGN)
     raise Interrupted(number)

@@ -37,8 +37,11 @@ from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_i
 from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
+    SAMPLES_PER_FRAME,
+    SpeechLevel,
     check_speech,
     count_frames,
+    fit_length,
     measure_level,
     speech_gain,
     stream_clean_speech,
@@ -46,6 +49,7 @@ from s3dnerf.media.audio import (
 )
 from s3dnerf.media.files import is_stream
 from s3dnerf.media.image import resize_image
+from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, shrink
@@ -257,7 +261,7 @@ class TalkingHeadPipeline:
 
         def start() -> Iterator[np.ndarray]:
             with timer("hearing the speech"):
-                motion = self.hear(identity, audio, speech_gain(level))
+                motion = self.hear(identity, audio, level)
             eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             rendered = self.render_frames(identity, motion, poses(), eyes, timer, backdrop)
             for frame in rendered:
@@ -306,11 +310,9 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         backdrop = self.make_backdrop(found, identity)
         sound = audio or video
-        motion = self.hear(identity, sound, speech_gain(measure_level(stream_clean_speech(sound))))
-        # A picture may outlast its sound by a few frames: the mouth stays as it was.
-        heard = (motion[min(index, len(motion) - 1)] for index in range(len(pose)))
+        heard = self.hear(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
         if freeze_mouth:
-            heard = repeat(motion[0])
+            heard = repeat(heard[0])
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), backdrop):
@@ -361,18 +363,26 @@ class TalkingHeadPipeline:
         driver = follow_head(path, points, choose_crop(fit_head_pose(points), frame_size))
         return lambda: iterate_driven_motion(first, driver)
 
-    def hear(self, identity: Identity, audio: str | Path, gain: float) -> torch.Tensor:
-        """Return the motion codes ``[T, R, code]`` of a whole recording made louder by ``gain``, ready to render.
+    def hear(
+        self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
+    ) -> torch.Tensor:
+        """Return the motion codes ``[T, R, code]`` of a whole recording of a known level, ready to render.
 
-        They take half a kilobyte a frame, so that an hour of speech fits in 50 MB.
+        They take half a kilobyte a frame, so that an hour of speech fits in 50 MB. In silence lips close, also in the
+        ``frames`` beyond the recording's end, if there are more.
         """
-        windows = stream_speech_windows(stream_clean_speech(audio), self.model.config.audio.samples)
+        gain = speech_gain(level)
+        activity = measure_speech_activity(stream_clean_speech(audio), level, frames)
+        blocks = fit_length(stream_clean_speech(audio), None if frames is None else frames * SAMPLES_PER_FRAME)
+        windows = stream_speech_windows(blocks, self.model.config.audio.samples)
         motion = []
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, HEARD_TOGETHER)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
                 motion.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
-        return self.model.articulate(torch.cat(motion))
+            rest = self.model.rest(identity).float()
+        motion = self.model.articulate(torch.cat(motion))
+        return rest.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
 
     def render_frames(
         self,

@@ -350,6 +350,18 @@ def group_by_person(tracks: list[Track]) -> dict[str, list[Track]]:
     return dict(sorted(people.items()))
 
 
+def collect_faces(tracks: list[Track], stride: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a person's faces and their mirror images, every ``stride``-th frame.
+
+    Returns landmarks ``[N, P, 3]`` (head space), their displacements ``[N, P, 3]`` from the mean face of their clip,
+    and weights ``[N]`` that sum to one.
+    """
+    landmarks = np.concatenate([track.landmarks[track.frames[::stride]] for track in tracks])
+    expression = np.concatenate([track.landmarks[track.frames[::stride]] - track.mean_face for track in tracks])
+    landmarks, expression = (np.concatenate([part, mirror_track(part)]) for part in (landmarks, expression))
+    return _tensor(landmarks), _tensor(expression), torch.full((len(landmarks),), 1.0 / len(landmarks))
+
+
 def draw_track(people: dict[str, list[Track]], power: float, rng: np.random.Generator) -> Track:
     """Draw a person in proportion to (their frames) ** power, then one of their clips by its length."""
     counts = np.array([sum(len(track.frames) for track in tracks) for tracks in people.values()], float)

@@ -119,6 +119,22 @@ def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield begin()[0].astype(np.float32)
 
 
+def fit_length(blocks: Iterable[np.ndarray], samples: int | None) -> Iterator[np.ndarray]:
+    """Cut blocks [n] of sound at `samples`, or go on with silence up to there; None leaves them as they are."""
+    if samples is None:
+        yield from blocks
+        return
+    left = samples
+    for block in blocks:
+        yield block[:left]
+        left -= min(left, len(block))
+        if not left:
+            return
+    while left:
+        yield np.zeros(min(left, SAMPLE_RATE), np.float32)
+        left -= min(left, SAMPLE_RATE)
+
+
 def measure_level(blocks: Iterable[np.ndarray]) -> SpeechLevel:
     """Measure float32 blocks [n] of 16 kHz sound; keeps only one energy value for every 20 ms."""
     energies: list[np.ndarray] = []

@@ -305,8 +305,6 @@ class CrossModalFacialDeformationField(nn.Module):
         self.speech_attention = make_speech_fusion(config, speech_width, regions)
         self.embed_eyes = nn.Linear(2, regions * code, bias=False)
         self.to_portrait = make_mlp(token, token, code)
-        # People seen in training must not be known by heart.
-        self.to_state = nn.Sequential(nn.LayerNorm(token), nn.Dropout(0.3), make_mlp(token, token, code))
         self.warp = Stillness(config, regions) if config.scope == "nothing" else RegionWarp(config, regions)
         self.lattice = Lattice(config.lattice)
 

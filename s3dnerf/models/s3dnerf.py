@@ -40,6 +40,7 @@ from s3dnerf.models.mouth_interior import (
 )
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
+from s3dnerf.models.source_expression import SourceExpression
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
 from s3dnerf.rendering.field import DeformedField, read_lattice, see_field
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
@@ -167,6 +168,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         )
         sizes = len(KEPT_POINTS), len(REGIONS), config.deformation.code_width
         self.motion_encoder, self.motion_decoder = MotionEncoder(*sizes), MotionDecoder(*sizes)
+        self.source_expression = SourceExpression(len(KEPT_POINTS))
         self.radiance_field = RadianceField(
             config.radiance, 3 * config.appearance.plane_channels, config.deformation.ambient
         )
@@ -186,7 +188,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         appearance = self.appearance_encoder(portrait.image, portrait.camera)
         displacement = portrait.landmarks - self.canonical_landmarks
         regions = self.deformation_field.describe_regions(appearance.context, displacement, portrait.eyes)
-        state = self.deformation_field.to_state(regions.tokens)
+        state = self.motion_encoder(self.source_expression(displacement))
         hair = tones = None
         if portrait.matte is not None:
             hair = mark_hair(portrait.matte, portrait.camera, 2 * self.config.ray_size)
@@ -197,6 +199,15 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Speech ``windows [B, samples]`` around frames, in runs of consecutive ones -> motion codes ``[B, R, code]``
         (F_cm)."""
         return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows, run))
+
+    def rest(self, identity: Identity) -> Tensor:
+        """Motion codes ``[B, R, code]`` of the source's face with closed lips, as it is when nobody speaks.
+
+        Whatever the source's expression is taken for, the change from it to closed lips is the same.
+        """
+        landmarks = identity.portrait.landmarks
+        expression = self.source_expression(landmarks - self.canonical_landmarks)
+        return self.motion_encoder(self.source_expression.close_lips(expression, landmarks))
 
     def articulate(self, motion: Tensor) -> Tensor:
         """Prepare the motion codes ``[T, R, code]`` of a recording's frames for rendering.

@@ -102,8 +102,6 @@ class LossWeights:
     """Opening of the lips in silence, or how far they overlap, head units."""
     distill: float = 0.5
     """Distance of motion codes from speech to those that the encoder has for the same movement."""
-    state: float = 0.2
-    """Distance of the motion codes that a portrait seems to show to those of its tracked face."""
 
 
 def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:

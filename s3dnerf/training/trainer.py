@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import save_config
-from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset
+from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset, collect_faces
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceMesh
@@ -25,11 +25,11 @@ from s3dnerf.interruption import defer_interrupts, ignore_signals
 from s3dnerf.media.files import make_folder, refuse_inputs
 from s3dnerf.models.lip_sync import load_discriminator
 from s3dnerf.models.s3dnerf import ModelConfig, Rendering, S3DNeRF, map_tensors
+from s3dnerf.models.source_expression import fit_source_expression
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
-    compare_codes,
     compare_flow,
     compare_images,
     compare_landmarks,
@@ -143,8 +143,12 @@ class Trainer:
             self.average.n_averaged.fill_(self.step)
         save_config(self.run_dir / "config.yaml", self.config)
         train = self.config.train
-        if latest is None and train.mouth_steps > 0:
-            self.learn_mouths()
+        if latest is None:
+            if "source_expression" not in train.frozen:
+                self.fit_source_expression()
+            if train.mouth_steps > 0:
+                self.learn_mouths()
+            self.save()
         bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
         with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
             for batches in self.iterate_batches():
@@ -161,13 +165,20 @@ class Trainer:
                     tqdm.write(f"stopped at step {self.step}; continue with --resume")
                     return
 
+    def fit_source_expression(self) -> None:
+        """Fit how expressions are told from faces, every person counting alike."""
+        model, faces = self.model, [collect_faces(tracks) for tracks in self.data.people.values()]
+        landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
+        displacement = landmarks - model.canonical_landmarks
+        fit_source_expression(model.source_expression, displacement, expression, weights)
+        self.average.module.source_expression.load_state_dict(model.source_expression.state_dict())
+
     def learn_mouths(self) -> None:
         """Learn the inside of mouths, which nothing else depends on."""
         interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
         mouths = map_tensors(collect_mouths(self.data, seed, steps), lambda x: x.to(self.device))
         learn_mouths(interior, mouths, steps, seed)
         self.average.module.mouth_interior.load_state_dict(interior.state_dict())
-        self.save()
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step, prepared ahead by worker processes."""
@@ -233,7 +244,6 @@ class Trainer:
             state = model.motion_encoder(batch.speaker_displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
             losses = compare_landmarks(model, identity, tracked, frames)
-            losses["state"] = compare_codes(speakers.state, state)
             losses["motion"] = compare_motion(model, teacher, frames)
             spoken = model.encode_speech(identity, frames.speech, length)
             losses |= compare_speech(model, spoken, frames, length)
@@ -254,7 +264,6 @@ class Trainer:
             states = repeat(state, batch.frames_per_portrait)
             codes = model.drive(identity, motion, frames.eyes, frames.camera, states)
             losses = compare_landmarks(model, identity, codes, frames)
-            losses["state"] = compare_codes(portraits.state, state)
             if speech_share > 0:
                 # In a run all frames are, so that its lips can be compared with its speech.
                 chosen = torch.rand(len(frames.speaks), generator=generator) < (1.0 if batch.is_run else speech_share)
@@ -376,7 +385,7 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
     model, start = S3DNeRF(config), train.start
     for setting, parts in (("train.anew", train.anew), ("train.frozen", train.frozen)):
         for part in parts:
-            if not any(name.startswith(part) for name, _ in model.named_parameters()):
+            if not any(name.startswith(part) for name in model.state_dict()):
                 known = ", ".join(name for name, _ in model.named_children())
                 raise UserError(setting, f"the model has no part '{part}'", f"name some of: {known}, or parts of them")
     if start is not None:

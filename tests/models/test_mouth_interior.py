@@ -21,8 +21,10 @@ from s3dnerf.models.mouth_interior import (
     MouthInteriorConfig,
     MouthTones,
     measure_need,
+    measure_shade,
     measure_tones,
 )
+from s3dnerf.models.s3dnerf import map_tensors
 from s3dnerf.rendering.mouth import MouthOpening
 from s3dnerf.rendering.rays import Camera
 
@@ -51,10 +53,10 @@ def test_mouths_start_dark_and_learn(interior: MouthInterior) -> None:
     # White above, where the teeth are, and dark red below.
     wanted = torch.where(torch.arange(PIXELS) < 3, 0.8, torch.tensor([0.3, 0.1, 0.1])[:, None])[None]
     optimizer = torch.optim.Adam(interior.parameters(), 1e-2)
-    start = (interior(make_opening(), make_tones()) - wanted).abs().mean().item()
-    assert interior(make_opening(), make_tones()).max() < 0.6
+    start = (interior(make_opening(), make_tones(), interior.types[0]) - wanted).abs().mean().item()
+    assert interior(make_opening(), make_tones(), interior.types[0]).max() < 0.6
     for _ in range(200):
-        loss = (interior(make_opening(), make_tones()) - wanted).abs().mean()
+        loss = (interior(make_opening(), make_tones(), interior.types[0]) - wanted).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -93,10 +95,22 @@ def test_lips_closed_in_the_portrait_leave_all_to_the_painter() -> None:
 
 def test_below_teeth_that_the_portrait_shows_another_type_is_painted(interior: MouthInterior) -> None:
     interior.shown.copy_(torch.tensor([3, 5]))
-    for opening, kind, light in ((0.9 * TOOTHED, 3, 1.0), (1.1 * TOOTHED, 5, BELOW_TEETH)):
+    for opening, kind, light in ((TOOTHED, 3, 1.0), (1.1 * TOOTHED, 5, BELOW_TEETH)):
         tones = replace(make_tones(), opening=torch.tensor([opening]))
         shown = interior(make_opening(), tones)
         torch.testing.assert_close(shown, light * interior(make_opening(), tones, interior.types[kind]))
+
+
+def test_behind_closed_lips_it_is_dark_and_behind_parted_ones_as_it_was() -> None:
+    skin = torch.full((3, 3), 0.8)
+    openings = torch.tensor([0.0, 0.5 * TOOTHED, TOOTHED])
+    tones = MouthTones(skin, skin, skin, openings)
+    opening = map_tensors(make_opening(), lambda x: x.expand(3, *x.shape[1:]))
+    opening = replace(opening, coverage=torch.ones_like(opening.coverage))
+    colors = torch.full((3, 3, opening.coverage.shape[1]), 0.72)
+    # Twice as light as wanted, so half of it is left, then three quarters, then all.
+    torch.testing.assert_close(measure_shade(colors, opening, tones), torch.tensor([0.5, 0.75, 1.0]))
+    torch.testing.assert_close(measure_shade(0.1 * colors, opening, tones), torch.ones(3))
 
 
 def test_tones_are_those_at_the_landmarks() -> None:

@@ -76,7 +76,7 @@ def test_the_type_shown_has_the_contrast_of_real_mouths() -> None:
     mouths = make_mouths(torch.stack([TEETH, TEETH]))
     interior = make_interior(4)
     learn_mouths(interior, mouths, steps=150, seed=0)
-    shown = interior(mouths.opening, mouths.tones)
+    shown = interior(mouths.opening, mouths.tones, interior.types[interior.shown[0]])
     wanted = measure_contrast(mouths.colors, mouths)
     assert measure_contrast(shown, mouths) == pytest.approx(wanted, rel=0.2)
     assert choose_types(interior, mouths) == tuple(interior.shown.tolist())

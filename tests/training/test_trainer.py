@@ -101,7 +101,7 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
 
 def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     config = make_config()
-    config.train.frozen = ("audio_encoder", "deformation_field.warp.grid", "deformation_field.to_state")
+    config.train.frozen = ("audio_encoder", "deformation_field.warp.grid", "deformation_field.to_portrait")
     trainer = Trainer(config, tmp_path)
     make_learned(trainer)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}

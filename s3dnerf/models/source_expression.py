@@ -1,0 +1,90 @@
+"""Source expression: what part of a face in one picture is its expression, and what part is the person.
+
+The warp is driven by the change from the source image, so the motion codes of the source must be known: whether lips
+are parted because the person is speaking or because they are full. One picture does not tell for certain. A linear map,
+fitted to people whose clips are known, gives the least-squares estimate from the landmarks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
+
+RANK = 32
+"""Number of directions of expression that are estimated."""
+UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
+"""Rows of the kept landmarks that meet when the lips close."""
+
+
+class SourceExpression(nn.Module):
+    """Landmarks of a source image -> their displacement from the person's own mean face. Fitted, not trained."""
+
+    def __init__(self, landmarks: int) -> None:
+        super().__init__()
+        # Until it is fitted, every face is taken for the person's mean face.
+        self.register_buffer("mean", torch.zeros(landmarks, 3))
+        self.register_buffer("reduce", torch.zeros(3 * landmarks, RANK))
+        self.register_buffer("expand", torch.zeros(RANK, 3 * landmarks))
+        self.register_buffer("opening", torch.zeros(landmarks, 3))
+
+    def forward(self, displacement: Tensor) -> Tensor:
+        """Estimate expressions.
+
+        Args:
+            displacement: ``[B, P, 3]`` landmarks minus the canonical face, head units.
+
+        Returns the part of it that is expression, ``[B, P, 3]``.
+        """
+        # Large coefficients of neighboring points cancel: bfloat16 would leave little.
+        with torch.autocast(displacement.device.type, enabled=False):
+            centered = (displacement.float() - self.mean).flatten(1)
+            return (centered @ self.reduce @ self.expand).unflatten(1, (-1, 3))
+
+    def close_lips(self, displacement: Tensor, landmarks: Tensor) -> Tensor:
+        """Return the displacements ``[B, P, 3]`` that the same faces have with closed lips.
+
+        Args:
+            displacement: ``[B, P, 3]`` of the faces from the person's mean face.
+            landmarks: ``[B, P, 3]`` of the faces, head space.
+        """
+        return displacement - measure_lip_gap(landmarks).clamp(min=0.0)[:, None, None] * self.opening
+
+
+def measure_lip_gap(landmarks: Tensor) -> Tensor:
+    """Vertical gap between the inner lips of ``landmarks [B, P, 3]`` or of their displacements, head units ``[B]``."""
+    return (landmarks[:, UPPER_LIP, 1] - landmarks[:, LOWER_LIP, 1]).mean(-1)
+
+
+@torch.no_grad()
+def fit_source_expression(
+    module: SourceExpression, displacement: Tensor, expression: Tensor, weights: Tensor, ridge: float = 0.1
+) -> None:
+    """Fit the estimator by ridge regression, and how a face moves as its lips open by least squares.
+
+    Args:
+        module: the estimator, changed in place.
+        displacement: ``[N, P, 3]`` landmarks minus the canonical face.
+        expression: ``[N, P, 3]`` landmarks minus the mean face of the same person.
+        weights: ``[N]`` how much each face counts.
+        ridge: penalty, as a share of the mean variance of a coordinate. Of 0.05 to 3 the least error of the opening, on
+            people left out in turn, is at 0.05 to 0.2.
+    """
+    x, y, w = displacement.double().flatten(1), expression.double().flatten(1), weights.double()[:, None]
+    w = w / w.sum()
+    mean = (w * x).sum(0)
+    x = x - mean
+    covariance = x.T @ (w * x)
+    penalty = ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+    solution = torch.linalg.solve(covariance + penalty, x.T @ (w * y))
+    # The directions in which the estimates vary most; all others are noise.
+    estimate = w.sqrt() * (x @ solution)
+    directions = torch.linalg.eigh(estimate.T @ estimate).eigenvectors[:, -RANK:]
+    gap = measure_lip_gap(expression.double())
+    opening = (w * gap[:, None] * y).sum(0) / (w[:, 0] * gap.square()).sum().clamp(min=1e-12)
+    shape = module.mean.shape
+    module.mean.copy_(mean.view(shape))
+    module.reduce.copy_(solution @ directions)
+    module.expand.copy_(directions.T)
+    module.opening.copy_(opening.view(shape))
