@@ -27,13 +27,15 @@ from PIL import ImageColor
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from s3dnerf.data.driver import read_driving_motion
 from s3dnerf.data.prepare import follow_head, track_video
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import choose_crop, fit_picture, paste_crop
 from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.limits import hold_motion
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
-from s3dnerf.face.motion import iterate_blinks, iterate_driven_motion, iterate_idle_motion, turn_head
+from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_to_and_fro, transfer_motion, turn_head
 from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
@@ -244,7 +246,7 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            poses = self.choose_motion(turn_head(found.pose, *turn), pose, seed)
+            poses = self.choose_motion(turn_head(found.pose, *turn), pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             backdrop = self.make_backdrop(found, identity, color)
@@ -348,8 +350,13 @@ class TalkingHeadPipeline:
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
 
-    def choose_motion(self, first: HeadPose, pose: str | Path, seed: int) -> Callable[[], Iterator[HeadPose]]:
-        """Return a function that starts the head motion asked for at its ``first`` pose."""
+    def choose_motion(
+        self, first: HeadPose, pose: str | Path, seed: int, portrait: HeadPose | None = None
+    ) -> Callable[[], Iterator[HeadPose]]:
+        """Return a function that starts the head motion asked for at its ``first`` pose.
+
+        Motion from a video is held within what can be seen from the pose in the ``portrait``, by default the first one.
+        """
         if pose == "static":
             return lambda: repeat(first)
         if pose == "idle":
@@ -357,11 +364,13 @@ class TalkingHeadPipeline:
         path = Path(pose)
         if not path.is_file():
             raise UserError(f"--pose {pose}", "is no video file", "use static, idle or the path of a video")
-        info = probe_video(path)
-        frame_size = (info.height, info.width)
-        points = track_video(path, frame_size).landmarks
-        driver = follow_head(path, points, choose_crop(fit_head_pose(points), frame_size))
-        return lambda: iterate_driven_motion(first, driver)
+        driving = read_driving_motion(path)
+        held = hold_motion(portrait or first, transfer_motion(first, driving.pose))
+        held_back = held.describe()
+        notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
+        if any(notes):
+            log.warning("%s: %s", path, "; ".join(note for note in notes if note))
+        return lambda: iterate_to_and_fro(held.motion)
 
     def hear(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None

@@ -317,6 +317,24 @@ def test_head_motion_is_taken_from_a_video(
     assert np.abs(frames[18].astype(int) - frames[0]).max() <= 1
 
 
+def test_motion_that_a_portrait_cannot_show_is_held_and_reported(
+    still: TalkingHeadPipeline, files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = astronaut()[:256, 100:356]
+    with VideoWriter(tmp_path / "zoom.mp4", (256, 256), crf=10) as writer:
+        for size in np.exp(np.linspace(np.log(0.5), 0.0, 16)):
+            matrix = np.array([[size, 0, 128 - 124 * size], [0, size, 128 - 115 * size]])
+            writer.write(cv2.warpAffine(near, matrix, (256, 256), borderMode=cv2.BORDER_REPLICATE))
+    found = pipeline.find_face(files / "portrait.png", SIDE)
+    with caplog.at_level(logging.WARNING, logger="s3dnerf"):
+        poses = list(islice(still.choose_motion(found.pose, tmp_path / "zoom.mp4", seed=0)(), 16))
+    sizes = np.array([pose.scale[0] for pose in poses]) / found.pose.scale[0]
+    assert sizes[0] == 1.0 and 1.04 < sizes[-1] < 1.3
+    assert all((np.abs(pose.center) + 0.85 * pose.scale <= 1.15).all() for pose in poses)
+    (note,) = [record.getMessage() for record in caplog.records if record.name.startswith("s3dnerf")]
+    assert "zoom.mp4: head motion is held within what the portrait shows" in note and "size x" in note
+
+
 def test_reenacting_a_still_head_gives_its_first_frame(still: TalkingHeadPipeline, files: Path) -> None:
     frames = list(
         still.reenact(

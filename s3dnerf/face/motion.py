@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, cycle, islice
+from itertools import count, islice
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -20,6 +20,8 @@ NECK = np.array([0.0, -0.55, -0.1])
 """Head-space point that moves least when people turn their heads: least squares over 30 tracked people."""
 
 FADE_SECONDS = 2.0
+TURNING_FRAMES = 12
+"""Frames on either side of a turning point over which motion that is played to and fro slows down."""
 WAVES = 5
 SLOWEST_HZ, FASTEST_HZ = 0.07, 0.45
 
@@ -126,10 +128,45 @@ def transfer_motion(pose0: HeadPose, driver: HeadPose) -> HeadPose:
 
 def iterate_driven_motion(pose0: HeadPose, driver: HeadPose) -> Iterator[HeadPose]:
     """Yield `transfer_motion` frame by frame without end: forward, then backward, and so on, no jumps."""
-    motion = transfer_motion(pose0, driver)
+    return iterate_to_and_fro(transfer_motion(pose0, driver))
+
+
+def iterate_to_and_fro(motion: HeadPose) -> Iterator[HeadPose]:
+    """Yield poses [T] one by one without end: forward, then backward, and so on.
+
+    Motion of two seconds or more slows down smoothly before it turns back, over TURNING_FRAMES on either side, so the
+    head does not reverse abruptly; it turns back half as many frames before the end. Shorter motion keeps its pace.
+    """
     last = len(motion) - 1
-    for frame in cycle(chain(range(last), range(last, 0, -1)) if last else (0,)):
-        yield motion[frame : frame + 1]
+    turning = TURNING_FRAMES if len(motion) >= 4 * TURNING_FRAMES else 0
+    yield motion[:1]
+    for frame in count(1):
+        # Distance from the nearest turning point, and the place that is shown there.
+        passed = frame % (2 * last) if last else 0
+        from_end = abs(last - passed)
+        from_start = min(passed, 2 * last - passed)
+        place = float(last - from_end)
+        if from_end < turning:
+            place = last - (from_end**2 / turning + turning) / 2
+        elif from_start < turning and frame >= last:
+            place = (from_start**2 / turning + turning) / 2
+        yield interpolate_pose(motion, place)
+
+
+def interpolate_pose(motion: HeadPose, place: float) -> HeadPose:
+    """Return the pose at a place between the frames of a motion [T], in [0, T - 1]."""
+    before = int(place)
+    share = place - before
+    start = motion[before : before + 1]
+    if share == 0.0:
+        return start
+    end = motion[before + 1 : before + 2]
+    first = start.rotation.astype(np.float64)
+    turn = Rotation.from_matrix(np.swapaxes(first, -1, -2) @ end.rotation).as_rotvec()
+    rotation = first @ Rotation.from_rotvec(share * turn).as_matrix()
+    scale = start.scale * (end.scale / start.scale) ** share
+    center = start.center + share * (end.center - start.center)
+    return HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))
 
 
 def turn_head(pose: HeadPose, right: float, up: float) -> HeadPose:

@@ -8,10 +8,12 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.motion import (
     CLOSED_OPENNESS,
     NECK,
+    TURNING_FRAMES,
     IdleLimits,
     iterate_blinks,
     iterate_driven_motion,
     iterate_idle_motion,
+    iterate_to_and_fro,
     make_blinks,
     make_idle_motion,
     transfer_motion,
@@ -197,3 +199,16 @@ def test_a_head_that_looks_straight_turns_to_the_right_and_up():
     np.testing.assert_allclose(turned.rotation[0] @ [0.0, 0.0, 1.0], [0.5, 0.0, np.sqrt(0.75)], atol=1e-6)
     raised = turn_head(make_pose([0.0, 0.0, 0.0], 1.0, [0.0, 0.0]), 0.0, 30.0)
     np.testing.assert_allclose(raised.rotation[0] @ [0.0, 0.0, 1.0], [0.0, 0.5, np.sqrt(0.75)], atol=1e-6)
+
+
+def test_long_motion_turns_back_smoothly():
+    steps = np.arange(80.0)
+    motion = make_pose(np.outer(steps, [0.0, 0.5, 0.0]), np.full(80, 0.7), np.outer(steps, [0.01, 0.0]))
+    poses = list(islice(iterate_to_and_fro(motion), 330))
+    centers = np.array([pose.center[0, 0] for pose in poses])
+    np.testing.assert_array_equal(centers[:68], motion.center[:68, 0])
+    assert np.abs(np.diff(centers, 2)).max() < 0.01 / TURNING_FRAMES + 1e-5
+    assert centers.max() == pytest.approx(0.01 * (79 - TURNING_FRAMES / 2), abs=1e-5)
+    assert centers[100:].min() == pytest.approx(0.01 * TURNING_FRAMES / 2, abs=1e-5)
+    angles = np.array([turn_angles(motion[:1], pose)[0, 1] for pose in poses])
+    np.testing.assert_allclose(angles, centers * 50.0, atol=1e-3)
