@@ -18,7 +18,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be prepared; size and time of change tell whether it was mended since."""
+    """A video that could not be prepared; size and time of change tell whether it was replaced since."""
 
     id: str
     video: str

@@ -88,7 +88,7 @@ def test_a_second_run_does_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) 
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_what_is_missing_or_mended_is_done(made: Made, tmp_path: Path) -> None:
+def test_what_is_missing_or_replaced_is_done(made: Made, tmp_path: Path) -> None:
     videos, out, *_ = made
     copy, again = tmp_path / "out", tmp_path / "videos"
     shutil.copytree(out, copy)
