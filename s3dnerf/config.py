@@ -2,7 +2,8 @@
 
 This module knows no particular setting. The dataclasses stand beside what they configure and are handed in
 as `schema`; a schema may nest other dataclasses to any depth. Every name in a file or an override must exist
-in the schema, every value must have the declared type, and a mistake is answered with the nearest right name.
+in the schema, every value must have the declared type and range (see s3dnerf.constraints), and a mistake is answered
+with the nearest right name.
 
 A YAML file may start with `extends: base.yaml` and then needs only what differs from that file.
 """
@@ -14,19 +15,22 @@ import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 import tyro
 import yaml
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, shorten
 from s3dnerf.media.files import replace_when_done
+from s3dnerf.paths import is_file
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 
 COMMAND_LINE = "command line"
+LONGEST_VALUE = 100
+"""Characters of a wrong value that a message repeats, at most."""
 
 
 def load_config(schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -34,7 +38,7 @@ def load_config(schema: type[T], name_or_path: str | Path, overrides: Sequence[s
 
     `name_or_path` is a path, or the bare name of a file in `configs/`. `overrides` are command line words
     like `["--train.batch_size", "4", "--train.lr=1e-3", "--train.amp"]`. Raises UserError for a missing or
-    broken file, an unknown name, and a value of the wrong type.
+    broken file, an unknown name, and a value of the wrong type or out of range.
     """
     layers = [*_read_layers(find_config(name_or_path)), (COMMAND_LINE, parse_overrides(overrides))]
     return _build(schema, layers)
@@ -43,6 +47,14 @@ def load_config(schema: type[T], name_or_path: str | Path, overrides: Sequence[s
 def from_dict(schema: type[T], tree: Mapping[str, Any], source: str = "settings") -> T:
     """Return `schema` filled from a nested mapping, the inverse of `to_dict`. `source` names it in errors."""
     return _build(schema, [(source, dict(tree))])
+
+
+def check_config(config: Any, source: str = "settings") -> None:
+    """Check a settings dataclass that was made or changed in Python as `load_config` checks a file.
+
+    Raises UserError for a value of the wrong type or out of range.
+    """
+    _build(type(config), [(source, dataclasses.asdict(config))])
 
 
 def to_dict(config: Any) -> Tree:
@@ -59,13 +71,15 @@ def save_config(path: str | Path, config: Any) -> None:
 def find_config(name_or_path: str | Path) -> Path:
     """Return the path of a settings file: as given, or for a bare name the file in `configs/`."""
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
     folder = _config_folder()
-    if path.name == str(path) and (folder / path.name).is_file():
+    if path.name == str(path) and is_file(folder / path.name):
         return folder / path.name
     known = sorted(file.name for file in folder.glob("*.yaml"))
-    raise UserError(path, "no such settings file", f"Give a path, or one of: {', '.join(known)}.")
+    close = difflib.get_close_matches(path.name, known, n=1)
+    question = f"Did you mean {close[0]}? " if close else ""
+    raise UserError(path, "no such settings file", f"{question}Give a path, or one of: {', '.join(known)}.")
 
 
 def dotted_names(schema: type) -> dict[str, Any]:
@@ -151,9 +165,12 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tr
 def _read_yaml(path: Path) -> Tree:
     try:
         tree = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(path, f"is not valid YAML ({reason})", "Mend the line that it names.") from error
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error.strerror})", "Check the file and its permissions.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A ValueError is raised for text that is not UTF-8, for dates that do not exist and for endless numbers.
+        reason = shorten(" ".join(str(error).split()), 300)
+        raise UserError(path, f"is not valid YAML ({reason})", "Fix the line that it names.") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -166,8 +183,9 @@ def _parse_value(word: str, text: str) -> Any:
     # number or a boolean; the validator reads them where the schema wants one.
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(word, f"cannot read the value {text!r}", "Write lists as '[1, 2]'.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = f"cannot read the value {_show(text)}"
+        raise UserError(word.partition("=")[0], reason, "Write lists as '[1, 2]'.") from error
     return value if value is None or isinstance(value, (list, dict)) else text
 
 
@@ -214,17 +232,56 @@ def _merge(lower: Tree, upper: Tree) -> Tree:
 
 
 def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tuple[str, Tree]]) -> UserError:
-    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands."""
+    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands, the cure."""
     first = error.errors(include_url=False)[0]
     known = dotted_names(schema)
     # Beyond the setting's own name, a location goes on into a tuple's entries or a union's members.
     paths = itertools.accumulate((str(part) for part in first["loc"]), "{}.{}".format)
-    name = max((path for path in paths if path in known), key=len, default="settings")
-    sources = [source for source, tree in layers if name in _flatten(schema, tree)]
-    source = sources[-1] if sources else layers[-1][0]
+    name = max((path for path in paths if path in known), key=len, default="")
+    source = _find_source(schema, name, layers)
     if first["type"] == "missing":
-        return UserError(source, f"'{name}' is missing", "Add it.")
+        if len(first["loc"]) == len(name.split(".")):
+            return UserError(source, f"'{name}' is missing", "Add it.")
+        return UserError(source, f"'{name}' has too few values", f"Give {len(get_args(known[name]))} of them.")
     message = first["msg"].removeprefix("Value error, ")
-    # A dataclass that refuses its own values has said which; its whole content would only hide that.
-    value = "" if first["type"] == "value_error" else f", but is {first['input']!r}"
-    return UserError(source, f"'{name}': {message[:1].lower()}{message[1:]}{value}", "Mend the value.")
+    message = f"{message[:1].lower()}{message[1:]}" if first["type"] != "value_error" else message
+    if name:
+        message = f"'{name}': {message}"
+    is_section = not name or dataclasses.is_dataclass(known[name])
+    if is_section and first["type"] == "value_error":
+        # A dataclass that refuses its own values has said which; its whole content would only hide that.
+        return UserError(source, message, "Fix one of these values.")
+    return UserError(
+        source, f"{message}, but is {_show(first['input'])}", _suggest(schema, name, known, first["input"])
+    )
+
+
+def _find_source(schema: type, name: str, layers: Sequence[tuple[str, Tree]]) -> str:
+    """The last layer that holds a setting (or, for the whole, anything): it overrules those before it."""
+    sources = [source for source, tree in layers if (name in _flatten(schema, tree) if name else tree)]
+    return sources[-1] if sources else layers[-1][0]
+
+
+def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> str:
+    """The cure for a wrong value: the choice that was probably meant, or else the default."""
+    kind = known.get(name)
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if close := difflib.get_close_matches(str(value), choices, n=1):
+        return f"Did you mean '{close[0]}'?"
+    if dataclasses.is_dataclass(kind):
+        example = next(other for other in known if other.startswith(f"{name}."))
+        return f"It is a section: set one of its values, such as '{example}'."
+    default = _find_default(schema, name)
+    return "Fix the value." if default is dataclasses.MISSING else f"Fix the value; the default is {_show(default)}."
+
+
+def _find_default(schema: type, name: str) -> Any:
+    """The default of a setting, given by its dotted name; MISSING where it has none."""
+    section, dot, rest = name.partition(".")
+    if dot:
+        return _find_default(get_type_hints(schema)[section], rest)
+    return next(field.default for field in dataclasses.fields(schema) if field.name == section)
+
+
+def _show(value: Any) -> str:
+    return shorten(str(value) if isinstance(value, Path) else repr(value), LONGEST_VALUE)

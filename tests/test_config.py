@@ -143,7 +143,7 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
         ("model: {resolutions: [1, x]}\n", "'model.resolutions': input should be a valid integer"),
         ("model: {speech: song}\n", "'mel' or 'off', but is 'song'"),
         ("train: 3\n", "'train': input should be a dictionary"),
-        ("train: {rate: -1.0}\n", "'train': rate must be above 0. Mend"),
+        ("train: {rate: -1.0}\n", "'train': rate must be above 0. Fix"),
         ("folder: [a]\n", "'folder': input is not a valid path"),
         ("- 1\n", "holds no settings"),
         ("seed: [\n", "is not valid YAML"),

@@ -10,13 +10,16 @@ import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Text
 from s3dnerf.data.augmentation import augment_speech, jitter_colors, mirror_track, mirror_view
 from s3dnerf.data.clip import Clip, list_clips, load_clip
 from s3dnerf.data.sync_offset import shift_speech
@@ -32,6 +35,12 @@ NEAR_FRAMES = 5
 """Frames between a portrait and a frame that was taken at about the same moment, at most."""
 
 
+MOST_WORKERS = 1024
+"""Processes that anyone could mean."""
+PersonPower = Annotated[NonNegativeFloat, Field(le=10)]
+"""0 draws all people alike, 1 in proportion to their frames."""
+
+
 class EmptySplitError(UserError):
     """A split has no clip, or none with speech in step."""
 
@@ -42,36 +51,44 @@ class DataConfig:
 
     root: Path = Path("data/prepared")
     """Folder of prepared clips (made by tools/prepare.py)."""
-    train_split: str = "train"
+    train_split: Text = "train"
     """Clips of this split are trained on."""
-    val_split: str = "val"
+    val_split: Text = "val"
     """Clips of this split (other people) are only validated on; without any, training goes without validation."""
-    frames: int = 2
+    frames: PositiveInt = 2
     """Frames of the same clip rendered from each portrait of a batch."""
-    near_share: float = 0.25
+    near_share: Share = 0.25
     """Share of the portraits that were taken within a fifth of a second of a frame to be rendered: where little has
     changed, the photograph is right as it is."""
-    run_every: int = 4
+    run_every: NonNegativeInt = 4
     """Every so many batches, the frames are consecutive ones of a single portrait, for losses that look at lips in
     motion; 0 for never."""
-    run_frames: int = 5
+    run_frames: PositiveInt = 5
     """Frames in such a run."""
     offsets: Path | None = None
     """Table of constant offsets (made by train-sync --offsets) by which sound and picture are brought in step."""
-    offset_margin: float = 0.02
+    offset_margin: NonNegativeFloat = 0.02
     """Offsets of the table whose margin is smaller are not trusted: such clips stay as they are."""
-    sequences: int = 4
+    sequences: PositiveInt = 4
     """Stretches of speech in a batch."""
-    sequence_frames: int = 24
+    sequence_frames: Annotated[PositiveInt, Field(ge=2)] = 24
     """Frames in such a stretch."""
-    person_power: float = 0.6
+    person_power: PersonPower = 0.6
     """A person with n frames is drawn in proportion to n to this power."""
     augment: bool = True
     """Mirror pictures, change colors, gain, noise and tempo."""
     cache: bool = True
     """Keep all decoded frames in memory (200 KB a frame at 256 x 256)."""
-    workers: int = 1
-    """Processes that prepare batches ahead."""
+    workers: Annotated[NonNegativeInt, Field(le=MOST_WORKERS)] = 1
+    """Processes that prepare batches ahead; 0 prepares them in the training process."""
+
+    @model_validator(mode="after")
+    def check_runs(self) -> DataConfig:
+        """Clips long enough for a stretch of speech are long enough for a run."""
+        if self.run_every and self.run_frames > self.sequence_frames:
+            reason = f"run_frames ({self.run_frames}) should be at most sequence_frames ({self.sequence_frames})"
+            raise ValueError(f"{reason}, or run_every 0")
+        return self
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from s3dnerf.backend import choose_backend
+from s3dnerf.constraints import PositiveInt
 from s3dnerf.encoding import operators, reference, tiny_cuda
 from s3dnerf.encoding.layout import GridLevel
 
@@ -31,16 +34,24 @@ from s3dnerf.encoding.layout import GridLevel
 class HashGridConfig:
     """Size of a multi-resolution hash grid."""
 
-    levels: int = 8
+    levels: Annotated[PositiveInt, Field(le=64)] = 8
     """Number of resolutions."""
-    features: int = 2
+    features: Annotated[PositiveInt, Field(le=64)] = 2
     """Features stored at each vertex."""
-    log2_hashmap_size: int = 14
+    log2_hashmap_size: Annotated[PositiveInt, Field(le=24)] = 14
     """Base-2 logarithm of the largest number of vertices a level stores."""
-    base_resolution: int = 8
+    base_resolution: Annotated[PositiveInt, Field(le=2**16)] = 8
     """Vertices an axis at the coarsest level."""
-    finest_resolution: int = 96
+    finest_resolution: Annotated[PositiveInt, Field(le=2**16)] = 96
     """Vertices an axis at the finest level."""
+
+    @model_validator(mode="after")
+    def check_resolutions(self) -> HashGridConfig:
+        """Levels go from coarse to fine."""
+        if self.finest_resolution < self.base_resolution:
+            reason = f"finest_resolution ({self.finest_resolution}) should be at least base_resolution"
+            raise ValueError(f"{reason} ({self.base_resolution})")
+        return self
 
 
 def plan_levels(config: HashGridConfig, dimensions: int) -> list[GridLevel]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import Width
 from s3dnerf.models.layers import ResidualBlock, make_convolution
 from s3dnerf.rendering.rays import Camera, make_pixel_grid
 
@@ -16,9 +17,9 @@ from s3dnerf.rendering.rays import Camera, make_pixel_grid
 class AppearanceEncoderConfig:
     """Widths of the feature pyramid; its levels lie at 1/2, 1/4, 1/8 and 1/16 of the portrait."""
 
-    widths: tuple[int, int, int, int] = (16, 40, 64, 96)
+    widths: tuple[Width, Width, Width, Width] = (16, 40, 64, 96)
     """Channels of the maps D_0 ... D_3."""
-    plane_channels: int = 12
+    plane_channels: Width = 12
     """Channels a plane of every tri-plane."""
 
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from s3dnerf.models.speech_features import SAMPLES_PER_FRAME, LogMel, LogMelConfig, Moonshine, Transformer
+from s3dnerf.constraints import NonNegativeInt, PositiveInt, ShareBelowOne, Text, Width
+from s3dnerf.models.speech_features import (
+    PRETRAINED_RATE,
+    SAMPLES_PER_FRAME,
+    LogMel,
+    LogMelConfig,
+    Moonshine,
+    Transformer,
+)
+
+GROUPS = 8
+"""Groups of channels that are normalized together."""
+SpeechWindow = Annotated[PositiveInt, Field(multiple_of=SAMPLES_PER_FRAME, le=64 * SAMPLES_PER_FRAME)]
+"""Whole frames, 40 ms each, up to 2.56 s."""
+SpeechContext = Annotated[NonNegativeInt, Field(multiple_of=SAMPLES_PER_FRAME // 2, le=64 * SAMPLES_PER_FRAME)]
+"""Half frames, so that window and context on both sides are whole frames."""
 
 
 @dataclass
@@ -17,16 +34,16 @@ class AudioEncoderConfig:
 
     features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "logmel"
     """Speech features: a log-mel spectrogram, the shipped layers of Moonshine, or a transformer from ``pretrained``."""
-    pretrained: str | None = None
+    pretrained: Text | None = None
     """Folder or hub name of the wav2vec 2.0 or HuBERT model; its weights stay frozen."""
-    window: int = 7680
-    """Samples of speech around a frame that drive it (480 ms)."""
-    context: int = 320
-    """Samples more on either side: the spectrogram needs half a transform, pre-trained features hear a sound by what
-    surrounds it."""
-    width: int = 128
-    """Channels of the convolutions and of the tokens."""
-    dropout: float = 0.3
+    window: SpeechWindow = 7680
+    """Samples of speech around a frame that drive it (480 ms), a multiple of 640."""
+    context: SpeechContext = 320
+    """Samples more on either side, a multiple of 320: the spectrogram needs half a transform, pre-trained features hear
+    a sound by what surrounds it."""
+    width: Annotated[Width, Field(multiple_of=GROUPS)] = 128
+    """Channels of the convolutions and of the tokens, a multiple of 8."""
+    dropout: ShareBelowOne = 0.3
     """Share of the channels left out after each convolution in training; two thirds of it before the first."""
     logmel: LogMelConfig = field(default_factory=LogMelConfig)
 
@@ -34,6 +51,27 @@ class AudioEncoderConfig:
     def samples(self) -> int:
         """Samples of speech that have to be given for a frame."""
         return self.window + 2 * self.context
+
+    @property
+    def steps(self) -> int:
+        """Tokens that a window of speech is turned into."""
+        rate = SAMPLES_PER_FRAME // self.logmel.hop if self.features == "logmel" else PRETRAINED_RATE
+        stride = math.prod(self.strides)
+        return -(-(self.window * rate // SAMPLES_PER_FRAME) // stride)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each convolution: tokens are 40 ms apart, columns of pre-trained features 20 ms."""
+        return (1, 2, 2, 1) if self.features == "logmel" else (1, 1, 2, 1)
+
+    @model_validator(mode="after")
+    def check_features(self) -> AudioEncoderConfig:
+        """Pre-trained features have a source, and the context is a whole number of spectrogram columns."""
+        if self.features in ("wav2vec2", "hubert") and self.pretrained is None:
+            raise ValueError(f"features '{self.features}' need pretrained, the folder or hub id of the model")
+        if self.features == "logmel" and self.context % self.logmel.hop:
+            raise ValueError(f"context ({self.context}) should be a multiple of logmel.hop ({self.logmel.hop})")
+        return self
 
 
 class AudioEncoder(nn.Module):
@@ -44,14 +82,12 @@ class AudioEncoder(nn.Module):
         self.config = config
         self.features = make_features(config)
         self.drop_features = nn.Dropout(config.dropout * 2 / 3)
-        # Every column of the pre-trained ones is 20 ms already; the first stride brings the spectrogram there.
-        strides = (1, 2, 2, 1) if config.features == "logmel" else (1, 1, 2, 1)
         layers: list[nn.Module] = []
         inputs = self.features.channels
-        for stride in strides:
+        for stride in config.strides:
             layers += [
                 nn.Conv1d(inputs, config.width, 3, stride=stride, padding=1),
-                nn.GroupNorm(8, config.width),
+                nn.GroupNorm(GROUPS, config.width),
                 nn.SiLU(),
                 nn.Dropout(config.dropout),
             ]

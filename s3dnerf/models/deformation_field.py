@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import Float, NonNegativeFloat, PositiveFloat, PositiveInt, Share, Width
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
@@ -31,17 +33,20 @@ MOMENTS = 12
 """Moments of a window that a network over concatenated speech sees, 40 ms each in a window of 480 ms."""
 
 
+LatticePoints = Annotated[PositiveInt, Field(ge=2, le=512)]
+
+
 @dataclass
 class LatticeConfig:
     """The lattice of head space on which the field is evaluated once a frame; between its points it is interpolated."""
 
-    size: tuple[int, int, int] = (44, 96, 6)
+    size: tuple[LatticePoints, LatticePoints, LatticePoints] = (44, 96, 6)
     """Points along x, y and z."""
-    center: tuple[float, float, float] = (0.0, -0.38, 0.45)
+    center: tuple[Float, Float, Float] = (0.0, -0.38, 0.45)
     """Where the lattice is finest, in head units: the mouth."""
-    reach: tuple[float, float, float] = (1.4, 1.5, 1.0)
+    reach: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.4, 1.5, 1.0)
     """How far it reaches from there; positions beyond read its border."""
-    focus: tuple[float, float, float] = (0.35, 0.4, 1.0)
+    focus: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.35, 0.4, 1.0)
     """Distance from the center, in head units, within which the points are about evenly dense."""
 
 
@@ -53,30 +58,37 @@ class DeformationConfig:
     """What a motion code moves: its region of the face, the whole face together with all other codes, or nothing."""
     fusion: Literal["attention", "concatenation"] = "attention"
     """How region tokens take in speech: by cross-attention, or concatenated with it and put through an MLP."""
-    token_width: int = 64
+    token_width: Annotated[Width, Field(ge=2)] = 64
     """Width of a region token."""
-    code_width: int = 24
+    code_width: Width = 24
     """Width of a region's motion code and of its portrait code."""
-    heads: int = 4
+    heads: Width = 4
     """Heads of the attention from regions to speech."""
-    hidden: int = 64
+    hidden: Annotated[Width, Field(ge=2)] = 64
     """Width of the network that turns codes into offsets."""
-    ambient: int = 4
+    ambient: Width = 4
     """Number of ambient coordinates."""
-    smoothing: float = 0.0
+    smoothing: NonNegativeFloat = 0.0
     """Standard deviation, in frames, of the Gaussian that smooths motion codes in time at render time."""
-    articulation: float = 1.0
+    articulation: NonNegativeFloat = 1.0
     """How widely, at render time, lips and jaw move about their mean over the speech: rendering narrows openings that
     are thin as a ray, so the codes have to ask for more than they were taught."""
-    portrait_trust: float = 1.0
+    portrait_trust: Share = 1.0
     """How far, at render time, the expression that a portrait seems to show is believed; the rest is taken for the
     person's own face: whether lips are full or pursed, one picture does not tell."""
-    eye_articulation: float = 1.0
+    eye_articulation: NonNegativeFloat = 1.0
     """How much further than asked, at render time, eyes open or close: lids are as thin as a ray too."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)
     """Hash grid that encodes positions of head space."""
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
     """Where the field is evaluated."""
+
+    @model_validator(mode="after")
+    def check_heads(self) -> DeformationConfig:
+        """Every head takes an equal part of a token."""
+        if self.token_width % self.heads:
+            raise ValueError(f"token_width ({self.token_width}) should be a multiple of heads ({self.heads})")
+        return self
 
 
 @dataclass(frozen=True)

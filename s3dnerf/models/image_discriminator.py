@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import PositiveInt, Width
 from s3dnerf.models.convolution import convolve
 
 SQRT_HALF = math.sqrt(0.5)
@@ -24,10 +27,18 @@ SLOPE = 0.2
 class ImageDiscriminatorConfig:
     """Sizes of a discriminator."""
 
-    side: int = 64
+    side: PositiveInt = 64
     """Side of the cut-outs in pixels; a multiple of ``2 ** len(widths)``."""
-    widths: tuple[int, ...] = (16, 32, 64, 96)
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 96)
     """Channels before each halving of the map."""
+
+    @model_validator(mode="after")
+    def check_side(self) -> ImageDiscriminatorConfig:
+        """Every halving of the map leaves whole pixels."""
+        if self.side % 2 ** len(self.widths):
+            factor = f"2 ** {len(self.widths)}, a halving for each of the widths"
+            raise ValueError(f"side ({self.side}) should be a multiple of {2 ** len(self.widths)} ({factor})")
+        return self
 
 
 @dataclass(frozen=True)

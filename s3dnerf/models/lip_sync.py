@@ -12,17 +12,19 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.config import from_dict
+from s3dnerf.config import check_config, from_dict
+from s3dnerf.constraints import Float, PositiveFloat, PositiveInt, ShareBelowOne, Width
 from s3dnerf.media.audio import cut_speech_window
-from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
+from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
 from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
@@ -40,13 +42,13 @@ CHUNK = 32
 class LipCropConfig:
     """The part of a frame that shows lips, jaw and lower cheeks."""
 
-    height: int = 40
+    height: Annotated[PositiveInt, Field(le=1024)] = 40
     """Rows of a crop."""
-    width: int = 64
+    width: Annotated[PositiveInt, Field(le=1024)] = 64
     """Columns of a crop."""
-    center: tuple[float, float, float] = (0.0, -0.45, 0.5)
+    center: tuple[Float, Float, Float] = (0.0, -0.45, 0.5)
     """What is in the middle of it, head units: a point a little below the mouth."""
-    reach: float = 0.55
+    reach: PositiveFloat = 0.55
     """Half its width, head units."""
 
 
@@ -56,9 +58,9 @@ class SyncAudioConfig(AudioEncoderConfig):
 
     features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "moonshine"
     """Speech features, see above."""
-    window: int = 8320
+    window: SpeechWindow = 8320
     """Samples of speech around the middle frame that are compared (520 ms)."""
-    context: int = 3520
+    context: SpeechContext = 3520
     """Samples more on either side."""
 
 
@@ -66,22 +68,29 @@ class SyncAudioConfig(AudioEncoderConfig):
 class LipSyncConfig:
     """Sizes of the lip-sync discriminator, and all that training and use must agree on."""
 
-    frames: int = 5
+    frames: Annotated[PositiveInt, Field(le=64)] = 5
     """Consecutive frames that are judged together."""
     crop: LipCropConfig = field(default_factory=LipCropConfig)
     """Where in a frame the lips are."""
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels of the convolutions over a frame; each halves its size."""
-    frame_width: int = 128
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 128)
+    """Channels of the convolutions over a frame, all but the first multiples of 8; each halves its size."""
+    frame_width: Width = 128
     """Numbers that describe a frame."""
-    embedding: int = 128
+    embedding: Width = 128
     """Length of the vectors that are compared."""
-    lip_dropout: float = 0.3
+    lip_dropout: ShareBelowOne = 0.3
     """Share of the numbers of a frame left out in training."""
-    shapes: int = 6
+    shapes: Width = 6
     """Numbers that describe the shape of the lips; telling it is taught beside, see ``lip_reader``."""
     audio: SyncAudioConfig = field(default_factory=SyncAudioConfig)
     """Speech around the middle one of the frames, and the network over it."""
+
+    @model_validator(mode="after")
+    def check_widths(self) -> LipSyncConfig:
+        """All convolutions but the first normalize groups of their channels."""
+        if any(width % GROUPS for width in self.widths[1:]):
+            raise ValueError(f"widths {list(self.widths)} should be multiples of {GROUPS}, all but the first")
+        return self
 
 
 class LipSyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
@@ -92,6 +101,7 @@ class LipSyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dner
         super().__init__()
         if isinstance(config, dict):
             config = from_dict(LipSyncConfig, config, source="config.json")
+        check_config(config, "lip-sync discriminator")
         self.config = config
         self.frame_encoder = FrameEncoder(config)
         joined = config.frames * config.frame_width
@@ -155,7 +165,7 @@ class FrameEncoder(nn.Module):
             first = inputs == 1
             layers.append(make_convolution(inputs, outputs, 2, 5 if first else 3))
             # Crops are evened out already.
-            layers += [nn.SiLU()] if first else [nn.GroupNorm(8, outputs), nn.SiLU()]
+            layers += [nn.SiLU()] if first else [nn.GroupNorm(GROUPS, outputs), nn.SiLU()]
             inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
         self.convolutions = nn.Sequential(*layers)
         self.describe = nn.Sequential(

@@ -8,11 +8,14 @@ the portrait's skin and from what the portrait shows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import NonNegativeInt, Width
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
 from s3dnerf.models.layers import encode_sine, make_mlp
@@ -49,13 +52,13 @@ DEPTHS = (0.25, 0.5, 0.75)
 class MouthInteriorConfig:
     """Sizes of the network."""
 
-    hidden: int = 48
+    hidden: Width = 48
     """Width of its layers."""
-    frequencies: int = 3
+    frequencies: Annotated[NonNegativeInt, Field(le=16)] = 3
     """Octaves of sines for places."""
-    types: int = 8
+    types: Width = 8
     """Types of mouths that it tells apart: more or less teeth, tongue, darkness."""
-    type_width: int = 8
+    type_width: Width = 8
     """Width of the code of a type."""
 
 

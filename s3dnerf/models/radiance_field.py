@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from s3dnerf.constraints import Width
 from s3dnerf.models.layers import make_mlp
 
 
@@ -17,9 +18,9 @@ from s3dnerf.models.layers import make_mlp
 class RadianceFieldConfig:
     """Sizes of the decoder."""
 
-    hidden: int = 64
+    hidden: Width = 64
     """Width of its layers."""
-    features: int = 16
+    features: Width = 16
     """Channels handed to super-resolution beside color."""
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.config import from_dict
+from s3dnerf.config import check_config, from_dict
+from s3dnerf.constraints import PositiveInt
 from s3dnerf.face.camera import load_canonical_face
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import REGIONS
@@ -22,6 +25,7 @@ from s3dnerf.models.appearance_encoder import (
 )
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
 from s3dnerf.models.deformation_field import (
+    MAX_SPEECH_STEPS,
     CrossModalFacialDeformationField,
     DeformationConfig,
     PositionFeatures,
@@ -55,9 +59,9 @@ from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
 class ModelConfig:
     """All sizes of the model."""
 
-    ray_size: int = 64
-    """Rays a side of the volume-rendered face; frames are four times as large."""
-    samples: int = 8
+    ray_size: Annotated[PositiveInt, Field(ge=4, le=1024, multiple_of=4)] = 64
+    """Rays a side of the volume-rendered face, a multiple of 4; frames are four times as large."""
+    samples: Annotated[PositiveInt, Field(le=1024)] = 8
     """Samples a ray."""
     fovea: FoveaConfig = field(default_factory=FoveaConfig)
     """Where rays are twice as dense."""
@@ -80,6 +84,14 @@ class ModelConfig:
     def image_size(self) -> int:
         """Side of the frames in pixels."""
         return 4 * self.ray_size
+
+    @model_validator(mode="after")
+    def check_speech(self) -> ModelConfig:
+        """The attention to speech has a place for every token of a window."""
+        if self.deformation.fusion == "attention" and self.audio.steps > MAX_SPEECH_STEPS:
+            reason = f"audio.window ({self.audio.window}) gives {self.audio.steps} tokens of speech"
+            raise ValueError(f"{reason}, and the attention to speech should have at most {MAX_SPEECH_STEPS}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         super().__init__()
         if isinstance(config, dict):
             config = from_dict(ModelConfig, config, source="config.json")
+        check_config(config, "model")
         self.config = config
         self.appearance_encoder = HierarchicalFacialAppearanceEncoder(config.appearance)
         self.audio_encoder = AudioEncoder(config.audio)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from s3dnerf.constraints import PositiveInt
 from s3dnerf.errors import UserError
 
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640
+PRETRAINED_RATE = 2
+"""Columns a frame of pre-trained features."""
 MOONSHINE = Path(__file__).parents[1] / "weights" / "speech" / "moonshine_tiny.safetensors"
 
 
@@ -25,12 +30,21 @@ MOONSHINE = Path(__file__).parents[1] / "weights" / "speech" / "moonshine_tiny.s
 class LogMelConfig:
     """Log-mel spectrogram of a speech window."""
 
-    bands: int = 80
+    bands: PositiveInt = 80
     """Mel bands between 0 and 8 kHz."""
-    transform: int = 512
+    transform: Annotated[PositiveInt, Field(ge=16, le=2**14)] = 512
     """Samples of a Fourier transform."""
-    hop: int = 160
-    """Samples between two columns of the spectrogram (10 ms)."""
+    hop: Annotated[PositiveInt, Field(le=SAMPLES_PER_FRAME)] = 160
+    """Samples between two columns of the spectrogram (10 ms); a divisor of 640, the samples of a frame."""
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> LogMelConfig:
+        """Frames begin with a column, and every band has a frequency of its own."""
+        if SAMPLES_PER_FRAME % self.hop:
+            raise ValueError(f"hop ({self.hop}) should divide {SAMPLES_PER_FRAME}, the samples of a frame")
+        if self.bands > self.transform // 2:
+            raise ValueError(f"bands ({self.bands}) should be at most half of transform ({self.transform})")
+        return self
 
 
 class LogMel(nn.Module):
@@ -78,7 +92,7 @@ class Transformer(nn.Module):
         UserError: ``pretrained`` is not set or holds no such model.
     """
 
-    rate = 2
+    rate = PRETRAINED_RATE
     step, first = 320, 200
     """Samples between two hidden states, and where the first is centered."""
 
@@ -118,7 +132,7 @@ class Moonshine(nn.Module):
     Later layers turn from sounds to words; lips follow the third best.
     """
 
-    rate = 2
+    rate = PRETRAINED_RATE
     step, first = 384, 447
     """Samples between two hidden states, and where the first is centered."""
 

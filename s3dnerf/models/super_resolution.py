@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from s3dnerf.constraints import Share, Width
 from s3dnerf.models.layers import ResidualBlock, make_convolution, zero_initialize
 from s3dnerf.rendering.detail import change_photograph
 from s3dnerf.rendering.enlarging import enlarge_onto
@@ -20,9 +21,9 @@ from s3dnerf.rendering.enlarging import enlarge_onto
 class SuperResolutionConfig:
     """Widths of the U-Net, at 1/2, 1/4 and 1/8 of the frame."""
 
-    widths: tuple[int, int, int] = (32, 64, 64)
+    widths: tuple[Width, Width, Width] = (32, 64, 64)
     """Channels at each resolution."""
-    kept_detail: float = 1.0
+    kept_detail: Share = 1.0
     """How much of the photograph's own detail stays where little else is changed; 0 leaves it all to the network."""
 
 

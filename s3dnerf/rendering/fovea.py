@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s3dnerf.constraints import Share
 from s3dnerf.rendering.rays import Camera, project_points
 
 MOUTH = (0.0, -0.42, 0.5)
@@ -25,9 +26,9 @@ FADE = 3
 class FoveaConfig:
     """Sizes of the denser patches as shares of the frame (height, width); zeros leave a patch out."""
 
-    mouth: tuple[float, float] = (0.22, 0.28)
+    mouth: tuple[Share, Share] = (0.22, 0.28)
     """Around the mouth."""
-    eye: tuple[float, float] = (0.11, 0.15)
+    eye: tuple[Share, Share] = (0.11, 0.15)
     """Around each eye."""
 
 

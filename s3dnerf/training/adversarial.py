@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from s3dnerf.data.dataset import Frames
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow, place_points
@@ -29,15 +30,15 @@ MOUTH_REACH = 0.36
 class AdversarialConfig:
     """When and how discriminators learn."""
 
-    start: float = 0.6
+    start: Share = 0.6
     """Fraction of all steps after which they begin; 1 leaves them out."""
-    ramp: float = 0.1
+    ramp: Share = 0.1
     """Fraction of all steps over which their weight in the model's loss rises."""
-    learning_rate: float = 2e-3
+    learning_rate: PositiveFloat = 2e-3
     """Learning rate of the discriminators."""
-    penalty: float = 0.1
+    penalty: NonNegativeFloat = 0.1
     """Weight of the R1 penalty, the squared gradient at real pictures (Mescheder et al., 2018)."""
-    penalty_every: int = 8
+    penalty_every: PositiveInt = 8
     """Steps between two penalties, each of which counts as many times."""
     network: ImageDiscriminatorConfig = field(default_factory=ImageDiscriminatorConfig)
     """Sizes of both discriminators."""

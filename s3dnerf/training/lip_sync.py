@@ -11,10 +11,11 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -22,9 +23,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import save_config
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, ShareBelowOne, Text
 from s3dnerf.data.augmentation import augment_speech
 from s3dnerf.data.clip import list_clips
 from s3dnerf.data.dataset import (
+    PersonPower,
     Track,
     can_teach_speech,
     draw_track,
@@ -61,6 +64,8 @@ RUN_STRIDE = 2
 """Frames from one run of five to the next in a stretch: neighbors are all but equal."""
 SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
 IN_PLACE = np.eye(2, 3)[None]
+LIP_SHAPES = 6
+"""Numbers that :func:`describe_lips` measures in every frame."""
 STUCK = 0.55
 """A two-way accuracy below this after ``patience`` steps means that nothing is being learned; a coin has 0.5."""
 
@@ -71,21 +76,21 @@ class SyncDataConfig:
 
     root: Path = Path("data/prepared")
     """Folder of prepared clips (made by tools/prepare.py)."""
-    split: str = "train"
+    split: Text = "train"
     """Clips of this split whose sync is ok or corrected are trained on."""
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Text, ...] = ()
     """People of this split who are watched instead of trained on."""
     offsets: Path | None = None
     """Table of constant offsets (made by train-sync --offsets) by which clips are brought in step."""
-    offset_margin: float = 0.02
+    offset_margin: NonNegativeFloat = 0.02
     """Offsets of the table whose margin is smaller are not trusted: such clips stay as they are."""
-    person_power: float = 0.6
+    person_power: PersonPower = 0.6
     """A person with n frames is drawn in proportion to n to this power."""
-    stretches: int = 12
+    stretches: PositiveInt = 12
     """Stretches in a batch."""
-    stretch_frames: int = 20
+    stretch_frames: PositiveInt = 20
     """Frames in a stretch."""
-    versions: int = 3
+    versions: Annotated[PositiveInt, Field(le=100)] = 3
     """How often each recording is heard: once as it is, then with other levels, colorings and noise."""
 
 
@@ -93,39 +98,39 @@ class SyncDataConfig:
 class SyncTrainConfig:
     """How the discriminator is optimized."""
 
-    steps: int = 600
+    steps: PositiveInt = 600
     """Steps in all."""
-    learning_rate: float = 2e-3
+    learning_rate: PositiveFloat = 2e-3
     """Peak learning rate."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     """Decoupled weight decay (AdamW)."""
-    warmup: int = 100
+    warmup: NonNegativeInt = 100
     """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
-    clip: float = 1.0
+    clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
-    average: float = 0.99
+    average: ShareBelowOne = 0.99
     """Decay of the exponential moving average of the weights."""
-    distance: int = 6
+    distance: PositiveInt = 6
     """Frames between a moment and another of the same clip that counts as out of step."""
-    shape: float = 2.0
+    shape: NonNegativeFloat = 2.0
     """Weight of the shape of the lips, told from a frame."""
-    speech_shape: float = 1.0
+    speech_shape: NonNegativeFloat = 1.0
     """The same, told from speech."""
-    temperature: float = 0.07
+    temperature: PositiveFloat = 0.07
     """Difference of two cosines that counts as one in the loss."""
     precision: Precision = "auto"
     """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
-    patience: int = 400
+    patience: PositiveInt = 400
     """Steps after which an accuracy at chance is reported."""
-    log_every: int = 20
+    log_every: PositiveInt = 20
     """Steps between two entries of the log."""
-    validate_every: int = 100
+    validate_every: PositiveInt = 100
     """Steps between two looks at the people left out."""
-    save_every: int = 200
+    save_every: PositiveInt = 200
     """Steps between two checkpoints."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """Checkpoints kept."""
 
 
@@ -139,8 +144,21 @@ class SyncConfig:
     """Training data."""
     train: SyncTrainConfig = field(default_factory=SyncTrainConfig)
     """Optimization."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def check_stretches(self) -> SyncConfig:
+        """A stretch holds moments that are out of step with one another, and lips have the shape that is taught."""
+        needed = self.model.frames + self.train.distance
+        if self.data.stretch_frames < needed:
+            reason = f"data.stretch_frames ({self.data.stretch_frames}) should be at least {needed}"
+            raise ValueError(f"{reason}: model.frames ({self.model.frames}) + train.distance ({self.train.distance})")
+        if self.model.shapes != LIP_SHAPES:
+            raise ValueError(
+                f"model.shapes ({self.model.shapes}) should be {LIP_SHAPES}, the numbers that are measured"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constraints import NonNegativeFloat
 from s3dnerf.data.dataset import Frames
 from s3dnerf.face.points import (
     EYE_LEFT,
@@ -45,62 +46,62 @@ SMALLEST_MISS = 1e-3
 class LossWeights:
     """Weight of every term of the loss."""
 
-    pixel: float = 1.0
+    pixel: NonNegativeFloat = 1.0
     """Mean absolute difference of frames."""
-    lips: float = 2.0
+    lips: NonNegativeFloat = 2.0
     """The same within the box around the lips."""
-    mouth: float = 0.5
+    mouth: NonNegativeFloat = 0.5
     """The same between open lips, in the frame and for the denser rays."""
-    eyes: float = 2.0
+    eyes: NonNegativeFloat = 2.0
     """The same within the box around the eyes."""
-    structure: float = 0.2
+    structure: NonNegativeFloat = 0.2
     """One minus SSIM."""
-    gradient: float = 0.5
+    gradient: NonNegativeFloat = 0.5
     """Difference of image gradients at three scales."""
-    texture: float = 1.5
+    texture: NonNegativeFloat = 1.5
     """Difference of how much detail there is nearby, wherever exactly it lies: without it what is unsure is blurred."""
-    perceptual: float = 0.2
+    perceptual: NonNegativeFloat = 0.2
     """Difference of the features that the face tracker's network finds in frames."""
-    seen: float = 0.3
+    seen: NonNegativeFloat = 0.3
     """Distance between landmarks of face, mouth and lids that it sees in made and in real frames."""
-    seen_gap: float = 0.3
+    seen_gap: NonNegativeFloat = 0.3
     """The same for the gaps between lips and between lids."""
-    sync: float = 0.1
+    sync: NonNegativeFloat = 0.1
     """One minus the cosine of rendered lips and speech, as the frozen lip-sync discriminator sees them."""
-    adversarial: float = 0.1
+    adversarial: NonNegativeFloat = 0.1
     """How unreal the discriminators find mouth and texture."""
-    matching: float = 1.0
+    matching: NonNegativeFloat = 1.0
     """Difference of the discriminators' features of made and real frames."""
-    coarse: float = 0.3
+    coarse: NonNegativeFloat = 0.3
     """Mean absolute difference of the volume-rendered image."""
-    fine: float = 1.0
+    fine: NonNegativeFloat = 1.0
     """The same for the denser rays, within the boxes around lips and eyes."""
-    warped: float = 0.3
+    warped: NonNegativeFloat = 0.3
     """Mean absolute difference of the warped photograph."""
-    flow: float = 4.0
+    flow: NonNegativeFloat = 4.0
     """Distance of the flow that rays saw to the optical flow, where that can be trusted: what pixels alone teach only
     where things are off by less than their own size."""
-    deform: float = 0.001
+    deform: NonNegativeFloat = 0.001
     """Mean squared size of the deformation."""
-    landmarks: float = 4.0
+    landmarks: NonNegativeFloat = 4.0
     """Distance by which the warp misses the portrait's landmarks, head units."""
-    gap: float = 4.0
+    gap: NonNegativeFloat = 4.0
     """The same for the gap between the lips."""
-    lids: float = 3.0
+    lids: NonNegativeFloat = 3.0
     """The same for the points of the lids and the gaps between them, most where the eyes differ."""
-    regions: float = 0.02
+    regions: NonNegativeFloat = 0.02
     """Cross-entropy of the regions, in head space and in the portrait."""
-    motion: float = 10.0
+    motion: NonNegativeFloat = 10.0
     """Distance of lips and jaw decoded from the tracked face's motion codes to the tracked ones, head units."""
-    speech: float = 10.0
+    speech: NonNegativeFloat = 10.0
     """The same for the motion codes of speech."""
-    correlation: float = 0.2
+    correlation: NonNegativeFloat = 0.2
     """One minus the correlation of the lip opening over a stretch of speech."""
-    gain: float = 0.05
+    gain: NonNegativeFloat = 0.05
     """Difference of the logarithms of how widely the lips move."""
-    silence: float = 4.0
+    silence: NonNegativeFloat = 4.0
     """Opening of the lips in silence, or how far they overlap, head units."""
-    distill: float = 0.5
+    distill: NonNegativeFloat = 0.5
     """Distance of motion codes from speech to those that the encoder has for the same movement."""
 
 

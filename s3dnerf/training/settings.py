@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pydantic import model_validator
+
+from s3dnerf.constraints import Seed
 from s3dnerf.data.dataset import DataConfig
 from s3dnerf.models.s3dnerf import ModelConfig
 from s3dnerf.training.adversarial import AdversarialConfig
@@ -25,5 +28,17 @@ class S3DNeRFConfig:
     """Weights of the loss terms."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """Discriminators of pictures."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> S3DNeRFConfig:
+        """Frames share portraits evenly, and what the discriminators see fits into a frame."""
+        batch, frames = self.train.batch_size, self.data.frames
+        if batch % frames:
+            raise ValueError(f"train.batch_size ({batch}) should be a multiple of data.frames ({frames})")
+        side, size = self.adversarial.network.side, self.model.image_size
+        if self.adversarial.start < 1 and side > size:
+            reason = f"adversarial.network.side ({side}) should be at most the {size} pixels of a frame"
+            raise ValueError(f"{reason} (4 * model.ray_size), or adversarial.start 1")
+        return self

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import save_config
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text
 from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset, collect_faces
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError
@@ -57,53 +59,60 @@ class TrainConfig:
 
     start: Path | None = None
     """Folder of a model whose weights training starts from; None starts at random."""
-    anew: tuple[str, ...] = ()
+    anew: tuple[Text, ...] = ()
     """Parts, such as audio_encoder, that start at random all the same."""
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[Text, ...] = ()
     """Parts that stay as they start: what has learned speech from few people soon knows them by heart."""
-    mouth_steps: int = 1_500
+    mouth_steps: NonNegativeInt = 1_500
     """Steps before all others, in which the inside of mouths is learned, from pixels between tracked lips: a few
     minutes. It stays as it is afterwards. 0 leaves it as it is in ``start``; without one it is painted at random."""
-    steps: int = 20_000
+    steps: NonNegativeInt = 20_000
     """Steps in all others."""
-    batch_size: int = 6
+    batch_size: PositiveInt = 6
     """Frames rendered in a batch."""
-    movement_steps: int = 2_000
+    movement_steps: NonNegativeInt = 2_000
     """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
-    movement_every: int = 2
+    movement_every: PositiveInt = 2
     """Afterwards, movement is still learned at every so many steps."""
-    speech_share: float = 0.25
+    speech_share: Share = 0.25
     """Share of the frames rendered from speech instead of the tracked face once speech has been learned."""
-    speech_from: float = 0.6
+    speech_from: Share = 0.6
     """Fraction of all steps after which frames are rendered from speech too."""
-    learning_rate: float = 8e-4
+    learning_rate: PositiveFloat = 8e-4
     """Peak learning rate."""
-    grid_learning_rate: float = 4e-3
+    grid_learning_rate: NonNegativeFloat = 4e-3
     """Peak learning rate of the hash grid."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay (AdamW) of everything but the hash grid."""
-    warmup: int = 300
+    warmup: NonNegativeInt = 300
     """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
-    clip: float = 1.0
+    clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """Batches whose gradients are added up before each update."""
-    average: float = 0.998
+    average: ShareBelowOne = 0.998
     """Decay of the exponential moving average of the weights."""
     precision: Precision = "auto"
     """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
-    log_every: int = 20
+    log_every: PositiveInt = 20
     """Steps between two entries of the log."""
-    validate_every: int = 500
+    validate_every: PositiveInt = 500
     """Steps between two validations on people never trained on."""
-    validate_batches: int = 8
+    validate_batches: NonNegativeInt = 8
     """Batches in a validation."""
-    save_every: int = 500
+    save_every: PositiveInt = 500
     """Steps between two checkpoints."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """Checkpoints kept."""
+
+    @model_validator(mode="after")
+    def check_steps(self) -> TrainConfig:
+        """There is something to learn."""
+        if self.steps == self.mouth_steps == 0:
+            raise ValueError("steps and mouth_steps are both 0, so there is nothing to learn")
+        return self
 
 
 class Trainer:
