@@ -11,22 +11,35 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from s3dnerf import __version__
+from s3dnerf import __version__, limits
 from s3dnerf.errors import UserError
+from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
+from s3dnerf.options import HelpFormatter, OneLineParser, add_int, name_output, read_path, read_text
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.benchmark import Table
 
-DEVICES = ("auto", "cpu", "cuda")
-FIT_STEPS = {
-    "type": int,
-    "default": 0,
-    "metavar": "N",
-    "help": "steps by which the portrait is first fitted to its photograph",
+CHECKPOINT = {
+    "type": read_text,
+    "metavar": "DIR",
+    "help": "the model: a folder with config.json and model.safetensors, or a Hugging Face hub id such as user/model "
+    "(default: the shipped weights)",
 }
+DEVICE = {
+    "choices": ("auto", "cpu", "cuda"),
+    "default": "auto",
+    "help": "where to compute; auto takes the GPU where PyTorch can use one",
+}
+FIT_STEPS = {
+    "default": 0,
+    "help": "steps of optimization by which the model is first fitted to each portrait: sharper frames, for about an "
+    "eighth of a second a step on two processor cores",
+}
+MANIFEST = {"type": read_path, "metavar": "CSV", "help": "table with the columns file and split: which clips to take"}
+SPLIT = {"type": read_text, "metavar": "NAME", "help": "only clips of this split of the manifest, such as val"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -36,11 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
     signal n.
     """
     try:
-        options, settings = build_parser().parse_known_args(words)
-        if settings and options.command not in ("train", "train-sync", "ablate"):
-            raise UserError(f"s3dnerf {options.command}", f"unknown option {settings[0]}", "--help lists them.")
-        options.settings = settings
-        with raise_on_signals():
+        with explain_failures(), raise_on_signals():
+            options, settings = build_parser().parse_known_args(sys.argv[1:] if words is None else words)
+            if settings and not options.takes_settings:
+                raise UserError(
+                    f"s3dnerf {options.command}", f"unexpected word {settings[0]}", "--help lists the options."
+                )
+            options.settings = settings
             options.run(options)
     except UserError as error:
         print(f"s3dnerf: error: {error}", file=sys.stderr)
@@ -52,21 +67,6 @@ def main(words: Sequence[str] | None = None) -> int:
         print("s3dnerf: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are UserErrors instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(self.prog, message, f"`{self.prog} --help` shows the options.")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions; shows defaults, but not those that say nothing."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False
-        return action.help if silent else super()._get_help_string(action)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,18 +91,22 @@ def add_command(
     run: Callable[[argparse.Namespace], None],
     summary: str,
     details: str = "",
+    examples: str = "",
+    takes_settings: bool = False,
     add_help: bool = True,
-) -> argparse.ArgumentParser:
-    """Add one command, whose options will be handed to `run`."""
+) -> OneLineParser:
+    """Add one command, whose options will be handed to `run`; `examples` are shown at the end of its help."""
     parser = commands.add_parser(
         name,
         help=summary,
         description=f"{summary}.\n{details}",
+        epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
         add_help=add_help,
     )
-    parser.set_defaults(run=run)
+    parser.takes_settings = takes_settings
+    parser.set_defaults(run=run, takes_settings=takes_settings)
     return parser
 
 
@@ -115,14 +119,26 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
         "Reads VoxCeleb2's mp4/<person>/<video>/<clip>.mp4, a flat folder (HDTF), or what a manifest names.\n"
         "Whether sound and picture are in step is measured where no manifest says so (docs/data.md).\n"
         "A second run does only what is missing; what failed is listed in OUT/report.json.",
+        "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --workers 8\n"
+        "  s3dnerf prepare --videos clips --out data/own --manifest clips/MANIFEST.csv",
     )
-    parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder with the videos")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the prepared clips")
+    parser.add_argument("--videos", type=read_path, required=True, metavar="DIR", help="folder with the videos")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for the prepared clips")
     parser.add_argument(
-        "--manifest", type=Path, metavar="CSV", help="table with id, person, split and sync of each clip"
+        "--manifest",
+        type=read_path,
+        metavar="CSV",
+        help="table with the columns id, kind, file, identity, split, sync and notes, a row for each clip (default: "
+        "every video is taken, and one person in twenty is set aside for validation)",
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the prepared frames in pixels")
-    parser.add_argument("--workers", type=int, default=2, help="processes at work at once")
+    add_int(
+        parser,
+        "--size",
+        limits.PREPARED_SIZE,
+        default=256,
+        help="side of the prepared frames in pixels, an even number from 64 to 2048",
+    )
+    add_int(parser, "--workers", limits.WORKERS, default=2, help="videos prepared at once, a process each")
 
 
 def run_prepare(options: argparse.Namespace) -> None:
@@ -148,12 +164,23 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "train",
         run_train,
         "Train on prepared clips",
-        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all.",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file. Ctrl-C saves a checkpoint, and --resume goes on from it.",
+        "  s3dnerf train --config smoke.yaml --data.root data/own --out runs/smoke\n"
+        "  s3dnerf train --config base.yaml --data.root data/own --train.learning_rate 5e-4\n"
+        "  s3dnerf train --config base.yaml --data.root data/own --resume",
+        takes_settings=True,
         add_help=False,
     )
-    parser.add_argument("--config", default="base.yaml", metavar="NAME", help="settings: a path, or a name in configs/")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+        "--config",
+        type=read_text,
+        default="base.yaml",
+        metavar="NAME",
+        help="settings file: a path, or a name in configs/",
+    )
+    parser.add_argument(
+        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder of the run")
     parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and leave")
@@ -188,17 +215,31 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
         "train-sync",
         run_train_sync,
         "Train the lip-sync discriminator on prepared clips, or measure it",
-        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all.",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file.",
+        "  s3dnerf train-sync --data.root data/own\n"
+        "  s3dnerf train-sync --data.root data/own --evaluate val\n"
+        "  s3dnerf train-sync --data.root data/own --offsets data/own/offsets.csv",
+        takes_settings=True,
         add_help=False,
     )
-    parser.add_argument("--config", default="sync.yaml", metavar="NAME", help="settings: a path, or a name in configs/")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+        "--config",
+        type=read_text,
+        default="sync.yaml",
+        metavar="NAME",
+        help="settings file: a path, or a name in configs/",
+    )
+    parser.add_argument(
+        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder of the run")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--evaluate", metavar="SPLIT", help="train nothing: print how well a discriminator does on clips of this split"
+        "--evaluate",
+        type=read_text,
+        metavar="SPLIT",
+        help="train nothing: print how well a discriminator does on clips of this split",
     )
     instead.add_argument(
         "--evaluate-offsets",
@@ -206,11 +247,14 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
         help="train nothing: print how often the sound offset that prepare measures is right on clips of this split",
     )
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="the one to evaluate (default: the weights that ship with the package)"
+        "--checkpoint",
+        type=read_text,
+        metavar="DIR",
+        help="the discriminator to evaluate: a folder or a hub id (default: the shipped weights)",
     )
     instead.add_argument(
         "--offsets",
-        type=Path,
+        type=read_path,
         metavar="FILE",
         help="write the constant offset of each training clip, found by one trained on the other half of the people",
     )
@@ -247,40 +291,69 @@ def run_train_sync(options: argparse.Namespace) -> None:
 
 
 def add_render(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(commands, "render", run_render, "Let a portrait say a speech recording")
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the portrait")
-    parser.add_argument("--audio", type=Path, required=True, metavar="FILE", help="the speech: any sound or video file")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the video (default: outputs/<image>_<audio>.mp4)")
-    parser.add_argument(
-        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+    parser = add_command(
+        commands,
+        "render",
+        run_render,
+        "Let a portrait say a speech recording",
+        "The portrait is any picture with a visible face, the speech any sound or video file of any length.\n"
+        "Writes an mp4 with 25 frames a second and the speech as its sound.",
+        "  s3dnerf render --image portrait.png --audio speech.wav --out talking.mp4\n"
+        "  s3dnerf render --image portrait.png --audio speech.wav --turn -20 5 --background green\n"
+        "  s3dnerf render --image group.jpg --audio speech.mp3 --face 2 --framing picture --pose nodding.mp4",
     )
-    parser.add_argument("--size", type=int, metavar="N", help="side of the frames in pixels (default: the model's own)")
+    parser.add_argument("--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP")
+    parser.add_argument(
+        "--audio", type=read_path, required=True, metavar="FILE", help="the speech: a sound or video file"
+    )
+    parser.add_argument(
+        "--out",
+        type=read_path,
+        metavar="FILE",
+        help="the video to write (default: outputs/<image>_<audio>.mp4)",
+    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    add_int(
+        parser,
+        "--size",
+        limits.SIZE,
+        help="side of the square around the head in pixels, an even number from 16 to 4096 (default: the model's own, "
+        "256 for the shipped weights); without effect where --framing picture keeps the size of the picture",
+    )
     parser.add_argument(
         "--framing",
         choices=("crop", "picture"),
         default="crop",
         help="the square around the head, or the whole picture with the head put back into it",
     )
-    parser.add_argument("--pose", default="idle", help="head motion: static, idle, or a video to take it from")
+    parser.add_argument(
+        "--pose",
+        type=read_text,
+        default="idle",
+        metavar="POSE",
+        help="head motion: static keeps the head still, idle sways a little, a video file gives its own motion",
+    )
     parser.add_argument(
         "--turn",
         type=float,
         nargs=2,
         default=(0.0, 0.0),
         metavar=("RIGHT", "UP"),
-        help="see the head from another side: degrees by which it is turned to your right and up, -40 to 40",
+        help="see the head from another side: degrees by which it is turned to your right and up, -40 to 40 each "
+        "(default: 0 0)",
     )
     parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink now and then, or never")
     parser.add_argument(
         "--background",
+        type=read_text,
         default="keep",
         metavar="COLOR",
-        help="keep the picture's own, which stands still, or a color that replaces it, such as green or #00ff00",
+        help="keep the picture's background, which stands still, or replace it by a color such as green or #00ff00",
     )
-    parser.add_argument("--face", type=int, metavar="N", help="which face, 1 is the largest (default: the largest)")
-    parser.add_argument("--fit-steps", **FIT_STEPS)
-    parser.add_argument("--seed", type=int, default=0, help="seed of idle motion and blinks")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    add_int(parser, "--face", limits.FACE, help="which face of several; 1 is the largest (default: the largest)")
+    add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of idle motion and blinks, 0 or more")
+    parser.add_argument("--device", **DEVICE)
 
 
 def run_render(options: argparse.Namespace) -> None:
@@ -291,7 +364,7 @@ def run_render(options: argparse.Namespace) -> None:
     render(
         image=options.image,
         audio=options.audio,
-        out=options.out or Path("outputs") / f"{options.image.stem}_{options.audio.stem}.mp4",
+        out=options.out or name_output(options.image, options.audio),
         checkpoint=options.checkpoint,
         size=options.size,
         pose=options.pose,
@@ -321,22 +394,34 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "  arcface.pth                  CSIM: backbone.pth of insightface's arcface_torch, iresnet50 or iresnet100\n"
         "  inception.pth                FID: pytorch-fid's pt_inception-2015-12-05-6726825d\n"
         "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
+        "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
+        "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours",
     )
-    parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder with mp4 files")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for videos and tables")
+    parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for videos and tables")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--manifest", **MANIFEST)
+    parser.add_argument("--split", **SPLIT)
+    add_int(
+        parser,
+        "--max-frames",
+        limits.MAX_FRAMES,
+        help="only the first N frames of a clip, 5 or more (default: all of them)",
+    )
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+        "--rows",
+        type=read_text,
+        nargs="+",
+        metavar="ROW",
+        help="only these rows of the table: ours, frozen_mouth, frozen_pose, unmoved_portrait, ground_truth "
+        "(default: all of them)",
     )
-    parser.add_argument("--manifest", type=Path, metavar="CSV", help="table with the split of each clip")
-    parser.add_argument("--split", help="only clips of this split of the manifest")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="only the first N frames of a clip")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows of the table, such as ours")
     parser.add_argument(
-        "--weights-folder", type=Path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
+        "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
     )
-    parser.add_argument("--fit-steps", **FIT_STEPS)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the blinks")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of the blinks, 0 or more")
+    parser.add_argument("--device", **DEVICE)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -378,22 +463,43 @@ def add_ablate(commands: argparse._SubParsersAction) -> None:
         "  whole_face           one motion code moves the whole face: no regions\n"
         "  without_deformation  speech moves nothing; the head still follows its pose\n\n"
         "Settings of training may follow by their dotted names and hold for all variants, such as --train.steps 2000.\n"
-        "What is finished in OUT is not done again, so that more seeds can be added later, and Ctrl-C loses little:\n"
-        "  python tools/ablate.py --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation\n"
-        "  python tools/ablate.py --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation \\\n"
+        "What is finished in OUT is not done again, so that more seeds can be added later, and Ctrl-C loses little.",
+        "  s3dnerf ablate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation\n"
+        "  s3dnerf ablate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation \\\n"
         "      --seeds 0 1 2",
+        takes_settings=True,
     )
-    parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder with mp4 files to reenact")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for runs, videos and tables")
     parser.add_argument(
-        "--config", default="ablation.yaml", metavar="NAME", help="settings of full: a path, or a name in configs/"
+        "--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files to reenact"
     )
-    parser.add_argument("--manifest", type=Path, metavar="CSV", help="table with the split of each clip")
-    parser.add_argument("--split", help="only clips of this split of the manifest")
-    parser.add_argument("--max-frames", type=int, default=100, metavar="N", help="only the first N frames of a clip")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="seeds, two or more")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("--rank-by", default="lip_correlation", metavar="SCORE", help="score to rank by")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR", help="folder for runs, videos and tables"
+    )
+    parser.add_argument(
+        "--config",
+        type=read_text,
+        default="ablation.yaml",
+        metavar="NAME",
+        help="settings file of full: a path, or a name in configs/",
+    )
+    parser.add_argument("--manifest", **MANIFEST)
+    parser.add_argument("--split", **SPLIT)
+    add_int(parser, "--max-frames", limits.MAX_FRAMES, default=100, help="only the first N frames of a clip, 5 or more")
+    add_int(parser, "--seeds", limits.SEED, nargs="+", default=[0, 1], help="two or more seeds (default: 0 1)")
+    parser.add_argument(
+        "--variants",
+        type=read_text,
+        nargs="+",
+        metavar="NAME",
+        help="only these of the variants above (default: all of them)",
+    )
+    parser.add_argument(
+        "--rank-by",
+        type=read_text,
+        default="lip_correlation",
+        metavar="SCORE",
+        help="score to rank by, such as psnr, ssim, m_lmd or sync_confidence",
+    )
 
 
 def run_ablate(options: argparse.Namespace) -> None:
@@ -419,21 +525,26 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
         run_benchmark,
         "Measure speed on this machine",
         "Every figure is the best of some runs; ours and PyTorch's own operators take turns.",
+        "  s3dnerf benchmark --kernels --render\n  s3dnerf benchmark --train data/prepared --json speed.json",
     )
     parser.add_argument("--kernels", action="store_true", help="each operator against PyTorch's own")
     parser.add_argument("--render", action="store_true", help="a whole frame, phase by phase")
-    parser.add_argument("--train", type=Path, metavar="DIR", help="a training step, on the prepared clips in DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    parser.add_argument("--steps", type=int, default=50, help="training steps to make on each backend")
-    parser.add_argument("--points", type=int, default=2**18, help="points an operator works on")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each operator")
-    parser.add_argument("--frames", type=int, default=75, help="frames to render, at most")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="portrait to render (default: a public-domain one)")
-    parser.add_argument("--audio", type=Path, metavar="FILE", help="speech to render (default: the shipped sentence)")
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="folder or hub id of a model (default: the shipped weights)"
+        "--train", type=read_path, metavar="DIR", help="a training step, on the prepared clips in this folder"
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    parser.add_argument("--json", type=read_path, metavar="FILE", help="write the figures to this file too")
+    add_int(parser, "--steps", limits.STEPS, default=50, help="training steps to make on each backend, 2 or more")
+    add_int(parser, "--points", limits.POINTS, default=2**18, help="points an operator works on, 64 or more")
+    add_int(parser, "--repeats", limits.REPEATS, default=5, help="runs of each operator")
+    add_int(parser, "--frames", limits.FRAMES, default=75, help="frames to render, at most")
+    parser.add_argument(
+        "--image", type=read_path, metavar="FILE", help="portrait to render (default: a public-domain one)"
+    )
+    parser.add_argument(
+        "--audio", type=read_path, metavar="FILE", help="speech to render (default: the shipped sentence)"
+    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--device", **DEVICE)
 
 
 def show(tables: list[Table]) -> list[Table]:
@@ -470,6 +581,8 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
         "doctor",
         run_doctor,
         "Print what this machine offers, what was chosen, and how to add what is missing",
+        "Lists the backends that can compute the operators, the one chosen for each (S3DNERF_BACKEND=tinycudann,\n"
+        "cuda, cpu or pytorch forces one), and the tools that build them.",
     )
 
 

@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-LARGEST_INT = 2**31 - 1
-"""Counts above this overflow the 32-bit sizes of the kernels, and no machine could serve them."""
-LARGEST_SEED = 2**63 - 1
-"""The largest seed that both NumPy and PyTorch accept."""
+from s3dnerf.limits import LARGEST_INT, LARGEST_SEED
+
 LARGEST_WIDTH = 2**14
 """Channels of a layer. A matrix of this many rows and columns already takes 1 GiB."""
 LARGEST_FLOAT, SMALLEST_FLOAT = 1e6, 1e-12

@@ -15,7 +15,7 @@ class UserError(Exception):
     """
 
     def __init__(self, subject: str | Path, reason: str, cure: str) -> None:
-        self.subject = str(subject)
+        self.subject = str(subject) or "''"
         self.reason = reason
         self.cure = cure
         super().__init__(escape_controls(f"{shorten(self.subject, LONGEST_SUBJECT)}: {reason}. {cure}"))

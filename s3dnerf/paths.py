@@ -50,40 +50,6 @@ def require_folder(path: str | Path, cure: str) -> Path:
     return path
 
 
-def check_output_folder(path: str | Path) -> None:
-    """Raise UserError where a folder can neither be used for output nor be made. Makes nothing."""
-    path = Path(path)
-    for place in (path, *path.absolute().parents):
-        state = stat_path(place)
-        if state is None:
-            continue
-        if not stat.S_ISDIR(state.st_mode):
-            reason = "is a file" if place == path else f"cannot be made, because {place} is a file"
-            raise UserError(path, f"{reason}; a folder is needed", "Choose another folder.")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(path, f"cannot be written to: no permission for {place}", "Choose another folder.")
-        return
-
-
-def check_output_file(path: str | Path) -> None:
-    """Raise UserError where no file can be written at a path. Writes nothing."""
-    path = Path(path)
-    if is_folder(path):
-        raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
-    check_output_folder(path.parent)
-
-
-def make_folder(path: str | Path) -> Path:
-    """Make a folder for output, with its parents, and return it. Raises UserError where that cannot be done."""
-    check_output_folder(path)
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(path, f"cannot be made ({error.strerror})", "Choose another folder.") from error
-    return path
-
-
 def shorten_name(name: str, size: int) -> str:
     """Return as much of the beginning of a file name as fits into ``size`` bytes."""
     return os.fsencode(name)[:size].decode(errors="ignore")

@@ -15,24 +15,22 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HFValidationError
-from PIL import ImageColor
-from safetensors import SafetensorError
 from tqdm import tqdm
 
+from s3dnerf import limits
 from s3dnerf.data.driver import read_driving_motion
 from s3dnerf.data.prepare import follow_head, track_video
-from s3dnerf.errors import UserError
+from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import choose_crop, fit_picture, paste_crop
-from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.landmarks import POINT_COUNT, to_pixels
 from s3dnerf.face.limits import hold_motion
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_to_and_fro, transfer_motion, turn_head
@@ -49,13 +47,16 @@ from s3dnerf.media.audio import (
     stream_clean_speech,
     stream_speech_windows,
 )
-from s3dnerf.media.files import is_stream
+from s3dnerf.media.files import is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
-from s3dnerf.models.s3dnerf import Identity, Portrait, S3DNeRF, shrink
+from s3dnerf.models.pretrained import load_model
+from s3dnerf.models.s3dnerf import Identity, ModelConfig, Portrait, S3DNeRF, shrink
+from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
+from s3dnerf.render_options import check_options, parse_color
 from s3dnerf.rendering.backdrop import Backdrop, show_scene
 from s3dnerf.rendering.photograph import enlarge
 from s3dnerf.rendering.rays import Camera
@@ -73,10 +74,6 @@ FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
 LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
 """Most pixels a side and in all of a whole picture: those of H.264 at level 5.1, which players take."""
-MIN_SIZE = 16
-"""Smallest side of the frames in pixels."""
-FARTHEST_TURN = 40.0
-"""Degrees; beyond, most of what would be seen is not in the photograph."""
 
 
 log = logging.getLogger(__name__)
@@ -160,19 +157,17 @@ class TalkingHeadPipeline:
 
         Args:
             model: the model.
-            device: where to compute.
+            device: where to compute: "auto", "cpu", "cuda" or "cuda:1".
             batch: frames rendered at once; None is what suits the device, of :data:`BATCH`.
             fit_steps: steps by which every portrait is first fitted to its photograph (see ``fit_identity``).
 
         Raises:
-            UserError: ``fit_steps`` is negative.
+            UserError: there is no such device, or a number is out of range.
         """
-        if fit_steps < 0:
-            raise UserError(f"--fit-steps {fit_steps}", "is less than none", "use 0 or more")
-        self.fit_steps = fit_steps
-        self.device = torch.device(device)
+        self.fit_steps = limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        self.device = choose_device(device)
         self.model = model.to(self.device).eval()
-        self.batch = batch or BATCH[self.device.type]
+        self.batch = BATCH[self.device.type] if batch is None else limits.BATCH.require("batch", batch)
 
     @classmethod
     def from_pretrained(
@@ -180,23 +175,22 @@ class TalkingHeadPipeline:
     ) -> TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
+        Args:
+            checkpoint: a folder, a checkpoint of training, or the id of a repository on the Hugging Face hub; None for
+                the shipped weights.
+            device: "auto", "cpu" or "cuda".
+            fit_steps: as of the class.
+
         Raises:
-            UserError: there is no model at ``checkpoint``.
+            UserError: there is no model at ``checkpoint``, or an argument is wrong.
         """
-        folder = Path(checkpoint or SHIPPED_WEIGHTS)
-        if (folder / "model").is_dir():
-            folder = folder / "model"
-        source = str(checkpoint) if checkpoint and not folder.is_dir() else str(folder)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            # The mixin announces on the standard output where it loads from; a library keeps quiet.
-            with redirect_stdout(None):
-                model = S3DNeRF.from_pretrained(source, strict=True)
-            return cls(model, device, fit_steps=fit_steps)
-        except (OSError, HFValidationError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
-            cure = "name a folder with config.json and model.safetensors, or a hub id"
-            raise UserError(source, f"holds no model ({str(error).splitlines()[0]})", cure) from error
+        limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        place = choose_device(device)
+        if checkpoint is None:
+            checkpoint = SHIPPED_WEIGHTS
+        elif is_folder(Path(checkpoint) / "model"):
+            checkpoint = Path(checkpoint) / "model"
+        return cls(load_model(S3DNeRF, ModelConfig, checkpoint), place, fit_steps=fit_steps)
 
     def __call__(
         self,
@@ -224,21 +218,15 @@ class TalkingHeadPipeline:
             background: "keep", in which what stands behind the person stands still, or a color such as "green" or
                 "#00ff00" that replaces it.
             framing: "crop" gives the square around the head, "picture" puts it back into the whole picture.
-            size: side of that square in pixels; default is the model's own. The whole picture keeps its size.
+            size: side of that square in pixels, an even number from 16 to 4096; default is the model's own. The whole
+                picture keeps its size.
             face: which face of several, 1 being the largest.
-            seed: of idle motion and blinks.
+            seed: of idle motion and blinks, 0 or more.
 
         Raises:
-            UserError: no usable face, no usable speech, or an unknown option.
+            UserError: no usable face, no usable speech, or an option that is unknown or out of range.
         """
-        require_choice("--blink", blink, ("auto", "off"))
-        require_choice("--framing", framing, ("crop", "picture"))
-        if size is not None and size < MIN_SIZE:
-            raise UserError(f"--size {size}", "is too small", f"use {MIN_SIZE} pixels or more")
-        if not all(abs(angle) <= FARTHEST_TURN for angle in turn):
-            reason = "turns the head further than one photograph can show"
-            cure = f"use -{FARTHEST_TURN:g} to {FARTHEST_TURN:g} degrees"
-            raise UserError("--turn {:g} {:g}".format(*turn), reason, cure)
+        check_options(pose, turn, blink, background, framing, size, face, seed)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -257,7 +245,7 @@ class TalkingHeadPipeline:
                 sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (found.picture, picture)]
                 log.warning("%s: %s pixels are more than video players take; the video has %s", image, *sizes)
 
-        size = size or self.model.config.image_size
+        size = self.model.config.image_size if size is None else int(size)
         height, width = picture.shape[:2]
         shape = (width, height) if framing == "picture" else (size, size)
 
@@ -291,11 +279,22 @@ class TalkingHeadPipeline:
             video: the clip; its own sound is used when ``audio`` is None.
             freeze_mouth: hold the speech of the first frame.
             freeze_pose: hold the head pose of the first frame.
+            max_frames: only so many of the first frames.
+            seed: of the blinks, 0 or more.
             landmarks: ``[T, 478, 3]`` of the clip if already tracked (normalized image coordinates).
 
         Yields:
             ``uint8 [H, W, 3]`` frames of the clip's size, 25 a second, as many as the clip has.
+
+        Raises:
+            UserError: a number is out of range, or the clip or its sound cannot be used.
+            ValueError: ``landmarks`` have another shape.
         """
+        limits.SEED.require("seed", seed)
+        if max_frames is not None:
+            limits.REENACTED_FRAMES.require("max_frames", max_frames)
+        if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
+            raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
         info = probe_video(video)
         frame_size = (info.height, info.width)
         if landmarks is None:
@@ -362,8 +361,6 @@ class TalkingHeadPipeline:
         if pose == "idle":
             return lambda: iterate_idle_motion(first, seed)
         path = Path(pose)
-        if not path.is_file():
-            raise UserError(f"--pose {pose}", "is no video file", "use static, idle or the path of a video")
         driving = read_driving_motion(path)
         held = hold_motion(portrait or first, transfer_motion(first, driving.pose))
         held_back = held.describe()
@@ -452,6 +449,9 @@ def render(
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory."""
     begin = time.perf_counter()
+    check_options(pose, turn, blink, background, framing, size, face, seed)
+    require_file(audio, "speech")
+    require_file(image, "image")
     check_video_output(out, [image, audio, *([] if pose in ("static", "idle") else [pose])])
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
     loading = time.perf_counter() - begin
@@ -503,20 +503,3 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     """Join tracks of poses into one."""
     names = ("rotation", "scale", "center")
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse an option that is none of ``choices``."""
-    if value not in choices:
-        raise UserError(f"{name} {value}", "is not known", f"use {' or '.join(choices)}")
-
-
-def parse_color(background: str) -> np.ndarray | None:
-    """Return None for "keep" and ``float32 [3]`` in [0, 1] for the name or hexadecimal code of a color."""
-    if background == "keep":
-        return None
-    try:
-        return np.float32(ImageColor.getrgb(background)[:3]) / 255.0
-    except ValueError as error:
-        cure = 'use keep, or a color such as green or "#00ff00"'
-        raise UserError(f"--background {background}", "is not a color", cure) from error

@@ -63,7 +63,7 @@ def test_wrong_options_are_refused_in_one_line(capsys: pytest.CaptureFixture[str
     files = ("--image", "a.png", "--audio", "b.wav")
     assert "unknown option --speed" in complain(capsys, "render", *files, "--speed", "2")
     assert "invalid choice: 'never'" in complain(capsys, "render", *files, "--blink", "never")
-    assert "--size: invalid int value" in complain(capsys, "render", *files, "--size", "big")
+    assert "--size big: is not a whole number" in complain(capsys, "render", *files, "--size", "big")
 
 
 def test_wrong_settings_of_train_are_refused_with_the_nearest_name(

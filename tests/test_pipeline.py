@@ -605,7 +605,7 @@ from s3dnerf.training import S3DNeRFConfig
 
 torch.set_num_threads(1)
 folder = sys.argv[1]
-config = load_config(S3DNeRFConfig, "smoke.yaml", ["--model.ray_size", "8"])
+config = load_config(S3DNeRFConfig, "smoke.yaml", ["--model.ray_size", "8", "--adversarial.start", "1"])
 pipeline = TalkingHeadPipeline(S3DNeRF(config.model), batch=16)
 for name in ("short", "long"):
     pipeline(f"{folder}/portrait.png", f"{folder}/{name}.wav").save(f"{folder}/{name}.mp4")

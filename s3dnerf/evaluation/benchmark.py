@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf import backend
+from s3dnerf.device import choose_device
 from s3dnerf.encoding import reference
 from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
 from s3dnerf.encoding.layout import GridLevel
 from s3dnerf.encoding.triplane import sample_triplane
-from s3dnerf.errors import UserError
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter
@@ -114,7 +114,7 @@ def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto")
     The others are timed twice: as PyTorch runs by default, and in turns with ours after
     :func:`s3dnerf.backend.keep_freed_memory`, which is for programs that make many large tensors.
     """
-    place = _choose_device(device)
+    place = choose_device(device)
     by_default = [
         {name: time_steps([other], case.repeats)[0] for name, other in case.others.items()}
         for case in make_cases(points, repeats, place)
@@ -463,7 +463,7 @@ def measure_render(
     Raises:
         UserError: no model, no usable face or speech.
     """
-    place = _choose_device(device)
+    place = choose_device(device)
     backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
     clock = PhaseClock(place)
@@ -509,14 +509,6 @@ def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]
             "PSNR between them, dB": sum(psnr) / len(psnr),
         }
     ]
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda", "PyTorch sees no GPU", "use --device cpu")
-    return torch.device(device)
 
 
 def _write_portrait(folder: Path) -> Path:

@@ -154,8 +154,8 @@ def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -
 
 
 def _load_lip_sync(device: str) -> LipSyncDiscriminator:
+    from s3dnerf.device import choose_device
     from s3dnerf.models.lip_sync import load_discriminator
-    from s3dnerf.training.trainer import choose_device
 
     return load_discriminator(device=choose_device(device))
 
@@ -163,8 +163,8 @@ def _load_lip_sync(device: str) -> LipSyncDiscriminator:
 def _load_judge(weights: FoundWeights, device: str) -> NetworkJudge | None:
     if not weights.paths:
         return None
+    from s3dnerf.device import choose_device
     from s3dnerf.evaluation.networks import NetworkJudge
-    from s3dnerf.training.trainer import choose_device
 
     return NetworkJudge(weights.paths, choose_device(device))
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, first_line
+from s3dnerf.models.pretrained import describe_difference
 
 from .image import scale_to_white
 
@@ -32,7 +33,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = f"cannot be read as a state dict ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        reason = f"cannot be read as a state dict ({first_line(error)})"
         raise UserError(path, reason, "Download it again, or save its tensors alone as safetensors.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(path, "is not a state dict of names and tensors", "Save network.state_dict() alone.")
@@ -51,7 +52,7 @@ def fill_network(
     given = {
         name: value for name, value in state.items() if not name.endswith(COUNTER) and not name.startswith(ignored)
     }
-    wrong = _describe_difference(wanted, given)
+    wrong = describe_difference(wanted, given)
     if wrong:
         cure = "Use the public file that is meant for this place."
         raise UserError(path, f"is not {title}: {wrong}", cure)
@@ -68,15 +69,3 @@ def to_batch(frames: np.ndarray, network: nn.Module) -> Tensor:
 
 def _load_pickle(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-    if surplus:
-        return f"it has {surplus[0]}, which the network has not"
-    for name, value in wanted.items():
-        if value.shape != given[name].shape:
-            return f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
-    return ""

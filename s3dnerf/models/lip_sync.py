@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,6 +25,7 @@ from s3dnerf.constraints import Float, PositiveFloat, PositiveInt, ShareBelowOne
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
+from s3dnerf.models.pretrained import load_model
 from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
 
@@ -182,10 +182,11 @@ class FrameEncoder(nn.Module):
 
 
 def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> LipSyncDiscriminator:
-    """Load a discriminator that supervises or measures: in evaluation mode, its parameters frozen."""
-    # The mixin announces on the standard output where it loads from; a library keeps quiet.
-    with redirect_stdout(None):
-        model = LipSyncDiscriminator.from_pretrained(folder).to(device)
+    """Load a discriminator that supervises or measures: in evaluation mode, its parameters frozen.
+
+    Raises UserError where there is none in ``folder``, which may be a hub id too.
+    """
+    model = load_model(LipSyncDiscriminator, LipSyncConfig, folder).to(device)
     return model.eval().requires_grad_(False)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from s3dnerf.constraints import PositiveInt
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, first_line
 
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
         try:
             network = kind.from_pretrained(pretrained)
         except (OSError, ValueError) as error:
-            reason = f"holds no {features} model ({str(error).splitlines()[0]})"
+            reason = f"holds no {features} model ({first_line(error)})"
             raise UserError(pretrained, reason, "name its folder or its hub id") from error
         self.network = freeze(network)
         self.channels = self.network.config.hidden_size

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, first_line
 from s3dnerf.media.files import replace_folder_when_done
 
 STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
@@ -60,7 +60,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
         for prefix, module in {"average": state.average, **state.modules}.items():
             module.load_state_dict(_select(tensors, f"{prefix}."))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = f"cannot be resumed ({str(error).splitlines()[0]})"
+        reason = f"cannot be resumed ({first_line(error)})"
         raise UserError(
             folder, reason, "resume with the settings it was made with, or start in a new folder"
         ) from error

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from s3dnerf.config import save_config
+from s3dnerf.config import check_config, save_config
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, ShareBelowOne, Text
 from s3dnerf.data.augmentation import augment_speech
 from s3dnerf.data.clip import list_clips
@@ -37,6 +37,7 @@ from s3dnerf.data.dataset import (
     read_offsets,
     read_track,
 )
+from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.interruption import defer_interrupts
@@ -54,7 +55,7 @@ from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.schedule import schedule
-from s3dnerf.training.trainer import choose_device, seed_step
+from s3dnerf.training.trainer import seed_step
 
 CHUNK = 64
 """Frames cropped or windows heard at once."""
@@ -241,8 +242,9 @@ class SyncTrainer:
         Raises:
             UserError: too few clips or people are left to train on.
         """
+        check_config(config)
         self.config, self.run_dir = config, run_dir
-        self.device = choose_device(config.train.device)
+        self.device = choose_device(config.train.device, "train.device")
         torch.manual_seed(config.seed)
         self.model = LipSyncDiscriminator(config.model).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))

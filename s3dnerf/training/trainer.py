@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from s3dnerf.config import save_config
+from s3dnerf.config import check_config, save_config
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text
 from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset, collect_faces
+from s3dnerf.device import choose_device
 from s3dnerf.encoding.hash_grid import HashGrid
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, first_line
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.interruption import defer_interrupts, ignore_signals
 from s3dnerf.media.files import make_folder, refuse_inputs
@@ -119,8 +120,9 @@ class Trainer:
     """Everything a run owns: data, model, averaged model, optimizer and log."""
 
     def __init__(self, config: S3DNeRFConfig, run_dir: Path) -> None:
+        check_config(config)
         self.config, self.run_dir = config, run_dir
-        self.device = choose_device(config.train.device)
+        self.device = choose_device(config.train.device, "train.device")
         torch.manual_seed(config.seed)
         self.model = make_model(config.model, config.train).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
@@ -404,20 +406,13 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
             new = {name: value for name, value in random.items() if name.startswith(train.anew)}
             model.load_state_dict(kept | new)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = f"training cannot start from it ({str(error).splitlines()[0]})"
+            reason = f"training cannot start from it ({first_line(error)})"
             raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error
     # The inside of the mouth is learned by itself.
     for name, parameter in model.named_parameters():
         if name.startswith((*train.frozen, "mouth_interior")):
             parameter.requires_grad_(False)
     return model
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" takes CUDA when it is there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:

@@ -1,0 +1,48 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from s3dnerf.errors import UserError, first_line
+from s3dnerf.limits import suggest
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str | torch.device = "auto", option: str = "--device") -> torch.device:
+    """Return the device called ``name``; "auto" takes CUDA where PyTorch can use it, and the processor elsewhere.
+
+    Args:
+        name: "auto", "cpu", "cuda", one GPU of several such as "cuda:1", or a ``torch.device``.
+        option: what the name was given as, for messages.
+
+    Raises:
+        UserError: there is no such device, or it cannot be used.
+    """
+    subject = f"{option} {name}"
+    try:
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise UserError(subject, "is not known", f"{suggest(name, DEVICES)}Use auto, cpu or cuda.") from error
+    if device.type == "cuda":
+        _check_gpu(device, subject)
+    elif device.type != "cpu":
+        raise UserError(subject, "is a kind of device that this program has no code for", "Use auto, cpu or cuda.")
+    return device
+
+
+def _check_gpu(device: torch.device, subject: str) -> None:
+    if not torch.backends.cuda.is_built():
+        raise UserError(subject, "this PyTorch is built without CUDA", "Use --device cpu, or install a CUDA build.")
+    if not torch.cuda.is_available():
+        raise UserError(subject, "PyTorch sees no GPU", "Use --device cpu, or check the driver with nvidia-smi.")
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UserError(subject, f"there are {count} GPUs, counted from 0", "Use cuda:0, or leave the number out.")
+    try:
+        # Starts the driver: a GPU that another process has for itself is found out here, not in the middle of the work.
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        reason = f"the GPU cannot be used ({first_line(error)})"
+        raise UserError(subject, reason, "Wait until it is free, or use --device cpu.") from error

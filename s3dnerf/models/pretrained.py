@@ -1,0 +1,92 @@
+"""Loading models that ``save_pretrained`` wrote: every file that is missing, broken or of another model is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from s3dnerf.config import from_dict
+from s3dnerf.errors import UserError, first_line
+from s3dnerf.hub import CURE, find_model
+from s3dnerf.paths import is_file
+
+Model = TypeVar("Model", bound=nn.Module)
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+COPY_AGAIN = "Copy or download it again."
+
+
+class Configurable(Protocol[Model]):
+    """A class of models that are made from one settings dataclass."""
+
+    def __call__(self, config: Any) -> Model: ...
+
+
+def load_model(kind: Configurable[Model], schema: type, source: str | Path) -> Model:
+    """Load a model from a folder or from the Hugging Face hub.
+
+    Args:
+        kind: class of the model.
+        schema: class of its settings.
+        source: folder with config.json and model.safetensors, or a hub id.
+
+    Raises:
+        UserError: a file is missing or broken, or weights and settings do not belong together.
+    """
+    folder = find_model(source)
+    model = kind(from_dict(schema, _read_config(folder, source), source=str(folder / CONFIG_FILE)))
+    fill_model(model, _read_weights(folder, source), folder / WEIGHTS_FILE)
+    return model
+
+
+def fill_model(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy weights, read from ``path``, into a model. Raises UserError unless they are the model's, all of them."""
+    wrong = describe_difference(model.state_dict(), weights)
+    if wrong:
+        raise UserError(path, f"does not belong to its {CONFIG_FILE}: {wrong}", "Copy both files from the same model.")
+    broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise UserError(path, f"holds values that are not numbers, in {broken}", "Use an earlier checkpoint.")
+    model.load_state_dict(dict(weights))
+
+
+def describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say how names or shapes of tensors differ from those of a network; "" where they do not."""
+    missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing:
+        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if surplus:
+        return f"it has {surplus[0]}, which the network has not"
+    for name, value in wanted.items():
+        if value.shape != given[name].shape:
+            return f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
+    return ""
+
+
+def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not is_file(path):
+        raise UserError(source, f"holds no model: there is no {CONFIG_FILE} in it", CURE)
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(path, f"cannot be read ({first_line(error)})", COPY_AGAIN) from error
+    if not isinstance(tree, dict):
+        raise UserError(path, "holds no settings by name", COPY_AGAIN)
+    return tree
+
+
+def _read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not is_file(path):
+        raise UserError(source, f"holds no weights: there is no {WEIGHTS_FILE} in it", CURE)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(path, f"cannot be read ({first_line(error)})", COPY_AGAIN) from error

@@ -1,0 +1,76 @@
+"""Options of rendering: checked before anything is loaded, by the command line and by the pipeline alike."""
+
+from __future__ import annotations
+
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageColor
+
+from s3dnerf import limits
+from s3dnerf.errors import UserError
+from s3dnerf.paths import is_file
+
+MOTIONS = ("static", "idle")
+BLINKS = ("auto", "off")
+FRAMINGS = ("crop", "picture")
+FARTHEST_TURN = 40.0
+"""Degrees; beyond, most of what would be seen is not in the photograph."""
+
+
+def check_options(
+    pose: str | Path,
+    turn: tuple[float, float],
+    blink: str,
+    background: str,
+    framing: str,
+    size: int | None,
+    face: int | None,
+    seed: int,
+) -> None:
+    """Raise UserError where an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
+    limits.require_choice("--blink", blink, BLINKS)
+    limits.require_choice("--framing", framing, FRAMINGS)
+    limits.SEED.require("--seed", seed)
+    if size is not None:
+        limits.SIZE.require("--size", size)
+    if face is not None:
+        limits.FACE.require("--face", face)
+    check_turn(turn)
+    check_pose(pose)
+    parse_color(background)
+
+
+def check_turn(turn: tuple[float, float]) -> None:
+    """Raise UserError unless ``turn`` is two angles in degrees that one photograph can show."""
+    angles = list(turn) if isinstance(turn, (tuple, list, np.ndarray)) else [turn]
+    if len(angles) != 2 or not all(isinstance(angle, Real) for angle in angles):
+        words = " ".join(str(angle) for angle in angles)
+        raise UserError(f"--turn {words}", "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
+    if not all(abs(angle) <= FARTHEST_TURN for angle in angles):
+        reason = "turns the head further than one photograph can show"
+        cure = f"Use -{FARTHEST_TURN:g} to {FARTHEST_TURN:g} degrees."
+        raise UserError("--turn {:g} {:g}".format(*angles), reason, cure)
+
+
+def check_pose(pose: str | Path) -> None:
+    """Raise UserError unless ``pose`` is a kind of motion or a file."""
+    if pose not in MOTIONS and not is_file(pose):
+        cure = f"{limits.suggest(pose, MOTIONS)}Use static, idle or the path of a video."
+        raise UserError(f"--pose {pose}", "is no video file", cure)
+
+
+def parse_color(background: str) -> np.ndarray | None:
+    """Return None for "keep" and ``float32 [3]`` in [0, 1] for the name or hexadecimal code of a color."""
+    if background == "keep":
+        return None
+    question = limits.suggest(background, ("keep", *ImageColor.colormap))
+    cure = f'{question}Use keep, or a color such as green or "#00ff00".'
+    try:
+        color = ImageColor.getrgb(background)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"--background {background}", "is not a color", cure) from error
+    if len(color) != 3 or max(color) > 255:
+        raise UserError(f"--background {background}", "is not a color of three values up to 255", cure)
+    return np.float32(color) / 255.0
