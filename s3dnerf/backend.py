@@ -22,14 +22,16 @@ from pathlib import Path
 import torch
 
 from s3dnerf.errors import UserError
+from s3dnerf.limits import suggest
 
-VARIABLE = "S3DNERF_BACKEND"
+VARIABLE, LIBRARIES_VARIABLE = "S3DNERF_BACKEND", "S3DNERF_LIBRARIES"
 BACKENDS = ("tinycudann", "cuda", "cpu", "pytorch")
 """From the one liked best to the last resort."""
 OPERATORS = ("hash_grid", "triplane", "composite", "field", "warp", "photograph", "convolution", "detail", "enlarging")
 CPU_ONLY = ("warp", "photograph", "convolution", "detail", "enlarging")
 """Those without CUDA kernels."""
-LIBRARIES = Path(os.environ.get("S3DNERF_LIBRARIES", Path(__file__).parent / "native"))
+LIBRARIES = Path(__file__).parent / "native"
+"""Where the libraries of kernels are, unless the environment names another folder."""
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 TOOLS = (
@@ -92,9 +94,10 @@ def choose_backend(operator: str, device: str) -> str:
     """Return which of :data:`BACKENDS` serves an operator for tensors on a ``device`` such as "cpu".
 
     Raises:
-        UserError: ``S3DNERF_BACKEND`` names something unknown, missing, or of no use for this device.
+        UserError: ``S3DNERF_BACKEND`` names something unknown, missing, or of no use for this device, or
+            ``S3DNERF_LIBRARIES`` is no folder of libraries.
     """
-    return _choose(operator, device, os.environ.get(VARIABLE, "auto"))
+    return _choose(operator, device, os.environ.get(VARIABLE) or "auto", os.environ.get(LIBRARIES_VARIABLE) or None)
 
 
 def find_library(device: str) -> Library:
@@ -113,7 +116,7 @@ def load_library(name: str, path: Path | None = None) -> Library:
     Raises:
         UserError: it is missing, cannot be loaded, or was built from other sources than this package.
     """
-    path = path or LIBRARIES / f"libs3d_{name}.so"
+    path = path or Path(os.environ.get(LIBRARIES_VARIABLE) or LIBRARIES) / f"libs3d_{name}.so"
     cure = build_command(name)
     if not path.is_file():
         raise UserError(path.name, "has not been built", cure)
@@ -204,7 +207,7 @@ def _inspect_cpu() -> Finding:
 
 def diagnose() -> str:
     """Return what ``s3dnerf doctor`` prints: what is there, what is missing and how to add it, and what was chosen."""
-    wanted = os.environ.get(VARIABLE, "auto")
+    wanted = os.environ.get(VARIABLE) or "auto"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch can use"
     lines = [f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"]
     lines += [f"GPU: {device}", "", "Backends"]
@@ -231,9 +234,13 @@ def _describe_choice(operator: str, device: str) -> str:
 
 
 @cache
-def _choose(operator: str, device: str, wanted: str) -> str:
+def _choose(operator: str, device: str, wanted: str, libraries: str | None) -> str:
+    if libraries is not None and not any(Path(libraries).glob("libs3d_*.so")):
+        reason = "is no folder with libs3d_cpu.so or libs3d_cuda.so"
+        raise UserError(f"{LIBRARIES_VARIABLE}={libraries}", reason, "Name such a folder, or unset the variable.")
     if wanted not in ("auto", *BACKENDS):
-        raise UserError(f"{VARIABLE}={wanted}", "is not known", f"use one of: auto, {', '.join(BACKENDS)}")
+        cure = f"{suggest(wanted, BACKENDS)}use one of: auto, {', '.join(BACKENDS)}"
+        raise UserError(f"{VARIABLE}={wanted}", "is not known", cure)
     if operator in CPU_ONLY and device == "cuda" and wanted != "cpu":
         return "pytorch"
     able = {"cuda": ["cuda", "pytorch"], "cpu": ["cpu", "pytorch"]}.get(device, ["pytorch"])

@@ -283,6 +283,8 @@ def run_train_sync(options: argparse.Namespace) -> None:
     elif options.evaluate_offsets:
         model = load_discriminator(options.checkpoint or SHIPPED)
         print(format_offset_scores(evaluate_offsets(model, config.data.root, options.evaluate_offsets)))
+    elif options.checkpoint:
+        raise UserError("--checkpoint", "is for measuring a discriminator, and this would train one", "Add --evaluate.")
     elif options.offsets:
         check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)

@@ -22,6 +22,7 @@ import tyro
 import yaml
 
 from s3dnerf.errors import UserError, shorten
+from s3dnerf.limits import LIKENESS
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.paths import is_file
 
@@ -77,7 +78,7 @@ def find_config(name_or_path: str | Path) -> Path:
     if path.name == str(path) and is_file(folder / path.name):
         return folder / path.name
     known = sorted(file.name for file in folder.glob("*.yaml"))
-    close = difflib.get_close_matches(path.name, known, n=1)
+    close = difflib.get_close_matches(path.name, known, n=1, cutoff=LIKENESS)
     question = f"Did you mean {close[0]}? " if close else ""
     raise UserError(path, "no such settings file", f"{question}Give a path, or one of: {', '.join(known)}.")
 
@@ -266,7 +267,7 @@ def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> s
     """The cure for a wrong value: the choice that was probably meant, or else the default."""
     kind = known.get(name)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if close := difflib.get_close_matches(str(value), choices, n=1):
+    if close := difflib.get_close_matches(str(value), choices, n=1, cutoff=LIKENESS):
         return f"Did you mean '{close[0]}'?"
     if dataclasses.is_dataclass(kind):
         example = next(other for other in known if other.startswith(f"{name}."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from s3dnerf.backend import choose_backend
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.limits import suggest
 
@@ -18,7 +19,7 @@ def choose_device(name: str | torch.device = "auto", option: str = "--device") -
         option: what the name was given as, for messages.
 
     Raises:
-        UserError: there is no such device, or it cannot be used.
+        UserError: there is no such device, or it cannot be used, or not by the backend that the environment forces.
     """
     subject = f"{option} {name}"
     try:
@@ -29,6 +30,8 @@ def choose_device(name: str | torch.device = "auto", option: str = "--device") -
         _check_gpu(device, subject)
     elif device.type != "cpu":
         raise UserError(subject, "is a kind of device that this program has no code for", "Use auto, cpu or cuda.")
+    # A backend that the environment forces and that cannot serve this device is found out here too.
+    choose_backend("hash_grid", device.type)
     return device
 
 

@@ -14,6 +14,8 @@ LARGEST_INT = 2**31 - 1
 """Counts above this overflow the 32-bit sizes of the kernels, and no machine could serve them."""
 LARGEST_SEED = 2**63 - 1
 """The largest seed that both NumPy and PyTorch accept."""
+LIKENESS = 0.7
+"""How much alike a word and the one that was probably meant are, at least: "gpu" is not taken for "cpu"."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +103,5 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 def suggest(word: object, known: Iterable[str]) -> str:
     """Return "Did you mean ...? " with the entry of ``known`` that is most like a word, or "" if none is."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=LIKENESS)
     return f"Did you mean {close[0]}? " if close else ""

@@ -34,6 +34,7 @@ from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
 from s3dnerf.media.files import replace_folder_when_done, replace_when_done
 from s3dnerf.media.video import VideoWriter, read_frames
+from s3dnerf.paths import is_folder
 
 FORMAT_VERSION = 3
 VIDEO_FILE, SPEECH_FILE, INFO_FILE = "video.mp4", "speech.flac", "clip.json"
@@ -185,7 +186,7 @@ def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
     Raises UserError when root is not a folder.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(root, "is not a folder", "Give the folder that tools/prepare.py wrote to (--out).")
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{INFO_FILE}"))
     return [folder for folder in folders if split is None or read_info(folder)["split"] == split]

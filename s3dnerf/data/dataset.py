@@ -330,7 +330,7 @@ def read_offsets(path: Path | None, least_margin: float) -> dict[str, int]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {row["id"]: int(row["offset"]) for row in rows if float(row["margin"]) >= least_margin}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         reason = f"is no table of offsets ({type(error).__name__}: {error})"
         raise UserError(path, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
 

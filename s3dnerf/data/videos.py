@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3dnerf.errors import UserError
+from s3dnerf.paths import is_folder
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 SPLITS = ("train", "val", "test")
@@ -52,7 +53,7 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     Raises:
         UserError: nothing is found, two videos would get the same id, or a row of the manifest cannot be understood.
     """
-    if not videos.is_dir():
+    if not is_folder(videos):
         raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
     paths = sorted(path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     entries = _match_manifest(paths, videos, manifest) if manifest else _name_videos(paths, videos)

@@ -17,7 +17,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from s3dnerf import limits
 from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
+from s3dnerf.data.clip import list_clips
+from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
 from s3dnerf.evaluation.report import REPORT_FILES
@@ -209,12 +212,20 @@ def run_ablation(
     """
     configs = configure_variants(config, settings, variants)
     report = AblationReport(describe_settings(configs, protocol), choose_ranking(rank_by))
-    if len(set(seeds)) < 2:
-        raise UserError("seeds", "there is no spread with fewer than two", "Give two or more different ones.")
+    for seed in seeds:
+        limits.SEED.require("--seeds", seed)
+    if len(set(seeds)) < max(2, len(seeds)):
+        raise UserError("--seeds", "there is no spread with fewer than two", "Give two or more different ones.")
+    if protocol.max_frames is not None:
+        limits.MAX_FRAMES.require("--max-frames", protocol.max_frames)
     find_clips(protocol.clips, protocol.manifest, protocol.split)
     refuse_inputs(out, [protocol.clips])
     for name in REPORT_FILES:
         check_output(out / name, [protocol.manifest])
+    # What training needs is looked for before the reference is measured, which takes minutes.
+    some = next(iter(configs.values()))
+    choose_device(some.train.device, "train.device")
+    list_clips(some.data.root)
     report.reference = measure_reference(out / "reference", protocol)
     # Seed by seed: a comparison is there as soon as possible.
     runs = [(seed, name) for seed in seeds for name in configs]
@@ -244,7 +255,8 @@ def configure_variants(
     known = list_variants()
     unknown = [name for name in chosen or () if name not in known]
     if unknown:
-        raise UserError("variants", f"no variant {', '.join(unknown)}", f"Choose from: {', '.join(known)}.")
+        cure = f"{limits.suggest(unknown[0], known)}Choose from: {', '.join(known)}."
+        raise UserError("--variants", f"no variant {', '.join(unknown)}", cure)
     method = load_config(S3DNeRFConfig, config, words)
     configs = {}
     for name in chosen or known:
@@ -271,7 +283,8 @@ def choose_ranking(name: str) -> Column:
     """The column of that name. Raises UserError where there is none, or neither more nor less is better."""
     ranked = {column.name: column for column in COLUMNS if "↑" in column.heading or "↓" in column.heading}
     if name not in ranked:
-        raise UserError("rank-by", f"cannot rank by {name}", f"Choose from: {', '.join(ranked)}.")
+        cure = f"{limits.suggest(name, ranked)}Choose from: {', '.join(ranked)}."
+        raise UserError("--rank-by", f"cannot rank by {name}", cure)
     return ranked[name]
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s3dnerf import backend
+from s3dnerf import backend, limits
 from s3dnerf.device import choose_device
 from s3dnerf.encoding import reference
 from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
@@ -114,6 +114,8 @@ def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto")
     The others are timed twice: as PyTorch runs by default, and in turns with ours after
     :func:`s3dnerf.backend.keep_freed_memory`, which is for programs that make many large tensors.
     """
+    limits.POINTS.require("--points", points)
+    limits.REPEATS.require("--repeats", repeats)
     place = choose_device(device)
     by_default = [
         {name: time_steps([other], case.repeats)[0] for name, other in case.others.items()}
@@ -461,8 +463,9 @@ def measure_render(
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: no model, no usable face or speech.
+        UserError: no model, no usable face or speech, or an argument is wrong.
     """
+    limits.FRAMES.require("--frames", frames)
     place = choose_device(device)
     backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)

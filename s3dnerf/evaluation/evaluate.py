@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from s3dnerf.errors import UserError
+from s3dnerf import limits
+from s3dnerf.errors import UserError, first_line
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport
-from s3dnerf.evaluation.rows import MIN_FRAMES, MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
+from s3dnerf.evaluation.rows import MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
 from s3dnerf.evaluation.weights_folder import FoundWeights, find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
 from s3dnerf.media.image import write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
+from s3dnerf.paths import is_folder
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import NetworkJudge
@@ -55,8 +57,8 @@ def evaluate_clips(
     cannot be used (no face, no sound, broken) are listed with a reason. Raises UserError if none is left or
     a setting is wrong.
     """
-    clips, out, rows = Path(clips), Path(out), tuple(rows)
-    _check_settings(clips, out, rows, max_frames)
+    clips, out, rows = Path(clips), Path(out), tuple(dict.fromkeys(rows))
+    _check_settings(clips, out, rows, max_frames, seed, fit_steps)
     for name in REPORT_FILES:
         check_output(out / name, [manifest])
     videos = find_clips(clips, manifest, split)
@@ -121,7 +123,7 @@ def find_clips(clips: Path, manifest: str | Path | None = None, split: str | Non
     Raises UserError for a missing folder, a manifest without the columns `file` and `split`, or an empty
     choice.
     """
-    if not clips.is_dir():
+    if not is_folder(clips):
         raise UserError(clips, "no such folder", "Name the folder that holds the mp4 files.")
     videos = sorted(clips.glob("*.mp4"))
     if manifest is None:
@@ -136,12 +138,17 @@ def find_clips(clips: Path, manifest: str | Path | None = None, split: str | Non
     return videos
 
 
-def _check_settings(clips: Path, out: Path, rows: Sequence[str], max_frames: int | None) -> None:
+def _check_settings(
+    clips: Path, out: Path, rows: Sequence[str], max_frames: int | None, seed: int, fit_steps: int
+) -> None:
     unknown = [row for row in rows if row not in ROWS]
     if unknown or not rows:
-        raise UserError("rows", f"{', '.join(unknown) or 'none given'}", f"Choose from: {', '.join(ROWS)}.")
-    if max_frames is not None and max_frames < MIN_FRAMES:
-        raise UserError("max-frames", f"{max_frames} is too few", f"Use {MIN_FRAMES} or more.")
+        question = limits.suggest(unknown[0], ROWS) if unknown else ""
+        raise UserError("rows", f"{', '.join(unknown) or 'none given'}", f"{question}Choose from: {', '.join(ROWS)}.")
+    if max_frames is not None:
+        limits.MAX_FRAMES.require("--max-frames", max_frames)
+    limits.SEED.require("--seed", seed)
+    limits.FIT_STEPS.require("--fit-steps", fit_steps)
     for folder in (out, *(out / "rows" / row for row in rows)):
         refuse_inputs(folder, [clips])
 
@@ -179,6 +186,8 @@ def _read_manifest(path: Path, split: str | None) -> set[str]:
                 reason = f"has no column {' and no column '.join(sorted(missing))}"
                 raise UserError(path, reason, "The first line must name the columns.")
             entries = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"cannot be read ({error})", "Name a CSV file.") from error
-    return {Path(entry["file"]).stem for entry in entries if split is None or entry["split"] == split}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(path, f"cannot be read ({first_line(error)})", "Name a CSV file.") from error
+    # Cells that a short line lacks are None.
+    chosen = [entry["file"] for entry in entries if split is None or entry["split"] == split]
+    return {Path(file).stem for file in chosen if file}

@@ -23,6 +23,7 @@ from s3dnerf.evaluation.contact_sheet import FACE_SIDE, choose_moments, draw_cli
 from s3dnerf.evaluation.scores import Measurement, Scores, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
+from s3dnerf.limits import MAX_FRAMES
 from s3dnerf.media.audio import FPS, read_clean_speech
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
-MIN_FRAMES = 5
+MIN_FRAMES = MAX_FRAMES.least
+"""Frames of a clip with which its motion can be measured, at least."""
 
 
 class Reenactor(Protocol):

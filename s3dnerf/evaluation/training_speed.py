@@ -11,6 +11,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
+from s3dnerf import limits
 from s3dnerf.backend import keep_freed_memory
 from s3dnerf.config import load_config
 from s3dnerf.evaluation.benchmark import Table, force_backend
@@ -29,13 +30,14 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
 
     Args:
         clips: folder of prepared clips.
-        steps: how many steps to make.
+        steps: how many steps to make, 2 or more.
         config: settings to train with.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: there are no prepared clips in the folder.
+        UserError: there are no prepared clips in the folder, or an argument is wrong.
     """
+    limits.STEPS.require("--steps", steps)
     keep_freed_memory()
     words = ["--data.root", str(clips), "--data.cache", "false", "--train.movement_steps", "0"]
     settings = load_config(S3DNeRFConfig, config, [*words, "--train.device", device])

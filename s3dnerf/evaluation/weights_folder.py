@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3dnerf.errors import UserError
+from s3dnerf.paths import is_folder
 
 WEIGHTS_FILES = {
     "alexnet.pth": "torchvision's alexnet-owt-7be5be79.pth",
@@ -52,7 +53,7 @@ def find_weights(folder: str | Path | None) -> FoundWeights:
         }
         return FoundWeights({}, reasons)
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(folder, "no such folder", "Name the folder that holds the weights.")
     paths, missing = {}, {}
     for score, names in NEEDED_FILES.items():

@@ -12,12 +12,15 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from s3dnerf.constraints import PositiveInt
 from s3dnerf.errors import UserError, first_line
+from s3dnerf.hub import find_model, is_online
+from s3dnerf.paths import is_folder
 
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640
@@ -104,9 +107,12 @@ class Transformer(nn.Module):
         from transformers import HubertModel, Wav2Vec2Model
 
         kind = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[features]
+        # Finds out within seconds whether the hub has it, which transformers would try for half a minute.
+        find_model(pretrained, ["config.json"])
+        offline = not is_folder(pretrained) and not is_online()
         try:
-            network = kind.from_pretrained(pretrained)
-        except (OSError, ValueError) as error:
+            network = kind.from_pretrained(pretrained, local_files_only=offline)
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             reason = f"holds no {features} model ({first_line(error)})"
             raise UserError(pretrained, reason, "name its folder or its hub id") from error
         self.network = freeze(network)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -196,7 +196,7 @@ class Trainer:
         train = self.config.train
         numbers = range(self.step * train.accumulate, train.steps * train.accumulate)
         loader = DataLoader(
-            self.data,
+            CaughtErrors(self.data),
             batch_size=None,
             sampler=numbers,
             num_workers=self.config.data.workers,
@@ -206,6 +206,8 @@ class Trainer:
         )
         group: list[Batch] = []
         for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
             group.append(batch)
             if len(group) == train.accumulate:
                 yield group
@@ -370,6 +372,22 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision."""
         return mixed_precision(self.device, self.config.train.precision)
+
+
+class CaughtErrors(Dataset):
+    """A data set that returns a UserError in place of a batch, for the main process to raise.
+
+    An error raised in a worker process would be rebuilt by PyTorch from its text alone, as a RuntimeError.
+    """
+
+    def __init__(self, data: TalkingFaceDataset) -> None:
+        self.data = data
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self.data[step]
+        except UserError as error:
+            return error
 
 
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:

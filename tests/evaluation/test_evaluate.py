@@ -153,7 +153,7 @@ def test_wrong_settings_are_refused(astronaut_clips, tmp_path):
         evaluate_clips(astronaut_clips, astronaut_clips)
     with pytest.raises(UserError, match="Choose from: ours"):
         evaluate_clips(astronaut_clips, tmp_path, rows=("theirs",))
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match="--max-frames 1: is too small"):
         evaluate_clips(astronaut_clips, tmp_path, max_frames=1)
     (tmp_path / "list.csv").write_text("name\n", "utf-8")
     with pytest.raises(UserError, match="no column file"):
