@@ -355,6 +355,10 @@ def add_render(commands: argparse._SubParsersAction) -> None:
     add_int(parser, "--face", limits.FACE, help="which face of several; 1 is the largest (default: the largest)")
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
     add_int(parser, "--seed", limits.SEED, default=0, help="seed of idle motion and blinks, 0 or more")
+    parser.add_argument(
+        "--start", type=read_path, metavar="FILE", help="go on from the end state of another video (JSON)"
+    )
+    parser.add_argument("--end", type=read_path, metavar="FILE", help="write the end state for the next video (JSON)")
     parser.add_argument("--device", **DEVICE)
 
 
@@ -378,6 +382,8 @@ def run_render(options: argparse.Namespace) -> None:
         device=options.device,
         face=options.face,
         fit_steps=options.fit_steps,
+        start=options.start,
+        end=options.end,
     )
 
 

@@ -16,7 +16,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
 
@@ -34,6 +34,15 @@ from s3dnerf.face.landmarks import POINT_COUNT, to_pixels
 from s3dnerf.face.limits import hold_motion
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_to_and_fro, transfer_motion, turn_head
+from s3dnerf.face.motion_state import (
+    MotionState,
+    ease_eyes,
+    ease_head,
+    ease_mouth,
+    measure_head,
+    read_state,
+    write_state,
+)
 from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
@@ -47,7 +56,7 @@ from s3dnerf.media.audio import (
     stream_clean_speech,
     stream_speech_windows,
 )
-from s3dnerf.media.files import is_stream, require_file
+from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
@@ -109,6 +118,19 @@ class TalkingVideo:
     start: Callable[[], Iterator[np.ndarray]]
     inputs: tuple[Path, ...]
     """Files that are read while frames are rendered, or were; none of them is overwritten."""
+    ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
+    """Where the last complete rendering ended."""
+
+    @property
+    def end_state(self) -> MotionState:
+        """How head, eyes and mouth ended: the ``start`` of the next utterance.
+
+        Raises:
+            RuntimeError: the frames have not been rendered to the end yet.
+        """
+        if not self.ends:
+            raise RuntimeError("end_state is not known yet: iterate over all frames, or save the video, first")
+        return self.ends[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
@@ -205,6 +227,7 @@ class TalkingHeadPipeline:
         size: int | None = None,
         face: int | None = None,
         seed: int = 0,
+        start: MotionState | None = None,
     ) -> TalkingVideo:
         """Let a portrait say a recording.
 
@@ -222,6 +245,7 @@ class TalkingHeadPipeline:
                 picture keeps its size.
             face: which face of several, 1 being the largest.
             seed: of idle motion and blinks, 0 or more.
+            start: the ``end_state`` of the utterance before, from which head, eyes and mouth go on.
 
         Raises:
             UserError: no usable face, no usable speech, or an option that is unknown or out of range.
@@ -249,19 +273,50 @@ class TalkingHeadPipeline:
         height, width = picture.shape[:2]
         shape = (width, height) if framing == "picture" else (size, size)
 
-        def start() -> Iterator[np.ndarray]:
+        ends: deque[MotionState] = deque(maxlen=1)
+        # Frames of head motion and of blinks that have passed; another motion begins at its first frame.
+        same_pose = start is not None and (start.pose, start.seed) == (str(pose), seed)
+        same_blink = start is not None and (start.blink, start.seed) == (blink, seed)
+        passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
+        blinked = 0 if start is None else max(1, start.blink_frames) if same_blink else 1
+
+        def show() -> Iterator[np.ndarray]:
             with timer("hearing the speech"):
                 motion = self.hear(identity, audio, level)
-            eyes = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            rendered = self.render_frames(identity, motion, poses(), eyes, timer, backdrop)
+            blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
+            if start is None:
+                track, eyes = poses(0), blinks
+            else:
+                motion = ease_mouth(motion, start)
+                track = ease_head(poses(passed - 1), found.pose, start)
+                eyes = ease_eyes(islice(blinks, blinked - 1, None), found.eyes, start)
+            last_pose: deque[HeadPose] = deque(maxlen=1)
+            last_eyes: deque[np.ndarray] = deque(maxlen=1)
+            kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
+            rendered = self.render_frames(identity, motion, *kept, timer, backdrop)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
                 else:
                     yield frame if len(frame) == size else resize_image(frame, size)
+            turn_end, shift_end, zoom_end = measure_head(found.pose, last_pose[0])
+            eyes_end = last_eyes[0] / np.maximum(found.eyes, 1e-6)
+            state = MotionState(
+                pose=str(pose),
+                seed=seed,
+                pose_frames=passed + len(motion),
+                blink=blink,
+                blink_frames=blinked + len(motion),
+                turn=tuple(turn_end.tolist()),
+                shift=tuple(shift_end.tolist()),
+                zoom=zoom_end,
+                eyes=tuple(eyes_end.tolist()),
+                mouth=tuple(map(tuple, motion[-1].tolist())),
+            )
+            ends.append(state)
 
         inputs = [Path(image), Path(audio), *([] if pose in ("static", "idle") else [Path(pose)])]
-        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, start, tuple(inputs))
+        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends)
 
     def reenact(
         self,
@@ -351,15 +406,15 @@ class TalkingHeadPipeline:
 
     def choose_motion(
         self, first: HeadPose, pose: str | Path, seed: int, portrait: HeadPose | None = None
-    ) -> Callable[[], Iterator[HeadPose]]:
-        """Return a function that starts the head motion asked for at its ``first`` pose.
+    ) -> Callable[..., Iterator[HeadPose]]:
+        """Return a function that starts the head motion asked for, which begins at its ``first`` pose, at a frame.
 
         Motion from a video is held within what can be seen from the pose in the ``portrait``, by default the first one.
         """
         if pose == "static":
-            return lambda: repeat(first)
+            return lambda start=0: repeat(first)
         if pose == "idle":
-            return lambda: iterate_idle_motion(first, seed)
+            return lambda start=0: iterate_idle_motion(first, seed, start=start)
         path = Path(pose)
         driving = read_driving_motion(path)
         held = hold_motion(portrait or first, transfer_motion(first, driving.pose))
@@ -367,7 +422,7 @@ class TalkingHeadPipeline:
         notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
         if any(notes):
             log.warning("%s: %s", path, "; ".join(note for note in notes if note))
-        return lambda: iterate_to_and_fro(held.motion)
+        return lambda start=0: iterate_to_and_fro(held.motion, start)
 
     def hear(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
@@ -446,13 +501,22 @@ def render(
     device: str = "auto",
     face: int | None = None,
     fit_steps: int = 0,
+    start: str | Path | None = None,
+    end: str | Path | None = None,
 ) -> Path:
-    """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory."""
+    """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
+
+    ``start`` is a file with the end state of the utterance before, ``end`` one that this one's is written to.
+    """
     begin = time.perf_counter()
     check_options(pose, turn, blink, background, framing, size, face, seed)
     require_file(audio, "speech")
     require_file(image, "image")
-    check_video_output(out, [image, audio, *([] if pose in ("static", "idle") else [pose])])
+    inputs = [image, audio, start, *([] if pose in ("static", "idle") else [pose])]
+    check_video_output(out, inputs)
+    if end is not None:
+        check_output(end, [*inputs, out])
+    state = None if start is None else read_state(start)
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
     loading = time.perf_counter() - begin
     video = pipeline(
@@ -466,8 +530,11 @@ def render(
         size=size,
         face=face,
         seed=seed,
+        start=state,
     )
     video.save(out, progress=True)
+    if end is not None:
+        write_state(end, video.end_state)
     total = time.perf_counter() - begin
     print(
         f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
@@ -503,3 +570,10 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     """Join tracks of poses into one."""
     names = ("rotation", "scale", "center")
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
+
+
+def remember_last(values: Iterator, last: deque) -> Iterator:
+    """Pass values on and keep the latest one in ``last``."""
+    for value in values:
+        last.append(value)
+        yield value

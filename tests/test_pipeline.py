@@ -25,6 +25,7 @@ import s3dnerf
 from s3dnerf import cli, pipeline
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.motion_state import MotionState, read_state
 from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
@@ -333,6 +334,40 @@ def test_motion_that_a_portrait_cannot_show_is_held_and_reported(
     assert all((np.abs(pose.center) + 0.85 * pose.scale <= 1.15).all() for pose in poses)
     (note,) = [record.getMessage() for record in caplog.records if record.name.startswith("s3dnerf")]
     assert "zoom.mp4: head motion is held within what the portrait shows" in note and "size x" in note
+
+
+@pytest.mark.parametrize("options", [{}, {"pose": "static", "seed": 5}, {"turn": (6.0, 0.0), "blink": "off"}])
+def test_an_utterance_goes_on_from_the_one_before(
+    lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo], options: dict[str, object]
+) -> None:
+    before = say(lively)
+    with pytest.raises(RuntimeError, match="iterate over all frames"):
+        _ = before.end_state
+    first = np.stack(list(before)).astype(int)
+    state = before.end_state
+    assert state == MotionState.from_dict(state.to_dict())
+    assert (state.pose, state.pose_frames, state.blink_frames) == ("idle", 28, 28)
+    video = say(lively, start=state, **options)
+    second = np.stack(list(video)).astype(int)
+    assert len(second) == 28 and video.end_state.pose_frames == (56 if not options or "turn" in options else 29)
+    steps = np.abs(np.diff(first, axis=0)).mean(axis=(1, 2, 3))
+    join = np.abs(second[0] - first[-1]).mean()
+    assert join <= 1.1 * steps.max()
+    jump = np.abs(np.stack([frame for frame in say(lively, **options)][:1]).astype(int)[0] - first[-1]).mean()
+    assert join < jump
+
+
+def test_end_states_are_written_and_read_by_the_command(checkpoint: Path, files: Path, tmp_path: Path) -> None:
+    words = ["render", "--image", files / "portrait.png", "--audio", files / "second.wav", "--checkpoint", checkpoint]
+    words = [*map(str, words), "--device", "cpu", "--out"]
+    state = tmp_path / "state.json"
+    assert cli.main([*words, str(tmp_path / "a.mp4"), "--end", str(state)]) == 0
+    kept = state.read_text()
+    assert cli.main([*words, str(tmp_path / "b.mp4"), "--start", str(state), "--end", str(tmp_path / "b.json")]) == 0
+    assert read_state(state).pose_frames == 28 and read_state(tmp_path / "b.json").pose_frames == 56
+    # A file that is read is never overwritten.
+    assert cli.main([*words, str(tmp_path / "c.mp4"), "--start", str(state), "--end", str(state)]) == 2
+    assert state.read_text() == kept and not (tmp_path / "c.mp4").exists()
 
 
 def test_reenacting_a_still_head_gives_its_first_frame(still: TalkingHeadPipeline, files: Path) -> None:

@@ -53,12 +53,15 @@ class IdleLimits:
         return np.array([*turns, self.shift, self.shift, self.zoom])
 
 
-def iterate_idle_motion(pose0: HeadPose, seed: int, limits: IdleLimits | None = None) -> Iterator[HeadPose]:
+def iterate_idle_motion(
+    pose0: HeadPose, seed: int, limits: IdleLimits | None = None, start: int = 0
+) -> Iterator[HeadPose]:
     """Yield gentle head motion at 25 frames a second without end, one pose (T = 1) at a time.
 
     Each of six freedoms is a sum of slow sine waves (0.07 to 0.45 Hz, random phases, slower ones larger),
     which fades in over two seconds, so that the first pose is exactly pose0 and the head starts from rest.
     Turns go about the neck, so the head's center sways with them. `pose0` is one frame, else ValueError.
+    The first pose that is yielded is that of frame `start`.
     """
     _require_one_frame(pose0)
     far = (limits or IdleLimits()).as_array()
@@ -67,7 +70,7 @@ def iterate_idle_motion(pose0: HeadPose, seed: int, limits: IdleLimits | None = 
     phases = rng.uniform(0.0, 2.0 * np.pi, (WAVES, len(far)))
     heights = 1.0 / cycles
     heights *= far / heights.sum(axis=0)
-    frame = 0
+    frame = start
     while True:
         seconds = frame / FPS
         stray = (heights * np.sin(2.0 * np.pi * cycles * seconds + phases)).sum(axis=0)
@@ -131,16 +134,16 @@ def iterate_driven_motion(pose0: HeadPose, driver: HeadPose) -> Iterator[HeadPos
     return iterate_to_and_fro(transfer_motion(pose0, driver))
 
 
-def iterate_to_and_fro(motion: HeadPose) -> Iterator[HeadPose]:
+def iterate_to_and_fro(motion: HeadPose, start: int = 0) -> Iterator[HeadPose]:
     """Yield poses [T] one by one without end: forward, then backward, and so on.
 
     Motion of two seconds or more slows down smoothly before it turns back, over TURNING_FRAMES on either side, so the
     head does not reverse abruptly; it turns back half as many frames before the end. Shorter motion keeps its pace.
+    The first pose that is yielded is that of frame `start`.
     """
     last = len(motion) - 1
     turning = TURNING_FRAMES if len(motion) >= 4 * TURNING_FRAMES else 0
-    yield motion[:1]
-    for frame in count(1):
+    for frame in count(start):
         # Distance from the nearest turning point, and the place that is shown there.
         passed = frame % (2 * last) if last else 0
         from_end = abs(last - passed)
