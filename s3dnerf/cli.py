@@ -453,6 +453,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)
     print(report.format_table())
+    print(f"\n{report.format_gain_spread()}")
     if report.missing:
         print(f"\n{report.format_missing()}")
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from s3dnerf.evaluation.scores import Scores, average_scores
-from s3dnerf.evaluation.tables import format_csv, format_json, format_markdown, format_markdown_table, list_missing
+from s3dnerf.evaluation.tables import (
+    ROW_TITLES,
+    UNKNOWN,
+    format_csv,
+    format_json,
+    format_markdown,
+    format_markdown_table,
+    list_missing,
+)
 from s3dnerf.media.files import replace_when_done
 
 REPORT_FILES = ("table.md", "table.csv", "report.json")
@@ -37,6 +47,16 @@ class EvaluationReport:
         """The Markdown table of the means."""
         return format_markdown_table(self.means, "mean over clips")
 
+    def format_gain_spread(self) -> str:
+        """One line: how much the lip gain differs between clips, a row each."""
+        spreads = []
+        for row, by_clip in self.clips.items():
+            gains = np.array([scores.lip_gain_plain or np.nan for scores in by_clip.values()])
+            logarithms = np.log(gains[gains > 0])
+            if len(logarithms) > 1:
+                spreads.append(f"{ROW_TITLES.get(row, row)} {logarithms.std(ddof=1):.2f}")
+        return f"Standard deviation over clips of the logarithm of lip gain, plain: {'; '.join(spreads) or UNKNOWN}."
+
     def format_missing(self) -> str:
         """What was not measured, and why, a line each; empty if all was."""
         return "\n".join(f"not measured: {line}" for line in list_missing(self.missing))
@@ -55,6 +75,7 @@ class EvaluationReport:
     def _list_notes(self) -> list[str]:
         given = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
         notes = [f"First frame, own sound and tracked head poses given. Settings: {given}."]
+        notes.append(self.format_gain_spread())
         if self.skipped:
             reasons = [f"- {clip}: {reason}" for clip, reason in self.skipped.items()]
             notes.append("Skipped:\n\n" + "\n".join(reasons))

@@ -53,6 +53,7 @@ class Scores:
     found: float
     cpbd: float
     mouth_detail: float
+    lip_gain_plain: float | None = None
     sync_confidence: float | None = None
     sync_distance: float | None = None
     lpips: float | None = None
@@ -150,6 +151,7 @@ def compare_tracks(real: FaceTrack, made: FaceTrack) -> dict[str, float]:
         "lip_correlation": correlate_openings(*opening),
         "lip_gain": measure_opening_gain(*opening),
         "lip_slope": measure_opening_slope(*opening),
+        "lip_gain_plain": measure_opening_gain(real.plain_lip_opening[judged], made.plain_lip_opening[judged]),
         "jitter": measure_jitter(made.plain[judged]),
         "blink_rate": measure_blink_rate(made.eye_openness[judged], FPS) if found else float("nan"),
         "found": found,

@@ -59,6 +59,7 @@ COLUMNS = (
         2,
         "correlation × gain: the part of the real movement made at its moment",
     ),
+    Column("lip_gain_plain", "lip gain, plain → 1", 2, "the same gain as the plain mesh sees it"),
     Column(
         "sync_confidence",
         "sync conf. ↑",

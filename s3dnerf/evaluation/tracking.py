@@ -16,6 +16,7 @@ import numpy as np
 
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.landmarks import POINT_COUNT, FaceTracker, load_mediapipe, to_pixels
+from s3dnerf.face.points import LIP_PAIRS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.metrics import FACE_POINT_COUNT
 
@@ -54,6 +55,12 @@ class FaceTrack:
         points = to_pixels(self.filled, self.size)
         pose = fit_head_pose(points)
         return np.where(self.found, measure_lip_opening(points, pose), np.nan)
+
+    @cached_property
+    def plain_lip_opening(self) -> np.ndarray:
+        """The gap as the plain mesh sees it, in pixels of the scaled frame, float32 [T]."""
+        upper, lower = (self.plain[:, list(side)] for side in zip(*LIP_PAIRS, strict=True))
+        return np.linalg.norm(upper - lower, axis=-1).mean(axis=1)
 
     @cached_property
     def eye_openness(self) -> np.ndarray:

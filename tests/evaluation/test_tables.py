@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def test_mean_leaves_unknown_numbers_out():
     assert (mean.csim, mean.lpips) == (0.8, pytest.approx(0.3))
     assert (mean.lse_c, mean.fid) == (None, None)
     assert average_scores([SECOND]).lip_gain != average_scores([SECOND]).lip_gain
+
+
+def test_spread_of_the_gain_by_hand():
+    clips = {str(gain): replace(FIRST, lip_gain_plain=gain) for gain in (0.5, 2.0, NAN)}
+    report = EvaluationReport({}, {"ours": clips, "ground_truth": {"a": FIRST}})
+    # Logarithms of plus and minus log 2 have a standard deviation of log 2 times the square root of two.
+    assert "ours 0.98" in report.format_gain_spread()
+    assert "ground truth" not in report.format_gain_spread()
 
 
 def test_there_is_one_column_for_each_score():
