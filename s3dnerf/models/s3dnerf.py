@@ -214,13 +214,9 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return self.deformation_field.speech_attention(identity.regions.tokens, self.audio_encoder(windows, run))
 
     def rest(self, identity: Identity) -> Tensor:
-        """Motion codes ``[B, R, code]`` of the source's face with closed lips, as it is when nobody speaks.
-
-        Whatever the source's expression is taken for, the change from it to closed lips is the same.
-        """
-        landmarks = identity.portrait.landmarks
-        expression = self.source_expression(landmarks - self.canonical_landmarks)
-        return self.motion_encoder(self.source_expression.close_lips(expression, landmarks))
+        """Motion codes ``[B, R, code]`` of silence, in which lips are closed."""
+        silence = identity.state.new_zeros(len(identity.state), self.config.audio.samples)
+        return self.encode_speech(identity, silence)
 
     def articulate(self, motion: Tensor) -> Tensor:
         """Prepare the motion codes ``[T, R, code]`` of a recording's frames for rendering.

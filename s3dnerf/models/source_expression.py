@@ -10,12 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
-
 RANK = 32
 """Number of directions of expression that are estimated."""
-UPPER_LIP, LOWER_LIP = (torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*LIP_PAIRS, strict=True))
-"""Rows of the kept landmarks that meet when the lips close."""
 
 
 class SourceExpression(nn.Module):
@@ -27,7 +23,6 @@ class SourceExpression(nn.Module):
         self.register_buffer("mean", torch.zeros(landmarks, 3))
         self.register_buffer("reduce", torch.zeros(3 * landmarks, RANK))
         self.register_buffer("expand", torch.zeros(RANK, 3 * landmarks))
-        self.register_buffer("opening", torch.zeros(landmarks, 3))
 
     def forward(self, displacement: Tensor) -> Tensor:
         """Estimate expressions.
@@ -42,26 +37,12 @@ class SourceExpression(nn.Module):
             centered = (displacement.float() - self.mean).flatten(1)
             return (centered @ self.reduce @ self.expand).unflatten(1, (-1, 3))
 
-    def close_lips(self, displacement: Tensor, landmarks: Tensor) -> Tensor:
-        """Return the displacements ``[B, P, 3]`` that the same faces have with closed lips.
-
-        Args:
-            displacement: ``[B, P, 3]`` of the faces from the person's mean face.
-            landmarks: ``[B, P, 3]`` of the faces, head space.
-        """
-        return displacement - measure_lip_gap(landmarks).clamp(min=0.0)[:, None, None] * self.opening
-
-
-def measure_lip_gap(landmarks: Tensor) -> Tensor:
-    """Vertical gap between the inner lips of ``landmarks [B, P, 3]`` or of their displacements, head units ``[B]``."""
-    return (landmarks[:, UPPER_LIP, 1] - landmarks[:, LOWER_LIP, 1]).mean(-1)
-
 
 @torch.no_grad()
 def fit_source_expression(
     module: SourceExpression, displacement: Tensor, expression: Tensor, weights: Tensor, ridge: float = 0.1
 ) -> None:
-    """Fit the estimator by ridge regression, and how a face moves as its lips open by least squares.
+    """Fit the estimator by ridge regression.
 
     Args:
         module: the estimator, changed in place.
@@ -81,10 +62,6 @@ def fit_source_expression(
     # The directions in which the estimates vary most; all others are noise.
     estimate = w.sqrt() * (x @ solution)
     directions = torch.linalg.eigh(estimate.T @ estimate).eigenvectors[:, -RANK:]
-    gap = measure_lip_gap(expression.double())
-    opening = (w * gap[:, None] * y).sum(0) / (w[:, 0] * gap.square()).sum().clamp(min=1e-12)
-    shape = module.mean.shape
-    module.mean.copy_(mean.view(shape))
+    module.mean.copy_(mean.view(module.mean.shape))
     module.reduce.copy_(solution @ directions)
     module.expand.copy_(directions.T)
-    module.opening.copy_(opening.view(shape))
