@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def check_config(config: Any, source: str = "settings") -> None:
 
 def to_dict(config: Any) -> Tree:
     """Return a settings dataclass as nested dicts, lists, strings and numbers that YAML and JSON can hold."""
-    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+    return _make_adapter(type(config)).dump_python(config, mode="json")
 
 
 def save_config(path: str | Path, config: Any) -> None:
@@ -78,15 +79,16 @@ def find_config(name_or_path: str | Path) -> Path:
     if path.name == str(path) and is_file(folder / path.name):
         return folder / path.name
     known = sorted(file.name for file in folder.glob("*.yaml"))
-    close = difflib.get_close_matches(path.name, known, n=1, cutoff=LIKENESS)
-    question = f"Did you mean {close[0]}? " if close else ""
+    # Names are compared without the suffix, which would make all of them alike.
+    close = difflib.get_close_matches(path.stem, [name.removesuffix(".yaml") for name in known], n=1, cutoff=LIKENESS)
+    question = f"Did you mean {close[0]}.yaml? " if close else ""
     raise UserError(path, "no such settings file", f"{question}Give a path, or one of: {', '.join(known)}.")
 
 
 def dotted_names(schema: type) -> dict[str, Any]:
     """Return every setting of `schema` as dotted name -> type, depth first; sections are listed too."""
     names: dict[str, Any] = {}
-    hints = get_type_hints(schema)
+    hints = _read_hints(schema)
     for field in dataclasses.fields(schema):
         names[field.name] = hints[field.name]
         if dataclasses.is_dataclass(hints[field.name]):
@@ -196,9 +198,19 @@ def _build(schema: type[T], layers: Sequence[tuple[str, Tree]]) -> T:
         _refuse_unknown(schema, tree, source)
         merged = _merge(merged, tree)
     try:
-        return pydantic.TypeAdapter(schema).validate_python(merged)
+        return _make_adapter(schema).validate_python(merged)
     except pydantic.ValidationError as error:
         raise _explain(error, schema, layers) from error
+
+
+@functools.cache
+def _read_hints(schema: type) -> Mapping[str, Any]:
+    return get_type_hints(schema)
+
+
+@functools.cache
+def _make_adapter(schema: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(schema)
 
 
 def _refuse_unknown(schema: type, tree: Tree, source: str) -> None:
@@ -213,7 +225,7 @@ def _refuse_unknown(schema: type, tree: Tree, source: str) -> None:
 def _flatten(schema: type | None, tree: Mapping[Any, Any]) -> list[str]:
     """The dotted names used in `tree`. Sections are entered, the unknown ones too; mapping values are not."""
     names = []
-    hints = get_type_hints(schema) if schema else {}
+    hints = _read_hints(schema) if schema else {}
     for key, value in tree.items():
         kind = hints.get(key)
         inside = isinstance(value, Mapping) and (kind is None or dataclasses.is_dataclass(kind))
@@ -244,6 +256,10 @@ def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tup
         if len(first["loc"]) == len(name.split(".")):
             return UserError(source, f"'{name}' is missing", "Add it.")
         return UserError(source, f"'{name}' has too few values", f"Give {len(get_args(known[name]))} of them.")
+    if first["type"] == "dataclass_type":
+        example = next(other for other in known if other.startswith(f"{name}."))
+        reason = f"'{name}': should be a section of settings, but is {_show(first['input'])}"
+        return UserError(source, reason, f"Set one of its values, such as '{example}'.")
     message = first["msg"].removeprefix("Value error, ")
     message = f"{message[:1].lower()}{message[1:]}" if first["type"] != "value_error" else message
     if name:
@@ -269,9 +285,6 @@ def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> s
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if close := difflib.get_close_matches(str(value), choices, n=1, cutoff=LIKENESS):
         return f"Did you mean '{close[0]}'?"
-    if dataclasses.is_dataclass(kind):
-        example = next(other for other in known if other.startswith(f"{name}."))
-        return f"It is a section: set one of its values, such as '{example}'."
     default = _find_default(schema, name)
     return "Fix the value." if default is dataclasses.MISSING else f"Fix the value; the default is {_show(default)}."
 
@@ -280,7 +293,7 @@ def _find_default(schema: type, name: str) -> Any:
     """The default of a setting, given by its dotted name; MISSING where it has none."""
     section, dot, rest = name.partition(".")
     if dot:
-        return _find_default(get_type_hints(schema)[section], rest)
+        return _find_default(_read_hints(schema)[section], rest)
     return next(field.default for field in dataclasses.fields(schema) if field.name == section)
 
 

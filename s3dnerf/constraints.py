@@ -42,4 +42,9 @@ Share = Annotated[Float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[Float, Field(ge=0, lt=1)]
 """A dropout probability, or the decay of a moving average: 1 would leave nothing to learn from."""
 
+Coordinate = Annotated[Float, Field(ge=-100, le=100)]
+"""A place along an axis, in head units (half the width of a face)."""
+Length = Annotated[Float, Field(ge=0.01, le=100)]
+"""In head units. Much smaller ones leave nothing to tell places apart by in float32."""
+
 Text = Annotated[str, Field(min_length=1)]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.paths import is_folder, stat_path
 
+Result = TypeVar("Result")
 PATIENCE = 4.0
-"""Seconds in which the hub, or the proxy before it, has to accept a connection."""
-CURE = "Name a folder with config.json and model.safetensors, or a hub id such as user/model."
+"""Seconds in which the hub, or the proxy before it, has to accept a connection, and again to answer."""
+CURE = "Name a folder with config.json and model.safetensors, or a hub id such as user/model that can be reached."
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 TRANSPORTS = ("httpx", "httpx2", "requests", "urllib3")
@@ -80,22 +82,32 @@ def _find_server(endpoint: str) -> tuple[str, int]:
 
 
 def _fetch(source: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import model_info, snapshot_download
+
+    failure = None
+    if is_online():
+        # Asked first because it can be given a time limit: a proxy may accept a connection and never answer.
+        _, failure = _try(lambda: model_info(source, timeout=PATIENCE))
+        if failure is None:
+            folder, failure = _try(lambda: snapshot_download(source, allow_patterns=list(files)))
+            if folder is not None:
+                return Path(folder)
+    folder, _ = _try(lambda: snapshot_download(source, allow_patterns=list(files), local_files_only=True))
+    if folder is not None:
+        return Path(folder)
+    hub = "the hub cannot be reached" if failure is None else f"the hub does not give it ({first_line(failure)})"
+    raise UserError(source, f"holds no model: there is no such folder, {hub}, and it is not in the cache", CURE)
+
+
+def _try(ask: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    """Return what the hub answers, or else the error of the connection or of the request."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    online = is_online()
     try:
-        # Unlike hf_hub_download, this gives up at once where a connection fails, and then looks into the cache.
-        return Path(snapshot_download(source, allow_patterns=list(files), local_files_only=not online))
+        return ask(), None
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        failure: Exception = error
+        return None, error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in TRANSPORTS:
             raise
-        failure = error
-    if online:
-        reason = f"holds no model: there is no such folder, and the hub does not give it ({first_line(failure)})"
-        raise UserError(source, reason, CURE) from failure
-    reason = "holds no model: there is no such folder, the hub cannot be reached, and it is not in the cache"
-    cure = "Name a folder with config.json and model.safetensors, or check the connection and its proxy."
-    raise UserError(source, reason, cure) from failure
+        return None, error

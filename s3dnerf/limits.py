@@ -32,9 +32,10 @@ class IntRange:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise UserError(f"{name} {value!r}", "is not a whole number", f"Use {self}.")
         number = operator.index(value)
-        if not self.least <= number <= self.most:
-            reason = "is too small" if number < self.least else "is too large"
-            raise UserError(f"{name} {number}", reason, f"Use {self}.")
+        if number < self.least:
+            raise UserError(f"{name} {number}", "is too small", f"Use {self}.")
+        if number > self.most:
+            raise UserError(f"{name} {number}", "is too large", f"Use {self.most} or less.")
         if self.even and number % 2:
             below, above = max(number - 1, self.least), min(number + 1, self.most)
             raise UserError(f"{name} {number}", "is odd, and H.264 video has even sides", f"Use {below} or {above}.")

@@ -142,7 +142,7 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
         ("model: {width: 1.5}\n", "but is 1.5"),
         ("model: {resolutions: [1, x]}\n", "'model.resolutions': input should be a valid integer"),
         ("model: {speech: song}\n", "'mel' or 'off', but is 'song'"),
-        ("train: 3\n", "'train': input should be a dictionary"),
+        ("train: 3\n", "'train': should be a section of settings"),
         ("train: {rate: -1.0}\n", "'train': rate must be above 0. Fix"),
         ("folder: [a]\n", "'folder': input is not a valid path"),
         ("- 1\n", "holds no settings"),

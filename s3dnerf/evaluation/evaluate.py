@@ -144,7 +144,8 @@ def _check_settings(
     unknown = [row for row in rows if row not in ROWS]
     if unknown or not rows:
         question = limits.suggest(unknown[0], ROWS) if unknown else ""
-        raise UserError("rows", f"{', '.join(unknown) or 'none given'}", f"{question}Choose from: {', '.join(ROWS)}.")
+        reason = f"no row {', '.join(unknown)}" if unknown else "none given"
+        raise UserError("--rows", reason, f"{question}Choose from: {', '.join(ROWS)}.")
     if max_frames is not None:
         limits.MAX_FRAMES.require("--max-frames", max_frames)
     limits.SEED.require("--seed", seed)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.constraints import Float, NonNegativeFloat, PositiveFloat, PositiveInt, Share, Width
+from s3dnerf.constraints import Coordinate, Length, NonNegativeFloat, PositiveInt, Share, Width
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
@@ -42,11 +42,11 @@ class LatticeConfig:
 
     size: tuple[LatticePoints, LatticePoints, LatticePoints] = (44, 96, 6)
     """Points along x, y and z."""
-    center: tuple[Float, Float, Float] = (0.0, -0.38, 0.45)
+    center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.38, 0.45)
     """Where the lattice is finest, in head units: the mouth."""
-    reach: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.4, 1.5, 1.0)
+    reach: tuple[Length, Length, Length] = (1.4, 1.5, 1.0)
     """How far it reaches from there; positions beyond read its border."""
-    focus: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.35, 0.4, 1.0)
+    focus: tuple[Length, Length, Length] = (0.35, 0.4, 1.0)
     """Distance from the center, in head units, within which the points are about evenly dense."""
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.config import check_config, from_dict
-from s3dnerf.constraints import Float, PositiveFloat, PositiveInt, ShareBelowOne, Width
+from s3dnerf.constraints import Coordinate, Length, PositiveInt, ShareBelowOne, Width
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
@@ -46,9 +46,9 @@ class LipCropConfig:
     """Rows of a crop."""
     width: Annotated[PositiveInt, Field(le=1024)] = 64
     """Columns of a crop."""
-    center: tuple[Float, Float, Float] = (0.0, -0.45, 0.5)
+    center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.45, 0.5)
     """What is in the middle of it, head units: a point a little below the mouth."""
-    reach: PositiveFloat = 0.55
+    reach: Length = 0.55
     """Half its width, head units."""
 
 

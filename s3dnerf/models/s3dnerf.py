@@ -89,8 +89,9 @@ class ModelConfig:
     def check_speech(self) -> ModelConfig:
         """The attention to speech has a place for every token of a window."""
         if self.deformation.fusion == "attention" and self.audio.steps > MAX_SPEECH_STEPS:
-            reason = f"audio.window ({self.audio.window}) gives {self.audio.steps} tokens of speech"
-            raise ValueError(f"{reason}, and the attention to speech should have at most {MAX_SPEECH_STEPS}")
+            sizes = f"audio.window ({self.audio.window}) and audio.logmel.hop ({self.audio.logmel.hop})"
+            reason = f"should give the attention at most {MAX_SPEECH_STEPS} tokens of speech"
+            raise ValueError(f"{sizes} {reason}, and give {self.audio.steps}")
         return self
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3dnerf.constraints import Float, PositiveFloat
+from s3dnerf.constraints import Coordinate, Length
 from s3dnerf.rendering.rays import Rays
 
 
@@ -15,13 +15,13 @@ from s3dnerf.rendering.rays import Rays
 class SurfacePriorConfig:
     """The ellipsoid, in head units, around whose near surface rays are sampled."""
 
-    center: tuple[Float, Float, Float] = (0.0, -0.2, -0.35)
+    center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.2, -0.35)
     """Center of the ellipsoid."""
-    radii: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.72, 1.1, 0.9)
+    radii: tuple[Length, Length, Length] = (0.72, 1.1, 0.9)
     """Half axes: half the width, half the height, half the depth of a head."""
-    inner_margin: PositiveFloat = 0.22
+    inner_margin: Length = 0.22
     """Half the length sampled where a ray meets the ellipsoid head-on."""
-    outer_margin: PositiveFloat = 0.5
+    outer_margin: Length = 0.5
     """Half the length sampled where a ray misses it (hair, neck and shoulders have no known depth)."""
 
 

@@ -55,7 +55,7 @@ from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.schedule import schedule
-from s3dnerf.training.trainer import seed_step
+from s3dnerf.training.trainer import clip_gradient, seed_step
 
 CHUNK = 64
 """Frames cropped or windows heard at once."""
@@ -313,7 +313,7 @@ class SyncTrainer:
         shape = train.shape * F.mse_loss(seen, batch.shapes) + train.speech_shape * F.mse_loss(heard, spoken)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + shape).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip, foreach=True)
+        clip_gradient(self.model, train.clip, self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         chance = 0.5 * sum((marked.sum(1) + 1.0).log().mean() for marked in (hard, negatives))

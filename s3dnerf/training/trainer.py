@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -225,7 +225,7 @@ class Trainer:
         for batch in batches:
             losses = self.measure_losses(move(batch, self.device), generator)
             (weigh(losses, self.config.losses) / len(batches)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip, foreach=True)
+        clip_gradient(self.model, train.clip, self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.adversary.learn(self.step, self.autocast())
@@ -445,6 +445,18 @@ def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
         betas=(0.9, 0.99),
         foreach=True,
     )
+
+
+def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
+    """Scale the gradient of a model down to the norm ``largest``, if it is larger.
+
+    Raises:
+        UserError: it is not finite. One more step would leave weights that are not numbers.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
+    if not torch.isfinite(norm):
+        cure = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
+        raise UserError(f"step {step + 1}", "training has diverged: the gradient is not a finite number", cure)
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:
