@@ -241,7 +241,7 @@ def _explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def _explain(path: Path, error: OSError | ValueError) -> UserError:
-    return UserError(str(path)[:200], f"cannot be used: {_reason(error)}", "Choose another name.")
+    return UserError(path, f"cannot be used as a path: {_reason(error)}", "Choose another name.")
 
 
 def _reason(error: OSError | ValueError) -> str:
