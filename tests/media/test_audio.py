@@ -158,9 +158,9 @@ def measure_gain(hertz: float) -> float:
 
 
 def test_rumble_is_removed_and_speech_is_not() -> None:
-    assert measure_gain(3.0) < -44
+    assert measure_gain(3.0) < -70
     assert measure_gain(12.0) < -20
-    assert abs(measure_gain(100.0)) < 0.12
+    assert abs(measure_gain(100.0)) < 0.01
     assert abs(measure_gain(1000.0)) < 0.01
     sound = sweep(SAMPLE_RATE).astype(np.float32)
     clean = np.concatenate(list(remove_rumble([sound])))
