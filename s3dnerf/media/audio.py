@@ -99,8 +99,8 @@ def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Take what is below speech out of float32 blocks [n] of 16 kHz sound: a constant offset, wind, traffic.
 
     A fourth-order Butterworth high-pass at 25 Hz: 74 dB down at 3 Hz, nothing at 100 Hz and above, where it delays by
-    1.1 ms at most. Rumble that is 22 dB louder than the speech leaves the lips as they were (correlation 0.999; 0.92 at second
-    order). It starts settled on the offset of the first 50 ms, so that an offset makes no click.
+    1.1 ms at most. Rumble that is 22 dB louder than the speech leaves the lips as they were (correlation 0.999; 0.92 at
+    second order). It starts settled on the offset of the first 50 ms, so that an offset makes no click.
     """
     filter_, state, waiting = _design_rumble_filter(), None, np.zeros(0, np.float32)
 
