@@ -13,7 +13,7 @@ import pytest
 from s3dnerf.interruption import Interrupted, defer_interrupts, raise_on_signals
 
 WRITE = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from s3dnerf import cli
 from s3dnerf.media.video import VideoWriter
@@ -25,6 +25,9 @@ def write(options):
             print("writing", flush=True)
             time.sleep(0.02)
 
+if "inherit" not in sys.argv:  # a test run in the background may hand its ignored signals on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 cli.run_doctor = write
 sys.exit(cli.main(["doctor"]))
 """
@@ -33,7 +36,8 @@ sys.exit(cli.main(["doctor"]))
 def start_writing(path: Path, command: tuple[str, ...] = ()) -> subprocess.Popen:
     """Start a process that writes a video without end, and wait for its first frame."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*command, sys.executable, "-c", WRITE, str(path)], **pipes)
+    inherit = ["inherit"] if command else []
+    process = subprocess.Popen([*command, sys.executable, "-c", WRITE, str(path), *inherit], **pipes)
     assert process.stdout.readline() == "writing\n"
     return process
 

@@ -15,7 +15,10 @@ from s3dnerf.config import find_config
 PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
-    {"config", "errors", "interruption", "media", "backend", "metrics", "precision"},
+    {
+        *("config", "constraints", "limits", "options", "render_options", "paths", "hub"),
+        *("errors", "failures", "interruption", "media", "backend", "device", "metrics", "precision"),
+    },
     {"encoding", "rendering", "face"},
     {"models", "data"},
     {"training", "fitting", "pipeline"},

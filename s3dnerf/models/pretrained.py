@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from s3dnerf.config import from_dict
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.hub import CURE, find_model
+from s3dnerf.metrics.weights import describe_difference
 from s3dnerf.paths import is_file
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,19 +55,6 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> N
     if broken:
         raise UserError(path, f"holds values that are not numbers, in {broken}", "Use an earlier checkpoint.")
     model.load_state_dict(dict(weights))
-
-
-def describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say how names or shapes of tensors differ from those of a network; "" where they do not."""
-    missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-    if surplus:
-        return f"it has {surplus[0]}, which the network has not"
-    for name, value in wanted.items():
-        if value.shape != given[name].shape:
-            return f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
-    return ""
 
 
 def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:

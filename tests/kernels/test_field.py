@@ -125,7 +125,7 @@ def make_model() -> S3DNeRF:
         samples=6,
         appearance=AppearanceEncoderConfig((8, 8, 8, 8), 6),
         audio=AudioEncoderConfig(width=16),
-        deformation=DeformationConfig(16, 8, hidden=16, lattice=LatticeConfig((12, 12, 4))),
+        deformation=DeformationConfig(token_width=16, code_width=8, hidden=16, lattice=LatticeConfig((12, 12, 4))),
         radiance=RadianceFieldConfig(24, 5),
     )
     model = S3DNeRF(config).eval()
