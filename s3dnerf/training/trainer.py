@@ -224,7 +224,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             losses = self.measure_losses(move(batch, self.device), generator)
-            (weigh(losses, self.config.losses) / len(batches)).backward()
+            total = weigh(losses, self.config.losses) / len(batches)
+            # On a processor, the backward pass of grid_sample crashes at places that are not numbers.
+            if self.device.type == "cpu":
+                check_finite(total, "loss", self.step)
+            total.backward()
         clip_gradient(self.model, train.clip, self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
@@ -454,9 +458,14 @@ def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
         UserError: it is not finite. One more step would leave weights that are not numbers.
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
-    if not torch.isfinite(norm):
+    check_finite(norm, "gradient", step)
+
+
+def check_finite(value: Tensor, name: str, step: int) -> None:
+    """Raise UserError where training has diverged: the loss or the norm of the gradient is not a finite number."""
+    if not torch.isfinite(value):
         cure = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
-        raise UserError(f"step {step + 1}", "training has diverged: the gradient is not a finite number", cure)
+        raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", cure)
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:

@@ -26,6 +26,7 @@ from s3dnerf.training.losses import weigh
 from s3dnerf.training.trainer import (
     Trainer,
     add_losses,
+    clip_gradient,
     make_model,
     make_optimizer,
     measure_psnr,
@@ -460,3 +461,35 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
     whole, lips = zip(*trajectory, strict=True)
     assert sum(whole[-5:]) / 5 < whole[0] / 10
     assert sum(lips[-5:]) / 5 < lips[0] / 20
+
+
+def test_training_that_diverges_is_refused_before_weights_are_lost(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_config("--train.movement_steps", "0", "--train.learning_rate", "1e6"), tmp_path)
+    with pytest.raises(UserError, match=r"training has diverged.*train\.learning_rate"):
+        for step in range(5):
+            trainer.step = step
+            trainer.update([trainer.data[step]])
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.weight.grad = torch.tensor([[1.0, math.nan], [0.0, 0.0]])
+    with pytest.raises(UserError, match="step 8: training has diverged"):
+        clip_gradient(model, 1.0, step=7)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_breaks_during_training_is_named_in_one_line(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path, workers: int
+) -> None:
+    shutil.copytree(make_config().data.root, tmp_path / "clips")
+    config = make_config("--data.workers", str(workers), "--train.steps", "3", root=tmp_path / "clips")
+    trainer = Trainer(config, tmp_path / "run")
+    for video in (tmp_path / "clips").glob("*/video.mp4"):
+        video.write_bytes(b"\0" * 1000)
+    with pytest.raises(UserError, match=r"video\.mp4") as raised:
+        list(trainer.iterate_batches())
+    assert len(str(raised.value).splitlines()) == 1
