@@ -160,6 +160,8 @@ def test_values_that_cannot_work_are_refused(name: str, value: object) -> None:
         ({"data": {"stretch_frames": 10}}, ("data.stretch_frames (10)", "train.distance (6)")),
         ({"model": {"shapes": 5}}, ("model.shapes (5)", "6")),
         ({"model": {"widths": [16, 20]}}, ("'model'", "[16, 20]", "8")),
+        ({"model": {"frames": 4}}, ("'model'", "frames (4)")),
+        ({"model": {"crop": {"width": 2}}}, ("model.crop.width",)),
         ({"train": {"steps": 0}}, ("train.steps",)),
         ({"train": {"temperature": 0}}, ("train.temperature",)),
         ({"data": {"versions": 0}}, ("data.versions",)),

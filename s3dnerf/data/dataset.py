@@ -328,7 +328,11 @@ def read_offsets(path: Path | None, least_margin: float) -> dict[str, int]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            missing = {"id", "offset", "margin"} - set(reader.fieldnames or ())
+            if missing:
+                raise KeyError(*sorted(missing))
+            rows = list(reader)
         return {row["id"]: int(row["offset"]) for row in rows if float(row["margin"]) >= least_margin}
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         reason = f"is no table of offsets ({type(error).__name__}: {error})"

@@ -42,9 +42,9 @@ CHUNK = 32
 class LipCropConfig:
     """The part of a frame that shows lips, jaw and lower cheeks."""
 
-    height: Annotated[PositiveInt, Field(le=1024)] = 40
+    height: Annotated[PositiveInt, Field(ge=8, le=1024)] = 40
     """Rows of a crop."""
-    width: Annotated[PositiveInt, Field(le=1024)] = 64
+    width: Annotated[PositiveInt, Field(ge=8, le=1024)] = 64
     """Columns of a crop."""
     center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.45, 0.5)
     """What is in the middle of it, head units: a point a little below the mouth."""
@@ -69,7 +69,7 @@ class LipSyncConfig:
     """Sizes of the lip-sync discriminator, and all that training and use must agree on."""
 
     frames: Annotated[PositiveInt, Field(le=64)] = 5
-    """Consecutive frames that are judged together."""
+    """Consecutive frames that are judged together, an odd number: speech is cut around the middle one."""
     crop: LipCropConfig = field(default_factory=LipCropConfig)
     """Where in a frame the lips are."""
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 128)
@@ -86,8 +86,10 @@ class LipSyncConfig:
     """Speech around the middle one of the frames, and the network over it."""
 
     @model_validator(mode="after")
-    def check_widths(self) -> LipSyncConfig:
-        """All convolutions but the first normalize groups of their channels."""
+    def check_sizes(self) -> LipSyncConfig:
+        """There is a middle frame, and all convolutions but the first normalize groups of their channels."""
+        if self.frames % 2 == 0:
+            raise ValueError(f"frames ({self.frames}) should be an odd number")
         if any(width % GROUPS for width in self.widths[1:]):
             raise ValueError(f"widths {list(self.widths)} should be multiples of {GROUPS}, all but the first")
         return self

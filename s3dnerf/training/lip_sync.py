@@ -253,10 +253,12 @@ class SyncTrainer:
         )
         chosen = [clip for clip in clips if clip.track.clip.person not in config.data.left_out]
         self.watched = [clip for clip in clips if clip.track.clip.person in config.data.left_out]
+        people = {clip.track.clip.person for clip in chosen}
+        if len(people) < 2:
+            length = f"of more than {1.1 * config.data.stretch_frames:.0f} frames (1.1 * data.stretch_frames)"
+            reason = f"holds {len(people)} people with clips in step {length}, and negatives come from others"
+            raise UserError(config.data.root, reason, "Prepare clips of more people, or leave fewer out.")
         self.data = SyncData(chosen, config.data, config.model, config.seed)
-        if len(self.data.people) < 2:
-            reason = f"holds {len(self.data.people)} people with speech in step, and negatives come from others"
-            raise UserError(config.data.root, reason, "prepare clips of more people, or leave fewer out")
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
 

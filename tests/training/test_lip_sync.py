@@ -203,7 +203,7 @@ def test_offsets_are_read_where_they_are_trusted(tmp_path: Path) -> None:
     table.write_text("id,offset,margin,frames\na,2,0.1,50\nb,-1,0.001,50\n")
     assert read_offsets(table, 0.02) == {"a": 2} and read_offsets(None, 0.02) == {}
     assert read_offsets(table, 0.0) == {"a": 2, "b": -1}
-    for broken in ("id,offset\na,2\n", "id,offset,margin\na,two,0.1\n"):
+    for broken in ("id,offset\na,2\n", "id,offset,margin\na,two,0.1\n", "id,offset,margin\na,2\n", "\0\n"):
         table.write_text(broken)
         with pytest.raises(UserError, match="is no table of offsets"):
             read_offsets(table, 0.02)
