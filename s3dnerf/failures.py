@@ -78,6 +78,10 @@ def explain_failure(error: Exception) -> UserError | None:
         return _explain_import(error)
     if isinstance(error, OSError):
         return _explain_system(error.errno, error.filename)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # What Python makes of file names that are not UTF-8.
+        nearby = error.object[max(0, error.start - 60) : error.end + 60]
+        return UserError(nearby, "has a name that is not valid UTF-8", "Rename it.")
     if name == "OutOfMemoryError":
         return UserError("GPU memory", f"there is not enough ({first_line(error)})", MORE_GPU_MEMORY)
     if name == "AcceleratorError" or (isinstance(error, RuntimeError) and text.startswith("CUDA error")):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from s3dnerf.errors import UserError
 from s3dnerf.limits import IntRange, suggest
-from s3dnerf.paths import shorten_name
+from s3dnerf.paths import check_spelling, shorten_name
 
 NUMBER = re.compile(r"-\.?\d")
 """How a negative number begins; other words that begin with a dash are options."""
@@ -87,8 +87,9 @@ def read_text(word: str) -> str:
 
 
 def read_path(word: str) -> Path:
-    """Return a word as a path. Raises argparse.ArgumentTypeError if it is empty."""
-    return Path(read_text(word))
+    """Return a word as a path. Raises argparse.ArgumentTypeError if it is empty, UserError if it is not UTF-8."""
+    check_spelling(read_text(word))
+    return Path(word)
 
 
 def name_output(image: Path, audio: Path) -> Path:

@@ -13,8 +13,10 @@ def stat_path(path: str | Path) -> os.stat_result | None:
     """Return what the system says of a path, or None where nothing is there.
 
     Raises:
-        UserError: the system refuses to look: the name is too long, a folder on the way may not be entered.
+        UserError: the system refuses to look: the name is too long, a folder on the way may not be entered. Or the name
+            is not valid UTF-8, which the libraries that read sound and video cannot open.
     """
+    check_spelling(path)
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -23,6 +25,14 @@ def stat_path(path: str | Path) -> os.stat_result | None:
         raise UserError(path, f"cannot be used as a path ({error.strerror})", "Give another path.") from error
     except ValueError as error:
         raise UserError(path, f"cannot be used as a path ({error})", "Give another path.") from error
+
+
+def check_spelling(path: str | Path) -> None:
+    """Raise UserError where a path has bytes that are not UTF-8."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(path, "has a name that is not valid UTF-8", "Rename it.") from error
 
 
 def is_file(path: str | Path) -> bool:

@@ -68,6 +68,7 @@ def fail_really() -> dict[str, Exception]:
         "torch overflow": lambda: torch.empty(2**40, 2**40),
         "numpy": lambda: np.empty(2**50),
         "opencv": lambda: cv2.resize(np.zeros((8, 8), np.uint8), (2**30, 2**30)),
+        "spelling": lambda: "talking\udcff.mp4".encode(),
         "name": lambda: Path("x" * 300).read_bytes(),
     }.items():
         try:
@@ -79,7 +80,7 @@ def fail_really() -> dict[str, Exception]:
 
 def test_real_failures_are_explained() -> None:
     errors = fail_really()
-    assert set(errors) >= {"torch", "torch overflow", "numpy", "name"}
+    assert set(errors) >= {"torch", "torch overflow", "numpy", "name", "spelling"}
     for name, error in errors.items():
         assert explain_failure(error) is not None, (name, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +86,7 @@ RENDER = [
     (("--checkpoint", LONG), ("xxx",)),
     (("--checkpoint", ENDLESS), ("yyy",)),
     (("--out", ""), ("--out",)),
+    (("--out", "not\udcffutf.mp4"), ("utf.mp4", "UTF-8")),
     (("--imag", "a.png"), ("--imag", "--image?")),
     (("--sise", "64"), ("--sise", "--size?")),
     (("-size", "64"), ("-size", "--size?")),
@@ -104,13 +106,13 @@ def test_wrong_options_of_render_are_refused(
 
 
 @pytest.mark.parametrize("option", ["--image", "--audio"])
-@pytest.mark.parametrize("name", ["", "missing", "empty", LONG, ENDLESS, "two\nlines"])
+@pytest.mark.parametrize("name", ["", "missing", "empty", LONG, ENDLESS, "two\nlines", "not\udcffutf"])
 def test_inputs_that_are_no_files_are_refused(
     option: str, name: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"--image": folder / "portrait.png", "--audio": SPEECH, option: folder / name if name else ""}
     line = complain(capsys, "render", *(word for pair in files.items() for word in pair))
-    assert (name.partition("\n")[0][:200] or option) in line
+    assert (re.split("[\n\udcff]", name)[0][:200] or option) in line
 
 
 OTHERS = [
@@ -236,7 +238,7 @@ def test_inputs_with_the_longest_names_are_used(folder: Path, tmp_path: Path, mo
 
 def test_paths_that_the_system_refuses_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for path in (tmp_path / LONG, Path(ENDLESS), Path("with\0nothing"), tmp_path / "loop"):
+    for path in (tmp_path / LONG, Path(ENDLESS), Path("with\0nothing"), tmp_path / "loop", Path("\udcff")):
         with pytest.raises(UserError) as raised:
             is_file(path)
         assert len(str(raised.value).splitlines()) == 1
