@@ -243,6 +243,7 @@ def add_train_sync(commands: argparse._SubParsersAction) -> None:
     )
     instead.add_argument(
         "--evaluate-offsets",
+        type=read_text,
         metavar="SPLIT",
         help="train nothing: print how often the sound offset that prepare measures is right on clips of this split",
     )

@@ -202,6 +202,16 @@ def test_negative_numbers_are_no_options(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_takes_an_empty_word(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = (action for action in cli.build_parser()._actions if action.dest == "command")
+    for action in commands.choices[command]._actions:
+        if action.nargs != 0:
+            count = action.nargs if isinstance(action.nargs, int) else 1
+            line = complain(capsys, command, action.option_strings[0], *[""] * count)
+            assert action.option_strings[0] in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     (commands,) = (action for action in cli.build_parser()._actions if action.dest == "command")
     parser = commands.choices[command]
