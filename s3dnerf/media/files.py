@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s3dnerf.errors import UserError
+from s3dnerf.paths import is_folder, stat_path
 
 try:
     import fcntl
@@ -30,17 +31,13 @@ def require_file(path: str | Path, kind: str) -> Path:
     `kind` names what was expected, for the message ("image", "speech", "video").
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            raise UserError(path, f"is a folder, not {_with_article(kind)} file", "Name one file inside it.")
-        if not path.is_file():
-            # is_file is silent about names that the file system cannot hold.
-            os.stat(path)
-            raise UserError(path, f"is not a regular file, so it is not read as {kind}", "Copy it to a file first.")
-    except FileNotFoundError:
-        raise UserError(path, "does not exist", f"Check the name of the {kind} file.") from None
-    except (OSError, ValueError) as error:
-        raise _explain(path, error) from None
+    state = stat_path(path)
+    if state is None:
+        raise UserError(path, "does not exist", f"Check the name of the {kind} file.")
+    if stat.S_ISDIR(state.st_mode):
+        raise UserError(path, f"is a folder, not {_with_article(kind)} file", "Name one file inside it.")
+    if not stat.S_ISREG(state.st_mode):
+        raise UserError(path, f"is not a regular file, so it is not read as {kind}", "Copy it to a file first.")
     if not os.access(path, os.R_OK):
         raise UserError(path, "may not be read", "Give yourself permission to read it.")
     return path
@@ -51,12 +48,10 @@ def is_stream(path: str | Path) -> bool:
 
     Raises UserError if `path` cannot be looked up, is a block device or is a socket.
     """
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    state = stat_path(path)
+    if state is None:
         return False
-    except (OSError, ValueError) as error:
-        raise _explain(Path(path), error) from None
+    mode = state.st_mode
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         kind = "block device" if stat.S_ISBLK(mode) else "socket"
         raise UserError(path, f"is a {kind}, which is not written to", "Choose a file name.")
@@ -113,7 +108,9 @@ def make_folder(path: str | Path) -> Path:
     except FileExistsError:
         raise UserError(path, "is a file, so no folder can be made there", "Choose another folder.") from None
     except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be made: {_reason(error)}", "Choose another folder.") from error
+        raise UserError(
+            path, f"cannot be made ({getattr(error, 'strerror', None) or error})", "Choose another folder."
+        ) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(path, "may not be written to", "Choose another folder.")
     return path
@@ -181,14 +178,8 @@ def replace_folder_when_done(folder: str | Path) -> Iterator[Path]:
 
 def _find_target(path: Path) -> Path:
     """The file that is replaced: symbolic links are followed, also those that point to nothing yet."""
-    try:
-        if path.is_dir():
-            raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
-        os.lstat(path.parent / path.name)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        raise _explain(path, error) from None
+    if is_folder(path):
+        raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
     return Path(os.path.realpath(path))
 
 
@@ -238,16 +229,6 @@ def _explain_disk_errors(path: Path) -> Iterator[None]:
             raise
         reason = f"cannot be written ({os.strerror(error.errno)})"
         raise UserError(path, reason, "Free some space, or choose another folder.") from error
-
-
-def _explain(path: Path, error: OSError | ValueError) -> UserError:
-    return UserError(path, f"cannot be used as a path: {_reason(error)}", "Choose another name.")
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "its symbolic links form a loop"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _with_article(noun: str) -> str:
