@@ -7,8 +7,10 @@ python cuda_ext/build.py --cuda     the CUDA library too, also without a GPU
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +44,10 @@ CUDA_ARCHITECTURES = (80, 86, 89, 90, 120)
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{HERE / 'include'}")
 
 
+HEADER = HERE / "include" / "s3d.h"
+C_TYPES = {"int32_t": "int32", "uint32_t": "uint32", "int64_t": "int64", "float": "float"}
+
+
 class BuildError(Exception):
     """A compiler is missing or refused a file; the message says which, and why."""
 
@@ -63,6 +69,35 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 
+def describe_structures() -> dict[str, str]:
+    """Return the layout of the structures of s3d.h as text, such as ``S3dX{rays:int64;size:int32*3}``, by name.
+
+    ``s3dnerf/ops/registry.py`` describes its mirrors of them in the same way.
+    """
+    text = re.sub(r"//[^\n]*", "", HEADER.read_text("utf-8"))
+    constants = dict(re.findall(r"#define (S3D_MAX_\w+) (\d+)", text))
+    structures: dict[str, str] = {}
+    for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):
+        fields = []
+        for declaration in filter(None, map(str.strip, body.split(";"))):
+            kind, members = re.fullmatch(r"(?:const )?(\w+\*?)\s*(.*)", declaration, re.DOTALL).groups()
+            base = "pointer" if kind.endswith("*") else C_TYPES.get(kind) or structures[kind]
+            for member in members.split(","):
+                field, _, length = member.strip().rstrip("]").partition("[")
+                fields.append(f"{field}:{base}" + (f"*{constants.get(length, length)}" if length else ""))
+        structures[name] = f"{name}{{{';'.join(fields)}}}"
+    return structures
+
+
+def abi_hash() -> str:
+    """Return the hash of the layout of all structures that are passed to kernels."""
+    structures = describe_structures()
+    passed = [
+        text for name, text in structures.items() if not any(f":{text}" in other for other in structures.values())
+    ]
+    return hashlib.sha256("\n".join(sorted(passed)).encode()).hexdigest()[:16]
+
+
 def build_cpu(folder: Path, sanitize: bool = False) -> Path:
     """Compile every kernel once for each instruction set and link them into ``folder``.
 
@@ -72,7 +107,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
-    flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS))
+    flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS), define_abi_hash())
     threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ("-Wno-unused-parameter",)
     variants, chosen = list_variants(compiler)
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,6 +122,11 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
         _run_together(jobs)
         linked = SANITIZE_FLAGS if sanitize else ()
         return _link([compiler, "-shared", *threads, *linked, *(job[-1] for job in jobs)], folder / CPU_LIBRARY)
+
+
+def define_abi_hash() -> str:
+    """Return the compiler flag that tells the library its hash."""
+    return f'-DS3D_ABI_HASH="{abi_hash()}"'
 
 
 def list_variants(compiler: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
@@ -111,9 +151,19 @@ def build_cuda(folder: Path, architectures: Sequence[int] = CUDA_ARCHITECTURES) 
     newest = max(architectures)
     targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
     with tempfile.TemporaryDirectory() as scratch:
-        hidden = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        hidden = ["-Xcompiler", "-fPIC,-fvisibility=hidden", define_abi_hash()]
         jobs = [
-            [nvcc, *NVCC_FLAGS, *targets, *hidden, "-c", str(source), "-o", f"{scratch}/{source.stem}.o"]
+            [
+                nvcc,
+                *NVCC_FLAGS,
+                define_abi_hash(),
+                *targets,
+                *hidden,
+                "-c",
+                str(source),
+                "-o",
+                f"{scratch}/{source.stem}.o",
+            ]
             for source in sorted((HERE / "cuda").glob("*.cu"))
         ]
         _run_together(jobs)
@@ -129,7 +179,7 @@ def build_emulated(folder: Path) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
-    flags = (*COMMON_FLAGS, *WARNINGS, "-O2", "-ffp-contract=fast", "-DS3D_EMULATE", "-x", "c++")
+    flags = (*COMMON_FLAGS, *WARNINGS, "-O2", "-ffp-contract=fast", "-DS3D_EMULATE", define_abi_hash(), "-x", "c++")
     with tempfile.TemporaryDirectory() as scratch:
         jobs = [
             [compiler, *flags, "-c", str(source), "-o", f"{scratch}/{source.stem}.o"]

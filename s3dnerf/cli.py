@@ -190,9 +190,9 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 def run_train(options: argparse.Namespace) -> None:
     import cv2
 
-    from s3dnerf.backend import keep_freed_memory
     from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.media.files import refuse_inputs
+    from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.training import S3DNeRFConfig, train
 
     config = load_config(S3DNeRFConfig, options.config, options.settings)
@@ -364,7 +364,7 @@ def add_render(commands: argparse._SubParsersAction) -> None:
 
 
 def run_render(options: argparse.Namespace) -> None:
-    from s3dnerf.backend import keep_freed_memory
+    from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.pipeline import render
 
     keep_freed_memory()
@@ -434,8 +434,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from s3dnerf.backend import keep_freed_memory
     from s3dnerf.evaluation.evaluate import ROWS, evaluate_clips
+    from s3dnerf.ops.backend import keep_freed_memory
 
     keep_freed_memory()
     report = evaluate_clips(
@@ -597,6 +597,6 @@ def add_doctor(commands: argparse._SubParsersAction) -> None:
 
 
 def run_doctor(options: argparse.Namespace) -> None:
-    from s3dnerf.backend import diagnose
+    from s3dnerf.ops.backend import diagnose
 
     print(diagnose())

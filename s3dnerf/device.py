@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from s3dnerf.backend import choose_backend
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.limits import suggest
+from s3dnerf.ops.backend import choose_backend
 
 DEVICES = ("auto", "cpu", "cuda")
 

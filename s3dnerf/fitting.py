@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF
+from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import Camera
 
 LEARNING_RATE = 1e-2
@@ -80,7 +81,7 @@ def render_still(model: S3DNeRF, identity: Identity, camera: Camera) -> Renderin
 
 def compare_with_portrait(rendering: Rendering, image: Tensor) -> Tensor:
     """Mean absolute difference of the frame, and of what volume rendering alone shows of it."""
-    small, middle = (shrink(image, image.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
+    small, middle = (downsample(image, image.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
     return (
         F.l1_loss(rendering.image, image)
         + 0.3 * F.l1_loss(rendering.coarse, small)

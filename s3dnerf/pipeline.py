@@ -62,12 +62,12 @@ from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
 from s3dnerf.models.deformation_field import PositionFeatures
 from s3dnerf.models.pretrained import load_model
-from s3dnerf.models.s3dnerf import Identity, ModelConfig, Portrait, S3DNeRF, shrink
+from s3dnerf.models.s3dnerf import Identity, ModelConfig, Portrait, S3DNeRF
+from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import check_options, parse_color
 from s3dnerf.rendering.backdrop import Backdrop, show_scene
-from s3dnerf.rendering.photograph import enlarge
 from s3dnerf.rendering.rays import Camera
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
@@ -390,14 +390,14 @@ class TalkingHeadPipeline:
             alpha = render_still(self.model, identity, portrait.camera).alpha.float()
         if color is None:
             # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
-            person = unseen = shrink(self.to_picture(widen_matte(portrait.matte[0, 0].cpu().numpy())), 2)
-            hidden = (enlarge(unseen, 2) > FULLY)[0, 0].cpu().numpy()
+            person = unseen = downsample(self.to_picture(widen_matte(portrait.matte[0, 0].cpu().numpy())), 2)
+            hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
             scene = self.to_picture(paint_behind(face.image, hidden))
         else:
             scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(portrait.image)
             person = portrait.matte
             unseen = torch.zeros_like(person)
-        return Backdrop(scene, person, unseen, enlarge(alpha, person.shape[-1] // alpha.shape[-1]))
+        return Backdrop(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
 
     def to_picture(self, array: np.ndarray) -> torch.Tensor:
         """Take ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""

@@ -212,8 +212,8 @@ S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
-// sizeof of the nine structures, in the order above, so that a caller can check its mirror of them.
-S3D_API int64_t s3d_structure_size(int which);
+// Hash of the layout of all structures above, which build.py computes, so that callers can reject a stale library.
+S3D_API const char* s3d_abi_hash(void);
 
 #ifdef __cplusplus
 }

@@ -1,1 +1,1 @@
-"""Positions to features: multi-resolution hash grids and tri-planes."""
+"""Learnable encodings of positions."""

@@ -23,12 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s3dnerf import backend, limits
 from s3dnerf.device import choose_device
-from s3dnerf.encoding import reference
-from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
-from s3dnerf.encoding.layout import GridLevel
-from s3dnerf.encoding.triplane import sample_triplane
+from s3dnerf.encoding.hash_grid import HashGridConfig, plan_levels
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter
@@ -36,13 +32,18 @@ from s3dnerf.metrics import measure_psnr
 from s3dnerf.models import s3dnerf as model_module
 from s3dnerf.models.deformation_field import CrossModalFacialDeformationField
 from s3dnerf.models.layers import ResidualBlock
+from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.s3dnerf import S3DNeRF
 from s3dnerf.models.super_resolution import SuperResolution
+from s3dnerf.ops import backend, limits
+from s3dnerf.ops.composite import composite, composite_reference
+from s3dnerf.ops.deformation import deform, deform_reference
+from s3dnerf.ops.hash_grid import encode_hash_grid, encode_hash_grid_reference, index_vertices
+from s3dnerf.ops.layout import GridLevel
+from s3dnerf.ops.triplane import sample_triplane, sample_triplane_reference
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
-from s3dnerf.rendering.compositing import composite, composite_reference
-from s3dnerf.rendering.field import DeformedField, see_field, see_field_reference
 from s3dnerf.rendering.rays import Camera
-from s3dnerf.rendering.warp import warp_lattice, warp_lattice_reference
+from s3dnerf.rendering.volume_rendering import DeformedField, render_rays, render_rays_reference
 
 Step = Callable[[], Any]
 
@@ -50,8 +51,8 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("speech", S3DNeRF, "encode_speech"),
     ("deformation", S3DNeRF, "drive"),
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
-    ("lookup, MLP and compositing, fused", model_module, "see_field"),
-    ("warp of the photograph", model_module, "warp_photograph"),
+    ("lookup, MLP and compositing, fused", model_module, "render_rays"),
+    ("warp of the photograph", model_module, "warp_source_image"),
     ("super-resolution", SuperResolution, "forward"),
     ("inside of the mouth", S3DNeRF, "open_mouth"),
     ("encoding to mp4", VideoWriter, "write"),
@@ -112,7 +113,7 @@ def measure_kernels(points: int = 2**18, repeats: int = 5, device: str = "auto")
     """Time every operator on ``points`` points (samples), forward and with its backward pass.
 
     The others are timed twice: as PyTorch runs by default, and in turns with ours after
-    :func:`s3dnerf.backend.keep_freed_memory`, which is for programs that make many large tensors.
+    :func:`s3dnerf.ops.backend.keep_freed_memory`, which is for programs that make many large tensors.
     """
     limits.POINTS.require("--points", points)
     limits.REPEATS.require("--repeats", repeats)
@@ -178,7 +179,7 @@ def _make_triplane_cases(points: int, repeats: int, device: torch.device, genera
         stored = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
         positions = (2.0 * torch.rand(1, points, 3, generator=generator) - 1.0).to(device)
         gradient = torch.randn(1, points, 32, generator=generator).to(device)
-        name, other = f"tri-plane {size}^2 x 32", reference.sample_triplane
+        name, other = f"tri-plane {size}^2 x 32", sample_triplane_reference
         yield Case(
             f"{name}, forward",
             forward(sample_triplane, stored, positions),
@@ -214,7 +215,7 @@ def _make_hash_grid_cases(
         table = torch.randn(levels[-1].offset + levels[-1].entries, 2, generator=generator).to(device)
         positions = torch.rand(points, 3, generator=generator).to(device)
         gradient = torch.randn(points, 32, generator=generator).to(device)
-        name, naive = f"hash grid 16 x 2, 2^{log2_size}", reference.encode_hash_grid
+        name, naive = f"hash grid 16 x 2, 2^{log2_size}", encode_hash_grid_reference
         others = {
             "naive": forward(naive, positions, table, levels),
             "embedding_bag": forward(encode_with_embedding_bags, positions, table, levels),
@@ -238,7 +239,7 @@ def encode_with_embedding_bags(positions: Tensor, table: Tensor, levels: list[Gr
         scaled = positions * level.scale + 0.5
         cell = scaled.floor()
         weight = (scaled - cell).unsqueeze(1)
-        entries = reference.index_vertices(cell.long().unsqueeze(1) + corners, level)
+        entries = index_vertices(cell.long().unsqueeze(1) + corners, level)
         shares = ((1.0 - weight) + (2.0 * weight - 1.0) * corners).prod(dim=-1)
         part = table[level.offset : level.offset + level.entries]
         features.append(F.embedding_bag(entries, part, per_sample_weights=shares, mode="sum"))
@@ -264,7 +265,7 @@ def _make_composite_cases(
         gradient = torch.randn(rays, channels, generator=generator).to(device)
         name, eager = f"compositing {samples} x {channels} channels", {"eager": forward(composite_reference, parts)}
         yield Case(f"{name}, forward", forward(composite, parts), eager, repeats)
-        yield Case(f"{name}, stop at 1e-3", forward(composite, parts, stop=1e-3), eager, repeats)
+        yield Case(f"{name}, stop at 1e-3", forward(composite, parts, early_stop_eps=1e-3), eager, repeats)
         yield Case(
             f"{name}, forward + backward",
             backward(composite, parts, gradient),
@@ -283,12 +284,12 @@ def _make_field_cases(points: int, repeats: int, device: torch.device, generator
 
     def look_on_pytorch() -> Tensor:
         with force_backend("pytorch"):
-            return look(see_field_reference)
+            return look(render_rays_reference)
 
-    others = {"eager": look_on_pytorch, "our separate operators": lambda: look(see_field_reference)}
-    yield Case("fused field, forward", lambda: look(see_field), others, repeats)
+    others = {"eager": look_on_pytorch, "our separate operators": lambda: look(render_rays_reference)}
+    yield Case("fused field, forward", lambda: look(render_rays), others, repeats)
     stopping = {"eager": look_on_pytorch}
-    yield Case("fused field, rays stop at 1e-3", lambda: look(see_field, stop=1e-3), stopping, repeats)
+    yield Case("fused field, rays stop at 1e-3", lambda: look(render_rays, early_stop_eps=1e-3), stopping, repeats)
     for precision in ("float32", "autocast"):
         yield from _make_learning_cases(points, repeats, device, generator, precision)
 
@@ -297,7 +298,7 @@ def _make_learning_cases(
     points: int, repeats: int, device: torch.device, generator: torch.Generator, precision: str
 ) -> Iterator[Case]:
     field, positions, lengths = _make_field(6, points // 48, device, generator)
-    learned = [field.lattice, *field.planes, *(part for layer in field.layers for part in layer)]
+    learned = [field.lattice, *field.planes, *(part for layer in field.radiance.layers for part in layer)]
     for part in learned:
         part.requires_grad_()
     gradient = torch.randn(6, points // 48, 21, generator=generator).to(device)
@@ -309,14 +310,14 @@ def _make_learning_cases(
 
     def look_on_pytorch(backward: bool) -> Any:
         with force_backend("pytorch"):
-            return look(see_field_reference, backward)
+            return look(render_rays_reference, backward)
 
     for name, backward in (("forward", False), ("forward + backward", True)):
         others = {
             "eager": partial(look_on_pytorch, backward),
-            "our separate operators": partial(look, see_field_reference, backward),
+            "our separate operators": partial(look, render_rays_reference, backward),
         }
-        yield Case(f"field in training, {precision}, {name}", partial(look, see_field, backward), others, repeats)
+        yield Case(f"field in training, {precision}, {name}", partial(look, render_rays, backward), others, repeats)
 
 
 def _make_convolution_cases(
@@ -358,6 +359,10 @@ def _make_field(
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
+    radiance = RadianceField(RadianceFieldConfig(hidden=64, features=16), plane_features=36, ambient=4).to(device)
+    for weight, bias in radiance.layers:
+        weight.data, bias.data = draw(*weight.shape) * weight.shape[1] ** -0.5, draw(*bias.shape)
+    radiance.requires_grad_(False)
     field = DeformedField(
         lattice=0.05 * draw(batch, 44 * 72 * 8, 7),
         lattice_size=(44, 72, 8),
@@ -366,8 +371,7 @@ def _make_field(
         lattice_extent=(2.1, 1.65, 0.88),
         planes=[draw(batch, 3, 12, size, size) for size in (16, 32, 64)],
         camera=Camera(torch.eye(3, device=device).expand(batch, 3, 3), draw(batch).abs() + 0.5, 0.1 * draw(batch, 2)),
-        layers=[(draw(out, into) * into**-0.5, draw(out)) for into, out in ((64, 64), (64, 64), (64, 20))],
-        frequencies=3,
+        radiance=radiance,
     )
     return field, 0.4 * draw(batch, rays, 8, 3), torch.full((batch, rays, 8), 0.06, device=device)
 
@@ -397,9 +401,7 @@ def _make_warp_cases(points: int, repeats: int, device: torch.device, generator:
     for precision in ("float32", "autocast"):
         for batch, backward in ((4, False), (6, True)):
             name = f"warp of the lattice, {batch} frames, {precision}, forward{' + backward' * backward}"
-            ours, other = (
-                warp(function, batch, precision, backward) for function in (warp_lattice, warp_lattice_reference)
-            )
+            ours, other = (warp(function, batch, precision, backward) for function in (deform, deform_reference))
             yield Case(name, ours, {"eager": other}, repeats)
 
 

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from s3dnerf import limits
-from s3dnerf.backend import keep_freed_memory
 from s3dnerf.config import load_config
 from s3dnerf.evaluation.benchmark import Table, force_backend
+from s3dnerf.ops.backend import keep_freed_memory
 from s3dnerf.precision import choose_precision
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import weigh

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.rendering.rays import make_pixel_grid
+from s3dnerf.ops.image import make_pixel_grid
 
 FACE_MESH = Path(__file__).parents[1] / "weights" / "face_mesh" / "face_mesh.safetensors"
 SIDE = 192

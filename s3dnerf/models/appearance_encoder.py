@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from s3dnerf.constraints import Width
 from s3dnerf.models.layers import ResidualBlock, make_convolution
-from s3dnerf.rendering.rays import Camera, make_pixel_grid
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import Camera
 
 
 @dataclass

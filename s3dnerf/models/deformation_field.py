@@ -24,8 +24,8 @@ from s3dnerf.constraints import Coordinate, Length, NonNegativeFloat, PositiveIn
 from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig
 from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.slot_attention import RegionSlotAttention, RegionTokens
+from s3dnerf.ops.deformation import deform, run_network
 from s3dnerf.rendering.rays import Camera
-from s3dnerf.rendering.warp import run_network, warp_lattice
 
 MAX_SPEECH_STEPS = 64
 """Longest sequence of speech tokens in a window."""
@@ -276,7 +276,7 @@ class RegionWarp(nn.Module):
         if shares.dim() == 3:
             result = run_network(features.content + shares @ by_region + pose[:, None], layers)
         else:
-            result = warp_lattice(features.content, shares, by_region, pose, layers)
+            result = deform(features.content, shares, by_region, pose, layers)
         return Deformation(0.25 * result[..., :3], result[..., 3:])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.constraints import PositiveInt, Width
-from s3dnerf.models.convolution import convolve
+from s3dnerf.ops.convolution import convolve
 
 SQRT_HALF = math.sqrt(0.5)
 SLOPE = 0.2

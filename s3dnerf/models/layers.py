@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from s3dnerf.models.convolution import Convolution
+from s3dnerf.ops.convolution import Convolution
 
 
 def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Convolution:

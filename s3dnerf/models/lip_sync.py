@@ -26,8 +26,9 @@ from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
 from s3dnerf.models.pretrained import load_model
+from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.precision import mixed_precision
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import Camera, project_points
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
 """Folder of the discriminator that ships with the package."""

@@ -46,13 +46,14 @@ from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.slot_attention import RegionTokens
 from s3dnerf.models.source_expression import SourceExpression
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.field import DeformedField, read_lattice, see_field
+from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
+from s3dnerf.ops.warp_source import warp_source_image
 from s3dnerf.rendering.fovea import FoveaConfig, place_fovea
 from s3dnerf.rendering.hair import look_past_rays, mark_hair, show_behind
 from s3dnerf.rendering.mouth import UPPER_LIP, find_kept, look_into_mouth
-from s3dnerf.rendering.photograph import enlarge, warp_photograph
-from s3dnerf.rendering.rays import Camera, cast_rays, make_pixel_grid
+from s3dnerf.rendering.rays import Camera, cast_rays
 from s3dnerf.rendering.sampling import SurfacePriorConfig, place_samples
+from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays
 
 
 @dataclass
@@ -283,21 +284,22 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
             lattice_extent=shape.extent,
             planes=identity.appearance.planes,
             camera=portrait.camera,
-            layers=self.radiance_field.layers,
-            frequencies=self.radiance_field.frequencies,
+            radiance=self.radiance_field,
         )
-        seen = see_field(field, samples.positions, samples.lengths, stop=0.0 if self.training else OPAQUE)
+        seen = render_rays(field, samples.positions, samples.deltas, 0.0 if self.training else EARLY_STOP_EPS)
 
         alpha = seen.alpha[..., None]
         flow = seen.values[..., -2:] - alpha * points
         rendered = torch.cat([seen.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
         coarse = rendered[..., : size * size].unflatten(2, (size, size))
-        fine = fovea.paste(rendered[..., size * size :], enlarge(coarse, 2))
+        fine = fovea.paste(rendered[..., size * size :], upsample(coarse, 2))
         # One portrait behind many frames is shrunk once.
         image = portrait.image[:1] if portrait.image.stride(0) == 0 else portrait.image
-        behind = look_past_rays(shrink(image, 2).expand(len(fine), -1, -1, -1), identity.hair, camera, portrait.camera)
-        coarse, fine = show_behind(coarse, shrink(behind, 2)), show_behind(fine, behind)
-        warped, inputs = warp_photograph(portrait.image, identity.appearance.detail, fine)
+        behind = look_past_rays(
+            downsample(image, 2).expand(len(fine), -1, -1, -1), identity.hair, camera, portrait.camera
+        )
+        coarse, fine = show_behind(coarse, downsample(behind, 2)), show_behind(fine, behind)
+        warped, inputs = warp_source_image(portrait.image, identity.appearance.detail, fine)
         image = self.super_resolution(coarse[:, :-2], inputs, warped).float()
         image = self.open_mouth(image, identity, field, camera)
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], coarse[:, -3:-2], fine[:, -2:], lattice)
@@ -310,7 +312,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         portrait, tones, size = identity.portrait, identity.tones, image.shape[-1]
         lips = portrait.landmarks[:, self.inner_lips]
         outline = locate_points(
-            lambda points: read_lattice(field, points)[..., :3], lips, lips + self.apart, MOUTH_ROUNDS, MOUTH_PACE
+            lambda points: interpolate_lattice(field, points)[..., :3],
+            lips,
+            lips + self.apart,
+            MOUTH_ROUNDS,
+            MOUTH_PACE,
         )
         patch = place_fovea(camera, replace(self.config.fovea, eye=(0.0, 0.0)), size)
         opening = look_into_mouth(outline, lips[:, UPPER_LIP], camera, patch.points, size)
@@ -335,8 +341,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return locate_points(deform, identity.portrait.landmarks, start, rounds)
 
 
-OPAQUE = 1e-3
-"""What lies behind all but this share of the light is not looked at, except in training."""
+EARLY_STOP_EPS = 1e-3
+"""Transmittance behind which samples are skipped, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
 LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
@@ -376,11 +382,6 @@ def smooth_in_time(series: Tensor, sigma: float) -> Tensor:
     weights = torch.softmax(-0.5 * (steps / sigma).square(), dim=0).to(series.dtype)
     nearby = (torch.arange(len(series), device=series.device)[:, None] + steps).clamp(0, len(series) - 1)
     return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))
-
-
-def shrink(image: Tensor, factor: int) -> Tensor:
-    """Average ``image [B, C, H, W]`` over squares of ``factor`` pixels."""
-    return F.avg_pool2d(image, factor)
 
 
 def map_tensors(value, function):

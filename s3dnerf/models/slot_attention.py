@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from s3dnerf.models.layers import encode_sine, make_mlp
-from s3dnerf.rendering.rays import make_pixel_grid
+from s3dnerf.ops.image import make_pixel_grid
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from s3dnerf.constraints import Share, Width
 from s3dnerf.models.layers import ResidualBlock, make_convolution, zero_initialize
-from s3dnerf.rendering.detail import change_photograph
-from s3dnerf.rendering.enlarging import enlarge_onto
+from s3dnerf.ops.add_residual import add_residual_to_source
+from s3dnerf.ops.upsample_add import add_upsampled
 
 
 @dataclass
@@ -53,7 +53,7 @@ class SuperResolution(nn.Module):
         Args:
             rendered: ``[B, C, h, w]`` volume-rendered channels.
             inputs: ``[B, 12 + D + C, 2h, 2w]``, channels-last, of
-                :func:`s3dnerf.rendering.photograph.warp_photograph`: the warped photograph's pixels two by two, its
+                :func:`s3dnerf.ops.image.warp_source_image`: the warped photograph's pixels two by two, its
                 finest features, warped likewise, and the volume-rendered channels, sharper where rays are denser.
             warped: ``[B, 3, 4h, 4w]`` the photograph warped to the frame.
 
@@ -63,6 +63,6 @@ class SuperResolution(nn.Module):
         fine = self.fine_in(self.enter(inputs))
         middle = self.middle_in(self.enter_rendered(rendered, addend=self.down_middle(fine)))
         coarse = self.coarse(self.down_coarse(middle))
-        middle = self.middle_out(enlarge_onto(self.up_middle(coarse), middle))
-        fine = self.fine_out(enlarge_onto(self.up_fine(middle), fine))
-        return change_photograph(warped, self.leave(fine), self.kept_detail)
+        middle = self.middle_out(add_upsampled(self.up_middle(coarse), middle))
+        fine = self.fine_out(add_upsampled(self.up_fine(middle), fine))
+        return add_residual_to_source(warped, self.leave(fine), self.kept_detail)

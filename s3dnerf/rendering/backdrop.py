@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3dnerf.rendering.photograph import enlarge, warp
+from s3dnerf.ops.image import upsample, warp_image
 
 LEAVES_FROM, LEAVES_UP_TO = 0.4, 0.7
 """By how much less the rays of a frame stop than those of the portrait do where the same thing is seen, for it to begin
@@ -45,9 +45,9 @@ def show_scene(backdrop: Backdrop, image: Tensor, flow: Tensor, alpha: Tensor) -
     Returns ``[B, 3, S, S]``.
     """
     size = backdrop.person.shape[-1]
-    flow, alpha = enlarge(flow, size // flow.shape[-1]), enlarge(alpha, size // alpha.shape[-1])
+    flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])
     known = torch.cat([backdrop.person, backdrop.head], dim=1).expand(len(image), -1, -1, -1)
-    person, head = warp(known, flow).split(1, dim=1)
+    person, head = warp_image(known, flow).split(1, dim=1)
     left = ((head - alpha - LEAVES_FROM) / (LEAVES_UP_TO - LEAVES_FROM)).clamp(0.0, 1.0)
     hidden = (1.0 - (1.0 - person) * (1.0 - backdrop.unseen)) * (1.0 - person * left)
-    return image.lerp(backdrop.scene, 1.0 - enlarge(hidden, image.shape[-1] // size))
+    return image.lerp(backdrop.scene, 1.0 - upsample(hidden, image.shape[-1] // size))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s3dnerf.rendering.photograph import warp
-from s3dnerf.rendering.rays import Camera, find_plane, make_pixel_grid, project_points
+from s3dnerf.ops.image import make_pixel_grid, warp_image
+from s3dnerf.rendering.rays import Camera, find_plane, project_points
 
 DEPTH = -0.15
 """Depth of the plane in head units: behind the face, before the back of the head."""
@@ -61,9 +61,9 @@ def look_past_rays(image: Tensor, hair: Tensor, frame: Camera, portrait: Camera)
     flow by which it came here (image coordinates).
     """
     flow = follow_plane(frame, portrait, image.shape[-1])
-    share = warp(hair, flow)
+    share = warp_image(hair, flow)
     flow = share * flow
-    return torch.cat([warp(image, flow), share, flow], dim=1)
+    return torch.cat([warp_image(image, flow), share, flow], dim=1)
 
 
 def show_behind(rendered: Tensor, behind: Tensor) -> Tensor:

@@ -50,13 +50,6 @@ def project_points(points: Tensor, camera: Camera) -> Tensor:
     return torch.stack([u, v, seen[..., 2]], dim=-1)
 
 
-def make_pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Return the image coordinates of all pixel centers, ``[height, width, 2]`` in (u, v) order."""
-    u = (2 * torch.arange(width, device=device) + 1) / width - 1
-    v = (2 * torch.arange(height, device=device) + 1) / height - 1
-    return torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)
-
-
 def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
     """Return the rays through ``image_points [N, 2]`` or ``[B, N, 2]`` (u, v) of each camera."""
     if image_points.dim() == 2:

@@ -31,10 +31,8 @@ class Samples:
 
     positions: Tensor
     """``[B, N, S, 3]`` head space, nearest to the viewer first."""
-    lengths: Tensor
-    """``[B, N, S]`` length of the interval each sample stands for."""
-    distances: Tensor
-    """``[B, N, S]`` distance along the ray from its origin."""
+    deltas: Tensor
+    """``[B, N, S]`` length of the interval that each sample stands for."""
 
 
 def find_surface(rays: Rays, prior: SurfacePriorConfig) -> tuple[Tensor, Tensor]:
@@ -72,5 +70,5 @@ def place_samples(
     fraction = (steps + shift) / count
     distances = distance[..., None] + margin[..., None] * (2.0 * fraction - 1.0)
     positions = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
-    lengths = (2.0 * margin / count)[..., None].expand_as(distances)
-    return Samples(positions, lengths, distances)
+    deltas = (2.0 * margin / count)[..., None].expand_as(distances)
+    return Samples(positions, deltas)

@@ -18,7 +18,8 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow, place_points
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf import LIP_LANDMARKS
-from s3dnerf.rendering.rays import make_pixel_grid, project_points
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import project_points
 from s3dnerf.training.losses import frozen
 from s3dnerf.training.perception import find_windows
 

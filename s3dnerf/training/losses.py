@@ -23,7 +23,8 @@ from s3dnerf.face.points import (
 from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.mouth_interior import INNER_LIPS
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF
+from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import project_points
 
 REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
@@ -110,10 +111,10 @@ def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     target, image = frames.image, rendering.image
     error = (image - target).abs()
     lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
-    small, middle = (shrink(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
-    watched = shrink(torch.maximum(lips, eyes), 2)
+    small, middle = (downsample(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
+    watched = downsample(torch.maximum(lips, eyes), 2)
     inside = mark_mouth(frames, middle.shape[-1])
-    beside = shrink(error, 2) + (rendering.fine - middle).abs()
+    beside = downsample(error, 2) + (rendering.fine - middle).abs()
     return {
         "pixel": error.mean(),
         "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
@@ -290,7 +291,7 @@ def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     for _ in range(scales):
         difference = a - b
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-        a, b = shrink(a, 2), shrink(b, 2)
+        a, b = downsample(a, 2), downsample(b, 2)
     return total / scales
 
 

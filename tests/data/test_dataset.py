@@ -29,8 +29,8 @@ from s3dnerf.face.camera import HeadPose, project
 from s3dnerf.face.points import IRIS_LEFT, IRIS_RIGHT, KEPT_POINTS
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
-from s3dnerf.models.s3dnerf import shrink
-from s3dnerf.rendering.photograph import warp
+from s3dnerf.models.s3dnerf import downsample
+from s3dnerf.ops.image import warp_image
 from s3dnerf.rendering.rays import project_points
 
 SIZE, WINDOW, BATCH = 64, 7680, 4
@@ -123,7 +123,7 @@ def test_portraits_carry_their_own_mattes_mirrored_or_not(
     dataset = make_dataset()
     for step in range(4):
         portraits = dataset[step].portraits
-        green = shrink(portraits.image[:, 1:2], 2).flatten(1)
+        green = downsample(portraits.image[:, 1:2], 2).flatten(1)
         for matte, expected in zip(portraits.matte.flatten(1), green, strict=True):
             # Colors are changed, so that only their pattern is the same.
             assert torch.corrcoef(torch.stack([matte, expected]))[0, 1] > 0.95
@@ -155,10 +155,10 @@ def test_the_flow_of_a_batch_leads_to_the_portrait(make_dataset: Callable[..., T
     for step in range(4):
         batch = dataset[step]
         frames = batch.frames
-        real = shrink(frames.image, 2)
-        portraits = shrink(batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0), 2)
+        real = downsample(frames.image, 2)
+        portraits = downsample(batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0), 2)
         without += ((portraits - real).abs() * frames.trust).mean().item()
-        followed += ((warp(portraits, frames.flow) - real).abs() * frames.trust).mean().item()
+        followed += ((warp_image(portraits, frames.flow) - real).abs() * frames.trust).mean().item()
     assert followed < 0.5 * without
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig, encode_hash_grid, plan_levels
-from s3dnerf.encoding.layout import GridLevel
-from s3dnerf.encoding.reference import index_vertices
+from s3dnerf.encoding.hash_grid import HashGrid, HashGridConfig, plan_levels
+from s3dnerf.ops.hash_grid import encode_hash_grid, index_vertices
+from s3dnerf.ops.layout import GridLevel
 
 PRIMES = (1, 2654435761, 805459861)
 SMALL = HashGridConfig(levels=4, features=2, log2_hashmap_size=8, base_resolution=4, finest_resolution=32)

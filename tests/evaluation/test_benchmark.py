@@ -71,7 +71,7 @@ def test_nothing_to_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_one_backend_can_be_forced_for_a_while() -> None:
-    from s3dnerf.backend import choose_backend
+    from s3dnerf.ops.backend import choose_backend
 
     before = choose_backend("field", "cpu")
     with force_backend("pytorch"):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from s3dnerf.models.appearance_encoder import AppearanceEncoderConfig, HierarchicalFacialAppearanceEncoder
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import Camera, project_points
 
 CONFIG = AppearanceEncoderConfig(widths=(4, 6, 8, 10), plane_channels=5)
 

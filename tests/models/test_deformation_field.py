@@ -16,8 +16,8 @@ from s3dnerf.models.deformation_field import (
     RegionCodes,
     describe_poses,
 )
-from s3dnerf.rendering.field import DeformedField, read_lattice
 from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice
 
 REGIONS, POINTS = 6, 9
 
@@ -44,7 +44,7 @@ def draw_codes(batch: int = 2) -> RegionCodes:
 
 def read(lattice: Lattice, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     shape = (lattice.size, lattice.center, lattice.focus, lattice.extent)
-    return read_lattice(DeformedField(values, *shape, planes=[], camera=None, layers=[], frequencies=0), points)
+    return interpolate_lattice(DeformedField(values, *shape, planes=[], camera=None, radiance=None), points)
 
 
 def test_lattice_spans_its_reach_around_its_center() -> None:

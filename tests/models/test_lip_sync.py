@@ -27,7 +27,8 @@ from s3dnerf.models.lip_sync import (
     score_embeddings,
     score_offsets,
 )
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import Camera, project_points
 
 CROP = LipCropConfig()
 LOGMEL = SyncAudioConfig(features="logmel", width=16, context=320)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
-from s3dnerf.rendering.field import DeformedField, SeenField, see_field_reference
 from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, render_rays_reference
 
 
 @pytest.fixture
@@ -16,15 +18,17 @@ def network() -> RadianceField:
     return RadianceField(RadianceFieldConfig(hidden=16, features=5), plane_features=12, ambient=4)
 
 
-def see(network: RadianceField, lattice: torch.Tensor, planes: torch.Tensor, scale: float = 1.0) -> SeenField:
+def see(network: RadianceField, lattice: torch.Tensor, planes: torch.Tensor, scale: float = 1.0) -> RayOutputs:
     """Look through single samples, so that every value is that of its sample times its opacity."""
     camera = Camera(torch.eye(3)[None], torch.tensor([0.8]), torch.zeros(1, 2))
     shape = ((2, 2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
-    layers = [(scale * weight, bias) for weight, bias in network.layers]
-    field = DeformedField(lattice, *shape, [planes], camera, layers, network.frequencies)
+    network = copy.deepcopy(network)
+    for weight, _ in network.layers:
+        weight.data.mul_(scale)
+    field = DeformedField(lattice, *shape, [planes], camera, network)
     positions = torch.rand(1, 9, 1, 3, generator=torch.Generator().manual_seed(1)) - 0.5
     with torch.no_grad():
-        return see_field_reference(field, positions, torch.full((1, 9, 1), 0.5))
+        return render_rays_reference(field, positions, torch.full((1, 9, 1), 0.5))
 
 
 def draw() -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from s3dnerf.data.dataset import Batch
 from s3dnerf.models import s3dnerf as module
 from s3dnerf.models.mouth_interior import INNER_LIPS, MouthTones
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, map_tensors, shrink, smooth_in_time
+from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF, downsample, map_tensors, smooth_in_time
+from s3dnerf.ops.image import make_pixel_grid, warp_image
 from s3dnerf.rendering.mouth import MouthOpening
-from s3dnerf.rendering.photograph import warp
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import Camera, project_points
 from s3dnerf.training import S3DNeRFConfig
 
 SIDE, RAYS = 64, 16
@@ -110,7 +110,7 @@ def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identi
     bald = replace(identity, hair=torch.zeros_like(identity.hair))
     rendering = render(model, bald, shift(identity.portrait.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
-    torch.testing.assert_close(rendering.coarse, shrink(identity.portrait.image, 4))
+    torch.testing.assert_close(rendering.coarse, downsample(identity.portrait.image, 4))
     torch.testing.assert_close(rendering.image, identity.portrait.image, atol=1e-4, rtol=0)
 
 
@@ -121,7 +121,7 @@ def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Ident
     torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS))
     expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
     torch.testing.assert_close(rendering.flow, expected, atol=1e-5, rtol=0)
-    small = shrink(identity.portrait.image, 4)
+    small = downsample(identity.portrait.image, 4)
     torch.testing.assert_close(rendering.coarse[..., 1:, 2:], small[..., :-1, :-2], atol=1e-4, rtol=0)
     torch.testing.assert_close(rendering.warped[..., 4:, 8:], identity.portrait.image[..., :-4, :-8], atol=1e-4, rtol=0)
 
@@ -379,15 +379,15 @@ def test_warp_reads_where_the_flow_points() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
     flow = torch.zeros(1, 2, 4, 4)
     flow[:, 0] = 0.5  # one pixel of four to the right
-    torch.testing.assert_close(warp(image, flow)[0, 0, 1], torch.tensor([5.0, 6.0, 7.0, 7.0]))
+    torch.testing.assert_close(warp_image(image, flow)[0, 0, 1], torch.tensor([5.0, 6.0, 7.0, 7.0]))
     flow = torch.zeros(1, 2, 4, 4)
     flow[:, 1] = -0.5
-    torch.testing.assert_close(warp(image, flow)[0, 0, :, 2], torch.tensor([2.0, 2.0, 6.0, 10.0]))
+    torch.testing.assert_close(warp_image(image, flow)[0, 0, :, 2], torch.tensor([2.0, 2.0, 6.0, 10.0]))
 
 
 def test_shrink_averages_squares() -> None:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
-    assert shrink(image, 2).item() == 4.0
+    assert downsample(image, 2).item() == 4.0
 
 
 def test_smoothing_in_time_by_hand() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from s3dnerf.models.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.photograph import enlarge
+from s3dnerf.ops.image import upsample
 
 
 @pytest.fixture
@@ -39,5 +39,5 @@ def test_residual_depends_on_every_input(network: SuperResolution, name: str) ->
 def test_enlarging_keeps_places() -> None:
     # A ramp stays the same ramp in image coordinates: pixel i of 8 at (2 i + 1) / 8 - 1.
     small, large = ((2 * torch.arange(n) + 1) / n - 1 for n in (8, 32))
-    enlarged = enlarge(small.expand(1, 1, 8, 8), 4)
+    enlarged = upsample(small.expand(1, 1, 8, 8), 4)
     torch.testing.assert_close(enlarged[0, 0, 5, 2:-2], large[2:-2])

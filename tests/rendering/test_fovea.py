@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.fovea import EYES, MOUTH, Fovea, FoveaConfig, fade, place_fovea
-from s3dnerf.rendering.rays import Camera, make_pixel_grid, project_points
+from s3dnerf.rendering.rays import Camera, project_points
 
 SIZE = 64
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.hair import DEPTH, NECK, follow_plane, look_past_rays, mark_hair, show_behind
-from s3dnerf.rendering.rays import Camera, make_pixel_grid
+from s3dnerf.rendering.rays import Camera
 
 SIZE = 32
 SCALE = 0.7

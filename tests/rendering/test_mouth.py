@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.mouth import EDGE, LIP_SHADE, KeptInterior, MouthOpening, find_kept, look_into_mouth, read_curve
-from s3dnerf.rendering.rays import Camera, make_pixel_grid
+from s3dnerf.rendering.rays import Camera
 
 SIZE = 128
 SCALE = 0.5

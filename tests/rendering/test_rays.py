@@ -8,7 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose, project
-from s3dnerf.rendering.rays import LEAST_FACING, Camera, cast_rays, find_plane, make_pixel_grid, project_points
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import LEAST_FACING, Camera, cast_rays, find_plane, project_points
 
 # The head turned by 90 degrees to the viewer's right: its nose (z) points along the camera's x.
 YAW_90 = [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from s3dnerf.rendering.rays import Camera, Rays, cast_rays, make_pixel_grid
-from s3dnerf.rendering.sampling import SurfacePriorConfig, find_surface, place_samples
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.rays import Camera, Rays, cast_rays
+from s3dnerf.rendering.sampling import Samples, SurfacePriorConfig, find_surface, place_samples
 
 PRIOR = SurfacePriorConfig(center=(0.0, -0.2, -0.35), radii=(0.7, 1.1, 0.9), inner_margin=0.2, outer_margin=0.5)
 
@@ -54,6 +55,11 @@ def test_surface_points_of_oblique_rays_lie_on_the_ellipsoid() -> None:
     assert ((normal * rays.directions).sum(-1) < 0).all()
 
 
+def measure_distances(samples: Samples, rays: Rays) -> torch.Tensor:
+    """Distances of the samples along their rays, ``[B, N, S]``."""
+    return ((samples.positions - rays.origins[..., None, :]) * rays.directions[..., None, :]).sum(-1)
+
+
 def make_rays() -> Rays:
     return cast_rays(make_pixel_grid(6, 6).flatten(0, 1), Camera(torch.eye(3)[None], torch.ones(1), torch.zeros(1, 2)))
 
@@ -63,17 +69,18 @@ def test_samples_divide_the_slab_evenly() -> None:
     distance, margin = find_surface(rays, PRIOR)
     samples = place_samples(rays, PRIOR, 5)
     assert samples.positions.shape == (1, 36, 5, 3)
-    torch.testing.assert_close(samples.lengths.sum(-1), 2 * margin)
-    torch.testing.assert_close(samples.distances.mean(-1), distance)
-    steps = samples.distances.diff(dim=-1)
-    torch.testing.assert_close(steps, samples.lengths[..., 1:])
-    torch.testing.assert_close(samples.distances[..., 0] - samples.lengths[..., 0] / 2, distance - margin)
+    torch.testing.assert_close(samples.deltas.sum(-1), 2 * margin)
+    torch.testing.assert_close(measure_distances(samples, rays).mean(-1), distance)
+    steps = measure_distances(samples, rays).diff(dim=-1)
+    torch.testing.assert_close(steps, samples.deltas[..., 1:])
+    torch.testing.assert_close(measure_distances(samples, rays)[..., 0] - samples.deltas[..., 0] / 2, distance - margin)
 
 
 def test_positions_lie_on_their_rays_nearest_first() -> None:
     rays = make_rays()
     samples = place_samples(rays, PRIOR, 4)
-    expected = rays.origins[..., None, :] + samples.distances[..., None] * rays.directions[..., None, :]
+    distances = measure_distances(samples, rays)
+    expected = rays.origins[..., None, :] + distances[..., None] * rays.directions[..., None, :]
     torch.testing.assert_close(samples.positions, expected)
     assert (samples.positions[..., 2].diff(dim=-1) < 0).all()
 
@@ -84,8 +91,8 @@ def test_stratified_samples_stay_in_their_intervals() -> None:
     shifts = []
     for seed in range(20):
         samples = place_samples(rays, PRIOR, 8, torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(samples.lengths, middle.lengths)
-        shifts.append((samples.distances - middle.distances) / middle.lengths)
+        torch.testing.assert_close(samples.deltas, middle.deltas)
+        shifts.append((measure_distances(samples, rays) - measure_distances(middle, rays)) / middle.deltas)
     shift = torch.stack(shifts)
     assert shift.abs().max() <= 0.5 + 1e-5
     # Uniform over the interval: mean 0, standard deviation 1 / sqrt(12), over 5760 draws.

@@ -16,7 +16,7 @@ from s3dnerf.data.dataset import Batch, Frames
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.models.deformation_field import RegionCodes
 from s3dnerf.models.mouth_interior import INNER_LIPS
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, shrink
+from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF, downsample
 from s3dnerf.rendering.rays import Camera
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import (
@@ -145,7 +145,7 @@ def test_lip_and_eye_landmarks_are_their_outlines() -> None:
 def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
     lattice = torch.zeros(2, 10, 7) if lattice is None else lattice
     alpha, flow = torch.ones(2, 1, 16, 16), torch.zeros(2, 2, 32, 32)
-    return Rendering(image, image, shrink(image, 4), shrink(image, 2), alpha, flow, lattice)
+    return Rendering(image, image, downsample(image, 4), downsample(image, 2), alpha, flow, lattice)
 
 
 def test_a_perfect_picture_costs_nothing() -> None:

@@ -1,0 +1,145 @@
+"""Volume rendering: samples along rays and a field -> rendered channels.
+
+:func:`render_rays` takes any field: a function from positions to density and values, as ``rgb_sigma_fn`` of nerfacc.
+A :class:`DeformedField` is evaluated by the fused operator :mod:`s3dnerf.ops.field` wherever that has a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3dnerf.ops.composite import composite
+from s3dnerf.ops.field import FieldArguments, field, is_supported
+from s3dnerf.ops.layout import is_bf16_autocast
+from s3dnerf.ops.triplane import sample_triplanes
+from s3dnerf.rendering.rays import Camera, project_points
+
+FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Positions ``[B, R, S, 3]`` -> density ``[B, R, S]`` and values ``[B, R, S, C]``."""
+
+
+@dataclass(frozen=True)
+class RayOutputs:
+    """Rendered channels of rays."""
+
+    values: Tensor
+    """``[B, R, C]`` weighted by visibility."""
+    alpha: Tensor
+    """``[B, R]`` opacity."""
+
+
+class Radiance(Protocol):
+    """What a deformed field needs of a radiance network, see :class:`s3dnerf.models.radiance_field.RadianceField`."""
+
+    frequencies: int
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]: ...
+
+    def __call__(
+        self, features: Tensor, ambient: Tensor, offsets: Tensor, points: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class DeformedField:
+    """A radiance field of the source, seen through a deformation given on a lattice. Calling it evaluates it."""
+
+    lattice: Tensor
+    """``[B, points, 3 + A]`` offsets and ambient coordinates on the lattice, x fastest, then y, then z."""
+    lattice_size: tuple[int, int, int]
+    """Points along x, y, z; at least two each."""
+    lattice_center: tuple[float, float, float]
+    """Point of head space where the lattice is finest."""
+    lattice_focus: tuple[float, float, float]
+    """The lattice is even in ``asinh((x - center) / focus)``."""
+    lattice_extent: tuple[float, float, float]
+    """That value at the lattice's border."""
+    planes: Sequence[Tensor]
+    """Tri-planes ``[B or 1, 3, C, h, w]``, all with as many channels."""
+    camera: Camera
+    """Cameras of the ``B`` source images."""
+    radiance: Radiance
+    """The radiance network."""
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the field at ``positions [B, R, S, 3]`` (head space).
+
+        Returns density ``[B, R, S]`` and values ``[B, R, S, 3 + features + 2]``: color, features, and image coordinates
+        in the source.
+        """
+        points = positions.flatten(1, 2)
+        deformation = interpolate_lattice(self, points)
+        offsets, ambient = deformation[..., :3], deformation[..., 3:]
+        source = project_points(points + offsets, self.camera)
+        planes = [scale.expand(len(points), *scale.shape[1:]) for scale in self.planes]
+        density, color, features = self.radiance(sample_triplanes(planes, source), ambient, offsets, points)
+        values = torch.cat([color, features, source[..., :2]], dim=-1)
+        shape = positions.shape[:3]
+        return density.view(shape), values.view(*shape, -1)
+
+    def make_arguments(self, positions: Tensor, deltas: Tensor, early_stop_eps: float) -> FieldArguments:
+        """Return the arguments of the fused operator."""
+        # Planes that are expanded to the batch are passed as the one that they are, which sums their gradients.
+        planes = [scale[:1] if scale.stride(0) == 0 else scale for scale in self.planes]
+        return FieldArguments(
+            positions=positions,
+            deltas=deltas,
+            lattice=self.lattice,
+            lattice_size=list(self.lattice_size),
+            lattice_shape=[*self.lattice_center, *self.lattice_focus, *self.lattice_extent],
+            planes=[scale.permute(0, 1, 3, 4, 2) for scale in planes],
+            camera=[self.camera.rotation, self.camera.scale, self.camera.center],
+            layers=[part for layer in self.radiance.layers for part in layer],
+            frequencies=self.radiance.frequencies,
+            early_stop_eps=early_stop_eps,
+            bf16_products=is_bf16_autocast(positions.device),
+        )
+
+
+def render_rays(
+    field_function: FieldFunction, positions: Tensor, deltas: Tensor, early_stop_eps: float = 0.0
+) -> RayOutputs:
+    """Render rays through a field.
+
+    Args:
+        field_function: a function from positions to density and values, or a :class:`DeformedField`.
+        positions: ``[B, R, S, 3]`` samples in head space, nearest to the viewer first.
+        deltas: ``[B, R, S]`` lengths of the intervals that the samples stand for.
+        early_stop_eps: transmittance behind which samples are skipped.
+
+    A :class:`DeformedField` is differentiable in lattice, planes and layers. Where samples or camera need gradients, on
+    a GPU where anything does, and without a kernel for the device, separate operators evaluate it. Under autocast to
+    bfloat16 the network may multiply in bfloat16; everything else is float32.
+    """
+    if isinstance(field_function, DeformedField):
+        arguments = field_function.make_arguments(positions, deltas, early_stop_eps)
+        if is_supported(arguments):
+            return RayOutputs(*field(*vars(arguments).values()))
+    return render_rays_reference(field_function, positions, deltas, early_stop_eps)
+
+
+def render_rays_reference(
+    field_function: FieldFunction, positions: Tensor, deltas: Tensor, early_stop_eps: float = 0.0
+) -> RayOutputs:
+    """Reference implementation of :func:`render_rays` on separate operators; differentiable."""
+    density, values = field_function(positions)
+    rendered = composite(density, values, deltas, early_stop_eps)
+    return RayOutputs(rendered.values, rendered.alpha)
+
+
+def interpolate_lattice(field: DeformedField, points: Tensor) -> Tensor:
+    """Interpolate the lattice at head-space ``points [B, N, 3]`` -> ``[B, N, 3 + A]``."""
+    center, focus, extent = (
+        points.new_tensor(part) for part in (field.lattice_center, field.lattice_focus, field.lattice_extent)
+    )
+    unit = torch.asinh((points - center) / focus) / extent
+    volume = field.lattice.transpose(1, 2).unflatten(2, field.lattice_size[::-1])
+    sampled = F.grid_sample(volume, unit[:, None, None], padding_mode="border", align_corners=True)
+    return sampled.flatten(2).transpose(1, 2)

@@ -1,0 +1,103 @@
+"""The libraries of kernels under test: the CPU's in every instruction set it has, and CUDA's emulated as C++."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from s3dnerf.errors import UserError
+from s3dnerf.ops import backend
+
+BUILD = Path(__file__).resolve().parents[2] / "cuda_ext" / "build.py"
+CPU_VARIANTS = ("plain", "avx2", "avx512", "amx")
+
+
+@pytest.fixture(scope="session")
+def build() -> ModuleType:
+    """cuda_ext/build.py as a module; skips outside a source checkout and without a compiler."""
+    if not BUILD.is_file():
+        pytest.skip("cuda_ext is not part of an installed package")
+    spec = importlib.util.spec_from_file_location("build_kernels", BUILD)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.find_compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated(build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> backend.Library:
+    """The CUDA kernels, compiled as C++."""
+    return backend.load_library("cuda", build.build_emulated(tmp_path_factory.mktemp("emulated")))
+
+
+@pytest.fixture
+def cpu() -> backend.Library:
+    """The CPU library that the package has loaded."""
+    try:
+        return backend.load_library("cpu")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=CPU_VARIANTS)
+def cpu_library(request: pytest.FixtureRequest, cpu: backend.Library) -> Iterator[backend.Library]:
+    """Each set of CPU kernels in turn: for operators that have no others."""
+    yield from use_variant(cpu, request.param)
+
+
+def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Library]:
+    """Let the CPU library use one of its sets of kernels for a while; skips where the processor has it not."""
+    chosen = library.handle.s3d_cpu_variant()
+    if library.handle.s3d_cpu_use(variant.encode()) != 0:
+        pytest.skip(f"this processor has no {variant}")
+    yield library
+    library.handle.s3d_cpu_use(chosen)
+
+
+@pytest.fixture(params=(*CPU_VARIANTS, "emulated", "cuda"))
+def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
+    """Each set of kernels in turn."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU")
+        yield backend.load_library("cuda")
+        return
+    if request.param == "emulated":
+        yield request.getfixturevalue("emulated")
+        return
+    yield from use_variant(request.getfixturevalue("cpu"), request.param)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the tensors of a test with ``library`` live."""
+    call = getattr(request.node, "callspec", None)
+    return "cuda" if call is not None and call.params.get("library") == "cuda" else "cpu"
+
+
+@pytest.fixture
+def make(device: str):
+    """Random float32 tensors on the device: ``make(2, 3)`` is normal, ``make.uniform(2, 3, low=0, high=1)`` is not."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return (low + (high - low) * torch.rand(shape, generator=generator)).to(device)
+
+    normal.uniform = uniform
+    return normal
+
+
+def relative_error(result: Tensor, truth: Tensor) -> float:
+    """Largest difference over largest value."""
+    difference = (result.detach().double() - truth.detach()).abs().max()
+    return float(difference / truth.detach().abs().max().clamp(min=1e-30))

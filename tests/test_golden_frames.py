@@ -1,0 +1,57 @@
+"""The shipped weights render the same frames as before the code was reorganized.
+
+``golden/frames.safetensors`` holds a source (a public-domain portrait), three speech windows, three head poses, and the
+frames that PyTorch's own operators rendered of them in float32, every fourth pixel in both directions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from s3dnerf.models.s3dnerf import Portrait
+from s3dnerf.ops.backend import VARIABLE
+from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.rendering.backdrop import show_scene
+from s3dnerf.rendering.rays import Camera
+
+GOLDEN = Path(__file__).parent / "golden" / "frames.safetensors"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TalkingHeadPipeline:
+    return TalkingHeadPipeline.from_pretrained(device="cpu")
+
+
+def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
+    """Frames ``[3, 3, S, S]`` of the three poses."""
+    model = pipeline.model
+    camera = Camera(data["rotation"], data["scale"], data["center"])
+    image, matte = data["image"].float() / 255.0, data["matte"].float() / 255.0
+    portrait = Portrait(image, camera, data["landmarks"], data["eyes"], matte)
+    identity = model.trust_portrait(model.encode_identity(portrait))
+    face = SimpleNamespace(image=data["image"][0].permute(1, 2, 0).numpy())
+    backdrop = pipeline.make_backdrop(face, identity)
+    identity = identity.expand(3)
+    motion = model.articulate(model.encode_speech(identity, data["windows"].float() / 32767.0))
+    camera = Camera(data["frame_rotation"], data["frame_scale"], data["frame_center"])
+    codes = model.drive(identity, motion, model.articulate_eyes(identity, data["frame_eyes"]), camera)
+    rendering = model.render(identity, codes, camera)
+    return show_scene(backdrop, rendering.image.clamp(0.0, 1.0), rendering.flow, rendering.alpha)
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "auto"])
+def test_frames_are_the_same(pipeline, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv(VARIABLE, backend)
+    monkeypatch.setattr(pipeline, "autocast", lambda: torch.autocast("cpu", enabled=False))
+    data = load_file(GOLDEN)
+    with torch.inference_mode():
+        frames = render(pipeline, data)[:, :, ::4, ::4]
+    difference = (frames - data["frames"]).abs()
+    assert difference.mean() < 1e-6
+    assert difference.max() < 1e-5
