@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s3dnerf.config import load_config
-    from s3dnerf.models.s3dnerf import S3DNeRF
+    from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
     from s3dnerf.pipeline import TalkingHeadPipeline
 
 __version__ = "0.1.0"
 __all__ = ["S3DNeRF", "TalkingHeadPipeline", "__version__", "load_config"]
 
 _HOMES = {
-    "S3DNeRF": "s3dnerf.models.s3dnerf",
+    "S3DNeRF": "s3dnerf.models.s3dnerf.s3dnerf",
     "TalkingHeadPipeline": "s3dnerf.pipeline",
     "load_config": "s3dnerf.config",
 }

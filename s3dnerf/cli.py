@@ -268,8 +268,8 @@ def run_train_sync(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.lip_sync import evaluate_discriminator, format_reports, write_offsets
     from s3dnerf.evaluation.sync_offset import evaluate_offsets, format_offset_scores
     from s3dnerf.media.files import check_output, refuse_inputs
-    from s3dnerf.models.lip_sync import SHIPPED, load_discriminator
-    from s3dnerf.training.lip_sync import SyncConfig, train_sync
+    from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
+    from s3dnerf.training.sync import SyncConfig, train_sync
 
     config = load_config(SyncConfig, options.config, options.settings)
     if options.help:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from s3dnerf.models.s3dnerf import Identity, Rendering, S3DNeRF
+from s3dnerf.models.s3dnerf.identity import Identity, Rendering
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.structures import Camera
 
 LEARNING_RATE = 1e-2
 SIZE_WEIGHT = 1e-2
@@ -39,7 +40,6 @@ def fit_identity(
         autocast: mixed precision, if any.
     """
     generator = torch.Generator().manual_seed(seed)
-    portrait = identity.portrait
     planes = [torch.zeros_like(plane, requires_grad=True) for plane in identity.appearance.planes]
     detail = torch.zeros_like(identity.appearance.detail, requires_grad=True)
     residuals = [*planes, detail]
@@ -48,10 +48,10 @@ def fit_identity(
     model.requires_grad_(False)
     try:
         for _ in tqdm(range(steps), desc="fitting the portrait", leave=False):
-            camera = turn_camera(portrait.camera, generator)
+            camera = turn_camera(identity.camera, generator)
             with autocast or torch.autocast("cpu", enabled=False):
                 fitted = add_residuals(identity, planes, detail)
-                loss = compare_with_portrait(render_still(model, fitted, portrait.camera), portrait.image)
+                loss = compare_with_portrait(render_still(model, fitted, identity.camera), identity.image)
                 with torch.no_grad():
                     before = render_still(model, identity, camera)
                 after = render_still(model, fitted, camera)
@@ -75,8 +75,7 @@ def add_residuals(identity: Identity, planes: list[Tensor], detail: Tensor) -> I
 
 def render_still(model: S3DNeRF, identity: Identity, camera: Camera) -> Rendering:
     """Render the portrait's own expression under ``camera``."""
-    codes = model.drive(identity, identity.state, identity.portrait.eyes, camera)
-    return model.render(identity, codes, camera)
+    return model(identity, identity.source_motion, identity.eyes, camera)
 
 
 def compare_with_portrait(rendering: Rendering, image: Tensor) -> Tensor:

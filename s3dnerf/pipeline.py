@@ -30,7 +30,7 @@ from s3dnerf.data.prepare import follow_head, track_video
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import choose_crop, fit_picture, paste_crop
-from s3dnerf.face.landmarks import POINT_COUNT, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.limits import hold_motion
 from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
 from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_to_and_fro, transfer_motion, turn_head
@@ -43,6 +43,7 @@ from s3dnerf.face.motion_state import (
     read_state,
     write_state,
 )
+from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import Face, crop_face, find_face
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
@@ -60,20 +61,20 @@ from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
-from s3dnerf.models.deformation_field import PositionFeatures
-from s3dnerf.models.pretrained import load_model
-from s3dnerf.models.s3dnerf import Identity, ModelConfig, Portrait, S3DNeRF
+from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
+from s3dnerf.models.s3dnerf.identity import Identity
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import check_options, parse_color
-from s3dnerf.rendering.backdrop import Backdrop, show_scene
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.rendering.background import Background
+from s3dnerf.structures import Camera, Source
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
 FRAMES_WAITING = 8
 """Rendered frames that may wait to be written."""
-HEARD_TOGETHER = 64
+AUDIO_BATCH = 64
 """Windows of speech that are encoded at once."""
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
@@ -212,7 +213,7 @@ class TalkingHeadPipeline:
             checkpoint = SHIPPED_WEIGHTS
         elif is_folder(Path(checkpoint) / "model"):
             checkpoint = Path(checkpoint) / "model"
-        return cls(load_model(S3DNeRF, ModelConfig, checkpoint), place, fit_steps=fit_steps)
+        return cls(S3DNeRF.load(checkpoint), place, fit_steps=fit_steps)
 
     def __call__(
         self,
@@ -261,7 +262,7 @@ class TalkingHeadPipeline:
             poses = self.choose_motion(turn_head(found.pose, *turn), pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
-            backdrop = self.make_backdrop(found, identity, color)
+            background = self.make_background(found, identity, color)
         picture, box = found.picture, found.crop
         if framing == "picture":
             picture, box = fit_picture(picture, box, LARGEST_SIDE, MOST_PIXELS)
@@ -282,7 +283,7 @@ class TalkingHeadPipeline:
 
         def show() -> Iterator[np.ndarray]:
             with timer("hearing the speech"):
-                motion = self.hear(identity, audio, level)
+                motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             if start is None:
                 track, eyes = poses(0), blinks
@@ -293,7 +294,7 @@ class TalkingHeadPipeline:
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, motion, *kept, timer, backdrop)
+            rendered = self.render_frames(identity, motion, *kept, timer, background)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
@@ -364,40 +365,39 @@ class TalkingHeadPipeline:
         found = replace(found, pose=pose[:1])
 
         identity = self.encode_identity(found, seed)
-        backdrop = self.make_backdrop(found, identity)
+        background = self.make_background(found, identity)
         sound = audio or video
-        heard = self.hear(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
+        heard = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
         if freeze_mouth:
             heard = repeat(heard[0])
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
-        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), backdrop):
+        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
             yield paste_crop(first, frame, box)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
         """Encode a portrait, and adapt what was encoded to it if that is wanted."""
         with torch.no_grad(), self.autocast():
-            identity = self.model.encode_identity(make_portrait(face, self.device))
-            identity = self.model.trust_portrait(identity)
+            identity = self.model.encode_identity(make_source(face, self.device))
+            identity = self.model.prepare_identity(identity)
         if self.fit_steps == 0:
             return identity
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
 
-    def make_backdrop(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Backdrop:
+    def make_background(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Background:
         """Tell a portrait's person and scene apart; a ``color [3]`` takes the place of the scene."""
-        portrait = identity.portrait
         with torch.inference_mode(), self.autocast():
-            alpha = render_still(self.model, identity, portrait.camera).alpha.float()
+            alpha = render_still(self.model, identity, identity.camera).alpha.float()
         if color is None:
             # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
-            person = unseen = downsample(self.to_picture(widen_matte(portrait.matte[0, 0].cpu().numpy())), 2)
+            person = unseen = downsample(self.to_picture(widen_matte(identity.matte[0, 0].cpu().numpy())), 2)
             hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
             scene = self.to_picture(paint_behind(face.image, hidden))
         else:
-            scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(portrait.image)
-            person = portrait.matte
+            scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(identity.image)
+            person = identity.matte
             unseen = torch.zeros_like(person)
-        return Backdrop(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
+        return Background(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
 
     def to_picture(self, array: np.ndarray) -> torch.Tensor:
         """Take ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
@@ -424,7 +424,7 @@ class TalkingHeadPipeline:
             log.warning("%s: %s", path, "; ".join(note for note in notes if note))
         return lambda start=0: iterate_to_and_fro(held.motion, start)
 
-    def hear(
+    def encode_audio(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
     ) -> torch.Tensor:
         """Return the motion codes ``[T, R, code]`` of a whole recording of a known level, ready to render.
@@ -438,12 +438,12 @@ class TalkingHeadPipeline:
         windows = stream_speech_windows(blocks, self.model.config.audio.samples)
         motion = []
         with torch.inference_mode(), self.autocast():
-            while chunk := list(islice(windows, HEARD_TOGETHER)):
+            while chunk := list(islice(windows, AUDIO_BATCH)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
                 motion.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
-            rest = self.model.rest(identity).float()
-        motion = self.model.articulate(torch.cat(motion))
-        return rest.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
+            silence = self.model.encode_silence(identity).float()
+        motion = self.model.prepare_motion(torch.cat(motion))
+        return silence.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
 
     def render_frames(
         self,
@@ -452,34 +452,32 @@ class TalkingHeadPipeline:
         poses: Iterator[HeadPose],
         eyes: Iterator[np.ndarray],
         timer: PhaseTimer,
-        backdrop: Backdrop,
+        background: Background,
     ) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [S, S, 3]`` in small batches, until the motion ``[R, code]`` or the poses end."""
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
-            points = self.model.deformation_field.describe_lattice()
+            lattice = self.model.deformation_field.encode_lattice()
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, chunk, points, backdrop)
+                frames = self.render_batch(identity, chunk, lattice, background)
             yield from frames
 
     def render_batch(
         self,
         identity: Identity,
         chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
-        points: PositionFeatures,
-        backdrop: Backdrop,
+        lattice: PositionFeatures,
+        background: Background,
     ) -> np.ndarray:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
         motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.expand(len(chunk))
         camera = make_camera(join_poses(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
-        openness = self.model.articulate_eyes(identity, openness)
-        codes = self.model.drive(identity, torch.stack(motion), openness, camera)
-        rendering = self.model.render(identity, codes, camera, lattice_points=points)
-        image = show_scene(backdrop, rendering.image.clamp(0.0, 1.0), rendering.flow, rendering.alpha)
-        return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        openness = self.model.prepare_eyes(identity, openness)
+        rendering = self.model(identity, torch.stack(motion), openness, camera, lattice=lattice, background=background)
+        return (255.0 * rendering.image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def autocast(self) -> torch.autocast:
         """Return the context of mixed precision: bfloat16 where the hardware has it, float32 elsewhere."""
@@ -552,12 +550,12 @@ def measure_peak_memory() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def make_portrait(face: Face, device: torch.device) -> Portrait:
+def make_source(face: Face, device: torch.device) -> Source:
     """Return a face as a batch of one portrait."""
     image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
     matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]
-    return Portrait(image, make_camera(face.pose, device), landmarks, eyes, matte)
+    return Source(image, make_camera(face.pose, device), landmarks, eyes, matte)
 
 
 def make_camera(pose: HeadPose, device: torch.device) -> Camera:

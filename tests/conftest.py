@@ -35,7 +35,7 @@ DRAWN_CLIPS = (
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real clips, portraits and recordings: S3DNERF_TEST_DATA, or one beside the repository."""
+    """The folder of real clips, sources and recordings: S3DNERF_TEST_DATA, or one beside the repository."""
     folder = Path(os.environ.get("S3DNERF_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"the real clips are not there (S3DNERF_TEST_DATA names their folder; looked in {folder})")

@@ -11,10 +11,11 @@ from torch import Tensor
 from s3dnerf.data.dataset import Batch
 from s3dnerf.errors import UserError
 from s3dnerf.fitting import add_residuals, compare_with_portrait, fit_identity, render_still, turn_camera
-from s3dnerf.models.s3dnerf import Identity, S3DNeRF, map_tensors
+from s3dnerf.models.s3dnerf.identity import Identity
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.rendering.rays import Camera
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.structures import Camera, map_tensors
+from s3dnerf.training.settings import S3DNeRFConfig
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,12 @@ def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
 @pytest.fixture(scope="module")
 def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
     with torch.no_grad():
-        return map_tensors(model.encode_identity(drawn_batch.portraits), lambda x: x[:1])
+        return map_tensors(model.encode_identity(drawn_batch.sources), lambda x: x[:1])
 
 
 def measure(model: S3DNeRF, identity: Identity) -> Tensor:
     with torch.no_grad():
-        return compare_with_portrait(render_still(model, identity, identity.portrait.camera), identity.portrait.image)
+        return compare_with_portrait(render_still(model, identity, identity.camera), identity.image)
 
 
 def test_the_portrait_is_rendered_more_like_its_photograph(model: S3DNeRF, identity: Identity) -> None:
@@ -47,14 +48,14 @@ def test_the_portrait_is_rendered_more_like_its_photograph(model: S3DNeRF, ident
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not any(plane.requires_grad for plane in fitted.appearance.planes)
     # Only what is looked up in the portrait is fitted, not how it moves.
-    assert torch.equal(fitted.state, identity.state) and fitted.regions is identity.regions
+    assert torch.equal(fitted.source_motion, identity.source_motion) and fitted.regions is identity.regions
 
 
 def test_from_other_sides_it_stays_nearer_to_itself_than_it_moved_in_front(model: S3DNeRF, identity: Identity) -> None:
     fitted = fit_identity(model, identity, 40)
     changes = []
     for seed in range(4):
-        camera = turn_camera(identity.portrait.camera, torch.Generator().manual_seed(100 + seed))
+        camera = turn_camera(identity.camera, torch.Generator().manual_seed(100 + seed))
         with torch.no_grad():
             one, other = (render_still(model, each, camera).image for each in (identity, fitted))
         changes.append((one - other).abs().mean().item())

@@ -1,6 +1,6 @@
 """The shipped weights render the same frames as before the code was reorganized.
 
-``golden/frames.safetensors`` holds a source (a public-domain portrait), three speech windows, three head poses, and the
+``golden/frames.safetensors`` holds a source (a public-domain source), three speech windows, three head poses, and the
 frames that PyTorch's own operators rendered of them in float32, every fourth pixel in both directions.
 """
 
@@ -14,11 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from s3dnerf.models.s3dnerf import Portrait
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.rendering.backdrop import show_scene
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.structures import Camera, Source
 
 GOLDEN = Path(__file__).parent / "golden" / "frames.safetensors"
 
@@ -33,16 +31,15 @@ def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
     model = pipeline.model
     camera = Camera(data["rotation"], data["scale"], data["center"])
     image, matte = data["image"].float() / 255.0, data["matte"].float() / 255.0
-    portrait = Portrait(image, camera, data["landmarks"], data["eyes"], matte)
-    identity = model.trust_portrait(model.encode_identity(portrait))
+    source = Source(image, camera, data["landmarks"], data["eyes"], matte)
+    identity = model.prepare_identity(model.encode_identity(source))
     face = SimpleNamespace(image=data["image"][0].permute(1, 2, 0).numpy())
-    backdrop = pipeline.make_backdrop(face, identity)
+    background = pipeline.make_background(face, identity)
     identity = identity.expand(3)
-    motion = model.articulate(model.encode_speech(identity, data["windows"].float() / 32767.0))
+    motion = model.prepare_motion(model.encode_speech(identity, data["windows"].float() / 32767.0))
     camera = Camera(data["frame_rotation"], data["frame_scale"], data["frame_center"])
-    codes = model.drive(identity, motion, model.articulate_eyes(identity, data["frame_eyes"]), camera)
-    rendering = model.render(identity, codes, camera)
-    return show_scene(backdrop, rendering.image.clamp(0.0, 1.0), rendering.flow, rendering.alpha)
+    eyes = model.prepare_eyes(identity, data["frame_eyes"])
+    return model(identity, motion, eyes, camera, background=background).image
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "auto"])

@@ -19,11 +19,11 @@ from s3dnerf import cli, limits
 from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
 from s3dnerf.media.image import write_image
-from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.options import name_output
 from s3dnerf.paths import is_file, is_folder
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.training.settings import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")

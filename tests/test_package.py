@@ -17,9 +17,9 @@ PACKAGE = Path(s3dnerf.__file__).parent
 FLOORS = (
     {
         *("config", "constraints", "limits", "options", "render_options", "paths", "hub"),
-        *("errors", "failures", "interruption", "media", "backend", "device", "metrics", "precision"),
+        *("errors", "failures", "interruption", "media", "ops", "device", "metrics", "precision"),
     },
-    {"encoding", "rendering", "face"},
+    {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
     {"training", "fitting", "pipeline"},
     {"evaluation"},

@@ -30,10 +30,11 @@ from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
-from s3dnerf.metrics import measure_psnr
-from s3dnerf.models.s3dnerf import S3DNeRF
-from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo, parse_color
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.metrics.image import measure_psnr
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
+from s3dnerf.render_options import parse_color
+from s3dnerf.training.settings import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 SIDE = 64
@@ -634,9 +635,9 @@ import resource, sys
 import numpy as np
 import torch
 from s3dnerf.config import load_config
-from s3dnerf.models.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.training.settings import S3DNeRFConfig
 
 torch.set_num_threads(1)
 folder = sys.argv[1]

@@ -13,9 +13,10 @@ import torch
 from s3dnerf.config import check_config, dotted_names, from_dict, load_config, to_dict
 from s3dnerf.data.dataset import Batch
 from s3dnerf.errors import UserError
-from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF
-from s3dnerf.training import S3DNeRFConfig
-from s3dnerf.training.lip_sync import SyncConfig
+from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.sync import SyncConfig
 from s3dnerf.training.trainer import Trainer
 
 SCHEMAS = (S3DNeRFConfig, SyncConfig)
@@ -40,7 +41,7 @@ SETTINGS = [(schema, name) for schema in SCHEMAS for name in list_settings(schem
 
 
 def test_there_are_as_many_settings_as_documented() -> None:
-    assert [len(list_settings(schema)) for schema in SCHEMAS] == [122, 46]
+    assert [len(list_settings(schema)) for schema in SCHEMAS] == [108, 46]
 
 
 @pytest.mark.parametrize(("schema", "name"), SETTINGS, ids=[f"{schema.__name__}.{name}" for schema, name in SETTINGS])
@@ -73,7 +74,7 @@ REFUSED = {
     "seed": (-1, 2**63, 1.5),
     "train.steps": (-1, "many"),
     "train.batch_size": (0, -2),
-    "train.movement_every": (0,),
+    "train.motion_interval": (0,),
     "train.learning_rate": (0, -1e-3),
     "train.grid_learning_rate": (-1e-3,),
     "train.weight_decay": (-0.1,),
@@ -110,7 +111,6 @@ REFUSED = {
     "adversarial.network.side": (0, 60),
     "model.ray_size": (0, 2, 6, 63, 4096),
     "model.samples": (0,),
-    "model.fovea.mouth": ([1.1, 0.2], [-0.1, 0.2], [0.2]),
     "model.appearance.widths": ([16, 40, 64, 0], [16, 40, 64], [1, 2, 3, 4, 5]),
     "model.appearance.plane_channels": (0,),
     "model.audio.window": (0, 7000, 10**6),
@@ -126,21 +126,16 @@ REFUSED = {
     "model.deformation.hidden": (0, 1),
     "model.deformation.ambient": (0,),
     "model.deformation.smoothing": (-1,),
-    "model.deformation.portrait_trust": (1.5, -0.1),
-    "model.deformation.lattice.size": ([1, 96, 6], [44, 96], [44, 0, 6], [10**6, 2, 2]),
-    "model.deformation.lattice.reach": ([0, 1, 1], [-1, 1, 1], [1e-9, 1, 1]),
-    "model.deformation.lattice.focus": ([0, 1, 1],),
+    "model.deformation.source_expression_scale": (1.5, -0.1),
+    "model.deformation.lattice_size": ([1, 96, 6], [44, 96], [44, 0, 6], [10**6, 2, 2]),
     "model.deformation.grid.levels": (0,),
     "model.deformation.grid.log2_hashmap_size": (0, 40),
     "model.deformation.grid.finest_resolution": (0, 4),
     "model.radiance.hidden": (0,),
     "model.radiance.features": (0,),
-    "model.super_resolution.kept_detail": (1.1, -0.1),
     "model.super_resolution.widths": ([0, 64, 64], [32, 64]),
     "model.mouth.types": (0,),
     "model.mouth.frequencies": (-1, 100),
-    "model.surface.radii": ([0, 1, 1],),
-    "model.surface.inner_margin": (0,),
 }
 
 
@@ -242,7 +237,6 @@ def test_files_that_are_no_settings_are_refused(text: str, tmp_path: Path) -> No
 
 SMALLEST = {
     "samples": 1,
-    "fovea": {"mouth": [0, 0], "eye": [0, 0]},
     "appearance": {"widths": [1, 1, 1, 1], "plane_channels": 1},
     "audio": {"window": 640, "context": 320, "width": 8, "dropout": 0, "logmel": {"hop": 320, "bands": 1}},
     "deformation": {
@@ -252,12 +246,11 @@ SMALLEST = {
         "code_width": 1,
         "ambient": 1,
         "grid": {"levels": 1, "features": 1, "log2_hashmap_size": 1, "base_resolution": 1, "finest_resolution": 1},
-        "lattice": {"size": [2, 2, 2], "reach": [0.01, 0.01, 0.01], "focus": [0.01, 0.01, 0.01]},
+        "lattice_size": [2, 2, 2],
     },
     "radiance": {"hidden": 1, "features": 1},
     "super_resolution": {"widths": [1, 1, 1]},
     "mouth": {"hidden": 1, "frequencies": 0, "types": 1, "type_width": 1},
-    "surface": {"radii": [0.01, 0.01, 0.01], "inner_margin": 0.01, "outer_margin": 0.01},
 }
 """The lower end of every range."""
 
@@ -269,8 +262,7 @@ def test_the_smallest_model_that_is_allowed_renders(
     model = S3DNeRF(config).eval()
     frames = drawn_batch.frames
     with torch.inference_mode():
-        identity = model.encode_identity(drawn_batch.portraits).repeat(drawn_batch.frames_per_portrait)
+        identity = model.encode_identity(drawn_batch.sources).repeat(drawn_batch.frames_per_source)
         motion = model.encode_speech(identity, frames.speech)
-        codes = model.drive(identity, motion, frames.eyes, frames.camera)
-        image = model.render(identity, codes, frames.camera).image
+        image = model(identity, motion, frames.eyes, frames.camera).image
     assert image.shape == frames.image.shape and torch.isfinite(image).all()

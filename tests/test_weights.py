@@ -20,11 +20,11 @@ from s3dnerf.face.regions import measure_lip_opening
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
-from s3dnerf.models.mouth_interior import MouthTones
-from s3dnerf.models.s3dnerf import LIPS_APART
-from s3dnerf.pipeline import PhaseTimer, TalkingHeadPipeline, make_portrait
-from s3dnerf.rendering.mouth import MouthOpening
-from s3dnerf.training.losses import measure_openings
+from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
+from s3dnerf.models.s3dnerf.s3dnerf import LIPS_APART
+from s3dnerf.pipeline import PhaseTimer, TalkingHeadPipeline, make_source
+from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.training.losses import lip_openings
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
@@ -55,7 +55,7 @@ def read_windows(shipped: TalkingHeadPipeline, path: Path = SPEECH) -> np.ndarra
 
 def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
     """Where the model puts the lips: their opening in head units, one value for each window."""
-    model, portrait = shipped.model, make_portrait(face, shipped.device)
+    model, portrait = shipped.model, make_source(face, shipped.device)
     with torch.inference_mode():
         identity = model.encode_identity(portrait)
 
@@ -63,7 +63,7 @@ def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) ->
             repeated = identity.repeat(len(chunk))
             motion = model.encode_speech(repeated, chunk)
             codes = model.drive(repeated, motion, repeated.portrait.eyes, repeated.portrait.camera)
-            return measure_openings(model.locate_landmarks(repeated, codes, repeated.portrait.landmarks + LIPS_APART))
+            return lip_openings(model.locate_landmarks(repeated, codes, repeated.portrait.landmarks + LIPS_APART))
 
         return torch.cat([measure(chunk) for chunk in torch.from_numpy(windows).split(25)]).numpy()
 
@@ -99,7 +99,7 @@ def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray
     with torch.inference_mode():
         motion = shipped.model.encode_speech(identity.repeat(len(windows)), torch.from_numpy(windows))
     poses, eyes = repeat(face.pose, len(windows)), repeat(face.eyes)
-    backdrop = shipped.make_backdrop(face, identity)
+    backdrop = shipped.make_background(face, identity)
     return np.stack(list(shipped.render_frames(identity, iter(motion), poses, eyes, PhaseTimer(), backdrop)))
 
 
@@ -135,7 +135,7 @@ def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHea
     opening = MouthOpening(torch.ones_like(upper), across.flatten()[None], upper, lower, upper, *sizes)
     for skin in (torch.tensor([[0.85, 0.65, 0.55]]), torch.tensor([[0.45, 0.3, 0.25]])):
         lips, seam = skin * torch.tensor([[0.9, 0.7, 0.75]]), skin * torch.tensor([[0.6, 0.4, 0.45]])
-        tones = MouthTones(skin, lips, seam, torch.zeros(1))
+        tones = MouthColors(skin, lips, seam, torch.zeros(1))
         with torch.inference_mode():
             colors = shipped.model.mouth_interior(opening, tones)
         light = colors.mean(1) / skin.mean()

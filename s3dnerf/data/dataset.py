@@ -28,11 +28,10 @@ from s3dnerf.face.camera import HeadPose, to_head
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.optical_flow import measure_flow
-from s3dnerf.models.s3dnerf import Portrait
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.structures import Camera, Source
 
 NEAR_FRAMES = 5
-"""Frames between a portrait and a frame that was taken at about the same moment, at most."""
+"""Frames between a source and a frame that was taken at about the same moment, at most."""
 
 
 MOST_WORKERS = 1024
@@ -56,12 +55,12 @@ class DataConfig:
     val_split: Text = "val"
     """Clips of this split (other people) are only validated on; without any, training goes without validation."""
     frames: PositiveInt = 2
-    """Frames of the same clip rendered from each portrait of a batch."""
+    """Frames of the same clip rendered from each source of a batch."""
     near_share: Share = 0.25
-    """Share of the portraits that were taken within a fifth of a second of a frame to be rendered: where little has
+    """Share of the sources that were taken within a fifth of a second of a frame to be rendered: where little has
     changed, the photograph is right as it is."""
     run_every: NonNegativeInt = 4
-    """Every so many batches, the frames are consecutive ones of a single portrait, for losses that look at lips in
+    """Every so many batches, the frames are consecutive ones of a single source, for losses that look at lips in
     motion; 0 for never."""
     run_frames: PositiveInt = 5
     """Frames in such a run."""
@@ -109,7 +108,7 @@ class Frames:
     speaks: Tensor
     """``[B]`` bool: the clip has sound that is in step with the picture."""
     flow: Tensor | None = None
-    """``[B, 2, S/2, S/2]`` where in the portrait what a pixel shows is, minus where it is here (image coordinates)."""
+    """``[B, 2, S/2, S/2]`` where in the source what a pixel shows is, minus where it is here (image coordinates)."""
     trust: Tensor | None = None
     """``[B, 1, S/2, S/2]`` in [0, 1]: how far that can be trusted."""
 
@@ -118,13 +117,13 @@ class Frames:
 class Batch:
     """One training step."""
 
-    portraits: Portrait
+    sources: Source
     """``batch_size / frames`` items, or one."""
     frames: Frames
-    """``batch_size`` items, those of a portrait in a row, or a run of ``run_frames`` consecutive ones."""
-    portrait_displacement: Tensor
-    """``[B, P, 3]`` landmarks of the portraits minus the person's mean face."""
-    speakers: Portrait
+    """``batch_size`` items, those of a source in a row, or a run of ``run_frames`` consecutive ones."""
+    source_displacement: Tensor
+    """``[B, P, 3]`` landmarks of the sources minus the person's mean face."""
+    speakers: Source
     """``sequences`` items."""
     speaker_displacement: Tensor
     """The same of the speakers."""
@@ -135,9 +134,9 @@ class Batch:
     """Whether the frames are a run."""
 
     @property
-    def frames_per_portrait(self) -> int:
-        """How many frames are rendered from each portrait."""
-        return len(self.frames.eyes) // len(self.portraits.eyes)
+    def frames_per_source(self) -> int:
+        """How many frames are rendered from each source."""
+        return len(self.frames.eyes) // len(self.sources.eyes)
 
 
 @dataclass(frozen=True)
@@ -172,9 +171,9 @@ class TalkingFaceDataset(Dataset):
     ) -> None:
         if batch_size % config.frames:
             cure = f"make train.batch_size a multiple of data.frames ({config.frames})"
-            raise UserError("train.batch_size", f"{batch_size} frames cannot share portraits evenly", cure)
+            raise UserError("train.batch_size", f"{batch_size} frames cannot share sources evenly", cure)
         self.config, self.image_size, self.window = config, image_size, window
-        self.portraits = batch_size // config.frames
+        self.sources = batch_size // config.frames
         self.seed, self.augment = seed, augment
         folders = list_clips(config.root, split)
         if not folders:
@@ -199,41 +198,41 @@ class TalkingFaceDataset(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
-        portraits, frames = [], []
+        sources, frames = [], []
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
-        for _ in range(1 if is_run else self.portraits):
+        for _ in range(1 if is_run else self.sources):
             track = draw_track(self.speakers if is_run else self.people, self.config.person_power, rng)
             if is_run:
                 shown = rng.integers(track.clip.frames - self.config.run_frames) + np.arange(self.config.run_frames)
             else:
                 shown = rng.choice(track.frames, self.config.frames, p=track.chances)
-            chosen = np.concatenate([[self.draw_portrait(track, shown[0], rng)], shown])
+            chosen = np.concatenate([[self.draw_source(track, shown[0], rng)], shown])
             view = self.augment_view(self.read_view(track, chosen, with_speech=True), rng)
-            portraits.append(view.take([0]))
+            sources.append(view.take([0]))
             frames.append(follow_pixels(view.take(range(1, len(chosen))), view.pixels[0]))
         speakers, sequences = [], []
         for _ in range(self.config.sequences):
             speaker, sequence = self.draw_sequence(rng)
             speakers.append(speaker)
             sequences.append(sequence)
-        portrait, speaker = View.join(portraits), View.join(speakers)
+        source, speaker = View.join(sources), View.join(speakers)
         return Batch(
-            portraits=make_portrait(portrait),
+            sources=make_source(source),
             frames=make_frames(View.join(frames)),
-            portrait_displacement=_tensor(portrait.displacement),
-            speakers=make_portrait(speaker),
+            source_displacement=_tensor(source.displacement),
+            speakers=make_source(speaker),
             speaker_displacement=_tensor(speaker.displacement),
             sequences=make_frames(View.join(sequences)),
             is_run=is_run,
         )
 
-    def draw_portrait(self, track: Track, shown: int, rng: np.random.Generator) -> int:
-        """Draw the portrait from the whole clip or, now and then, from the moments around a frame."""
+    def draw_source(self, track: Track, shown: int, rng: np.random.Generator) -> int:
+        """Draw the source from the whole clip or, now and then, from the moments around a frame."""
         near = track.frames[np.abs(track.frames - shown) <= NEAR_FRAMES]
         return int(rng.choice(near if rng.random() < self.config.near_share else track.frames))
 
     def draw_sequence(self, rng: np.random.Generator) -> tuple[View, View]:
-        """Draw a portrait and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
+        """Draw a source and a stretch of the same clip; augmentation slows the stretch or speeds it up a little."""
         track = draw_track(self.speakers, self.config.person_power, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(0.9, 1.1) if self.augment else 1.0
@@ -245,12 +244,12 @@ class TalkingFaceDataset(Dataset):
         sequence = interpolate_view(track, times)
         speech = augment_speech(track.speech, times[0], tempo, count, self.window, rng if self.augment else None)
         sequence = sequence.with_speech(speech)
-        portrait = self.read_view(track, rng.choice(track.frames, 1), with_speech=False)
+        source = self.read_view(track, rng.choice(track.frames, 1), with_speech=False)
         if self.augment:
-            portrait = jitter_view(portrait, rng)
+            source = jitter_view(source, rng)
             if rng.random() < 0.5:
-                portrait, sequence = flip_view(portrait), flip_view(sequence)
-        return portrait, sequence
+                source, sequence = flip_view(source), flip_view(sequence)
+        return source, sequence
 
     def augment_view(self, view: View, rng: np.random.Generator) -> View:
         """Mirror half of the views and change their colors, all frames of a view alike."""
@@ -436,9 +435,9 @@ def jitter_view(view: View, rng: np.random.Generator) -> View:
     return view.with_pixels(jitter_colors(view.pixels, rng), view.matte)
 
 
-def follow_pixels(view: View, portrait: np.ndarray) -> View:
-    """Measure the optical flow from all frames of a view to a portrait ``[S, S, 3]``."""
-    flow, trust = zip(*(measure_flow(frame, portrait) for frame in view.pixels), strict=True)
+def follow_pixels(view: View, source: np.ndarray) -> View:
+    """Measure the optical flow from all frames of a view to a source ``[S, S, 3]``."""
+    flow, trust = zip(*(measure_flow(frame, source) for frame in view.pixels), strict=True)
     return View(**{**vars(view), "flow": np.stack(flow), "trust": np.stack(trust)})
 
 
@@ -447,10 +446,10 @@ def make_camera(view: View | HeadPose) -> Camera:
     return Camera(_tensor(view.rotation), _tensor(view.scale), _tensor(view.center))
 
 
-def make_portrait(view: View) -> Portrait:
-    """Return a view's frames as portraits."""
+def make_source(view: View) -> Source:
+    """Return a view's frames as sources."""
     matte = _tensor(view.matte[:, None]) / 255.0
-    return Portrait(_image(view.pixels), make_camera(view), _tensor(view.landmarks), _tensor(view.eyes), matte)
+    return Source(_image(view.pixels), make_camera(view), _tensor(view.landmarks), _tensor(view.eyes), matte)
 
 
 def make_frames(view: View) -> Frames:

@@ -33,7 +33,7 @@ from s3dnerf.face.registration import SIDE, register_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
 from s3dnerf.media.files import check_output, make_folder, refuse_inputs
 from s3dnerf.media.video import probe_video, stream_frames
-from s3dnerf.models.lip_sync import CROPPED_SIDE
+from s3dnerf.models.sync_discriminator import CROPPED_SIDE
 
 LONGEST_GAP = 5
 """Frames without a face that are interpolated; longer gaps are marked as not valid."""

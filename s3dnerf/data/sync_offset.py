@@ -15,14 +15,14 @@ import torch
 
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, measure_level, speech_gain
-from s3dnerf.models.lip_sync import (
-    LipSyncDiscriminator,
+from s3dnerf.models.sync_discriminator import (
+    SyncDiscriminator,
     embed_moments,
     embed_video,
     load_discriminator,
     score_embeddings,
 )
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.structures import Camera
 
 REACH = 10
 """Largest offset that is searched, frames to either side (0.4 s)."""
@@ -101,7 +101,7 @@ def label_offset(found: SyncOffset) -> str:
 
 
 def measure_offset(
-    model: LipSyncDiscriminator, frames: Iterable[np.ndarray], pose: HeadPose, speech: np.ndarray, valid: np.ndarray
+    model: SyncDiscriminator, frames: Iterable[np.ndarray], pose: HeadPose, speech: np.ndarray, valid: np.ndarray
 ) -> SyncOffset:
     """Measure by how many frames the sound of a clip comes late, over the whole clip.
 
@@ -157,6 +157,6 @@ def shift_speech(speech: np.ndarray, offset: int) -> np.ndarray:
 
 
 @cache
-def _load_once() -> LipSyncDiscriminator:
+def _load_once() -> SyncDiscriminator:
     """Load the shipped discriminator, once in a process: that takes as long as measuring a short clip."""
     return load_discriminator()

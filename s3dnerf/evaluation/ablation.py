@@ -273,7 +273,7 @@ def describe_settings(configs: Mapping[str, S3DNeRFConfig], protocol: Protocol) 
     return {
         "frames of": f"{some.model.image_size} pixels",
         "steps": some.train.steps,
-        "of these for movement alone": some.train.movement_steps,
+        "of these for movement alone": some.train.motion_steps,
         "batch": some.train.batch_size,
         **_describe_protocol(protocol),
     }

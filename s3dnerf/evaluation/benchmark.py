@@ -30,11 +30,11 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter
 from s3dnerf.metrics import measure_psnr
 from s3dnerf.models import s3dnerf as model_module
-from s3dnerf.models.deformation_field import CrossModalFacialDeformationField
 from s3dnerf.models.layers import ResidualBlock
-from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
-from s3dnerf.models.s3dnerf import S3DNeRF
-from s3dnerf.models.super_resolution import SuperResolution
+from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformationField
+from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops import backend, limits
 from s3dnerf.ops.composite import composite, composite_reference
 from s3dnerf.ops.deformation import deform, deform_reference
@@ -54,7 +54,7 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("lookup, MLP and compositing, fused", model_module, "render_rays"),
     ("warp of the photograph", model_module, "warp_source_image"),
     ("super-resolution", SuperResolution, "forward"),
-    ("inside of the mouth", S3DNeRF, "open_mouth"),
+    ("inside of the mouth", S3DNeRF, "composite_mouth_interior"),
     ("encoding to mp4", VideoWriter, "write"),
 )
 """Which functions a frame's time is spent in; those that the model does not call are left out of the table."""

@@ -23,7 +23,7 @@ from s3dnerf.paths import is_folder
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import NetworkJudge
-    from s3dnerf.models.lip_sync import LipSyncDiscriminator
+    from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
 OVERVIEW_CLIPS = 24
 """Clips on the overall contact sheet; each of the others still has its own."""
@@ -161,9 +161,9 @@ def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -
     return TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
 
 
-def _load_lip_sync(device: str) -> LipSyncDiscriminator:
+def _load_lip_sync(device: str) -> SyncDiscriminator:
     from s3dnerf.device import choose_device
-    from s3dnerf.models.lip_sync import load_discriminator
+    from s3dnerf.models.sync_discriminator import load_discriminator
 
     return load_discriminator(device=choose_device(device))
 

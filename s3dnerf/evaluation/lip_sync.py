@@ -27,9 +27,9 @@ from s3dnerf.face.registration import TRACKED_SIGMA
 from s3dnerf.media.audio import measure_level, speech_gain
 from s3dnerf.media.files import replace_when_done
 from s3dnerf.media.image import resize_image
-from s3dnerf.models.lip_sync import (
+from s3dnerf.models.sync_discriminator import (
     CROPPED_SIDE,
-    LipSyncDiscriminator,
+    SyncDiscriminator,
     TwoWay,
     embed_moments,
     embed_video,
@@ -38,7 +38,7 @@ from s3dnerf.models.lip_sync import (
     score_offsets,
 )
 from s3dnerf.rendering.rays import Camera
-from s3dnerf.training.lip_sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
+from s3dnerf.training.sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
 
 REACH = 15
 """Offsets searched to either side, frames."""
@@ -71,7 +71,7 @@ class SyncScores:
 
 
 def measure_sync(
-    model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera, speech: np.ndarray, reach: int = REACH
+    model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera, speech: np.ndarray, reach: int = REACH
 ) -> SyncScores:
     """Score a whole video.
 
@@ -99,7 +99,7 @@ def measure_sync(
 
 
 def judge_sync(
-    model: LipSyncDiscriminator, frames: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray
+    model: SyncDiscriminator, frames: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray
 ) -> SyncScores | None:
     """Score a video by its track, cropped as clips are in preparation; None where that cannot be done.
 
@@ -119,9 +119,7 @@ def judge_sync(
     return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
 
 
-def compare_video(
-    model: LipSyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera, speech: np.ndarray
-) -> Tensor:
+def compare_video(model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera, speech: np.ndarray) -> Tensor:
     """Cosines ``[W, W]`` of every five consecutive frames (rows) with the speech around each (columns).
 
     Arguments as of :func:`measure_sync`; ``W = T - 4``, and row and column i belong to frame ``i + 2``.
@@ -149,7 +147,7 @@ class ClipReport:
         return sum(abs(offset - about) <= 1 for offset in self.stretches)
 
 
-def evaluate_discriminator(model: LipSyncDiscriminator, root: Path, split: str) -> list[ClipReport]:
+def evaluate_discriminator(model: SyncDiscriminator, root: Path, split: str) -> list[ClipReport]:
     """Judge the discriminator on the clips of a split that are known to be in step.
 
     Raises:

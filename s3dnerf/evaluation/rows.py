@@ -29,7 +29,7 @@ from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import NetworkJudge, RealClip
-    from s3dnerf.models.lip_sync import LipSyncDiscriminator
+    from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
@@ -82,7 +82,7 @@ class ClipJob:
     seed: int
     pipeline: Reenactor | None
     judge: NetworkJudge | None = None
-    lip_sync: LipSyncDiscriminator | None = None
+    lip_sync: SyncDiscriminator | None = None
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and measure the videos of `rows`. Raises UserError if the clip cannot be used."""

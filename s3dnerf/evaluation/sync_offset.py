@@ -17,7 +17,7 @@ from s3dnerf.data.dataset import Track, can_teach_speech, interpolate_view, make
 from s3dnerf.data.sync_offset import LEAST_MOMENTS, SyncOffset, find_offset, label_offset, shift_speech
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, measure_level, speech_gain
-from s3dnerf.models.lip_sync import LipSyncDiscriminator, embed_moments, embed_video
+from s3dnerf.models.sync_discriminator import SyncDiscriminator, embed_moments, embed_video
 
 LENGTHS = (50, 100, 200, None)
 """Frames of the stretches that are measured; None for whole clips."""
@@ -71,7 +71,7 @@ class OffsetScores:
             self.labelled[stretch.person].append(abs(found.offset - stretch.shift) <= 1)
 
 
-def evaluate_offsets(model: LipSyncDiscriminator, root: Path, split: str, seed: int = 0) -> list[OffsetScores]:
+def evaluate_offsets(model: SyncDiscriminator, root: Path, split: str, seed: int = 0) -> list[OffsetScores]:
     """Measure moved sound, and foreign sound, of the clips of a split that are known to be in step.
 
     Raises:
@@ -89,9 +89,7 @@ def evaluate_offsets(model: LipSyncDiscriminator, root: Path, split: str, seed: 
     return [score_stretches(length, some, rng) for length, some in stretches.items() if some]
 
 
-def cut_stretches(
-    model: LipSyncDiscriminator, track: Track, rng: np.random.Generator
-) -> dict[int | None, list[Stretch]]:
+def cut_stretches(model: SyncDiscriminator, track: Track, rng: np.random.Generator) -> dict[int | None, list[Stretch]]:
     """Cut a clip into stretches of each length, move the sound of each by an amount of its own, and embed them."""
     count, run = track.clip.frames, model.config.frames
     camera = make_camera(interpolate_view(track, np.arange(float(count))))
@@ -110,7 +108,7 @@ def cut_stretches(
     return stretches
 
 
-def embed(model: LipSyncDiscriminator, sound: np.ndarray, moments: int) -> Tensor:
+def embed(model: SyncDiscriminator, sound: np.ndarray, moments: int) -> Tensor:
     """Embed the speech of a clip as preparation does."""
     level = np.float32(speech_gain(measure_level([sound])))
     return embed_moments(model, sound * level, model.config.frames // 2 + np.arange(moments)).cpu()

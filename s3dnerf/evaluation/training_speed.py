@@ -39,7 +39,7 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
     """
     limits.STEPS.require("--steps", steps)
     keep_freed_memory()
-    words = ["--data.root", str(clips), "--data.cache", "false", "--train.movement_steps", "0"]
+    words = ["--data.root", str(clips), "--data.cache", "false", "--train.motion_steps", "0"]
     settings = load_config(S3DNeRFConfig, config, [*words, "--train.device", device])
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     apart = []
@@ -48,7 +48,7 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
         data = trainers["ours"].data
         for step in tqdm(range(steps), desc="steps on both", unit="step"):
             batch, values = data[step], {}
-            kind = "pictures and movement" if step % settings.train.movement_every == 0 else "pictures"
+            kind = "pictures and movement" if step % settings.train.motion_interval == 0 else "pictures"
             for name, trainer in trainers.items():
                 with force_backend(BACKENDS[name]):
                     begin = time.perf_counter()

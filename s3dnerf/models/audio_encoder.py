@@ -80,7 +80,7 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = make_features(config)
+        self.features = make_speech_features(config)
         self.drop_features = nn.Dropout(config.dropout * 2 / 3)
         layers: list[nn.Module] = []
         inputs = self.features.channels
@@ -94,33 +94,33 @@ class AudioEncoder(nn.Module):
             inputs = config.width
         self.network = nn.Sequential(*layers)
 
-    def forward(self, windows: Tensor, run: int = 1) -> Tensor:
+    def forward(self, windows: Tensor, consecutive: int = 1) -> Tensor:
         """Encode windows of speech.
 
         Args:
-            windows: ``[B, samples]`` in [-1, 1], 16 kHz; longer ones are cut about their middle.
-            run: every ``run`` windows belong to consecutive frames; the sound that they share is heard once.
+            windows: ``[B, samples]`` in [-1, 1], 16 kHz; longer ones are cropped about their center.
+            consecutive: every so many windows belong to consecutive frames; the sound that they share is encoded once.
 
         Returns:
             tokens ``a_dri [B, steps, width]``.
         """
-        return self.encode(self.hear(windows, run))
+        return self.encode(self.extract_features(windows, consecutive))
 
-    def hear(self, windows: Tensor, run: int = 1) -> Tensor:
+    def extract_features(self, windows: Tensor, consecutive: int = 1) -> Tensor:
         """Return the speech features of the windows, without the context: ``[B, channels, columns]``."""
         rate = self.features.rate
         columns = self.config.window * rate // SAMPLES_PER_FRAME
         margin = self.config.context * rate // SAMPLES_PER_FRAME
-        features = self.features(join_windows(cut_middle(windows, self.config.samples), run))
+        features = self.features(join_windows(crop_center(windows, self.config.samples), consecutive))
         features = features[..., margin : features.shape[-1] - margin]
         return features.unfold(2, columns, rate).transpose(1, 2).flatten(0, 1)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Turn what :meth:`hear` returned into tokens ``[B, steps, width]``."""
+        """Encode the result of :meth:`extract_features` as tokens ``[B, steps, width]``."""
         return self.network(self.drop_features(features)).transpose(1, 2)
 
 
-def make_features(config: AudioEncoderConfig) -> nn.Module:
+def make_speech_features(config: AudioEncoderConfig) -> nn.Module:
     """Return the speech features that ``config`` names."""
     if config.features == "logmel":
         return LogMel(config.logmel)
@@ -129,15 +129,15 @@ def make_features(config: AudioEncoderConfig) -> nn.Module:
     return Transformer(config.features, config.pretrained)
 
 
-def cut_middle(windows: Tensor, samples: int) -> Tensor:
-    """Cut ``windows [B, n]`` to ``[B, samples]`` about their middle. Raises ValueError for shorter ones."""
+def crop_center(windows: Tensor, samples: int) -> Tensor:
+    """Crop ``windows [B, n]`` to ``[B, samples]`` about their center. Raises ValueError for shorter ones."""
     spare = windows.shape[-1] - samples
     if spare < 0:
         raise ValueError(f"windows of {windows.shape[-1]} samples are shorter than {samples}")
     return windows[:, spare // 2 : spare // 2 + samples]
 
 
-def join_windows(windows: Tensor, run: int) -> Tensor:
-    """Join each ``run`` consecutive windows ``[B, samples]``, a frame apart, to ``[B / run, samples + ...]``."""
-    windows = windows.unflatten(0, (-1, run))
+def join_windows(windows: Tensor, consecutive: int) -> Tensor:
+    """Join groups of consecutive windows ``[B, samples]``, a frame apart, to ``[B / consecutive, samples + ...]``."""
+    windows = windows.unflatten(0, (-1, consecutive))
     return torch.cat([windows[:, 0], windows[:, 1:, -SAMPLES_PER_FRAME:].flatten(1)], dim=1)

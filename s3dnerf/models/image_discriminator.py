@@ -42,10 +42,10 @@ class ImageDiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DiscriminatorOutput:
     """What a discriminator thinks of a batch."""
 
-    realness: Tensor
+    logits: Tensor
     """``[B]``; positive for real."""
     features: list[Tensor]
     """Maps after each block, fine to coarse."""
@@ -66,7 +66,7 @@ class ImageDiscriminator(nn.Module):
         left = config.side // 2 ** len(widths)
         self.leave = EqualizedLinear(widths[-1] * left * left, 1)
 
-    def forward(self, image: Tensor) -> Judgement:
+    def forward(self, image: Tensor) -> DiscriminatorOutput:
         """Judge cut-outs ``image [B, 3, side, side]`` in [0, 1]."""
         x = activate(self.enter((2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)))
         features = []
@@ -75,7 +75,7 @@ class ImageDiscriminator(nn.Module):
             features.append(x)
         spread = x.float().std(dim=0, correction=0).mean().to(x.dtype)
         x = activate(self.mix(torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)))
-        return Judgement(self.leave(x.flatten(1))[:, 0].float(), features)
+        return DiscriminatorOutput(self.leave(x.flatten(1))[:, 0].float(), features)
 
 
 class DiscriminatorBlock(nn.Module):

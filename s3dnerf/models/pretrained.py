@@ -41,8 +41,8 @@ def load_model(kind: Configurable[Model], schema: type, source: str | Path) -> M
         UserError: a file is missing or broken, or weights and settings do not belong together.
     """
     folder = find_model(source)
-    model = kind(from_dict(schema, _read_config(folder, source), source=str(folder / CONFIG_FILE)))
-    fill_model(model, _read_weights(folder, source), folder / WEIGHTS_FILE)
+    model = kind(from_dict(schema, read_config(folder, source), source=str(folder / CONFIG_FILE)))
+    fill_model(model, read_weights(folder, source), folder / WEIGHTS_FILE)
     return model
 
 
@@ -57,10 +57,16 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> N
     model.load_state_dict(dict(weights))
 
 
-def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:
+def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
+    """Return the contents of ``config.json`` in a folder that was given as ``source``. Raises UserError without one."""
     path = folder / CONFIG_FILE
     if not is_file(path):
         raise UserError(source, f"holds no model: there is no {CONFIG_FILE} in it", CURE)
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the settings in a JSON file. Raises UserError where it cannot be read."""
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -70,7 +76,8 @@ def _read_config(folder: Path, source: str | Path) -> dict[str, Any]:
     return tree
 
 
-def _read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
+    """Return the weights in a folder that was given as ``source``. Raises UserError where there are none."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
         raise UserError(source, f"holds no weights: there is no {WEIGHTS_FILE} in it", CURE)

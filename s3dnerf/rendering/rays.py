@@ -11,24 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s3dnerf.structures import Camera
+
 LEAST_FACING = 0.2
-"""Cosine of the turn from which on a plane is no longer seen narrower: edge-on it would be nowhere."""
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A batch of scaled-orthographic cameras: ``u = center_u + scale (R X)_x``, ``v = center_v - scale (R X)_y``."""
-
-    rotation: Tensor
-    """``[B, 3, 3]`` head to camera."""
-    scale: Tensor
-    """``[B]`` image units (half the image's side) a head unit."""
-    center: Tensor
-    """``[B, 2]`` image position of the head's origin."""
-
-    def repeat(self, times: int) -> Camera:
-        """Return the batch with each camera repeated ``times`` times in a row."""
-        return Camera(*(part.repeat_interleave(times, dim=0) for part in (self.rotation, self.scale, self.center)))
+"""Smallest cosine between plane normal and ray that is used, because an edge-on plane has no intersection."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +47,14 @@ def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
     return Rays(origins, directions)
 
 
-def find_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> Tensor:
-    """Return what is seen at ``image_points [N, 2]`` or ``[B, N, 2]`` of a plane that moves with the head.
+def intersect_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> Tensor:
+    """Intersect the rays through ``image_points [N, 2]`` or ``[B, N, 2]`` with a plane that moves with the head.
 
-    The plane faces the way the face does, at ``depth`` (z of head space, one for all or ``[B]``). The result is
+    The plane is parallel to the face, at ``depth`` (z of head space, one for all or ``[B]``). The result is
     ``[B, N, 3]`` in head space.
     """
     rays = cast_rays(image_points, camera)
-    # A number stays one: a tensor made of it here would be copied to the device every frame.
+    # A Python number is not converted to a tensor, which would be copied to the device every frame.
     depth = depth[:, None] if isinstance(depth, Tensor) else depth
     distance = (depth - rays.origins[..., 2]) / rays.directions[..., 2].clamp(max=-LEAST_FACING)
     return rays.origins + distance[..., None] * rays.directions
@@ -76,6 +62,6 @@ def find_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> T
 
 def rotate(rotation: Tensor, points: Tensor) -> Tensor:
     """Apply ``rotation [B, 3, 3]`` to ``points [B, N, 3]``."""
-    # Mixed precision would round the result to bfloat16: up to half a pixel.
+    # Autocast would round the result to bfloat16, an error of up to half a pixel.
     with torch.autocast(points.device.type, enabled=False):
         return torch.einsum("bij,bnj->bni", rotation, points)

@@ -1,4 +1,4 @@
-"""Where along a ray to look: a slab around an ellipsoid that stands for the surface of any head."""
+"""Samples along rays: in a slab around an ellipsoid that approximates the surface of any head."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3dnerf.constraints import Coordinate, Length
 from s3dnerf.rendering.rays import Rays
 
 
-@dataclass
-class SurfacePriorConfig:
+@dataclass(frozen=True)
+class SurfacePrior:
     """The ellipsoid, in head units, around whose near surface rays are sampled."""
 
-    center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.2, -0.35)
+    center: tuple[float, float, float] = (0.0, -0.2, -0.35)
     """Center of the ellipsoid."""
-    radii: tuple[Length, Length, Length] = (0.72, 1.1, 0.9)
+    radii: tuple[float, float, float] = (0.72, 1.1, 0.9)
     """Half axes: half the width, half the height, half the depth of a head."""
-    inner_margin: Length = 0.22
+    inner_margin: float = 0.22
     """Half the length sampled where a ray meets the ellipsoid head-on."""
-    outer_margin: Length = 0.5
+    outer_margin: float = 0.5
     """Half the length sampled where a ray misses it (hair, neck and shoulders have no known depth)."""
+
+
+HEAD = SurfacePrior()
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Samples:
     """``[B, N, S]`` length of the interval that each sample stands for."""
 
 
-def find_surface(rays: Rays, prior: SurfacePriorConfig) -> tuple[Tensor, Tensor]:
+def find_surface(rays: Rays, prior: SurfacePrior = HEAD) -> tuple[Tensor, Tensor]:
     """Intersect rays with the ellipsoid.
 
     Returns:
@@ -59,9 +61,9 @@ def find_surface(rays: Rays, prior: SurfacePriorConfig) -> tuple[Tensor, Tensor]
 
 
 def place_samples(
-    rays: Rays, prior: SurfacePriorConfig, count: int, generator: torch.Generator | None = None
+    rays: Rays, count: int, generator: torch.Generator | None = None, prior: SurfacePrior = HEAD
 ) -> Samples:
-    """Place ``count`` samples a ray: at interval centers, or stratified within them when a generator is given."""
+    """Place ``count`` samples per ray: at interval centers, or stratified within them if a generator is given."""
     distance, margin = find_surface(rays, prior)
     steps = torch.arange(count, device=distance.device, dtype=distance.dtype)
     shift: Tensor | float = 0.5

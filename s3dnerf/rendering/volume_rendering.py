@@ -18,7 +18,8 @@ from s3dnerf.ops.composite import composite
 from s3dnerf.ops.field import FieldArguments, field, is_supported
 from s3dnerf.ops.layout import is_bf16_autocast
 from s3dnerf.ops.triplane import sample_triplanes
-from s3dnerf.rendering.rays import Camera, project_points
+from s3dnerf.rendering.rays import project_points
+from s3dnerf.structures import Camera
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions ``[B, R, S, 3]`` -> density ``[B, R, S]`` and values ``[B, R, S, C]``."""
@@ -35,7 +36,7 @@ class RayOutputs:
 
 
 class Radiance(Protocol):
-    """What a deformed field needs of a radiance network, see :class:`s3dnerf.models.radiance_field.RadianceField`."""
+    """The interface of a radiance network, such as ``RadianceField`` of the model."""
 
     frequencies: int
 

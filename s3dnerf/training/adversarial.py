@@ -17,10 +17,10 @@ from s3dnerf.data.dataset import Frames
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow, place_points
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS
+from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.rays import project_points
-from s3dnerf.training.losses import frozen
+from s3dnerf.training.losses import freeze_parameters
 from s3dnerf.training.perception import find_windows
 
 MOUTH_REACH = 0.36
@@ -37,10 +37,10 @@ class AdversarialConfig:
     """Fraction of all steps over which their weight in the model's loss rises."""
     learning_rate: PositiveFloat = 2e-3
     """Learning rate of the discriminators."""
-    penalty: NonNegativeFloat = 0.1
-    """Weight of the R1 penalty, the squared gradient at real pictures (Mescheder et al., 2018)."""
-    penalty_every: PositiveInt = 8
-    """Steps between two penalties, each of which counts as many times."""
+    r1_gamma: NonNegativeFloat = 0.1
+    """Weight of the R1 penalty, the squared gradient at real images (Mescheder et al., 2018)."""
+    r1_interval: PositiveInt = 8
+    """Steps between two penalties, each of which is weighted by their number."""
     network: ImageDiscriminatorConfig = field(default_factory=ImageDiscriminatorConfig)
     """Sizes of both discriminators."""
 
@@ -61,56 +61,61 @@ class Adversary(nn.Module):
         self.config = config
         self.networks = nn.ModuleDict({name: ImageDiscriminator(config.network) for name in ("mouth", "texture")})
         self.optimizer = torch.optim.Adam(self.parameters(), config.learning_rate, betas=(0.0, 0.99), foreach=True)
-        self.made: list[Tensor] = []
+        self.fake: list[Tensor] = []
         self.real: list[Tensor] = []
 
-    def judge(self, image: Tensor, frames: Frames, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of the model: how unreal frames ``image [B, 3, S, S]`` look, and how unlike the real ones.
+    def generator_losses(
+        self, image: Tensor, frames: Frames, progress: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return adversarial and feature-matching losses of frames ``image [B, 3, S, S]``.
 
-        ``progress`` is the share of training that is done. There are no losses before the start.
+        ``progress`` is the completed fraction of training. There are no losses before the start.
         """
         if progress < self.config.start or self.config.start == 1:
             return {}
         strength = min((progress - self.config.start) / max(self.config.ramp, 1e-6), 1.0)
         places = torch.rand(len(image), 2, generator=generator).to(image.device)
-        made, self.real = self.cut(image, frames, places), self.cut(frames.image, frames, places)
-        self.made = [one.detach() for one in made]
-        unreal, unlike = [], []
-        with frozen(self):
-            for network, one, other in zip(self.networks.values(), made, self.real, strict=True):
-                verdict = network(one)
+        fake, self.real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
+        self.fake = [one.detach() for one in fake]
+        adversarial, matching = [], []
+        with freeze_parameters(self):
+            for network, one, other in zip(self.networks.values(), fake, self.real, strict=True):
+                output = network(one)
                 with torch.no_grad():
-                    wanted = network(other)
-                unreal.append(F.softplus(-verdict.realness).mean())
-                unlike += [(a - b).abs().mean() for a, b in zip(verdict.features, wanted.features, strict=True)]
+                    target = network(other)
+                adversarial.append(F.softplus(-output.logits).mean())
+                matching += [(a - b).abs().mean() for a, b in zip(output.features, target.features, strict=True)]
         return {
-            "adversarial": strength * torch.stack(unreal).mean(),
-            "matching": strength * torch.stack(unlike).float().mean(),
+            "adversarial": strength * torch.stack(adversarial).mean(),
+            "matching": strength * torch.stack(matching).float().mean(),
         }
 
-    def learn(self, step: int, autocast: torch.autocast) -> None:
-        """Make one step of the discriminators' optimizer, if they judged anything since the last."""
-        if not self.made:
+    def update(self, step: int, autocast: torch.autocast) -> None:
+        """Make one step of the discriminators' optimizer on the last crops, if there are any."""
+        if not self.fake:
             return
-        penalized = step % self.config.penalty_every == 0
-        total = torch.zeros((), device=self.made[0].device)
-        for network, made, real in zip(self.networks.values(), self.made, self.real, strict=True):
+        penalized = step % self.config.r1_interval == 0
+        total = torch.zeros((), device=self.fake[0].device)
+        for network, fake, real in zip(self.networks.values(), self.fake, self.real, strict=True):
             with autocast:
-                total = total + F.softplus(network(made).realness).mean() + F.softplus(-network(real).realness).mean()
+                total = total + F.softplus(network(fake).logits).mean() + F.softplus(-network(real).logits).mean()
             if penalized:
-                total = total + 0.5 * self.config.penalty * self.config.penalty_every * measure_penalty(network, real)
+                total = total + 0.5 * self.config.r1_gamma * self.config.r1_interval * r1_penalty(network, real)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
-        self.made, self.real = [], []
+        self.fake, self.real = [], []
 
-    def cut(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:
-        """Cut the mouth and a part of the face (``places [B, 2]`` in [0, 1] say which) out of ``image``."""
+    def crop(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:
+        """Crop the mouth and a patch of the face (at ``places [B, 2]`` in [0, 1]) from ``image``."""
         side = self.config.network.side
-        return [cut_square(image, watch_mouth(frames), side), cut_patch(image, find_windows(frames), places, side)]
+        return [
+            crop_window(image, find_mouth_windows(frames), side),
+            crop_patch(image, find_windows(frames), places, side),
+        ]
 
 
-def watch_mouth(frames: Frames) -> FaceWindow:
+def find_mouth_windows(frames: Frames) -> FaceWindow:
     """Return upright squares around the mouths, as large for every head."""
     lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
     rotation = frames.camera.rotation
@@ -118,13 +123,13 @@ def watch_mouth(frames: Frames) -> FaceWindow:
     return FaceWindow(lips.mean(1), MOUTH_REACH * frames.camera.scale, roll)
 
 
-def cut_square(image: Tensor, window: FaceWindow, side: int) -> Tensor:
+def crop_window(image: Tensor, window: FaceWindow, side: int) -> Tensor:
     """Resample a window of ``image [B, 3, S, S]`` to ``[B, 3, side, side]``."""
     grid = make_pixel_grid(side, side, image.device).expand(len(image), -1, -1, -1)
     return F.grid_sample(image.float(), place_points(grid, window), padding_mode="border", align_corners=False)
 
 
-def cut_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> Tensor:
+def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> Tensor:
     """Cut ``[B, 3, side, side]`` whole pixels out of ``image [B, 3, S, S]``, at ``places`` within the window."""
     size = image.shape[-1]
     center = window.center + window.reach[:, None] * (2.0 * places - 1.0)
@@ -132,9 +137,9 @@ def cut_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> T
     return torch.stack([one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)])
 
 
-def measure_penalty(network: ImageDiscriminator, real: Tensor) -> Tensor:
+def r1_penalty(network: ImageDiscriminator, real: Tensor) -> Tensor:
     """R1: mean squared norm of the gradient of the verdict to real pictures."""
     real = real.detach().requires_grad_(True)
-    verdict = network(real).realness.sum()
+    verdict = network(real).logits.sum()
     (gradient,) = torch.autograd.grad(verdict, real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()

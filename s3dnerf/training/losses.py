@@ -21,9 +21,10 @@ from s3dnerf.face.points import (
     LIP_PAIRS,
 )
 from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
-from s3dnerf.models.deformation_field import RegionCodes
-from s3dnerf.models.mouth_interior import INNER_LIPS
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS, Identity, Rendering, S3DNeRF
+from s3dnerf.models.s3dnerf.deformation_field import RegionCodes
+from s3dnerf.models.s3dnerf.identity import MotionIdentity, Rendering
+from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS
+from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS, S3DNeRF
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import project_points
 
@@ -85,13 +86,13 @@ class LossWeights:
     deform: NonNegativeFloat = 0.001
     """Mean squared size of the deformation."""
     landmarks: NonNegativeFloat = 4.0
-    """Distance by which the warp misses the portrait's landmarks, head units."""
+    """Distance by which the warp misses the source's landmarks, head units."""
     gap: NonNegativeFloat = 4.0
     """The same for the gap between the lips."""
     lids: NonNegativeFloat = 3.0
     """The same for the points of the lids and the gaps between them, most where the eyes differ."""
     regions: NonNegativeFloat = 0.02
-    """Cross-entropy of the regions, in head space and in the portrait."""
+    """Cross-entropy of the regions, in head space and in the source."""
     motion: NonNegativeFloat = 10.0
     """Distance of lips and jaw decoded from the tracked face's motion codes to the tracked ones, head units."""
     speech: NonNegativeFloat = 10.0
@@ -106,50 +107,50 @@ class LossWeights:
     """Distance of motion codes from speech to those that the encoder has for the same movement."""
 
 
-def compare_images(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
+def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     """Compare rendered frames with real ones."""
     target, image = frames.image, rendering.image
     error = (image - target).abs()
-    lips, eyes = (mark_box(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
+    lips, eyes = (box_mask(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
     small, middle = (downsample(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
     watched = downsample(torch.maximum(lips, eyes), 2)
-    inside = mark_mouth(frames, middle.shape[-1])
+    inside = mouth_mask(frames, middle.shape[-1])
     beside = downsample(error, 2) + (rendering.fine - middle).abs()
     return {
         "pixel": error.mean(),
         "lips": (error * lips).sum() / (3.0 * lips.sum() + 1.0),
         "mouth": (beside * inside).sum() / (3.0 * inside.sum() + 30.0),
         "eyes": (error * eyes).sum() / (3.0 * eyes.sum() + 1.0),
-        "structure": 1.0 - measure_structure(image, target),
-        "gradient": compare_gradients(image, target),
-        "texture": compare_texture(image, target),
+        "structure": 1.0 - luma_ssim(image, target),
+        "gradient": gradient_loss(image, target),
+        "texture": texture_loss(image, target),
         "coarse": (rendering.coarse - small).abs().mean(),
         "fine": ((rendering.fine - middle).abs() * watched).sum() / (3.0 * watched.sum() + 1.0),
         "warped": (rendering.warped - target).abs().mean(),
-        "flow": compare_flow(rendering.flow, frames),
+        "flow": flow_loss(rendering.flow, frames),
         "deform": rendering.lattice[..., :3].square().sum(-1).mean(),
     }
 
 
-def compare_flow(flow: Tensor, frames: Frames) -> Tensor:
+def flow_loss(flow: Tensor, frames: Frames) -> Tensor:
     """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighed by how far that can be trusted."""
     miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
     return ((miss + SMALLEST_MISS**2).sqrt() * frames.trust).sum() / (frames.trust.sum() + 1.0)
 
 
-def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
-    """Ask the warp to carry the frame's landmarks onto the portrait's, and gaps of lips and lids onto gaps."""
+def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
+    """Ask the warp to carry the frame's landmarks onto the source's, and gaps of lips and lids onto gaps."""
     field = model.deformation_field
     arrived = frames.landmarks + field.deform_points(codes, frames.landmarks).offsets
-    wanted = identity.portrait.landmarks
+    wanted = identity.landmarks
     miss = (arrived - wanted).abs().sum(-1)
     lips, lids = (
         ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
         for upper, lower in (LIP_SIDES, LID_SIDES)
     )
-    # Blinks are rare and small: frames whose eyes differ from the portrait's count several times.
-    blink = 1.0 + 8.0 * (frames.eyes - identity.portrait.eyes).abs().mean(-1)
-    places = field.warp.encode_positions(frames.landmarks).shares.transpose(1, 2).float()
+    # Blinks are rare and small: frames whose eyes differ from the source's count several times.
+    blink = 1.0 + 8.0 * (frames.eyes - identity.eyes).abs().mean(-1)
+    places = field.network.encode_positions(frames.landmarks).region_log_weights.transpose(1, 2).float()
     return {
         "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
         "gap": lips.mean(),
@@ -158,73 +159,73 @@ def compare_landmarks(model: S3DNeRF, identity: Identity, codes: RegionCodes, fr
     }
 
 
-def compare_slots(identity: Identity) -> Tensor:
-    """Cross-entropy between the region each slot claims in the portrait and the landmarks seen there."""
-    places = project_points(identity.portrait.landmarks, identity.portrait.camera)[..., :2]
+def region_loss(identity: MotionIdentity) -> Tensor:
+    """Cross-entropy between the region each slot claims in the source and the landmarks seen there."""
+    places = project_points(identity.landmarks, identity.camera)[..., :2]
     claims = F.grid_sample(identity.regions.attention.float(), places[:, :, None], align_corners=False)[..., 0]
     return F.nll_loss(claims, REGION_OF_LANDMARK.to(claims.device).expand(claims.shape[0], -1))
 
 
-def compare_motion(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
+def motion_loss(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
     """Mean distance of what the decoder makes of the tracked face's codes ``teacher [B, R, code]`` to its movement."""
-    return measure_miss(model.motion_decoder(teacher.detach()), frames.displacement)
+    return landmark_error(model.motion_decoder(teacher.detach()), frames.displacement)
 
 
-def measure_miss(placed: Tensor, wanted: Tensor) -> Tensor:
+def landmark_error(placed: Tensor, wanted: Tensor) -> Tensor:
     """Mean distance of points ``[B, P, 3]`` that speech moves, lips counted twice."""
     miss = (placed - wanted).abs().sum(-1)
     return miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean()
 
 
-def compare_speech(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
+def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
     """Compare the movement that motion codes of speech ``[B, R, code]`` cause with the tracked one, over stretches of
     ``length`` frames.
 
     The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to these.
     """
-    placed = move_landmarks(model, spoken, frames)
-    opening = measure_openings(placed).unflatten(0, (-1, length))
-    wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
+    placed = decode_motion_landmarks(model, spoken, frames)
+    opening = lip_openings(placed).unflatten(0, (-1, length))
+    wanted = lip_openings(frames.landmarks).unflatten(0, (-1, length))
     return {
-        "speech": measure_miss(placed, frames.landmarks),
-        "correlation": (1.0 - correlate(opening, wanted)).mean(),
+        "speech": landmark_error(placed, frames.landmarks),
+        "correlation": (1.0 - pearson_correlation(opening, wanted)).mean(),
         "gain": ((opening.std(-1) + 2e-3).log() - (wanted.std(-1) + 2e-3).log()).abs().mean(),
-        "distill": hold_codes(model, spoken, placed, frames),
+        "distill": code_consistency_loss(model, spoken, placed, frames),
     }
 
 
-def compare_silence(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, Tensor]:
+def silence_losses(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, Tensor]:
     """Ask of the motion codes of silence ``[B, R, code]`` that they close the lips of the people in frames."""
-    placed = move_landmarks(model, silent, frames)
+    placed = decode_motion_landmarks(model, silent, frames)
     return {
-        "silence": measure_openings(placed).abs().mean(),
-        "distill": hold_codes(model, silent, placed, frames),
+        "silence": lip_openings(placed).abs().mean(),
+        "distill": code_consistency_loss(model, silent, placed, frames),
     }
 
 
-def hold_codes(model: S3DNeRF, motion: Tensor, placed: Tensor, frames: Frames) -> Tensor:
+def code_consistency_loss(model: S3DNeRF, motion: Tensor, placed: Tensor, frames: Frames) -> Tensor:
     """Distance of motion codes to those that the encoder has for the movement to landmarks ``placed [B, P, 3]``.
 
     Without it, codes of speech become what only the decoder understands, and the warp does something else.
     """
-    return compare_codes(motion, model.motion_encoder(placed.detach() - find_mean_face(frames)))
+    return code_loss(motion, model.motion_encoder(placed.detach() - compute_mean_face(frames)))
 
 
-def find_mean_face(frames: Frames) -> Tensor:
+def compute_mean_face(frames: Frames) -> Tensor:
     """Return the mean face ``[B, P, 3]`` of the person in each frame."""
     return frames.landmarks - frames.displacement
 
 
-def move_landmarks(model: S3DNeRF, motion: Tensor, frames: Frames) -> Tensor:
+def decode_motion_landmarks(model: S3DNeRF, motion: Tensor, frames: Frames) -> Tensor:
     """Move the mean faces of the people in frames by motion codes ``[B, R, code]``, decoded: ``[B, P, 3]``.
 
     The decoder's parameters stand still: it must not learn to guess movement that codes do not tell.
     """
-    with frozen(model.motion_decoder):
-        return find_mean_face(frames) + model.motion_decoder(motion).float()
+    with freeze_parameters(model.motion_decoder):
+        return compute_mean_face(frames) + model.motion_decoder(motion).float()
 
 
-def compare_codes(guessed: Tensor, known: Tensor) -> Tensor:
+def code_loss(guessed: Tensor, known: Tensor) -> Tensor:
     """Distance of motion codes to known ones, which are not moved by it."""
     return F.smooth_l1_loss(guessed.float(), known.detach().float())
 
@@ -236,13 +237,13 @@ def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
     return (noise * 10.0 ** (decibels / 20.0)).to(speech)
 
 
-def measure_openings(landmarks: Tensor) -> Tensor:
+def lip_openings(landmarks: Tensor) -> Tensor:
     """Vertical gap between the inner lips of ``landmarks [B, P, 3]``, head units ``[B]``."""
     upper, lower = LIP_SIDES
     return (landmarks[:, upper, 1] - landmarks[:, lower, 1]).mean(-1)
 
 
-def correlate(a: Tensor, b: Tensor) -> Tensor:
+def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation along the last axis; series that hardly move (under 0.1 mm) count as uncorrelated."""
     a = a - a.mean(-1, keepdim=True)
     b = b - b.mean(-1, keepdim=True)
@@ -250,7 +251,7 @@ def correlate(a: Tensor, b: Tensor) -> Tensor:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def freeze_parameters(module: nn.Module) -> Iterator[None]:
     """Let gradients pass through ``module`` but not into its parameters."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
@@ -262,7 +263,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def mark_box(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> Tensor:
+def box_mask(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> Tensor:
     """Return ``[B, 1, size, size]``: 1 in the box around some landmarks (``margin`` in head units), 0 elsewhere."""
     places = project_points(frames.landmarks[:, rows.to(frames.landmarks.device)], frames.camera)[..., :2]
     reach = margin * frames.camera.scale[:, None]
@@ -272,7 +273,7 @@ def mark_box(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> T
     return (inside[:, 0, None, :] & inside[:, 1, :, None]).unsqueeze(1).float()
 
 
-def mark_mouth(frames: Frames, size: int) -> Tensor:
+def mouth_mask(frames: Frames, size: int) -> Tensor:
     """Return ``[B, 1, size, size]``: 1 between the inner outlines of the lips, 0 elsewhere."""
     outline = project_points(frames.landmarks[:, INNER_LIPS.to(frames.landmarks.device)], frames.camera)[..., :2]
     centers = (2 * torch.arange(size, device=outline.device) + 1) / size - 1
@@ -285,7 +286,7 @@ def mark_mouth(frames: Frames, size: int) -> Tensor:
     return (crossings % 2).float()
 
 
-def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
+def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute difference of horizontal and vertical gradients at ``scales`` octaves."""
     total = a.new_zeros(())
     for _ in range(scales):
@@ -295,23 +296,23 @@ def compare_gradients(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     return total / scales
 
 
-def compare_texture(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
+def texture_loss(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
     """Mean absolute difference of the mean absolute gradient of luminance in windows half a window apart."""
     details = []
-    for luma in (weigh_colors(a), weigh_colors(b)):
+    for luma in (rgb_to_luma(a), rgb_to_luma(b)):
         across, down = luma.diff(dim=-1)[..., 1:, :].abs(), luma.diff(dim=-2)[..., 1:].abs()
         details.append(F.avg_pool2d(torch.cat([across, down], dim=1), window, window // 2))
     return (details[0] - details[1]).abs().mean()
 
 
-def weigh_colors(image: Tensor) -> Tensor:
+def rgb_to_luma(image: Tensor) -> Tensor:
     """Luminance ``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
     return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114])).unsqueeze(1)
 
 
-def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
+def luma_ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     """Mean SSIM (Wang et al., 2004) of the luminance of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
-    x, y = weigh_colors(a), weigh_colors(b)
+    x, y = rgb_to_luma(a), rgb_to_luma(b)
     moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)
     mean_x, mean_y, xx, yy, xy = moments.unbind(1)
     variance_x, variance_y = xx - mean_x.square(), yy - mean_y.square()
@@ -321,6 +322,6 @@ def measure_structure(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
     return (similarity / ((mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2))).mean()
 
 
-def weigh(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
+def weighted_sum(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """Return the weighted sum of all terms."""
     return torch.stack([getattr(weights, name) * value.float() for name, value in losses.items()]).sum()

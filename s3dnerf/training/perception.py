@@ -15,9 +15,10 @@ from s3dnerf.face.canonical import OUTER_CORNERS
 from s3dnerf.face.face_mesh import FaceMesh, FaceWindow, Look, frame_faces
 from s3dnerf.face.lips import SEEN
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
-from s3dnerf.metrics import MOUTH_POINTS
-from s3dnerf.models.lip_sync import LipSyncDiscriminator
-from s3dnerf.rendering.rays import Camera, project_points
+from s3dnerf.metrics.lips import MOUTH_POINTS
+from s3dnerf.models.sync_discriminator import SyncDiscriminator
+from s3dnerf.rendering.rays import project_points
+from s3dnerf.structures import Camera
 
 SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SEEN, OUTER_CORNERS))
 """Rows of the kept landmarks that the plain mesh has too, and of the outer corners of the eyes."""
@@ -32,22 +33,22 @@ def find_windows(frames: Frames) -> FaceWindow:
     return frame_faces(places[:, SPAN.to(places.device)], (left, right))
 
 
-def compare_perception(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
+def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
     """Compare what ``mesh`` sees in rendered frames ``image [B, 3, S, S]`` and in the real ones."""
     window = find_windows(frames)
     with torch.no_grad():
         real = mesh(frames.image, window)
     made = mesh(image, window)
-    return {"perceptual": compare_features(made, real), **compare_points(made, real, window)}
+    return {"perceptual": feature_loss(made, real), **seen_landmark_losses(made, real, window)}
 
 
-def compare_features(made: Look, real: Look) -> Tensor:
+def feature_loss(made: Look, real: Look) -> Tensor:
     """Mean over the stages of the mean absolute difference of their maps, over the mean size of the real ones."""
     shares = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(made.features, real.features, strict=True)]
     return torch.stack(shares).mean()
 
 
-def compare_points(made: Look, real: Look, window: FaceWindow) -> dict[str, Tensor]:
+def seen_landmark_losses(made: Look, real: Look, window: FaceWindow) -> dict[str, Tensor]:
     """Compare landmarks seen in the pictures; distances over half the side of the window.
 
     ``seen``: of the whole face, of the mouth about its own middle (as M-LMD does) and of the lids. ``seen_gap``:
@@ -69,10 +70,10 @@ def measure_distance(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b).square().sum(-1) + 1e-6).sqrt().mean() - 1e-3
 
 
-def compare_sync(model: LipSyncDiscriminator, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
+def sync_loss(model: SyncDiscriminator, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
     """One minus the cosine of lips and speech (S3D-NeRF, section 3.5; its sign made to pull them together).
 
-    Arguments as of ``LipSyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech around
+    Arguments as of ``SyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech around
     the middle one of each. The model is frozen (``load_discriminator``); the gradient flows into the frames.
     """
     return (1.0 - model(images, camera, windows)).mean()

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from s3dnerf.constraints import Seed
 from s3dnerf.data.dataset import DataConfig
-from s3dnerf.models.s3dnerf import ModelConfig
+from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.training.adversarial import AdversarialConfig
 from s3dnerf.training.losses import LossWeights
 from s3dnerf.training.trainer import TrainConfig
@@ -33,7 +33,7 @@ class S3DNeRFConfig:
 
     @model_validator(mode="after")
     def check_sizes(self) -> S3DNeRFConfig:
-        """Frames share portraits evenly, and what the discriminators see fits into a frame."""
+        """Frames share sources evenly, and what the discriminators see fits into a frame."""
         batch, frames = self.train.batch_size, self.data.frames
         if batch % frames:
             raise ValueError(f"train.batch_size ({batch}) should be a multiple of data.frames ({frames})")

@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -26,29 +26,32 @@ from s3dnerf.errors import UserError, first_line
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.interruption import defer_interrupts, ignore_signals
 from s3dnerf.media.files import make_folder, refuse_inputs
-from s3dnerf.models.lip_sync import load_discriminator
-from s3dnerf.models.s3dnerf import ModelConfig, Rendering, S3DNeRF, map_tensors
-from s3dnerf.models.source_expression import fit_source_expression
+from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.models.s3dnerf.identity import Rendering
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
+from s3dnerf.models.sync_discriminator import load_discriminator
 from s3dnerf.precision import Precision, mixed_precision
+from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.losses import (
-    compare_flow,
-    compare_images,
-    compare_landmarks,
-    compare_motion,
-    compare_silence,
-    compare_slots,
-    compare_speech,
-    correlate,
+    decode_motion_landmarks,
+    flow_loss,
+    image_reconstruction_losses,
+    landmark_losses,
+    lip_openings,
     make_silence,
-    measure_openings,
-    move_landmarks,
-    weigh,
+    motion_loss,
+    pearson_correlation,
+    region_loss,
+    silence_losses,
+    speech_losses,
+    weighted_sum,
 )
-from s3dnerf.training.mouth import collect_mouths, learn_mouths
-from s3dnerf.training.perception import compare_perception, compare_sync
-from s3dnerf.training.schedule import schedule
+from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
+from s3dnerf.training.optimization import check_finite, clip_gradient, schedule, seed_step
+from s3dnerf.training.perception import perceptual_losses, sync_loss
 
 if TYPE_CHECKING:
     from s3dnerf.training.settings import S3DNeRFConfig
@@ -71,9 +74,9 @@ class TrainConfig:
     """Steps in all others."""
     batch_size: PositiveInt = 6
     """Frames rendered in a batch."""
-    movement_steps: NonNegativeInt = 2_000
+    motion_steps: NonNegativeInt = 2_000
     """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
-    movement_every: PositiveInt = 2
+    motion_interval: PositiveInt = 2
     """Afterwards, movement is still learned at every so many steps."""
     speech_share: Share = 0.25
     """Share of the frames rendered from speech instead of the tracked face once speech has been learned."""
@@ -158,7 +161,7 @@ class Trainer:
             if "source_expression" not in train.frozen:
                 self.fit_source_expression()
             if train.mouth_steps > 0:
-                self.learn_mouths()
+                self.train_mouth_interior()
             self.save()
         bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
         with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
@@ -184,11 +187,11 @@ class Trainer:
         fit_source_expression(model.source_expression, displacement, expression, weights)
         self.average.module.source_expression.load_state_dict(model.source_expression.state_dict())
 
-    def learn_mouths(self) -> None:
+    def train_mouth_interior(self) -> None:
         """Learn the inside of mouths, which nothing else depends on."""
         interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
-        mouths = map_tensors(collect_mouths(self.data, seed, steps), lambda x: x.to(self.device))
-        learn_mouths(interior, mouths, steps, seed)
+        mouths = map_tensors(collect_mouth_samples(self.data, seed, steps), lambda x: x.to(self.device))
+        train_mouth_interior(interior, mouths, steps, seed)
         self.average.module.mouth_interior.load_state_dict(interior.state_dict())
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
@@ -196,7 +199,7 @@ class Trainer:
         train = self.config.train
         numbers = range(self.step * train.accumulate, train.steps * train.accumulate)
         loader = DataLoader(
-            CaughtErrors(self.data),
+            ErrorCatchingDataset(self.data),
             batch_size=None,
             sampler=numbers,
             num_workers=self.config.data.workers,
@@ -224,7 +227,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             losses = self.measure_losses(move(batch, self.device), generator)
-            total = weigh(losses, self.config.losses) / len(batches)
+            total = weighted_sum(losses, self.config.losses) / len(batches)
             # On a processor, the backward pass of grid_sample crashes at places that are not numbers.
             if self.device.type == "cpu":
                 check_finite(total, "loss", self.step)
@@ -232,22 +235,22 @@ class Trainer:
         clip_gradient(self.model, train.clip, self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        self.adversary.learn(self.step, self.autocast())
+        self.adversary.update(self.step, self.autocast())
         return {name: value.detach() for name, value in losses.items()}
 
     def measure_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return all loss terms of this step's stage."""
         train = self.config.train
         losses: dict[str, Tensor] = {}
-        with_pictures = self.step >= train.movement_steps
-        if not with_pictures or self.step % train.movement_every == 0:
-            losses = self.learn_movement(batch, generator)
+        with_pictures = self.step >= train.motion_steps
+        if not with_pictures or self.step % train.motion_interval == 0:
+            losses = self.motion_losses(batch, generator)
         if with_pictures:
             share = train.speech_share * (self.step >= train.speech_from * train.steps)
-            losses = add_losses(losses, self.learn_pictures(batch, generator, share))
+            losses = add_losses(losses, self.image_losses(batch, generator, share))
         return losses
 
-    def learn_movement(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def motion_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech.
 
         People seldom close their lips in the short pauses of the clips, so silence is taught apart: a closed mouth.
@@ -255,52 +258,52 @@ class Trainer:
         model, frames = self.model, batch.sequences
         length = self.config.data.sequence_frames
         with self.autocast():
-            speakers = model.encode_identity(batch.speakers)
-            identity = speakers.leave_pictures().repeat(length)
+            speakers = model.encode_motion_identity(batch.speakers)
+            identity = speakers.repeat(length)
             teacher = model.motion_encoder(frames.displacement)
             state = model.motion_encoder(batch.speaker_displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
-            losses = compare_landmarks(model, identity, tracked, frames)
-            losses["motion"] = compare_motion(model, teacher, frames)
+            losses = landmark_losses(model, identity, tracked, frames)
+            losses["motion"] = motion_loss(model, teacher, frames)
             spoken = model.encode_speech(identity, frames.speech, length)
-            losses |= compare_speech(model, spoken, frames, length)
+            losses |= speech_losses(model, spoken, frames, length)
             firsts = map_tensors(frames, lambda x: x[::length])
             silent = model.encode_speech(speakers, make_silence(firsts.speech, generator))
-            losses = add_losses(losses, compare_silence(model, silent, firsts))
-        losses["regions"] = losses["regions"] + compare_slots(speakers)
+            losses = add_losses(losses, silence_losses(model, silent, firsts))
+        losses["regions"] = losses["regions"] + region_loss(speakers)
         return losses
 
-    def learn_pictures(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
+    def image_losses(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
         """Losses of rendered frames, most driven by the tracked face and ``speech_share`` of them by speech."""
         model, frames = self.model, batch.frames
         with self.autocast():
-            portraits = model.encode_identity(batch.portraits)
-            identity = portraits.repeat(batch.frames_per_portrait)
+            sources = model.encode_identity(batch.sources)
+            identity = sources.repeat(batch.frames_per_source)
             motion = model.motion_encoder(frames.displacement)
-            state = model.motion_encoder(batch.portrait_displacement)
-            states = repeat(state, batch.frames_per_portrait)
-            codes = model.drive(identity, motion, frames.eyes, frames.camera, states)
-            losses = compare_landmarks(model, identity, codes, frames)
+            state = model.motion_encoder(batch.source_displacement)
+            states = repeat(state, batch.frames_per_source)
+            losses = landmark_losses(
+                model, identity, model.drive(identity, motion, frames.eyes, frames.camera, states), frames
+            )
             if speech_share > 0:
                 # In a run all frames are, so that its lips can be compared with its speech.
                 chosen = torch.rand(len(frames.speaks), generator=generator) < (1.0 if batch.is_run else speech_share)
                 chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
                 motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
-                states = torch.where(chosen, identity.state, states)
-                codes = model.drive(identity, motion, frames.eyes, frames.camera, states)
-            rendering = model.render(identity, codes, frames.camera, generator)
-        losses["regions"] = losses["regions"] + compare_slots(portraits)
-        judged = self.judge(rendering.image, frames, generator)
+                states = torch.where(chosen, identity.source_motion, states)
+            rendering = model(identity, motion, frames.eyes, frames.camera, states, generator)
+        losses["regions"] = losses["regions"] + region_loss(sources)
+        adversarial = self.adversarial_losses(rendering.image, frames, generator)
         if batch.is_run and speech_share > 0:
             middle = frames.speech[self.lip_sync.config.frames // 2 :: self.lip_sync.config.frames]
-            losses["sync"] = compare_sync(self.lip_sync, rendering.image, frames.camera, middle)
-        perceived = compare_perception(self.face_mesh, rendering.image, frames)
-        return losses | compare_images(rendering, frames) | perceived | judged
+            losses["sync"] = sync_loss(self.lip_sync, rendering.image, frames.camera, middle)
+        perceived = perceptual_losses(self.face_mesh, rendering.image, frames)
+        return losses | image_reconstruction_losses(rendering, frames) | perceived | adversarial
 
-    def judge(self, image: Tensor, frames: Frames, generator: torch.Generator) -> dict[str, Tensor]:
+    def adversarial_losses(self, image: Tensor, frames: Frames, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of the discriminators' verdict on rendered frames."""
         with self.autocast():
-            return self.adversary.judge(image, frames, self.step / self.config.train.steps, generator)
+            return self.adversary.generator_losses(image, frames, self.step / self.config.train.steps, generator)
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
@@ -317,20 +320,20 @@ class Trainer:
         for index in range(self.config.train.validate_batches):
             batch = move(self.val_data[index], self.device)
             with self.autocast():
-                identity = model.encode_identity(batch.speakers).leave_pictures().repeat(length)
+                identity = model.encode_motion_identity(batch.speakers).repeat(length)
                 frames = batch.sequences
                 spoken = model.encode_speech(identity, frames.speech, length)
-                opening = measure_openings(move_landmarks(model, spoken, frames))
+                opening = lip_openings(decode_motion_landmarks(model, spoken, frames))
             opening = opening.unflatten(0, (-1, length))
-            wanted = measure_openings(frames.landmarks).unflatten(0, (-1, length))
-            totals["lip_correlation"] += correlate(opening, wanted).tolist()
+            wanted = lip_openings(frames.landmarks).unflatten(0, (-1, length))
+            totals["lip_correlation"] += pearson_correlation(opening, wanted).tolist()
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
-            if self.step >= self.config.train.movement_steps:
+            if self.step >= self.config.train.motion_steps:
                 rendering = self.render_validation(model, batch)
                 image = rendering.image.clamp(0.0, 1.0)
                 pixels = model.config.image_size / 2
-                totals["flow_error"].append(pixels * compare_flow(rendering.flow, batch.frames).item())
-                still = batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0)
+                totals["flow_error"].append(pixels * flow_loss(rendering.flow, batch.frames).item())
+                still = batch.sources.image.repeat_interleave(batch.frames_per_source, 0)
                 totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
                 totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()
                 if index == 0:
@@ -346,10 +349,9 @@ class Trainer:
         """Render the frames of a batch from their speech."""
         frames = batch.frames
         with self.autocast():
-            identity = model.encode_identity(batch.portraits).repeat(batch.frames_per_portrait)
+            identity = model.encode_identity(batch.sources).repeat(batch.frames_per_source)
             motion = model.encode_speech(identity, frames.speech)
-            codes = model.drive(identity, motion, frames.eyes, frames.camera)
-            return model.render(identity, codes, frames.camera)
+            return model(identity, motion, frames.eyes, frames.camera)
 
     def log_losses(self, log: SummaryWriter, bar: tqdm, losses: dict[str, Tensor]) -> None:
         """Write the losses to the log and the progress bar."""
@@ -378,7 +380,7 @@ class Trainer:
         return mixed_precision(self.device, self.config.train.precision)
 
 
-class CaughtErrors(Dataset):
+class ErrorCatchingDataset(Dataset):
     """A data set that returns a UserError in place of a batch, for the main process to raise.
 
     An error raised in a worker process would be rebuilt by PyTorch from its text alone, as a RuntimeError.
@@ -449,30 +451,6 @@ def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
         betas=(0.9, 0.99),
         foreach=True,
     )
-
-
-def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
-    """Scale the gradient of a model down to the norm ``largest``, if it is larger.
-
-    Raises:
-        UserError: it is not finite. One more step would leave weights that are not numbers.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
-    check_finite(norm, "gradient", step)
-
-
-def check_finite(value: Tensor, name: str, step: int) -> None:
-    """Raise UserError where training has diverged: the loss or the norm of the gradient is not a finite number."""
-    if not torch.isfinite(value):
-        cure = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
-        raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", cure)
-
-
-def seed_step(seed: int, step: int) -> torch.Generator:
-    """Seed dropout for this step and return a generator for everything else random in it."""
-    number = (seed * 1_000_003 + step) % 2**63
-    torch.manual_seed(number)
-    return torch.Generator().manual_seed(number)
 
 
 def repeat(x: Tensor, times: int) -> Tensor:

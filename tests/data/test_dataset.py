@@ -29,8 +29,7 @@ from s3dnerf.face.camera import HeadPose, project
 from s3dnerf.face.points import IRIS_LEFT, IRIS_RIGHT, KEPT_POINTS
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
-from s3dnerf.models.s3dnerf import downsample
-from s3dnerf.ops.image import warp_image
+from s3dnerf.ops.image import downsample, warp_image
 from s3dnerf.rendering.rays import project_points
 
 SIZE, WINDOW, BATCH = 64, 7680, 4
@@ -96,7 +95,7 @@ def test_cached_pixels_change_nothing(make_dataset: Callable[..., TalkingFaceDat
 def test_sizes_of_a_batch(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     points = len(KEPT_POINTS)
     shapes = {name: tuple(value.shape) for name, value in list_tensors(make_dataset()[0]).items()}
-    assert shapes["batch.portraits.image"] == (2, 3, SIZE, SIZE)
+    assert shapes["batch.sources.image"] == (2, 3, SIZE, SIZE)
     assert shapes["batch.frames.image"] == (4, 3, SIZE, SIZE)
     assert shapes["batch.frames.landmarks"] == shapes["batch.frames.displacement"] == (4, points, 3)
     assert shapes["batch.frames.speech"] == (4, WINDOW)
@@ -109,7 +108,7 @@ def test_sizes_of_a_batch(make_dataset: Callable[..., TalkingFaceDataset]) -> No
     assert shapes["batch.frames.flow"] == (4, 2, SIZE // 2, SIZE // 2)
     assert shapes["batch.frames.trust"] == (4, 1, SIZE // 2, SIZE // 2)
     assert "batch.sequences.flow" not in shapes
-    assert shapes["batch.portraits.matte"] == (2, 1, SIZE // 2, SIZE // 2)
+    assert shapes["batch.sources.matte"] == (2, 1, SIZE // 2, SIZE // 2)
 
 
 def test_portraits_carry_their_own_mattes_mirrored_or_not(
@@ -122,9 +121,9 @@ def test_portraits_carry_their_own_mattes_mirrored_or_not(
     monkeypatch.setattr(Clip, "read_mattes", read_green)
     dataset = make_dataset()
     for step in range(4):
-        portraits = dataset[step].portraits
-        green = downsample(portraits.image[:, 1:2], 2).flatten(1)
-        for matte, expected in zip(portraits.matte.flatten(1), green, strict=True):
+        sources = dataset[step].sources
+        green = downsample(sources.image[:, 1:2], 2).flatten(1)
+        for matte, expected in zip(sources.matte.flatten(1), green, strict=True):
             # Colors are changed, so that only their pattern is the same.
             assert torch.corrcoef(torch.stack([matte, expected]))[0, 1] > 0.95
 
@@ -145,7 +144,7 @@ def test_frames_are_of_the_person_in_their_portrait(plain: TalkingFaceDataset) -
     # Each cartoon person has a background of their own: the top left corner tells them apart.
     for step in range(6):
         batch = plain[step]
-        corners = batch.portraits.image[:, :, 1, 1].repeat_interleave(batch.frames_per_portrait, 0)
+        corners = batch.sources.image[:, :, 1, 1].repeat_interleave(batch.frames_per_source, 0)
         torch.testing.assert_close(batch.frames.image[:, :, 1, 1], corners, atol=0.05, rtol=0)
 
 
@@ -156,9 +155,9 @@ def test_the_flow_of_a_batch_leads_to_the_portrait(make_dataset: Callable[..., T
         batch = dataset[step]
         frames = batch.frames
         real = downsample(frames.image, 2)
-        portraits = downsample(batch.portraits.image.repeat_interleave(batch.frames_per_portrait, 0), 2)
-        without += ((portraits - real).abs() * frames.trust).mean().item()
-        followed += ((warp_image(portraits, frames.flow) - real).abs() * frames.trust).mean().item()
+        sources = downsample(batch.sources.image.repeat_interleave(batch.frames_per_source, 0), 2)
+        without += ((sources - real).abs() * frames.trust).mean().item()
+        followed += ((warp_image(sources, frames.flow) - real).abs() * frames.trust).mean().item()
     assert followed < 0.5 * without
 
 
@@ -167,24 +166,24 @@ def test_every_so_often_the_frames_are_a_run(make_dataset: Callable[..., Talking
     for step in range(7):
         batch = dataset[step]
         is_run = step in (2, 5)
-        assert len(batch.portraits.eyes) == (1 if is_run else 2)
-        assert batch.frames_per_portrait == (5 if is_run else 2)
+        assert len(batch.sources.eyes) == (1 if is_run else 2)
+        assert batch.frames_per_source == (5 if is_run else 2)
         if is_run:
             # Each window begins a frame's 640 samples after the one before, and all of them are heard.
             speech = batch.frames.speech
             assert batch.frames.speaks.all() and speech.abs().amax(dim=1).min() > 0
             assert torch.equal(speech[1:, :-640], speech[:-1, 640:])
-    assert all(make_dataset(run_every=0)[step].frames_per_portrait == 2 for step in range(6))
+    assert all(make_dataset(run_every=0)[step].frames_per_source == 2 for step in range(6))
 
 
 def test_portraits_come_with_their_displacement(plain: TalkingFaceDataset) -> None:
     batch = plain[0]
     mean_faces = torch.from_numpy(np.stack([track.mean_face for track in plain.tracks]))
-    for portraits, displacement in (
-        (batch.portraits, batch.portrait_displacement),
+    for sources, displacement in (
+        (batch.sources, batch.source_displacement),
         (batch.speakers, batch.speaker_displacement),
     ):
-        distance = ((portraits.landmarks - displacement)[:, None] - mean_faces).abs().amax(dim=(2, 3))
+        distance = ((sources.landmarks - displacement)[:, None] - mean_faces).abs().amax(dim=(2, 3))
         assert distance.amin(dim=1).max() < 1e-5
 
 
@@ -317,9 +316,9 @@ def test_blinks_are_drawn_four_times_as_often(drawn_clips: Path, tmp_path: Path)
 
 def test_another_size_is_made_from_the_stored_one(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     small, stored = make_dataset(size=32, augment=False)[0], make_dataset(augment=False)[0]
-    assert small.portraits.image.shape == (2, 3, 32, 32)
-    halved = torch.nn.functional.avg_pool2d(stored.portraits.image, 2)
-    torch.testing.assert_close(small.portraits.image, halved, atol=0.02, rtol=0)
+    assert small.sources.image.shape == (2, 3, 32, 32)
+    halved = torch.nn.functional.avg_pool2d(stored.sources.image, 2)
+    torch.testing.assert_close(small.sources.image, halved, atol=0.02, rtol=0)
 
 
 def test_an_empty_split_is_refused(make_dataset: Callable[..., TalkingFaceDataset], tmp_path: Path) -> None:

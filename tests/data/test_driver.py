@@ -1,4 +1,4 @@
-"""Driving videos with cuts, without faces, shaky or short: made from a public-domain portrait."""
+"""Driving videos with cuts, without faces, shaky or short: made from a public-domain source."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from s3dnerf.data import prepare
 from s3dnerf.data import videos as videos_module
 from s3dnerf.data.clip import INFO_FILE, load_clip
-from s3dnerf.data.prepare import PrepareReport, fill_gaps, prepare_videos, read_lips
+from s3dnerf.data.prepare import fill_gaps, prepare_videos, read_lips
+from s3dnerf.data.report import PrepareReport
 from s3dnerf.data.sync_offset import LEAST_CONFIDENCE, shift_speech
 from s3dnerf.data.videos import VideoEntry
 from s3dnerf.errors import UserError

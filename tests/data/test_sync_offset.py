@@ -31,7 +31,7 @@ from s3dnerf.data.sync_offset import (
 )
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.models import lip_sync
-from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, SyncAudioConfig
+from s3dnerf.models.sync_discriminator import SyncAudioConfig, SyncDiscriminator, SyncDiscriminatorConfig
 
 
 def embed(count: int, late: int) -> tuple[Tensor, Tensor]:
@@ -46,10 +46,10 @@ def make_pose(count: int) -> HeadPose:
 
 
 @pytest.fixture(scope="module")
-def small(one_thread: None) -> LipSyncDiscriminator:
+def small(one_thread: None) -> SyncDiscriminator:
     torch.manual_seed(0)
     audio = SyncAudioConfig(features="logmel", width=16, context=320)
-    return LipSyncDiscriminator(LipSyncConfig(widths=(8, 8), frame_width=16, embedding=16, audio=audio)).eval()
+    return SyncDiscriminator(SyncDiscriminatorConfig(widths=(8, 8), frame_width=16, embedding=16, audio=audio)).eval()
 
 
 @pytest.mark.parametrize("late", [0, 1, -1, 4, -9, 10])
@@ -136,7 +136,7 @@ def test_sound_is_moved_to_its_place() -> None:
 
 
 def test_long_videos_are_measured_a_few_frames_at_a_time(
-    small: LipSyncDiscriminator, monkeypatch: pytest.MonkeyPatch
+    small: SyncDiscriminator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count, alive, most, windows = 200, weakref.WeakSet(), 0, []
 
@@ -162,7 +162,7 @@ def test_long_videos_are_measured_a_few_frames_at_a_time(
     assert most <= 2 * lip_sync.CHUNK + 1 and max(windows) <= lip_sync.CHUNK and sum(windows) == count - 4
 
 
-def test_clips_that_are_too_short_are_not_measured(small: LipSyncDiscriminator) -> None:
+def test_clips_that_are_too_short_are_not_measured(small: SyncDiscriminator) -> None:
     speech, few = np.ones(3 * 640, np.float32), 3
     found = measure_offset(small, iter(()), make_pose(few), speech, np.ones(few, bool))
     assert found == SyncOffset(0, 0.0) and label_offset(found) == "unclear"

@@ -175,7 +175,7 @@ def test_settings_of_the_table_are_those_of_the_runs() -> None:
 def compared(load_smoke, drawn_clips, astronaut_clips, tmp_path_factory) -> tuple[Path, list[str], Protocol]:
     """A whole ablation of two steps, with one variant and two seeds."""
     out = tmp_path_factory.mktemp("ablation")
-    words = ["--data.root", str(drawn_clips), "--train.steps", "2", "--train.movement_steps", "1"]
+    words = ["--data.root", str(drawn_clips), "--train.steps", "2", "--train.motion_steps", "1"]
     protocol = Protocol(astronaut_clips, max_frames=6)
     run_ablation("smoke.yaml", out, protocol, (0, 1), ("without_deformation",), words)
     return out, words, protocol

@@ -37,8 +37,14 @@ from s3dnerf.evaluation.lip_sync import (
 from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video import stream_frames
-from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, SyncAudioConfig, TwoWay, load_discriminator
-from s3dnerf.training.lip_sync import SyncConfig, compare_clip, read_clips
+from s3dnerf.models.sync_discriminator import (
+    SyncAudioConfig,
+    SyncDiscriminator,
+    SyncDiscriminatorConfig,
+    TwoWay,
+    load_discriminator,
+)
+from s3dnerf.training.sync import SyncConfig, compare_clip, read_clips
 
 SMALL = (
     *("--model.audio.features", "logmel", "--model.audio.width", "16", "--model.audio.context", "320"),
@@ -48,10 +54,12 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def small(one_thread: None) -> LipSyncDiscriminator:
+def small(one_thread: None) -> SyncDiscriminator:
     torch.manual_seed(0)
     audio = SyncAudioConfig(features="logmel", width=16, context=320)
-    return LipSyncDiscriminator(LipSyncConfig(widths=(8, 8, 8, 8), frame_width=16, embedding=16, audio=audio)).eval()
+    return SyncDiscriminator(
+        SyncDiscriminatorConfig(widths=(8, 8, 8, 8), frame_width=16, embedding=16, audio=audio)
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def make_cosines(count: int, late: int) -> Tensor:
 
 
 def test_scores_of_a_video_follow_its_cosines(
-    small: LipSyncDiscriminator, clip: Clip, monkeypatch: pytest.MonkeyPatch
+    small: SyncDiscriminator, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cosines = make_cosines(60, late=-4)
     monkeypatch.setattr(lip_sync, "compare_video", lambda *given: cosines)
@@ -79,7 +87,7 @@ def test_scores_of_a_video_follow_its_cosines(
 
 
 def test_a_video_is_embedded_as_its_clip_in_memory(
-    small: LipSyncDiscriminator, drawn_clips: Path, one_thread: None
+    small: SyncDiscriminator, drawn_clips: Path, one_thread: None
 ) -> None:
     config = load_config(SyncConfig, "sync.yaml", ["--data.root", str(drawn_clips), "--data.offsets", "null", *SMALL])
     stored = next(one for one in read_clips(config) if one.track.clip.id == "ann_0")
@@ -96,7 +104,7 @@ def test_a_video_is_embedded_as_its_clip_in_memory(
     assert torch.equal(again, found)
 
 
-def test_frames_without_poses_and_short_videos_are_refused(small: LipSyncDiscriminator, drawn_clips: Path) -> None:
+def test_frames_without_poses_and_short_videos_are_refused(small: SyncDiscriminator, drawn_clips: Path) -> None:
     track = read_track(drawn_clips / "ann_0")
     frames = track.clip.read_frames(range(20))
     camera = make_camera(interpolate_view(track, np.arange(20.0)))
@@ -120,7 +128,7 @@ def test_a_real_video_is_in_step_and_its_late_sound_is_found(shared_data: Path) 
     assert late.offset - scores.offset == 5 and late.in_step < scores.in_step - 0.1
 
 
-def test_a_video_too_short_or_without_a_face_is_not_judged(small: LipSyncDiscriminator) -> None:
+def test_a_video_too_short_or_without_a_face_is_not_judged(small: SyncDiscriminator) -> None:
     plain = np.full((40, 468, 2), 50.0, np.float32)
     fine = np.zeros((40, 478, 3), np.float32)
     speech = np.zeros(40 * 640, np.float32)
@@ -163,7 +171,7 @@ def test_the_table_holds_clips_means_of_people_and_shares_of_stretches(clip: Cli
     assert lines[6] == "| mean of people | all | 0.700 | 0.200 | | 0.713 | 62.5% of 8 | 62.5% |"
 
 
-def test_clips_shorter_than_a_stretch_are_not_judged(small: LipSyncDiscriminator, drawn_clips: Path) -> None:
+def test_clips_shorter_than_a_stretch_are_not_judged(small: SyncDiscriminator, drawn_clips: Path) -> None:
     with pytest.raises(UserError, match="has no clip with speech in step"):
         evaluate_discriminator(small, drawn_clips, "val")
 

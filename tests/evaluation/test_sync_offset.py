@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import sync_offset
 from s3dnerf.evaluation.sync_offset import Stretch, evaluate_offsets, format_offset_scores, score_stretches
-from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, SyncAudioConfig
+from s3dnerf.models.sync_discriminator import SyncAudioConfig, SyncDiscriminator, SyncDiscriminatorConfig
 
 COUNT = 60
 
@@ -61,7 +61,7 @@ def test_clips_on_disk_are_cut_into_stretches_and_scored(
     monkeypatch.setattr(sync_offset, "LENGTHS", (30, None))
     torch.manual_seed(0)
     audio = SyncAudioConfig(features="logmel", width=16, context=320)
-    model = LipSyncDiscriminator(LipSyncConfig(widths=(8, 8), frame_width=16, embedding=16, audio=audio)).eval()
+    model = SyncDiscriminator(SyncDiscriminatorConfig(widths=(8, 8), frame_width=16, embedding=16, audio=audio)).eval()
     scores = evaluate_offsets(model, drawn_clips, "train")
     assert [(one.length, one.stretches, sorted(one.accepted)) for one in scores] == [
         (30, 2, ["ann", "ben"]),

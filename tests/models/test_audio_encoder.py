@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s3dnerf.errors import UserError
-from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig, cut_middle, join_windows
+from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig, crop_center, join_windows
 
 SAMPLES = AudioEncoderConfig().samples
 CONTEXT = AudioEncoderConfig().context
@@ -84,7 +84,7 @@ def test_a_folder_without_a_speech_model_is_refused(tmp_path: Path) -> None:
 
 def test_longer_windows_are_cut_about_their_middle() -> None:
     windows = torch.arange(10.0)[None]
-    assert cut_middle(windows, 4).tolist() == [[3.0, 4.0, 5.0, 6.0]]
-    assert cut_middle(windows, 7).tolist() == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]
+    assert crop_center(windows, 4).tolist() == [[3.0, 4.0, 5.0, 6.0]]
+    assert crop_center(windows, 7).tolist() == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]
     with pytest.raises(ValueError, match="10 samples are shorter than 11"):
-        cut_middle(windows, 11)
+        crop_center(windows, 11)

@@ -33,9 +33,9 @@ def test_maps_halve_and_every_parameter_gets_a_gradient() -> None:
     torch.manual_seed(0)
     network = ImageDiscriminator(SMALL)
     judgement = network(torch.rand(3, 3, 16, 16))
-    assert judgement.realness.shape == (3,)
+    assert judgement.logits.shape == (3,)
     assert [feature.shape for feature in judgement.features] == [(3, 16, 8, 8), (3, 16, 4, 4)]
-    judgement.realness.square().sum().backward()
+    judgement.logits.square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 
@@ -43,9 +43,9 @@ def test_equal_pictures_are_told_from_varied_ones_by_their_spread() -> None:
     torch.manual_seed(0)
     network = ImageDiscriminator(SMALL)
     one = torch.rand(1, 3, 16, 16)
-    alone = network(one).realness
-    torch.testing.assert_close(network(one.expand(4, -1, -1, -1)).realness, alone.expand(4))
-    varied = network(torch.cat([one, torch.rand(3, 3, 16, 16)])).realness
+    alone = network(one).logits
+    torch.testing.assert_close(network(one.expand(4, -1, -1, -1)).logits, alone.expand(4))
+    varied = network(torch.cat([one, torch.rand(3, 3, 16, 16)])).logits
     assert (varied[0] - alone[0]).abs() > 1e-4
 
 
@@ -56,10 +56,10 @@ def test_it_learns_to_tell_sharp_from_blurred() -> None:
     for _ in range(60):
         sharp = torch.rand(16, 3, 16, 16)
         blurred = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
-        margin = network(sharp).realness - network(blurred).realness
+        margin = network(sharp).logits - network(blurred).logits
         optimizer.zero_grad()
         torch.nn.functional.softplus(-margin).mean().backward()
         optimizer.step()
     sharp = torch.rand(64, 3, 16, 16)
     blurred = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
-    assert (network(sharp).realness > network(blurred).realness).float().mean() > 0.95
+    assert (network(sharp).logits > network(blurred).logits).float().mean() > 0.95

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from s3dnerf.errors import UserError
-from s3dnerf.models.lip_sync import LipSyncConfig, LipSyncDiscriminator, load_discriminator
 from s3dnerf.models.pretrained import load_model
-from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.models.sync_discriminator import SyncDiscriminator, SyncDiscriminatorConfig, load_discriminator
+from s3dnerf.training.settings import S3DNeRFConfig
 
 
 @pytest.fixture(scope="module")
@@ -116,4 +117,4 @@ def test_a_discriminator_that_is_wrong_is_refused(folder: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="missing"):
         load_discriminator(tmp_path / "missing")
     with pytest.raises(UserError, match=r"'widths'|multiples of 8"):
-        LipSyncDiscriminator(LipSyncConfig(widths=(16, 20)))
+        SyncDiscriminator(SyncDiscriminatorConfig(widths=(16, 20)))

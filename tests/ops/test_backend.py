@@ -124,7 +124,7 @@ def test_findings_name_every_backend_and_pytorch_is_always_there() -> None:
 
 def test_importing_loads_no_library() -> None:
     code = (
-        "import s3dnerf.models.s3dnerf, s3dnerf.ops.backend as b;"
+        "import s3dnerf.models.s3dnerf.s3dnerf, s3dnerf.ops.backend as b;"
         "print(b.load_library.cache_info().currsize, b._choose.cache_info().currsize)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,19 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from s3dnerf.models.appearance_encoder import AppearanceEncoderConfig
 from s3dnerf.models.audio_encoder import AudioEncoderConfig
-from s3dnerf.models.deformation_field import DeformationConfig, LatticeConfig
 from s3dnerf.models.layers import encode_sine
-from s3dnerf.models.radiance_field import RadianceField, RadianceFieldConfig
-from s3dnerf.models.s3dnerf import ModelConfig, S3DNeRF
+from s3dnerf.models.s3dnerf.appearance_encoder import AppearanceEncoderConfig
+from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.models.s3dnerf.deformation_field import DeformationConfig
+from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops import field as operators
 from s3dnerf.ops.composite import composite_reference
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.ops.triplane import sample_triplane_reference
-from s3dnerf.rendering.rays import Camera, cast_rays, project_points
+from s3dnerf.rendering.rays import cast_rays, project_points
 from s3dnerf.rendering.sampling import place_samples
 from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays, render_rays_reference
+from s3dnerf.structures import Camera
 
 from .conftest import relative_error
 
@@ -127,7 +129,7 @@ def make_model() -> S3DNeRF:
         samples=6,
         appearance=AppearanceEncoderConfig((8, 8, 8, 8), 6),
         audio=AudioEncoderConfig(width=16),
-        deformation=DeformationConfig(token_width=16, code_width=8, hidden=16, lattice=LatticeConfig((12, 12, 4))),
+        deformation=DeformationConfig(token_width=16, code_width=8, hidden=16, lattice_size=(12, 12, 4)),
         radiance=RadianceFieldConfig(24, 5),
     )
     model = S3DNeRF(config).eval()
@@ -146,7 +148,7 @@ def test_gives_what_the_model_renders_line_by_line(cpu) -> None:
     field = model.deformation_field
     with torch.inference_mode():
         rays = cast_rays(make_pixel_grid(16, 16).flatten(0, 1), camera)
-        samples = place_samples(rays, model.config.surface, 6)
+        samples = place_samples(rays, 6)
         lattice = 0.1 * torch.randn(2, len(field.lattice.points), 3 + model.config.deformation.ambient)
 
         positions = samples.positions.flatten(1, 2)

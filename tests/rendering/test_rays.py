@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose, project
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.rendering.rays import LEAST_FACING, Camera, cast_rays, find_plane, project_points
+from s3dnerf.rendering.rays import LEAST_FACING, cast_rays, intersect_plane, project_points
+from s3dnerf.structures import Camera
 
 # The head turned by 90 degrees to the viewer's right: its nose (z) points along the camera's x.
 YAW_90 = [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
@@ -139,7 +140,7 @@ def test_pixels_show_points_of_one_depth(depth: float | torch.Tensor) -> None:
     rotation = torch.from_numpy(Rotation.from_euler("yx", [[0.5, 0.2], [-0.9, 0.0], [0.0, -0.4]]).as_matrix())
     cameras = draw_cameras(3)
     cameras = Camera(rotation, cameras.scale, cameras.center)
-    points = find_plane(places, cameras, depth)
+    points = intersect_plane(places, cameras, depth)
     assert points.shape == (3, 25, 3)
     torch.testing.assert_close(project_points(points, cameras)[..., :2], places.expand(3, -1, -1))
     expected = torch.as_tensor(depth, dtype=torch.float64).view(-1, 1).expand(3, 25)
@@ -148,5 +149,5 @@ def test_pixels_show_points_of_one_depth(depth: float | torch.Tensor) -> None:
 
 def test_a_plane_seen_from_its_edge_stays_where_it_is() -> None:
     camera = make_camera(YAW_90)
-    points = find_plane(torch.tensor([[0.3, 0.0]]), camera, 0.1)
+    points = intersect_plane(torch.tensor([[0.3, 0.0]]), camera, 0.1)
     assert points.isfinite().all() and points.abs().max() <= 0.3 + 0.2 / LEAST_FACING

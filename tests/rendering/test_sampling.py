@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.rendering.rays import Camera, Rays, cast_rays
-from s3dnerf.rendering.sampling import Samples, SurfacePriorConfig, find_surface, place_samples
+from s3dnerf.rendering.rays import Rays, cast_rays
+from s3dnerf.rendering.sampling import Samples, SurfacePrior, find_surface, place_samples
+from s3dnerf.structures import Camera
 
-PRIOR = SurfacePriorConfig(center=(0.0, -0.2, -0.35), radii=(0.7, 1.1, 0.9), inner_margin=0.2, outer_margin=0.5)
+PRIOR = SurfacePrior(center=(0.0, -0.2, -0.35), radii=(0.7, 1.1, 0.9), inner_margin=0.2, outer_margin=0.5)
 
 
 def shoot(origin: list[float], direction: list[float]) -> Rays:
@@ -67,7 +68,7 @@ def make_rays() -> Rays:
 def test_samples_divide_the_slab_evenly() -> None:
     rays = make_rays()
     distance, margin = find_surface(rays, PRIOR)
-    samples = place_samples(rays, PRIOR, 5)
+    samples = place_samples(rays, 5, prior=PRIOR)
     assert samples.positions.shape == (1, 36, 5, 3)
     torch.testing.assert_close(samples.deltas.sum(-1), 2 * margin)
     torch.testing.assert_close(measure_distances(samples, rays).mean(-1), distance)
@@ -78,7 +79,7 @@ def test_samples_divide_the_slab_evenly() -> None:
 
 def test_positions_lie_on_their_rays_nearest_first() -> None:
     rays = make_rays()
-    samples = place_samples(rays, PRIOR, 4)
+    samples = place_samples(rays, 4, prior=PRIOR)
     distances = measure_distances(samples, rays)
     expected = rays.origins[..., None, :] + distances[..., None] * rays.directions[..., None, :]
     torch.testing.assert_close(samples.positions, expected)
@@ -87,10 +88,10 @@ def test_positions_lie_on_their_rays_nearest_first() -> None:
 
 def test_stratified_samples_stay_in_their_intervals() -> None:
     rays = make_rays()
-    middle = place_samples(rays, PRIOR, 8)
+    middle = place_samples(rays, 8, prior=PRIOR)
     shifts = []
     for seed in range(20):
-        samples = place_samples(rays, PRIOR, 8, torch.Generator().manual_seed(seed))
+        samples = place_samples(rays, 8, torch.Generator().manual_seed(seed), PRIOR)
         torch.testing.assert_close(samples.deltas, middle.deltas)
         shifts.append((measure_distances(samples, rays) - measure_distances(middle, rays)) / middle.deltas)
     shift = torch.stack(shifts)
@@ -102,7 +103,7 @@ def test_stratified_samples_stay_in_their_intervals() -> None:
 
 def test_same_seed_same_samples() -> None:
     first, again, other = (
-        place_samples(make_rays(), PRIOR, 8, torch.Generator().manual_seed(seed)).positions for seed in (1, 1, 2)
+        place_samples(make_rays(), 8, torch.Generator().manual_seed(seed), PRIOR).positions for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from s3dnerf.data.dataset import Batch, Frames
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow
-from s3dnerf.models.image_discriminator import ImageDiscriminatorConfig, Judgement
-from s3dnerf.models.s3dnerf import LIP_LANDMARKS
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.models.image_discriminator import DiscriminatorOutput, ImageDiscriminatorConfig
+from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
+from s3dnerf.structures import Camera
 from s3dnerf.training.adversarial import (
     MOUTH_REACH,
     AdversarialConfig,
     Adversary,
-    cut_patch,
-    cut_square,
-    measure_penalty,
-    watch_mouth,
+    crop_patch,
+    crop_window,
+    find_mouth_windows,
+    r1_penalty,
 )
 
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -39,7 +39,7 @@ def copy_weights(module: nn.Module) -> list[Tensor]:
 def test_a_patch_is_whole_pixels_and_stays_inside() -> None:
     image = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).view(2, 3, 32, 32)
     window = FaceWindow(torch.tensor([[0.0, 0.0], [0.9, -0.9]]), torch.tensor([0.5, 0.5]), torch.zeros(2))
-    patch = cut_patch(image, window, torch.tensor([[0.5, 0.25], [1.0, 0.0]]), 8)
+    patch = crop_patch(image, window, torch.tensor([[0.5, 0.25], [1.0, 0.0]]), 8)
     assert torch.equal(patch[0], image[0, :, 8:16, 12:20])
     assert torch.equal(patch[1], image[1, :, :8, 24:])
 
@@ -47,12 +47,12 @@ def test_a_patch_is_whole_pixels_and_stays_inside() -> None:
 def test_an_upright_square_is_a_crop() -> None:
     image = torch.rand(1, 3, 32, 32)
     window = FaceWindow(torch.tensor([[0.25, -0.5]]), torch.tensor([0.25]), torch.zeros(1))
-    torch.testing.assert_close(cut_square(image, window, 8), image[..., 4:12, 16:24])
+    torch.testing.assert_close(crop_window(image, window, 8), image[..., 4:12, 16:24])
 
 
 def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: Batch) -> None:
     frames = drawn_batch.frames
-    window = watch_mouth(frames)
+    window = find_mouth_windows(frames)
     torch.testing.assert_close(window.reach, MOUTH_REACH * frames.camera.scale)
     assert (window.center[:, 1] > frames.camera.center[:, 1]).all()
     angle = torch.tensor(0.2)
@@ -60,10 +60,10 @@ def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: B
     camera = Camera(turn[None], torch.tensor([0.5]), torch.zeros(1, 2))
     rolled = Frames(None, camera, frames.landmarks[:1], frames.displacement[:1], frames.eyes[:1], None, None)
     # Head space has y up, images v down: turning the head one way shows as the other.
-    assert watch_mouth(rolled).roll.item() == pytest.approx(-0.2)
+    assert find_mouth_windows(rolled).roll.item() == pytest.approx(-0.2)
     lips = frames.landmarks[0, LIP_LANDMARKS].mean(0)
     expected = 0.5 * torch.stack([(turn @ lips)[0], -(turn @ lips)[1]])
-    torch.testing.assert_close(watch_mouth(rolled).center[0], expected)
+    torch.testing.assert_close(find_mouth_windows(rolled).center[0], expected)
 
 
 def test_nothing_is_judged_before_the_start_and_the_weight_rises(drawn_batch: Batch) -> None:
@@ -72,7 +72,7 @@ def test_nothing_is_judged_before_the_start_and_the_weight_rises(drawn_batch: Ba
     found = []
     for progress in (0.0, 0.49, 0.5, 0.6, 0.7, 1.0):
         generator = torch.Generator().manual_seed(0)
-        found.append(adversary.judge(frames.image, frames, progress, generator))
+        found.append(adversary.generator_losses(frames.image, frames, progress, generator))
     assert found[0] == found[1] == {}
     unreal = [losses["adversarial"].item() for losses in found[2:]]
     assert unreal == pytest.approx([0.0, 0.5 * unreal[3], unreal[3], unreal[3]]) and unreal[3] > 0
@@ -82,28 +82,28 @@ def test_nothing_is_judged_before_the_start_and_the_weight_rises(drawn_batch: Ba
 def test_judging_teaches_the_picture_and_learning_the_discriminators(drawn_batch: Batch) -> None:
     adversary = make_adversary(start=0.0, ramp=0.0)
     image = (0.5 * drawn_batch.frames.image).requires_grad_(True)
-    losses = adversary.judge(image, drawn_batch.frames, 0.5, torch.Generator().manual_seed(0))
+    losses = adversary.generator_losses(image, drawn_batch.frames, 0.5, torch.Generator().manual_seed(0))
     (losses["adversarial"] + losses["matching"]).backward()
     assert image.grad.abs().max() > 0
     assert all(parameter.grad is None and parameter.requires_grad for parameter in adversary.parameters())
     before = copy_weights(adversary)
-    adversary.learn(0, NO_AUTOCAST)
+    adversary.update(0, NO_AUTOCAST)
     after = copy_weights(adversary)
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     # Nothing new was judged since.
-    adversary.learn(1, NO_AUTOCAST)
+    adversary.update(1, NO_AUTOCAST)
     assert all(torch.equal(a, b) for a, b in zip(after, adversary.parameters(), strict=True))
 
 
 def test_they_learn_to_tell_dull_faces_from_real_ones(drawn_batch: Batch) -> None:
-    adversary = make_adversary(start=0.0, ramp=0.0, learning_rate=3e-3, penalty=0.0)
+    adversary = make_adversary(start=0.0, ramp=0.0, learning_rate=3e-3, r1_gamma=0.0)
     frames = drawn_batch.frames
     dull = nn.functional.avg_pool2d(frames.image, 5, 1, 2, count_include_pad=False)
     found = []
     for step in range(40):
         generator = torch.Generator().manual_seed(step)
-        found.append(adversary.judge(dull, frames, 1.0, generator)["adversarial"].item())
-        adversary.learn(step, NO_AUTOCAST)
+        found.append(adversary.generator_losses(dull, frames, 1.0, generator)["adversarial"].item())
+        adversary.update(step, NO_AUTOCAST)
     # log 2 is what a coin would get; they grow sure that the dull ones are made.
     assert found[0] == pytest.approx(math.log(2), abs=0.3)
     assert sum(found[-5:]) / 5 > found[0] + 0.3
@@ -117,7 +117,7 @@ def test_cut_outs_larger_than_the_frames_are_refused() -> None:
 
 def test_the_penalty_of_a_linear_judge_by_hand() -> None:
     class Linear(nn.Module):
-        def forward(self, image: Tensor) -> Judgement:
-            return Judgement(3.0 * image[:, 0, 0, 0] - 4.0 * image[:, 1, 1, 1], [])
+        def forward(self, image: Tensor) -> DiscriminatorOutput:
+            return DiscriminatorOutput(3.0 * image[:, 0, 0, 0] - 4.0 * image[:, 1, 1, 1], [])
 
-    assert measure_penalty(Linear(), torch.rand(5, 3, 4, 4)).item() == pytest.approx(25.0)
+    assert r1_penalty(Linear(), torch.rand(5, 3, 4, 4)).item() == pytest.approx(25.0)

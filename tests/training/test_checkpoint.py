@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from s3dnerf.errors import UserError
-from s3dnerf.models.s3dnerf import S3DNeRF
-from s3dnerf.training import S3DNeRFConfig
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.settings import S3DNeRFConfig
 from s3dnerf.training.trainer import make_optimizer
 
 

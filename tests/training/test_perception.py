@@ -16,15 +16,15 @@ from s3dnerf.face.crop import choose_crop, crop_landmarks, crop_pose
 from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look
 from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.metrics import MOUTH_POINTS
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.metrics.lips import MOUTH_POINTS
+from s3dnerf.structures import Camera
 from s3dnerf.training.perception import (
     LIP_SIDES,
-    compare_features,
-    compare_perception,
-    compare_points,
+    feature_loss,
     find_windows,
     measure_distance,
+    perceptual_losses,
+    seen_landmark_losses,
 )
 
 UPRIGHT = FaceWindow(torch.zeros(1, 2), torch.tensor([0.5]), torch.zeros(1))
@@ -57,7 +57,7 @@ def make_look(points: Tensor, *features: Tensor) -> Look:
 
 
 def test_equal_pictures_differ_in_nothing(mesh: FaceMesh, frames: Frames) -> None:
-    losses = compare_perception(mesh, frames.image.clone(), frames)
+    losses = perceptual_losses(mesh, frames.image.clone(), frames)
     assert losses.keys() == {"perceptual", "seen", "seen_gap"}
     assert all(value.item() == pytest.approx(0.0, abs=1e-6) for value in losses.values())
 
@@ -74,7 +74,7 @@ def test_blur_is_seen_and_more_of_it_more(mesh: FaceMesh, frames: Frames) -> Non
     found = []
     for width in (3, 7, 15):
         blurred = torch.nn.functional.avg_pool2d(frames.image, width, 1, width // 2, count_include_pad=False)
-        found.append(compare_perception(mesh, blurred, frames)["perceptual"].item())
+        found.append(perceptual_losses(mesh, blurred, frames)["perceptual"].item())
     assert 0.02 < found[0] < found[1] < found[2]
 
 
@@ -87,7 +87,7 @@ def test_a_painted_mouth_is_seen_to_open(mesh: FaceMesh, frames: Frames) -> None
     middle = 0.5 * (left + right)
     inside = ((columns - middle[0]) / (right - left)[0] * 2.2) ** 2 + ((rows - low[1]) / 9) ** 2 < 1
     image[0, :, inside] = 0.08
-    losses = compare_perception(mesh, image, frames)
+    losses = perceptual_losses(mesh, image, frames)
     before, after = (mesh(one, window).points[0] for one in (frames.image, image))
     gaps = [(one[LIP_SIDES[1], 1] - one[LIP_SIDES[0], 1]).mean() for one in (before, after)]
     assert gaps[1] > gaps[0] + 0.02
@@ -98,13 +98,13 @@ def test_features_are_compared_by_their_share() -> None:
     nothing = torch.zeros(1, POINTS, 2)
     real = make_look(nothing, torch.full((1, 2, 4, 4), 2.0), torch.full((1, 4, 2, 2), -10.0))
     made = make_look(nothing, torch.full((1, 2, 4, 4), 3.0), torch.full((1, 4, 2, 2), -9.0))
-    assert compare_features(made, real).item() == pytest.approx((0.5 + 0.1) / 2)
+    assert feature_loss(made, real).item() == pytest.approx((0.5 + 0.1) / 2)
 
 
 def test_a_moved_face_by_hand() -> None:
     real = torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(0))
     moved = real + torch.tensor([0.03, 0.04])
-    losses = compare_points(make_look(moved), make_look(real), UPRIGHT)
+    losses = seen_landmark_losses(make_look(moved), make_look(real), UPRIGHT)
     # 0.05 image units are a tenth of the window's half side; the mouth about its middle and all gaps stay.
     assert losses["seen"].item() == pytest.approx(0.1 + 0.1, abs=2e-3)
     assert losses["seen_gap"].item() == pytest.approx(0.0, abs=1e-6)
@@ -114,7 +114,7 @@ def test_parted_lips_by_hand() -> None:
     real = torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(0))
     made = real.clone()
     made[:, LIP_SIDES[1], 1] += 0.05
-    losses = compare_points(make_look(made), make_look(real), UPRIGHT)
+    losses = seen_landmark_losses(make_look(made), make_look(real), UPRIGHT)
     assert losses["seen_gap"].item() == pytest.approx(0.1, abs=1e-5)
     # Three of the forty points of the mouth move by 0.1, so its middle moves by 0.0075.
     mouth = (3 * 0.0925 + (len(MOUTH_POINTS) - 3) * 0.0075) / len(MOUTH_POINTS)

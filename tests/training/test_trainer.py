@@ -19,19 +19,12 @@ from safetensors.torch import load_file
 
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
-from s3dnerf.models.s3dnerf import S3DNeRF
-from s3dnerf.training import S3DNeRFConfig, train
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.training.checkpoint import find_latest
-from s3dnerf.training.losses import weigh
-from s3dnerf.training.trainer import (
-    Trainer,
-    add_losses,
-    clip_gradient,
-    make_model,
-    make_optimizer,
-    measure_psnr,
-    seed_step,
-)
+from s3dnerf.training.losses import weighted_sum
+from s3dnerf.training.optimization import clip_gradient, seed_step
+from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.trainer import Trainer, add_losses, make_model, make_optimizer, measure_psnr, train
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"motion", "speech", "correlation", "gain", "distill", "silence"}
@@ -72,7 +65,7 @@ def test_hash_grid_has_a_larger_step_and_no_decay(make_config: Callable[..., S3D
     config = make_config()
     model = S3DNeRF(config.model)
     rest, grid = make_optimizer(model, config.train).param_groups
-    assert [id(parameter) for parameter in grid["params"]] == [id(model.deformation_field.warp.grid.table)]
+    assert [id(parameter) for parameter in grid["params"]] == [id(model.deformation_field.network.grid.table)]
     assert grid["peak"] == config.train.grid_learning_rate and grid["weight_decay"] == 0.0
     assert rest["peak"] == config.train.learning_rate and rest["weight_decay"] == config.train.weight_decay
     assert len(rest["params"]) + 1 == len(list(model.parameters()))
@@ -102,7 +95,7 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
 
 def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     config = make_config()
-    config.train.frozen = ("audio_encoder", "deformation_field.warp.grid", "deformation_field.to_portrait")
+    config.train.frozen = ("audio_encoder", "deformation_field.network.grid", "deformation_field.to_identity_code")
     trainer = Trainer(config, tmp_path)
     make_learned(trainer)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
@@ -111,7 +104,7 @@ def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfi
         trainer.step += 1
     changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
     assert not any(name.startswith(config.train.frozen) for name in changed)
-    assert any(name.startswith("deformation_field.warp.") for name in changed)
+    assert any(name.startswith("deformation_field.network.") for name in changed)
     assert any(name.startswith("deformation_field.speech_attention") for name in changed)
 
 
@@ -138,7 +131,7 @@ def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRF
 
 
 def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    trainer = Trainer(make_config("--train.movement_steps", "2", "--train.movement_every", "3"), tmp_path)
+    trainer = Trainer(make_config("--train.motion_steps", "2", "--train.motion_interval", "3"), tmp_path)
     found = []
     for step in range(4):
         trainer.step = step
@@ -150,7 +143,7 @@ def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tm
 
 
 def test_a_run_is_compared_with_its_speech(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    words = ("--train.movement_steps", "0", "--data.run_every", "2", "--train.speech_from", "0")
+    words = ("--train.motion_steps", "0", "--data.run_every", "2", "--train.speech_from", "0")
     trainer = Trainer(make_config(*words, "--adversarial.start", "0"), tmp_path)
     found = []
     for step in range(2):
@@ -168,7 +161,7 @@ def test_runs_of_another_length_are_refused(make_config: Callable[..., S3DNeRFCo
 
 
 def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    words = ("--train.movement_steps", "1", "--train.movement_every", "2")
+    words = ("--train.motion_steps", "1", "--train.motion_interval", "2")
     trainer = Trainer(make_config(*words, "--train.speech_from", "0", "--train.speech_share", "0.5"), tmp_path)
     make_learned(trainer)
     reached: dict[str, set[str]] = {}
@@ -176,7 +169,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
         trainer.step = step
         trainer.model.zero_grad()
         losses = trainer.measure_losses(trainer.data[step], seed_step(0, step))
-        weigh(losses, trainer.config.losses).backward()
+        weighted_sum(losses, trainer.config.losses).backward()
         gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
         assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
         reached[stage] = {name for name, grad in gradients.items() if grad is not None and grad.abs().max() > 0}
@@ -190,7 +183,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
         if name.startswith(("deformation_field.", "motion_encoder.", "motion_decoder.", "audio_encoder."))
     }
     assert moving <= reached["movement"]
-    showing = ("appearance_encoder.", "radiance_field.", "super_resolution.", "deformation_field.warp.")
+    showing = ("appearance_encoder.", "radiance_field.", "super_resolution.", "deformation_field.network.")
     assert {name for name in every if name.startswith(showing)} <= reached["pictures"]
 
 
@@ -250,8 +243,8 @@ def test_the_inside_of_mouths_is_learned_first_and_stays(
     changed = {name for name, value in first.items() if not torch.equal(value, start[name])}
     assert changed and all(name.startswith(("mouth_interior.", "source_expression.")) for name in changed)
     # Going on does not learn it again, and the other steps leave it alone.
-    monkeypatch.setattr("s3dnerf.training.trainer.learn_mouths", lambda *given: pytest.fail("learned twice"))
-    config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.movement_steps", "1")
+    monkeypatch.setattr("s3dnerf.training.trainer.train_mouth_interior", lambda *given: pytest.fail("learned twice"))
+    config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.motion_steps", "1")
     last = load_file(train(config, tmp_path, resume=True) / "model" / "model.safetensors")
     kept = {name for name, value in last.items() if torch.equal(value, first[name])}
     assert {name for name in last if name.startswith("mouth_interior.")} <= kept
@@ -273,7 +266,7 @@ def test_resuming_is_exact(
     tmp_path: Path,
 ) -> None:
     root = request.getfixturevalue("drawn_clips" if clips == "drawn" else "real_prepared_clips")
-    words = ["--train.steps", "6", "--train.movement_steps", "2", "--train.speech_from", "0.4"]
+    words = ["--train.steps", "6", "--train.motion_steps", "2", "--train.speech_from", "0.4"]
     words += ["--train.validate_every", "4", "--train.log_every", "1", "--train.save_every", "100"]
     # A worker process that prepares batches ahead must not matter either.
     words += ["--data.workers", "1" if clips == "drawn" else "0"]
@@ -351,7 +344,7 @@ def test_the_first_ctrl_c_is_deferred_and_the_second_stops_at_once() -> None:
 
 
 def test_only_the_last_checkpoints_are_kept(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    words = ["--train.steps", "5", "--train.movement_steps", "9", "--train.save_every", "1", "--train.keep", "2"]
+    words = ["--train.steps", "5", "--train.motion_steps", "9", "--train.save_every", "1", "--train.keep", "2"]
     train(make_config(*words), tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_0000004", "step_0000005"]
@@ -384,10 +377,10 @@ def test_the_whole_of_training_in_under_a_minute(
     names = ("psnr", "psnr_portrait", "flow_error", "lip_correlation", "lip_gain")
     validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
     assert [int(step) for step, *_ in validations] == [6, 12]
-    # Untrained, it shows the portrait nearly unmoved: about as good as the portrait itself.
-    for _, ours, portrait, flow, correlation, gain in validations:
+    # Untrained, it shows the source nearly unmoved: about as good as the source itself.
+    for _, ours, source, flow, correlation, gain in validations:
         assert 0 < float(flow) < 10
-        assert 10 < float(portrait) < 50 and abs(float(ours) - float(portrait)) < 8
+        assert 10 < float(source) < 50 and abs(float(ours) - float(source)) < 8
         assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
     events = list((tmp_path / "log").glob("events*"))
     assert len(events) == 1 and events[0].stat().st_size > 10_000
@@ -421,7 +414,7 @@ def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFCon
     words = [
         "--train.steps",
         "3",
-        "--train.movement_steps",
+        "--train.motion_steps",
         "1",
         "--train.log_every",
         "1",
@@ -434,7 +427,7 @@ def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFCon
     assert {"train/landmarks", "train/speech", "train/pixel", "train/learning_rate"} <= set(log.Tags()["scalars"])
     assert {"val/psnr", "val/psnr_portrait", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
     assert [event.step for event in log.Scalars("train/landmarks")] == [1, 2, 3]
-    # Portrait above ours above the real frame, for each of four frames.
+    # Source above ours above the real frame, for each of four frames.
     (picture,) = log.Images("val/portrait_ours_real")
     assert (picture.width, picture.height) == (4 * 64, 3 * 64)
 
@@ -444,20 +437,23 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 ) -> None:
     words = ["--model.ray_size", "8", "--model.super_resolution.widths", "[16, 24, 24]"]
     words += ["--model.deformation.hidden", "32", "--model.radiance.hidden", "32", "--model.radiance.features", "8"]
-    words += ["--train.steps", "800", "--train.movement_steps", "0", "--train.movement_every", "1000"]
+    words += ["--train.steps", "800", "--train.motion_steps", "0", "--train.motion_interval", "1000"]
     words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.clip", "0.5"]
     words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
-    # Detail that is left to the photograph cannot be learned by heart, nor what is put between the lips afterwards.
-    words += ["--adversarial.start", "1", "--model.super_resolution.kept_detail", "0"]
-    monkeypatch.setattr("s3dnerf.models.s3dnerf.measure_need", lambda opening, portrait: torch.zeros_like(opening))
+    words += ["--adversarial.start", "1"]
+    monkeypatch.setattr(
+        "s3dnerf.models.s3dnerf.s3dnerf.compute_interior_weight", lambda opening, source: torch.zeros_like(opening)
+    )
     trainer = Trainer(make_config(*words), tmp_path)
+    # Detail that is kept from the source cannot be overfitted, nor what is painted between the lips afterwards.
+    trainer.model.render_config.source_detail_scale = 0.0
     batch = trainer.data[1]
     trajectory = []
     for step in range(trainer.config.train.steps):
         trainer.step = step
         losses = trainer.update([batch])
         frame = {name: losses[name] for name in PICTURES - UNFINISHED}
-        trajectory.append((weigh(frame, trainer.config.losses).item(), losses["lips"].item()))
+        trajectory.append((weighted_sum(frame, trainer.config.losses).item(), losses["lips"].item()))
     whole, lips = zip(*trajectory, strict=True)
     assert sum(whole[-5:]) / 5 < whole[0] / 10
     assert sum(lips[-5:]) / 5 < lips[0] / 20
@@ -466,7 +462,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 def test_training_that_diverges_is_refused_before_weights_are_lost(
     make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
 ) -> None:
-    trainer = Trainer(make_config("--train.movement_steps", "0", "--train.learning_rate", "1e6"), tmp_path)
+    trainer = Trainer(make_config("--train.motion_steps", "0", "--train.learning_rate", "1e6"), tmp_path)
     with pytest.raises(UserError, match=r"training has diverged.*train\.learning_rate"):
         for step in range(5):
             trainer.step = step

@@ -1,0 +1,151 @@
+"""Settings of S3D-NeRF: the architecture, and what can be chosen at inference.
+
+``config.json`` beside the weights holds the architecture, ``render_config.json`` the settings of inference. Files of
+earlier versions, which held both under other names, are read through :data:`SETTING_ALIASES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from s3dnerf.config import from_dict
+from s3dnerf.constraints import NonNegativeFloat, PositiveInt, Share
+from s3dnerf.models.audio_encoder import AudioEncoderConfig
+from s3dnerf.models.pretrained import CONFIG_FILE
+from s3dnerf.models.s3dnerf.appearance_encoder import AppearanceEncoderConfig
+from s3dnerf.models.s3dnerf.deformation_field import MAX_SPEECH_STEPS, DeformationConfig
+from s3dnerf.models.s3dnerf.mouth_interior import MouthInteriorConfig
+from s3dnerf.models.s3dnerf.radiance_field import RadianceFieldConfig
+from s3dnerf.models.s3dnerf.super_resolution import SuperResolutionConfig
+
+RENDER_CONFIG_FILE = "render_config.json"
+
+
+@dataclass
+class ModelConfig:
+    """Architecture of the model."""
+
+    ray_size: Annotated[PositiveInt, Field(ge=4, le=1024, multiple_of=4)] = 64
+    """Rays per side of the volume-rendered face, a multiple of 4; frames are four times as large."""
+    samples: Annotated[PositiveInt, Field(le=1024)] = 8
+    """Samples per ray."""
+    appearance: AppearanceEncoderConfig = field(default_factory=AppearanceEncoderConfig)
+    """Hierarchical facial appearance encoder."""
+    audio: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
+    """Audio encoder."""
+    deformation: DeformationConfig = field(default_factory=DeformationConfig)
+    """Cross-modal facial deformation field."""
+    radiance: RadianceFieldConfig = field(default_factory=RadianceFieldConfig)
+    """Canonical radiance field."""
+    super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
+    """Super-resolution."""
+    mouth: MouthInteriorConfig = field(default_factory=MouthInteriorConfig)
+    """Interior of the mouth."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the frames in pixels."""
+        return 4 * self.ray_size
+
+    @model_validator(mode="after")
+    def check_speech(self) -> ModelConfig:
+        """Check that the attention to speech has a position for every token of a window."""
+        if self.deformation.fusion == "attention" and self.audio.steps > MAX_SPEECH_STEPS:
+            sizes = f"audio.window ({self.audio.window}) and audio.logmel.hop ({self.audio.logmel.hop})"
+            reason = f"should give the attention at most {MAX_SPEECH_STEPS} tokens of speech"
+            raise ValueError(f"{sizes} {reason}, and give {self.audio.steps}")
+        return self
+
+
+@dataclass
+class RenderConfig:
+    """Settings of inference. The defaults change nothing, as in training."""
+
+    motion_scale: NonNegativeFloat = 1.0
+    """Scale of the motion of lips and jaw about its mean over the speech. Rendering narrows openings that are as thin
+    as a ray, so that motion codes have to ask for more than they were taught."""
+    eye_motion_scale: NonNegativeFloat = 1.0
+    """Scale of the change of eye openness relative to the source; lids are as thin as a ray, too."""
+    motion_smoothing: NonNegativeFloat = 0.0
+    """Standard deviation, in frames, of the Gaussian that smooths motion codes in time."""
+    source_expression_scale: Share = 1.0
+    """Fraction of the expression estimated in the source that is taken for expression. The rest is taken for the
+    person's own face: one image does not tell whether lips are full or pursed."""
+    source_detail_scale: Share = 1.0
+    """Fraction of the source's own detail that is kept where super-resolution changes little else; 0 keeps none."""
+
+
+SETTING_ALIASES = {
+    "deformation.articulation": "render.motion_scale",
+    "deformation.eye_articulation": "render.eye_motion_scale",
+    "deformation.smoothing": "render.motion_smoothing",
+    "deformation.portrait_trust": "render.source_expression_scale",
+    "super_resolution.kept_detail": "render.source_detail_scale",
+    "deformation.lattice.size": "deformation.lattice_size",
+    "deformation.lattice.center": None,
+    "deformation.lattice.reach": None,
+    "deformation.lattice.focus": None,
+    "fovea": None,
+    "surface": None,
+}
+"""Names in the ``config.json`` of earlier versions -> today's names; None for what has become a constant."""
+DROPPED = tuple(f"{name}." for name, target in SETTING_ALIASES.items() if target is None)
+"""Sections that have become constants."""
+PARAMETER_ALIASES = {
+    "deformation_field.warp.to_shares.": "deformation_field.network.region_head.",
+    "deformation_field.warp.narrow.": "deformation_field.network.down.",
+    "deformation_field.warp.widen.": "deformation_field.network.up.",
+    "deformation_field.warp.": "deformation_field.network.",
+    "deformation_field.to_portrait.": "deformation_field.to_identity_code.",
+}
+"""Prefixes of parameter names in the weights of earlier versions -> today's; the first that matches counts."""
+
+
+def read_configs(
+    architecture: Mapping[str, Any], render: Mapping[str, Any] | None = None, source: str = CONFIG_FILE
+) -> tuple[ModelConfig, RenderConfig]:
+    """Read the contents of ``config.json`` and ``render_config.json``, also those of earlier versions.
+
+    Raises:
+        UserError: an unknown name or a wrong value; ``source`` names the file.
+    """
+    tree = {"render": dict(render or {}), **rename_settings(architecture)}
+    render_tree = tree.pop("render")
+    return from_dict(ModelConfig, tree, source), from_dict(RenderConfig, render_tree, RENDER_CONFIG_FILE)
+
+
+def rename_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested mapping of settings with the names of earlier versions replaced by today's."""
+    renamed: dict[str, Any] = {}
+    for name, value in _flatten(tree):
+        target = SETTING_ALIASES.get(name, name)
+        if target is None or name.startswith(DROPPED):
+            continue
+        *sections, leaf = target.split(".")
+        node = renamed
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return renamed
+
+
+def rename_parameter(name: str) -> str:
+    """Return today's name of a parameter."""
+    for old, new in PARAMETER_ALIASES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs

@@ -1,0 +1,76 @@
+"""What is encoded once per source, and the result of rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from s3dnerf.models.s3dnerf.appearance_encoder import Appearance
+from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
+from s3dnerf.models.s3dnerf.region_attention import RegionTokens
+from s3dnerf.structures import Camera, map_tensors
+
+
+@dataclass(frozen=True)
+class MotionIdentity:
+    """The part of an identity that motion depends on; small and cheap to copy."""
+
+    camera: Camera
+    """Pose of the head in the source."""
+    landmarks: Tensor
+    """``[B, P, 3]`` of the source, head space."""
+    eyes: Tensor
+    """``[B, 2]`` eye openness in the source."""
+    regions: RegionTokens
+    """Face regions of the source (F_agg)."""
+    source_motion: Tensor
+    """``[B, R, code]`` motion codes of the expression estimated in the source: a smile, parted lips."""
+
+    def repeat(self, times: int) -> MotionIdentity:
+        """Return the batch with each identity repeated ``times`` times in a row."""
+        return map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
+
+    def expand(self, times: int) -> MotionIdentity:
+        """Return a batch of ``times`` views of this single identity. Nothing is copied."""
+        return map_tensors(self, lambda x: x.expand(times, *x.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Identity(MotionIdentity):
+    """Everything that depends on the source alone; encoded once, used for every frame."""
+
+    image: Tensor
+    """``[B, 3, S, S]`` the source in [0, 1]."""
+    appearance: Appearance
+    """Its tri-planes and feature maps."""
+    matte: Tensor
+    """``[B, 1, m, m]`` coverage of each pixel of the source by the person, in [0, 1]."""
+    hair: Tensor
+    """``[B, 1, 2r, 2r]`` fraction of each pixel that moves with the head, also where rays miss it."""
+    mouth_colors: MouthColors
+    """Colors of skin, lips and mouth."""
+
+    def select_motion(self) -> MotionIdentity:
+        """Return the part that motion depends on."""
+        return MotionIdentity(**{part.name: getattr(self, part.name) for part in fields(MotionIdentity)})
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Rendered frames and the intermediate results that losses compare."""
+
+    image: Tensor
+    """``[B, 3, 4r, 4r]``; about [0, 1]."""
+    warped: Tensor
+    """``[B, 3, 4r, 4r]`` the source warped by the rendered flow."""
+    coarse: Tensor
+    """``[B, 3, r, r]`` the volume-rendered face over the hair layer."""
+    fine: Tensor
+    """``[B, 3, 2r, 2r]`` the same upsampled, with the foveated rays of mouth and eyes."""
+    alpha: Tensor
+    """``[B, 1, r, r]`` opacity."""
+    flow: Tensor
+    """``[B, 2, 2r, 2r]`` position in the source of what a pixel shows, minus its own (image coordinates)."""
+    lattice: Tensor
+    """``[B, points, 3 + ambient]`` the deformation on its lattice."""

@@ -1,0 +1,60 @@
+"""The lattice of head space on which the deformation field is evaluated once per frame."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+CENTER = (0.0, -0.38, 0.45)
+"""Point where the lattice is finest, in head units: the mouth."""
+REACH = (1.4, 1.5, 1.0)
+"""Half extent of the lattice around the center; positions beyond read its border."""
+FOCUS = (0.35, 0.4, 1.0)
+"""Distance from the center, in head units, within which the points are about evenly dense."""
+
+
+class Lattice(nn.Module):
+    """Points of head space, dense around the mouth, between which the field is interpolated trilinearly."""
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        center: tuple[float, float, float] = CENTER,
+        reach: tuple[float, float, float] = REACH,
+        focus: tuple[float, float, float] = FOCUS,
+    ) -> None:
+        super().__init__()
+        self.size, self.center, self.focus = size, center, focus
+        self.extent = tuple(math.asinh(far / near) for far, near in zip(reach, focus, strict=True))
+        axes = [torch.linspace(-1.0, 1.0, points) for points in size]
+        unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).permute(2, 1, 0, 3)
+        points = torch.tensor(center) + torch.tensor(focus) * torch.sinh(unit * torch.tensor(self.extent))
+        self.register_buffer("points", points.reshape(-1, 3), persistent=False)
+
+    def find_cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the lattice cells around head-space ``points [B, N, 3]``; points beyond the border read the border.
+
+        Returns the indices of the corners, ``[B, N, 8]``, and their interpolation weights, which sum to one.
+        """
+        center, focus, extent = (points.new_tensor(part) for part in (self.center, self.focus, self.extent))
+        last = points.new_tensor(self.size) - 1.0
+        place = 0.5 * last * (torch.asinh((points - center) / focus) / extent + 1.0)
+        low = place.floor().clamp(min=0.0).minimum(last - 1.0)
+        weight = (place - low).clamp(0.0, 1.0)[..., None, :]
+        corner = torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3)
+        weights = torch.where(corner.bool(), weight, 1.0 - weight).prod(dim=-1)
+        x, y, z = (low.long()[..., None, :] + corner).unbind(-1)
+        return (z * self.size[1] + y) * self.size[0] + x, weights
+
+    def measure_stretch(self, offsets: Tensor) -> Tensor:
+        """Return by how much a deformation by ``offsets [B, points, 3]`` shrinks vertical distances.
+
+        0 where it only translates, 1 where a whole interval deforms to one height. Returns ``[B, points, 1]`` within
+        [-1, 1.5].
+        """
+        up = offsets[..., 1].unflatten(1, self.size[::-1])
+        heights = self.points[:, 1].view(self.size[::-1])[0, :, 0]
+        (slope,) = torch.gradient(up, spacing=(heights,), dim=2)
+        return -slope.flatten(1)[..., None].clamp(-1.5, 1.0)

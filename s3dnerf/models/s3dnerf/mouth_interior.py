@@ -1,0 +1,159 @@
+"""The inside of the mouth: what is seen between lips that part.
+
+A source with closed lips does not show it, and no warp of such a source can. What a source shows of it stays as
+it is. This small network paints the rest, pixel by pixel, from where between the lips a pixel looks, from the light on
+the source's skin and from what the source shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.constraints import NonNegativeInt, Width
+from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
+from s3dnerf.models.layers import encode_sine, make_mlp
+from s3dnerf.rendering.mouth_opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
+from s3dnerf.rendering.rays import project_points
+from s3dnerf.structures import Camera
+
+SKIN = torch.from_numpy((region_of_point()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero()[0])
+"""Rows of the kept landmarks on plain skin."""
+OUTER_LIPS, INNER_LIPS = (torch.from_numpy(KEPT_POINTS.searchsorted(rows)) for rows in (LIPS_OUTER, LIPS_INNER))
+"""Rows of the kept landmarks on both outlines of the lips, in order around them."""
+DARKEST_SKIN = 0.05
+"""Level below which colors are no longer compared with the skin's."""
+STRETCH = (1.0, 1.5)
+"""How many times the source's opening is as high before anything is put between the lips, and when nothing is left of
+what a warp makes of it."""
+BRIGHTNESS_BELOW_TEETH = 0.7
+"""Light below the teeth that a source shows, beside that in the mouths learned from: a mean is lighter than any mouth
+is deep, and what is as light as lips looks like lips."""
+MAX_CLOSED_BRIGHTNESS = 0.45
+"""Mean light of the inside, beside that of the skin, that a source with closed lips gets at most. Real insides have
+0.63 on average, their darkest fifth 0.42. What was learned is 0.73 to 0.81: nearly as light as lips, so that lips do
+not seem to have parted."""
+THINNEST = 0.005
+"""Height of the opening, head units, below which lips are closed and nothing between them is seen."""
+PARTED = 0.02
+"""Height of the opening, head units, from which on pixels are seen that show nothing but the mouth's inside."""
+TOOTHED = 0.05
+"""Height of the source's opening, head units, from which on it shows teeth, not only a gap."""
+DEPTHS = (0.25, 0.5, 0.75)
+"""Where, from the upper to the lower lip, the inside of a source's mouth is looked at."""
+
+
+@dataclass
+class MouthInteriorConfig:
+    """Sizes of the network."""
+
+    hidden: Width = 48
+    """Width of its layers."""
+    frequencies: Annotated[NonNegativeInt, Field(le=16)] = 3
+    """Octaves of sines for places."""
+    types: Width = 8
+    """Types of mouths that it tells apart: more or less teeth, tongue, darkness."""
+    type_width: Width = 8
+    """Width of the code of a type."""
+
+
+@dataclass(frozen=True)
+class MouthColors:
+    """What a source says about the light on its mouth and about what is in it."""
+
+    skin: Tensor
+    """``[B, 3]`` mean color of cheeks and chin."""
+    lips: Tensor
+    """``[B, 3]`` mean color of the lips."""
+    inside: Tensor
+    """``[B, 3]`` mean color of what is between the lips; where they are closed, of their seam."""
+    opening: Tensor
+    """``[B]`` height of the opening between the lips, head units."""
+
+
+def measure_mouth_colors(image: Tensor, landmarks: Tensor, camera: Camera) -> MouthColors:
+    """Measure sources ``image [B, 3, S, S]`` with ``landmarks [B, P, 3]`` (head space)."""
+    inner = landmarks[:, INNER_LIPS]
+    on_lips = (landmarks[:, OUTER_LIPS] + inner) / 2
+    upper, lower = inner[:, UPPER_EDGE[1:-1]], inner[:, 1:10]
+    between = torch.cat([upper.lerp(lower, depth) for depth in DEPTHS], dim=1)
+    skin, lips, inside = (
+        F.grid_sample(image.float(), project_points(points, camera)[:, None, :, :2], align_corners=False).mean((2, 3))
+        for points in (landmarks[:, SKIN], on_lips, between)
+    )
+    return MouthColors(skin.clamp(min=DARKEST_SKIN), lips, inside, measure_opening(inner))
+
+
+def measure_opening(outline: Tensor) -> Tensor:
+    """Height ``[B]`` in the middle of the opening within the lips' inner edge ``outline [B, 20, 3]`` (head space)."""
+    return outline[:, UPPER_LIP, 1] - outline[:, LOWER_LIP, 1]
+
+
+class MouthInterior(nn.Module):
+    """A network from places between the lips to colors."""
+
+    def __init__(self, config: MouthInteriorConfig) -> None:
+        super().__init__()
+        self.frequencies = config.frequencies
+        inputs = 2 * (1 + 2 * config.frequencies) + 2 + 3 + 6 + config.type_width
+        self.types = nn.Parameter(0.5 * torch.randn(config.types, config.type_width))
+        # Shown where the source shows no teeth, and below the teeth that it shows.
+        self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
+        self.network = make_mlp(inputs, config.hidden, config.hidden, 3)
+
+    def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
+        """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places.
+
+        In mouths of the type ``code [width]``, or else of the types that strangers are shown.
+        """
+        if code is None:
+            toothed = colors.opening > TOOTHED
+            painted = self(opening, colors, self.types[self.shown[toothed.long()]])
+            shade = torch.where(toothed, BRIGHTNESS_BELOW_TEETH, compute_shade(painted, opening, colors))
+            return shade[:, None, None] * painted
+        sizes = torch.stack([opening.width, 8.0 * opening.height, 8.0 * colors.opening], dim=-1)
+        per_frame = torch.cat(
+            [sizes, colors.lips / colors.skin, colors.inside / colors.skin, code.expand(len(sizes), -1)], dim=-1
+        )
+        places = torch.stack([opening.across, 8.0 * opening.below_anchor], dim=-1)
+        inputs = [
+            encode_sine(places, self.frequencies),
+            8.0 * torch.stack([opening.below_upper, opening.above_lower], dim=-1),
+            per_frame[:, None].expand(-1, places.shape[1], -1),
+        ]
+        # Relative to the skin, so that less light on the face is less light in the mouth. It starts dark.
+        relative = 3.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).float() - 1.5)
+        return colors.skin[..., None] * relative.transpose(1, 2)
+
+
+def compute_shade(painted: Tensor, opening: MouthOpening, colors: MouthColors) -> Tensor:
+    """Return the factors ``[B]`` by which ``painted [B, 3, N]`` is darkened.
+
+    Behind closed lips it is darkened to ``MAX_CLOSED_BRIGHTNESS``, and not at all where the lips of the source are far
+    enough apart to show teeth.
+    """
+    covered = opening.coverage[:, None]
+    inside = ((painted * covered).sum(2) / covered.sum(2).clamp(min=1e-3)).mean(1)
+    shade = (MAX_CLOSED_BRIGHTNESS * colors.skin.mean(1) / inside.clamp(min=1e-3)).clamp(max=1.0)
+    return shade.lerp(torch.ones_like(shade), (colors.opening / TOOTHED).clamp(0.0, 1.0))
+
+
+def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:
+    """Say how far a warp is wrong about the inside of a mouth: not at all while it is no wider open than before.
+
+    Args:
+        opening: ``[B]`` height of the opening in the frame, head units, however the head is turned.
+        source: ``[B]`` the same in the source.
+
+    Returns ``[B]`` in [0, 1].
+    """
+    least, most = STRETCH
+    stretched = opening.clamp(min=0.0) / source.clamp(min=THINNEST)
+    share = ((stretched - least) / (most - least)).clamp(0.0, 1.0)
+    return share.square() * (3.0 - 2.0 * share)

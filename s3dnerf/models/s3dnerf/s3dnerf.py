@@ -1,0 +1,378 @@
+"""S3D-NeRF: one source image and speech -> frames, through a deformed radiance field (arXiv 2408.09347)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.config import check_config, to_dict
+from s3dnerf.face.camera import load_canonical_face
+from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
+from s3dnerf.face.regions import REGIONS
+from s3dnerf.hub import find_model
+from s3dnerf.models.audio_encoder import AudioEncoder
+from s3dnerf.models.pretrained import CONFIG_FILE, WEIGHTS_FILE, fill_model, read_config, read_json, read_weights
+from s3dnerf.models.s3dnerf.appearance_encoder import HierarchicalFacialAppearanceEncoder
+from s3dnerf.models.s3dnerf.config import (
+    RENDER_CONFIG_FILE,
+    ModelConfig,
+    RenderConfig,
+    read_configs,
+    rename_parameter,
+)
+from s3dnerf.models.s3dnerf.deformation_field import (
+    CrossModalFacialDeformationField,
+    PositionFeatures,
+    RegionCodes,
+    encode_poses,
+)
+from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
+from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
+from s3dnerf.models.s3dnerf.mouth_interior import (
+    INNER_LIPS,
+    MouthInterior,
+    compute_interior_weight,
+    measure_mouth_colors,
+    measure_opening,
+)
+from s3dnerf.models.s3dnerf.radiance_field import RadianceField
+from s3dnerf.models.s3dnerf.source_expression import SourceExpression
+from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
+from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
+from s3dnerf.ops.warp_source import warp_source_image
+from s3dnerf.paths import is_file, is_folder
+from s3dnerf.rendering.background import Background, composite_background
+from s3dnerf.rendering.foveation import place_foveated_rays
+from s3dnerf.rendering.hair_layer import composite_hair_layer, mask_hair, render_hair_layer
+from s3dnerf.rendering.mouth_opening import UPPER_LIP, find_source_interior, measure_mouth_opening
+from s3dnerf.rendering.rays import cast_rays
+from s3dnerf.rendering.sampling import place_samples
+from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays
+from s3dnerf.structures import Camera, Source
+
+EARLY_STOP_EPS = 1e-3
+"""Transmittance behind which samples are skipped, except in training."""
+LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
+"""Rows of the kept landmarks that lie on the lips."""
+LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
+"""Offsets that part the lips, up by 0.08 and down by 0.16 head units. All points between open lips deform to where the
+lips of the source meet, so that a search for the edges of the lips has to start outside."""
+for _outline in (LIPS_OUTER, LIPS_INNER):
+    LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
+    LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
+MOUTH_ROUNDS, MOUTH_STEP = 8, 0.5
+"""Iterations and step size of the search for the edges of the lips. Lips that close over an open source are squeezed,
+where full steps diverge."""
+MOUTH_FRACTION = 0.25
+"""Upper bound of the fraction of the mouth's foveated cells between the lips; 0.13 was the widest mouth seen."""
+
+
+class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+    """The whole model.
+
+    Encode a source once, encode speech, and render frames::
+
+        identity = model.encode_identity(source)
+        motion = model.encode_speech(identity.expand(len(windows)), windows)
+        rendering = model(identity.expand(len(motion)), motion, eyes, camera)
+
+    ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
+    """
+
+    def __init__(self, config: ModelConfig | dict[str, Any], render_config: RenderConfig | None = None) -> None:
+        """Build the model.
+
+        Args:
+            config: the architecture; a dict is what the mixin reads from ``config.json``.
+            render_config: settings of inference, see :meth:`prepare_motion`; by default those of training.
+
+        Raises:
+            UserError: a setting has a wrong value.
+        """
+        super().__init__()
+        if isinstance(config, dict):
+            config, stored = read_configs(config)
+            render_config = render_config or stored
+        check_config(config, "model")
+        self.config, self.render_config = config, render_config or RenderConfig()
+        check_config(self.render_config, "rendering")
+        self.appearance_encoder = HierarchicalFacialAppearanceEncoder(config.appearance)
+        self.audio_encoder = AudioEncoder(config.audio)
+        self.deformation_field = CrossModalFacialDeformationField(
+            config.deformation,
+            context_channels=config.appearance.widths[3],
+            speech_width=config.audio.width,
+            regions=len(REGIONS),
+            landmarks=len(KEPT_POINTS),
+        )
+        sizes = len(KEPT_POINTS), len(REGIONS), config.deformation.code_width
+        self.motion_encoder, self.motion_decoder = MotionEncoder(*sizes), MotionDecoder(*sizes)
+        self.source_expression = SourceExpression(len(KEPT_POINTS))
+        self.radiance_field = RadianceField(
+            config.radiance, 3 * config.appearance.plane_channels, config.deformation.ambient
+        )
+        self.super_resolution = SuperResolution(
+            config.super_resolution,
+            rendered=3 + config.radiance.features + 1,
+            detail=config.appearance.widths[0],
+        )
+        self.mouth_interior = MouthInterior(config.mouth)
+        canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
+        self.register_buffer("canonical_landmarks", canonical)
+        self.register_buffer("inner_lips", INNER_LIPS, persistent=False)
+        self.register_buffer("lips_apart", LIPS_APART[INNER_LIPS], persistent=False)
+
+    @classmethod
+    def load(cls, source: str | Path) -> S3DNeRF:
+        """Load a model in evaluation mode from a folder or from the Hugging Face hub, also one of an earlier version.
+
+        Args:
+            source: folder with ``config.json`` and ``model.safetensors``, or a hub id.
+
+        Raises:
+            UserError: a file is missing or broken, or weights and settings do not belong together.
+        """
+        folder = find_model(source, (CONFIG_FILE, RENDER_CONFIG_FILE, WEIGHTS_FILE))
+        render = read_json(folder / RENDER_CONFIG_FILE) if is_file(folder / RENDER_CONFIG_FILE) else None
+        model = cls(*read_configs(read_config(folder, source), render, str(folder / CONFIG_FILE)))
+        weights = {rename_parameter(name): value for name, value in read_weights(folder, source).items()}
+        fill_model(model, weights, folder / WEIGHTS_FILE)
+        return model.eval()
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> S3DNeRF:
+        """Serve ``from_pretrained``; ``options`` are those of ``huggingface_hub.snapshot_download``."""
+        if not is_folder(model_id):
+            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            model_id = snapshot_download(model_id, **{name: options[name] for name in known if name in options})
+        return cls.load(model_id).to(map_location)
+
+    def encode_identity(self, source: Source) -> Identity:
+        """Encode sources with a matte, once for all frames."""
+        appearance = self.appearance_encoder(source.image, source.camera)
+        motion = self._encode_motion_identity(source, appearance.context)
+        return Identity(
+            **vars(motion),
+            image=source.image,
+            appearance=appearance,
+            matte=source.matte,
+            hair=mask_hair(source.matte, source.camera, 2 * self.config.ray_size),
+            mouth_colors=measure_mouth_colors(source.image, source.landmarks, source.camera),
+        )
+
+    def encode_motion_identity(self, source: Source) -> MotionIdentity:
+        """Encode the part of an identity that motion depends on."""
+        return self._encode_motion_identity(source, self.appearance_encoder(source.image, source.camera).context)
+
+    def _encode_motion_identity(self, source: Source, context: Tensor) -> MotionIdentity:
+        displacement = source.landmarks - self.canonical_landmarks
+        regions = self.deformation_field.encode_regions(context, displacement, source.eyes)
+        source_motion = self.motion_encoder(self.source_expression(displacement))
+        return MotionIdentity(source.camera, source.landmarks, source.eyes, regions, source_motion)
+
+    def encode_speech(self, identity: MotionIdentity, windows: Tensor, consecutive: int = 1) -> Tensor:
+        """Encode speech ``windows [B, samples]`` around frames to motion codes ``[B, R, code]`` (F_cm).
+
+        Every ``consecutive`` windows belong to consecutive frames; what they share is encoded once.
+        """
+        speech = self.audio_encoder(windows, consecutive)
+        return self.deformation_field.speech_attention(identity.regions.tokens, speech)
+
+    def encode_silence(self, identity: MotionIdentity) -> Tensor:
+        """Return the motion codes ``[B, R, code]`` of silence, in which lips are closed."""
+        motion = identity.source_motion
+        return self.encode_speech(identity, motion.new_zeros(len(motion), self.config.audio.samples))
+
+    def prepare_motion(self, motion: Tensor) -> Tensor:
+        """Apply the settings of inference to the motion codes ``[T, R, code]`` of a whole recording.
+
+        They are smoothed in time, and those of lips and jaw are scaled about their mean over the recording.
+        """
+        motion = smooth_gaussian(motion, self.render_config.motion_smoothing)
+        scaled = motion.mean(dim=0, keepdim=True).lerp(motion, self.render_config.motion_scale)
+        moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
+        return torch.where(moved[:, None], scaled, motion)
+
+    def prepare_identity(self, identity: Identity) -> Identity:
+        """Apply the settings of inference to an identity: scale the expression estimated in the source."""
+        neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
+        neutral = self.motion_encoder(neutral).to(identity.source_motion)
+        scale = self.render_config.source_expression_scale
+        return replace(identity, source_motion=neutral.lerp(identity.source_motion, scale))
+
+    def prepare_eyes(self, identity: MotionIdentity, eyes: Tensor) -> Tensor:
+        """Apply the settings of inference to eye openness ``[B, 2]``: scale its change relative to the source."""
+        return identity.eyes.lerp(eyes, self.render_config.eye_motion_scale)
+
+    def forward(
+        self,
+        identity: Identity,
+        motion: Tensor,
+        eyes: Tensor,
+        camera: Camera,
+        source_motion: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        lattice: PositionFeatures | None = None,
+        background: Background | None = None,
+    ) -> Rendering:
+        """Render one frame for each item of the batch.
+
+        From back to front, a frame shows the background, the hair layer, the volume-rendered head refined by
+        super-resolution, and the interior of the mouth.
+
+        Args:
+            identity: of the sources.
+            motion: ``[B, R, code]`` motion codes.
+            eyes: ``[B, 2]`` eye openness.
+            camera: poses of the heads in the frames.
+            source_motion: motion codes of the sources, see :meth:`drive`.
+            generator: for stratified samples (training); without one, samples lie at interval centers.
+            lattice: the result of ``deformation_field.encode_lattice``, for callers that render many frames.
+            background: composited behind the person; by default the background moves with the head, as in training.
+        """
+        codes = self.drive(identity, motion, eyes, camera, source_motion)
+        field = self.deform_field(identity, codes, lattice)
+        coarse, fine = self.render_volume(field, camera, generator)
+        # A source image that is expanded to the batch is downsampled once.
+        image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
+        image = downsample(image, 2).expand(len(fine), -1, -1, -1)
+        layer = render_hair_layer(image, identity.hair, camera, identity.camera)
+        coarse, fine = composite_hair_layer(coarse, downsample(layer, 2)), composite_hair_layer(fine, layer)
+        warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
+        detail_scale = self.render_config.source_detail_scale
+        image = self.super_resolution(coarse[:, :-2], inputs, warped, detail_scale).float()
+        image = self.composite_mouth_interior(image, identity, field, camera)
+        alpha, flow = coarse[:, -3:-2], fine[:, -2:]
+        if background is not None:
+            image = composite_background(background, image.clamp(0.0, 1.0), flow, alpha)
+        return Rendering(image, warped, coarse[:, :3], fine[:, :3], alpha, flow, field.lattice)
+
+    def drive(
+        self,
+        identity: MotionIdentity,
+        motion: Tensor,
+        eyes: Tensor,
+        camera: Camera,
+        source_motion: Tensor | None = None,
+    ) -> RegionCodes:
+        """Combine motion codes ``[B, R, code]``, eye openness ``[B, 2]`` and the pose of the frame.
+
+        The deformation depends on the change from the source. ``source_motion [B, R, code]`` are the motion codes of
+        the source where they are known (in training); by default they are those estimated from the source.
+        """
+        motion_delta = motion - (identity.source_motion if source_motion is None else source_motion)
+        pose = encode_poses(identity.camera, camera)
+        return self.deformation_field.combine_codes(identity.regions.tokens, motion_delta, eyes - identity.eyes, pose)
+
+    def deform_field(
+        self, identity: Identity, codes: RegionCodes, lattice: PositionFeatures | None = None
+    ) -> DeformedField:
+        """Return the radiance fields of the sources, deformed by ``codes``."""
+        shape = self.deformation_field.lattice
+        return DeformedField(
+            lattice=self.deformation_field.deform_lattice(codes, lattice),
+            lattice_size=shape.size,
+            lattice_center=shape.center,
+            lattice_focus=shape.focus,
+            lattice_extent=shape.extent,
+            planes=identity.appearance.planes,
+            camera=identity.camera,
+            radiance=self.radiance_field,
+        )
+
+    def render_volume(
+        self, field: DeformedField, camera: Camera, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Render the fields as ``[B, 3 + features + 3, r, r]``: color, features, opacity and flow.
+
+        Returns these, and the same upsampled to ``2r`` with the foveated rays pasted in.
+        """
+        size = self.config.ray_size
+        foveated = place_foveated_rays(camera, 2 * size)
+        grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
+        points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)
+        samples = place_samples(cast_rays(points, camera), self.config.samples, generator)
+        outputs = render_rays(field, samples.positions, samples.deltas, 0.0 if self.training else EARLY_STOP_EPS)
+        alpha = outputs.alpha[..., None]
+        flow = outputs.values[..., -2:] - alpha * points
+        rendered = torch.cat([outputs.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
+        coarse = rendered[..., : size * size].unflatten(2, (size, size))
+        return coarse, foveated.paste(rendered[..., size * size :], upsample(coarse, 2))
+
+    def composite_mouth_interior(
+        self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera
+    ) -> Tensor:
+        """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
+
+        What the source shows of it is taken from there, the rest is painted. Where lips close, the warp is right.
+        """
+
+        def deform(points: Tensor) -> Tensor:
+            return interpolate_lattice(field, points)[..., :3]
+
+        size, colors = image.shape[-1], identity.mouth_colors
+        lips = identity.landmarks[:, self.inner_lips]
+        outline = invert_deformation(deform, lips, lips + self.lips_apart, MOUTH_ROUNDS, MOUTH_STEP)
+        patch = place_foveated_rays(camera, size, eye_size=(0.0, 0.0))
+        opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], camera, patch.points, size)
+        # Most cells of the patch show lips and chin; the network skips them.
+        inside = opening.coverage.topk(math.ceil(MOUTH_FRACTION * opening.coverage.shape[1])).indices
+        patch, opening = patch.select(inside), opening.select(inside)
+        visible = find_source_interior(outline, lips, camera, identity.camera, patch.points, size)
+        shown = F.grid_sample(identity.image.float(), visible.points[:, None], "bicubic", "border", align_corners=False)
+        painted = self.mouth_interior(opening, colors).lerp(shown[:, :, 0], visible.visibility[:, None])
+        weight = opening.coverage * compute_interior_weight(measure_opening(outline), colors.opening)[:, None]
+        return patch.paste(patch.gather(image).lerp(painted, weight[:, None]), image)
+
+    def locate_landmarks(self, identity: MotionIdentity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
+        """Find the landmarks of the source in the frame.
+
+        Searches from ``start [B, P, 3]`` (head space). The result has the same shape and no gradient.
+        """
+
+        def deform(points: Tensor) -> Tensor:
+            return self.deformation_field.deform_points(codes, points).offsets
+
+        return invert_deformation(deform, identity.landmarks, start, rounds)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the settings of inference beside the weights, for ``save_pretrained``."""
+        super()._save_pretrained(save_directory)
+        text = json.dumps(to_dict(self.render_config), indent=2, sort_keys=True)
+        (save_directory / RENDER_CONFIG_FILE).write_text(text, "utf-8")
+
+
+@torch.no_grad()
+def invert_deformation(
+    deform: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, rounds: int, step: float = 1.0
+) -> Tensor:
+    """Find the points of frames that a deformation takes to points ``target [B, P, 3]`` of the source.
+
+    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. All rounds
+    but the last go a fraction ``step`` of the way: where the deformation squeezes (offsets change faster than
+    positions), full steps diverge. No gradients.
+    """
+    points = start
+    for _ in range(rounds - 1):
+        points = points.lerp(target - deform(points), step)
+    return target - deform(points)
+
+
+def smooth_gaussian(series: Tensor, sigma: float) -> Tensor:
+    """Smooth ``series [T, ...]`` by a Gaussian of ``sigma`` frames; the ends are replicated. Zero changes nothing."""
+    reach = math.ceil(3.0 * sigma)
+    if reach == 0:
+        return series
+    steps = torch.arange(-reach, reach + 1, device=series.device)
+    weights = torch.softmax(-0.5 * (steps / sigma).square(), dim=0).to(series.dtype)
+    nearby = (torch.arange(len(series), device=series.device)[:, None] + steps).clamp(0, len(series) - 1)
+    return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))

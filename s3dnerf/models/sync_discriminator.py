@@ -1,0 +1,378 @@
+"""Lip-sync discriminator (S3D-NeRF, section 3.5; after SyncNet, Chung and Zisserman, 2016).
+
+Five consecutive frames of the lips and the speech around them become one vector each; the cosine of the two says how
+well they are in step. It is trained on real people and then frozen: its gradient flows into rendered frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.config import check_config, from_dict
+from s3dnerf.constraints import Coordinate, Length, PositiveInt, ShareBelowOne, Width
+from s3dnerf.media.audio import cut_speech_window
+from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
+from s3dnerf.models.layers import make_convolution
+from s3dnerf.models.pretrained import load_model
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.precision import mixed_precision
+from s3dnerf.rendering.rays import project_points
+from s3dnerf.structures import Camera
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
+"""Folder of the discriminator that ships with the package."""
+GRAY = (0.299, 0.587, 0.114)
+CROPPED_SIDE = 256
+"""Larger frames are averaged down to this side first, so that a crop skips no pixels."""
+CHUNK = 32
+"""Frames or windows of speech in a batch where whole videos are embedded."""
+
+
+@dataclass
+class LipCropConfig:
+    """The part of a frame that shows lips, jaw and lower cheeks."""
+
+    height: Annotated[PositiveInt, Field(ge=8, le=1024)] = 40
+    """Rows of a crop."""
+    width: Annotated[PositiveInt, Field(ge=8, le=1024)] = 64
+    """Columns of a crop."""
+    center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.45, 0.5)
+    """What is in the middle of it, head units: a point a little below the mouth."""
+    reach: Length = 0.55
+    """Half its width, head units."""
+
+
+@dataclass
+class SyncAudioConfig(AudioEncoderConfig):
+    """The audio encoder's settings, with other values where none is given."""
+
+    features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "moonshine"
+    """Speech features, see above."""
+    window: SpeechWindow = 8320
+    """Samples of speech around the middle frame that are compared (520 ms)."""
+    context: SpeechContext = 3520
+    """Samples more on either side."""
+
+
+@dataclass
+class SyncDiscriminatorConfig:
+    """Sizes of the lip-sync discriminator, and all that training and use must agree on."""
+
+    frames: Annotated[PositiveInt, Field(le=64)] = 5
+    """Consecutive frames that are judged together, an odd number: speech is cut around the middle one."""
+    crop: LipCropConfig = field(default_factory=LipCropConfig)
+    """Where in a frame the lips are."""
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 128)
+    """Channels of the convolutions over a frame, all but the first multiples of 8; each halves its size."""
+    frame_width: Width = 128
+    """Numbers that describe a frame."""
+    embedding: Width = 128
+    """Length of the vectors that are compared."""
+    lip_dropout: ShareBelowOne = 0.3
+    """Share of the numbers of a frame left out in training."""
+    shapes: Width = 6
+    """Numbers that describe the shape of the lips; telling it is taught beside, see ``lip_reader``."""
+    audio: SyncAudioConfig = field(default_factory=SyncAudioConfig)
+    """Speech around the middle one of the frames, and the network over it."""
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> SyncDiscriminatorConfig:
+        """There is a middle frame, and all convolutions but the first normalize groups of their channels."""
+        if self.frames % 2 == 0:
+            raise ValueError(f"frames ({self.frames}) should be an odd number")
+        if any(width % GROUPS for width in self.widths[1:]):
+            raise ValueError(f"widths {list(self.widths)} should be multiples of {GROUPS}, all but the first")
+        return self
+
+
+class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+    """Two networks into one space. ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``."""
+
+    def __init__(self, config: SyncDiscriminatorConfig | dict) -> None:
+        """Build the networks; a dict is what the mixin reads from ``config.json``."""
+        super().__init__()
+        if isinstance(config, dict):
+            config = from_dict(SyncDiscriminatorConfig, config, source="config.json")
+        check_config(config, "lip-sync discriminator")
+        self.config = config
+        self.frame_encoder = FrameEncoder(config)
+        joined = config.frames * config.frame_width
+        self.lip_head = make_head(joined, config.embedding, config.lip_dropout)
+        self.audio_encoder = AudioEncoder(config.audio)
+        with torch.no_grad():
+            silence = torch.zeros(1, config.audio.samples)
+            tokens = self.audio_encoder(silence).flatten(1).shape[1]
+        self.speech_head = make_head(tokens, config.embedding, config.audio.dropout)
+        # Used in training only: both sides are asked for the shape of the lips, without which they stay at chance long.
+        self.lip_reader = nn.Linear(config.frame_width, config.shapes)
+        self.speech_reader = nn.Linear(tokens, config.shapes)
+
+    def crop_lips(self, images: Tensor, camera: Camera) -> Tensor:
+        """Crop the lips out of ``images [B, 3, S, S]`` (in [0, 1]) with head poses ``camera``: ``[B, 3, h, w]``."""
+        return crop_lips(images, camera, self.config.crop)
+
+    def embed_lips(self, crops: Tensor) -> Tensor:
+        """Runs of consecutive crops ``[N, frames, 3, h, w]`` -> unit vectors ``[N, embedding]``."""
+        return self.join_frames(self.frame_encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
+
+    def join_frames(self, described: Tensor) -> Tensor:
+        """Runs of described frames ``[N, frames, frame_width]`` -> unit vectors ``[N, embedding]``."""
+        return F.normalize(self.lip_head(described.flatten(1)).float(), dim=-1)
+
+    def embed_speech(self, windows: Tensor) -> Tensor:
+        """Speech ``[N, samples]`` around the middle frame of each run, at the normal level -> unit vectors.
+
+        Longer windows are cut to ``config.audio.samples`` about their middle. Raises ValueError for shorter ones.
+        """
+        return self.embed_features(self.audio_encoder.extract_features(windows))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Speech features ``[N, channels, columns]`` of ``audio_encoder.extract_features`` -> unit vectors."""
+        return self.join_tokens(self.audio_encoder.encode(features))
+
+    def join_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens of speech ``[N, steps, width]`` -> unit vectors ``[N, embedding]``."""
+        return F.normalize(self.speech_head(tokens.flatten(1)).float(), dim=-1)
+
+    def forward(self, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
+        """Cosine between lips and speech of N runs, ``[N]``.
+
+        Args:
+            images: ``[N * frames, 3, S, S]``, those of a run in a row.
+            camera: their head poses.
+            windows: ``[N, samples]`` speech around the middle frame of each run, as ``cut_speech_window`` cuts it.
+        """
+        crops = self.crop_lips(images, camera).unflatten(0, (-1, self.config.frames))
+        return (self.embed_lips(crops) * self.embed_speech(windows)).sum(-1)
+
+
+class FrameEncoder(nn.Module):
+    """Convolutions over the crop of one frame, in gray and at one brightness and contrast."""
+
+    def __init__(self, config: SyncDiscriminatorConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs, height, width = 1, config.crop.height, config.crop.width
+        for outputs in config.widths:
+            first = inputs == 1
+            layers.append(make_convolution(inputs, outputs, 2, 5 if first else 3))
+            # Crops are evened out already.
+            layers += [nn.SiLU()] if first else [nn.GroupNorm(GROUPS, outputs), nn.SiLU()]
+            inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
+        self.convolutions = nn.Sequential(*layers)
+        self.describe = nn.Sequential(
+            nn.Dropout(config.lip_dropout),
+            nn.Linear(inputs * height * width, config.frame_width),
+            nn.LayerNorm(config.frame_width),
+            nn.SiLU(),
+        )
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Crops ``[N, 3 or 1, h, w]`` -> ``[N, frame_width]``."""
+        even = even_out(crops).contiguous(memory_format=torch.channels_last)
+        return self.describe(self.convolutions(even).flatten(1))
+
+
+def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> SyncDiscriminator:
+    """Load a discriminator that supervises or measures: in evaluation mode, its parameters frozen.
+
+    Raises UserError where there is none in ``folder``, which may be a hub id too.
+    """
+    model = load_model(SyncDiscriminator, SyncDiscriminatorConfig, folder).to(device)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def embed_video(model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
+    """Embed the lips of a whole video; a few frames are in memory at a time.
+
+    Args:
+        model: the discriminator.
+        frames: T frames ``uint8 [S, S, 3]``, one after the other.
+        camera: T head poses.
+
+    Returns:
+        Unit vectors ``[T - 4, embedding]``; row i is of the run of five frames (``model.config.frames``) from frame i
+        on, whose middle is frame ``i + 2``.
+
+    Raises:
+        ValueError: there are not as many frames as poses, or fewer than five.
+    """
+    count, run = len(camera.scale), model.config.frames
+    with mixed_precision(next(model.parameters()).device):  # as in training
+        described = describe_frames(model, frames, camera)
+        if len(described) != count or count < run:
+            raise ValueError(f"{len(described)} frames with {count} poses cannot be scored")
+        return model.join_frames(described.unfold(0, run, 1).transpose(1, 2))
+
+
+@torch.inference_mode()
+def embed_moments(model: SyncDiscriminator, speech: np.ndarray, moments: np.ndarray) -> Tensor:
+    """Embed the speech around frames.
+
+    Args:
+        model: the discriminator.
+        speech: 16 kHz sound at the normal level, ``[samples]``.
+        moments: ``[N]`` frame numbers.
+
+    Returns:
+        Unit vectors ``[N, embedding]``.
+    """
+    device = next(model.parameters()).device
+    embedded = [torch.zeros(0, model.config.embedding, device=device)]
+    with mixed_precision(device):
+        for first in range(0, len(moments), CHUNK):
+            some = moments[first : first + CHUNK]
+            windows = cut_speech_window(speech.astype(np.float32, copy=False), some, model.config.audio.samples)
+            embedded.append(model.embed_speech(torch.from_numpy(windows).to(device)))
+    return torch.cat(embedded)
+
+
+def describe_frames(model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
+    """Run frames ``uint8 [S, S, 3]`` through the frame encoder, a few at a time: ``[T, frame_width]``."""
+    device = next(model.parameters()).device
+    described, stream, done = [torch.zeros(0, model.config.frame_width, device=device)], iter(frames), 0
+    while chunk := list(islice(stream, CHUNK)):
+        rows = slice(done, done + len(chunk))
+        poses = Camera(*(part[rows].to(device) for part in (camera.rotation, camera.scale, camera.center)))
+        images = torch.from_numpy(np.stack(chunk)).to(device).movedim(-1, 1) / 255.0
+        described.append(model.frame_encoder(model.crop_lips(images, poses)).float())
+        done += len(chunk)
+    return torch.cat(described)
+
+
+def make_head(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Return the layers between an encoder and the common space."""
+    return nn.Sequential(
+        nn.Dropout(dropout),
+        nn.Linear(inputs, 2 * outputs),
+        nn.LayerNorm(2 * outputs),
+        nn.SiLU(),
+        nn.Linear(2 * outputs, outputs),
+    )
+
+
+def even_out(crops: Tensor) -> Tensor:
+    """Turn crops ``[N, 3 or 1, h, w]`` to gray of mean 0 and deviation 1, each frame by itself: ``[N, 1, h, w]``."""
+    if crops.shape[1] == 3:
+        crops = (crops * crops.new_tensor(GRAY)[:, None, None]).sum(dim=1, keepdim=True)
+    crops = crops - crops.mean(dim=(2, 3), keepdim=True)
+    return crops / (crops.square().mean(dim=(2, 3), keepdim=True) + 1e-4).sqrt()
+
+
+def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: float = 0.0) -> Tensor:
+    """Crop the lips out of frames, upright and of one size whatever the pose of the head; differentiable in the frames.
+
+    Args:
+        images: ``[B, 3, S, S]``.
+        camera: pose of the head in each.
+        config: where the lips are.
+        margin: how much more is cropped on every side, as a share of the crop's own height and width.
+
+    Returns:
+        ``[B, 3, h, w]``; with a margin h and w grow in proportion.
+    """
+    factor = images.shape[-1] // CROPPED_SIDE
+    images = F.avg_pool2d(images, factor) if factor > 1 else images
+    anchor = images.new_tensor(config.center, dtype=torch.float32).expand(len(images), 1, 3)
+    middle = project_points(anchor, camera)[..., :2]
+    height, width = (round(side * (1.0 + 2.0 * margin)) for side in (config.height, config.width))
+    # In units of half the crop's width, so that pixels are square.
+    grid = make_pixel_grid(height, width, images.device) * (1.0 + 2.0 * margin)
+    grid = grid * grid.new_tensor([1.0, config.height / config.width])
+    reach = config.reach * camera.scale[:, None, None]
+    # Mixed precision would round positions to a fifth of a pixel.
+    with torch.autocast(images.device.type, enabled=False):
+        places = middle + reach * (grid.flatten(0, 1) @ measure_roll(camera).transpose(1, 2))
+    return F.grid_sample(
+        images, places.unflatten(1, (height, width)).to(images), padding_mode="border", align_corners=False
+    )
+
+
+def measure_roll(camera: Camera) -> Tensor:
+    """Rotations ``[B, 2, 2]`` of (u, v) nearest to what the heads' own rotations do within the image."""
+    rotation = camera.rotation
+    # The nearest rotation to the upper left block has this angle; v points down, so it turns the other way round.
+    angle = torch.atan2(rotation[:, 1, 0] - rotation[:, 0, 1], rotation[:, 0, 0] + rotation[:, 1, 1])
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
+
+
+def score_offsets(cosines: Tensor, reach: int, first: int = 0) -> Tensor:
+    """Mean cosine of lips with speech a few frames away.
+
+    Args:
+        cosines: ``[R, T]`` of lips (rows) with speech (columns) around consecutive frames; row 0 is at frame ``first``.
+        reach: largest offset, frames.
+        first: the column that belongs to row 0.
+
+    Returns:
+        ``[2 reach + 1]`` means over the pairs inside; entry ``reach + k`` pairs lips at t with speech at t + k, so it
+        is the highest where the sound comes k frames late. Where fewer than half the rows have a partner it is -1.
+    """
+    scores = cosines.new_full((2 * reach + 1,), -1.0)
+    for offset in range(-reach, reach + 1):
+        pairs = cosines.diagonal(first + offset)
+        if 2 * len(pairs) >= len(cosines):
+            scores[reach + offset] = pairs.mean()
+    return scores
+
+
+def score_embeddings(lips: Tensor, speech: Tensor, reach: int, first: int = 0, counted: Tensor | None = None) -> Tensor:
+    """Score offsets as :func:`score_offsets` does, without the matrix of all cosines: memory grows with R + T alone.
+
+    Args:
+        lips: unit vectors ``[R, E]`` of consecutive frames.
+        speech: unit vectors ``[T, E]`` of consecutive frames.
+        reach: largest offset, frames.
+        first: the row of ``speech`` that belongs to row 0 of ``lips``.
+        counted: ``bool [R]``, which rows of ``lips`` take part; all by default.
+
+    Returns:
+        ``[2 reach + 1]`` mean cosines; -1 where fewer than half of the rows that take part have a partner.
+    """
+    counted = torch.ones(len(lips), dtype=torch.bool, device=lips.device) if counted is None else counted
+    scores = lips.new_full((2 * reach + 1,), -1.0)
+    for offset in range(-reach, reach + 1):
+        low, high = max(0, -first - offset), min(len(lips), len(speech) - first - offset)
+        if low >= high:
+            continue
+        cosines = (lips[low:high] * speech[low + first + offset : high + first + offset]).sum(-1)[counted[low:high]]
+        if len(cosines) and 2 * len(cosines) >= counted.sum():
+            scores[reach + offset] = cosines.mean()
+    return scores
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """How well true pairs of lips and speech are told from false ones."""
+
+    accuracy: float
+    """Share of false pairs less alike than the true pair of the same lips; 0.5 is chance."""
+    separation: float
+    """Mean cosine of true pairs, minus that of false ones."""
+
+
+def measure_two_way(scores: Tensor, negatives: Tensor) -> TwoWay:
+    """Compare the diagonal of ``scores [N, N]`` (lips by speech) with the entries that ``negatives`` marks."""
+    true = scores.diagonal()[:, None]
+    nearer = (true > scores).float() + 0.5 * (true == scores).float()
+    return TwoWay(nearer[negatives].mean().item(), (true.mean() - scores[negatives].mean()).item())
+
+
+def mark_distant(count: int, distance: int) -> Tensor:
+    """Tell which of ``count`` consecutive moments are ``distance`` frames apart or more, ``bool [count, count]``."""
+    times = torch.arange(count)
+    return (times[:, None] - times).abs() >= distance

@@ -1,0 +1,53 @@
+"""The background behind a moving person.
+
+Rendering warps the head and a margin around it alike, so that walls would bend around a turning head. A background
+stands still. It is restored where neither the source nor the frame shows the person, and inpainted where the head has
+moved away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s3dnerf.ops.image import upsample, warp_image
+
+UNCOVERED_FROM, UNCOVERED_TO = 0.4, 0.7
+"""Decrease of opacity, from the source to the frame, from which on and up to which the head uncovers the background.
+There the flow is that of empty space, which stands still."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """A background and the person in front of it."""
+
+    image: Tensor
+    """``[1, 3, S, S]`` in [0, 1], also behind the person."""
+    person: Tensor
+    """``[1, 1, h, h]`` coverage of each pixel of the source by the person, in [0, 1]."""
+    inpainted: Tensor
+    """``[1, 1, h, h]`` fraction of each pixel of the background that is inpainted, so that the frame is preferred."""
+    head: Tensor
+    """``[1, 1, h, h]`` opacity of the field when the source itself is rendered."""
+
+
+def composite_background(background: Background, image: Tensor, flow: Tensor, alpha: Tensor) -> Tensor:
+    """Composite frames over the background.
+
+    Args:
+        background: the background.
+        image: ``[B, 3, S, S]`` the frames.
+        flow: ``[B, 2, n, n]`` position in the source of what a pixel shows, minus its own (image coordinates).
+        alpha: ``[B, 1, r, r]`` opacity of the field.
+
+    Returns ``[B, 3, S, S]``.
+    """
+    size = background.person.shape[-1]
+    flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])
+    known = torch.cat([background.person, background.head], dim=1).expand(len(image), -1, -1, -1)
+    person, head = warp_image(known, flow).split(1, dim=1)
+    uncovered = ((head - alpha - UNCOVERED_FROM) / (UNCOVERED_TO - UNCOVERED_FROM)).clamp(0.0, 1.0)
+    hidden = (1.0 - (1.0 - person) * (1.0 - background.inpainted)) * (1.0 - person * uncovered)
+    return image.lerp(background.image, 1.0 - upsample(hidden, image.shape[-1] // size))

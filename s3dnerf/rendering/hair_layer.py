@@ -1,0 +1,77 @@
+"""The hair layer: hair moves with the head even where the radiance field misses it.
+
+A field trained on few people cannot know the density of a new person's hair, and hair that it takes for air would stand
+still while the head turns. The matte tells which pixels of the source are the person. What rays miss of them, above the
+neck, moves like a plane through the head, which needs no depth estimate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3dnerf.ops.image import make_pixel_grid, warp_image
+from s3dnerf.rendering.rays import intersect_plane, project_points
+from s3dnerf.structures import Camera
+
+DEPTH = -0.15
+"""Depth of the plane in head units: behind the face, before the back of the head."""
+NECK = (-0.8, -0.45)
+"""Heights (head space) of chin and mouth: nothing moves with the head below the first, everything above the second."""
+
+
+def compute_plane_flow(frame: Camera, source: Camera, size: int) -> Tensor:
+    """Return the flow ``[B, 2, size, size]`` of the plane: its position in the source minus that in the frame."""
+    # Both projections of the plane are affine, so that three points determine the flow.
+    corners = frame.scale.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    places = project_points(intersect_plane(corners, frame, DEPTH), source)[..., :2]
+    middle, right, down = (places - corners)[..., None, None].unbind(1)
+    u, v = make_pixel_grid(size, size, places.device).to(places).unbind(-1)
+    return middle + (right - middle) * u + (down - middle) * v
+
+
+def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
+    """Mask the pixels that move with the head, by depth-independent rules.
+
+    Args:
+        matte: ``[B, 1, m, m]`` coverage of each pixel of the source by the person, in [0, 1].
+        camera: of the source.
+        size: side of the result.
+
+    Returns ``[B, 1, size, size]`` in [0, 1].
+    """
+    low, high = NECK
+    grid = make_pixel_grid(size, size, matte.device).to(camera.scale).flatten(0, 1)
+    height = intersect_plane(grid, camera, DEPTH)[..., 1].view(-1, 1, size, size)
+    above = ((height - low) / (high - low)).clamp(0.0, 1.0)
+    matte = F.interpolate(matte, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return matte * above.square() * (3.0 - 2.0 * above)
+
+
+def render_hair_layer(image: Tensor, hair: Tensor, frame: Camera, source: Camera) -> Tensor:
+    """Render the layer behind the radiance field.
+
+    Args:
+        image: ``[B, 3, n, n]`` the source.
+        hair: ``[B, 1, n, n]`` from :func:`mask_hair`.
+        frame: cameras of the frames.
+        source: cameras of the source images.
+
+    Returns ``[B, 6, n, n]``: colors of the source with its hair moved by the head, coverage by hair, and the flow of
+    the hair (image coordinates).
+    """
+    flow = compute_plane_flow(frame, source, image.shape[-1])
+    coverage = warp_image(hair, flow)
+    flow = coverage * flow
+    return torch.cat([warp_image(image, flow), coverage, flow], dim=1)
+
+
+def composite_hair_layer(rendered: Tensor, layer: Tensor) -> Tensor:
+    """Composite the rendered field over ``layer [B, 6, h, w]`` of :func:`render_hair_layer`.
+
+    ``rendered [B, 3 + features + 3, h, w]`` has colors, features, opacity and flow.
+    """
+    clear = 1.0 - rendered[:, -3:-2]
+    colors, others = rendered[:, :3] + clear * layer[:, :3], rendered[:, -3:] + clear * layer[:, 3:]
+    return torch.cat([colors, rendered[:, 3:-3], others], dim=1)

@@ -1,0 +1,209 @@
+"""Learning the inside of the mouth: from pixels between tracked lips alone, before anything is rendered.
+
+It learns from pixels that the source beside them does not show, for no others will be painted.
+
+What is between lips differs from person to person, and one network that has to please all of them paints a gray mean.
+So it has several types of mouths to choose from, and each person teaches the type that fits best (multiple choice
+learning, Guzman-Rivera et al., 2012). Where a stranger's source shows no teeth, a type is painted with as much light
+and shade as real mouths have and with upper teeth; below teeth that it shows, the darkest one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s3dnerf.data.dataset import TalkingFaceDataset, View, make_frames, make_source
+from s3dnerf.errors import UserError
+from s3dnerf.models.s3dnerf.mouth_interior import (
+    INNER_LIPS,
+    PARTED,
+    TOOTHED,
+    MouthColors,
+    MouthInterior,
+    measure_mouth_colors,
+)
+from s3dnerf.rendering.foveation import place_foveated_rays
+from s3dnerf.rendering.mouth_opening import UPPER_LIP, MouthOpening, find_source_interior, measure_mouth_opening
+from s3dnerf.structures import map_tensors
+from s3dnerf.training.losses import rgb_to_luma
+from s3dnerf.training.optimization import schedule
+
+FRAMES, FRAMES_A_STEP = 16_000, 12
+"""Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
+each person, and in the end fewer people."""
+FRAMES_A_PERSON = 240
+"""Frames with open lips looked at of every person, at most."""
+PIXELS = 128
+"""Pixels drawn from each of them."""
+INSIDE = 0.9
+"""Coverage of these pixels."""
+FRAMES_A_PORTRAIT = 16
+"""Frames that are looked at beside the same source, at most."""
+CLOSED_SHARE = 0.5
+"""Share of the sources whose lips are closed, where a clip has such frames: these show nothing, so all is learned."""
+PEOPLE, TOGETHER = 16, 3
+"""People in a batch, and frames of each: all of them teach one type."""
+LEARNING_RATE = 3e-3
+SHARED = 0.05
+"""Share of a frame's error that teaches all types: those that fit nobody yet are drawn along."""
+
+
+@dataclass(frozen=True)
+class MouthSamples:
+    """Pixels between the lips of ``M`` frames."""
+
+    opening: MouthOpening
+    """Of ``PIXELS`` pixels each."""
+    source: MouthColors
+    """Of a source of the same person."""
+    colors: Tensor
+    """``[M, 3, PIXELS]``."""
+    person: Tensor
+    """``[M]`` numbers of the people, ascending."""
+
+    def take(self, rows: Tensor) -> MouthSamples:
+        """Return some of the frames."""
+        return map_tensors(self, lambda x: x[rows])
+
+    @staticmethod
+    def join(parts: list[MouthSamples]) -> MouthSamples:
+        """Put mouths one after another."""
+        opening, source = (
+            type(first)(**{name: torch.cat([getattr(other, name) for other in others]) for name in vars(first)})
+            for first, others in (
+                (parts[0].opening, [part.opening for part in parts]),
+                (parts[0].source, [part.source for part in parts]),
+            )
+        )
+        return MouthSamples(
+            opening, source, *(torch.cat([getattr(part, name) for part in parts]) for name in ("colors", "person"))
+        )
+
+
+def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> MouthSamples:
+    """Look between the lips of the people of a data set, each seen beside a source from the same clip.
+
+    As much is collected as ``steps`` of :func:`train_mouth_interior` have use for.
+
+    Raises:
+        UserError: nobody's lips are open.
+    """
+    rng = np.random.default_rng(seed)
+    people = list(data.people.values())
+    frames = min(FRAMES, FRAMES_A_STEP * steps)
+    people = people[:: math.ceil(len(people) * TOGETHER / frames)]
+    wanted = min(FRAMES_A_PERSON, frames // len(people))
+    parts = []
+    for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
+        total = sum(len(track.frames) for track in tracks)
+        for track in tracks:
+            parted = track.clip.lip_opening[track.frames] > PARTED
+            opened, closed = track.frames[parted], track.frames[~parted]
+            count = min(len(opened), math.ceil(wanted * len(track.frames) / total))
+            if count == 0:
+                continue
+            shown = rng.choice(opened, count, replace=False)
+            for first in range(0, count, FRAMES_A_PORTRAIT):
+                sources = closed if len(closed) and rng.random() < CLOSED_SHARE else track.frames
+                beside = np.array([rng.choice(sources), *shown[first : first + FRAMES_A_PORTRAIT]])
+                view = data.augment_view(data.read_view(track, beside, with_speech=False), rng)
+                parts.append(sample_mouths(view, person, rng))
+    parts = [part for part in parts if len(part.person)]
+    if not parts:
+        raise UserError(data.config.root, "no clip shows open lips", "add such clips, or set --train.mouth_steps 0")
+    return MouthSamples.join(parts)
+
+
+def sample_mouths(view: View, person: int, rng: np.random.Generator) -> MouthSamples:
+    """Draw pixels between the lips of all frames of a view but the first, the source, which does not show them."""
+    source, frames = make_source(view.take([0])), make_frames(view.take(range(1, len(view.eyes))))
+    size = frames.image.shape[-1]
+    patch = place_foveated_rays(frames.camera, size, eye_size=(0.0, 0.0))
+    outline = frames.landmarks[:, INNER_LIPS]
+    lips = source.landmarks[:, INNER_LIPS].expand_as(outline)
+    opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], frames.camera, patch.points, size)
+    beside = map_tensors(source.camera, lambda x: x.expand(len(outline), *x.shape[1:]))
+    visible = find_source_interior(outline, lips, frames.camera, beside, patch.points, size)
+    inside = (opening.coverage > INSIDE) * (1.0 - visible.visibility)
+    rows = (inside.sum(dim=1) >= 1.0).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    # Of frames that have no such pixels any are drawn; they are left out at the end.
+    drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
+    colors = measure_mouth_colors(source.image, source.landmarks, source.camera)
+    mouths = MouthSamples(
+        opening.select(drawn),
+        map_tensors(colors, lambda x: x.expand(len(inside), *x.shape[1:])),
+        patch.select(drawn).gather(frames.image),
+        torch.full((len(inside),), person),
+    )
+    return mouths.take(rows)
+
+
+def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: int, seed: int) -> None:
+    """Teach the inside of the mouth and choose the type that strangers are shown."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.unique_consecutive(mouths.person.cpu(), return_counts=True)[1]
+    first = counts.cumsum(0) - counts
+    optimizer = torch.optim.Adam(interior.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
+    bar = tqdm(range(steps), desc="learning mouths", leave=False)
+    interior.requires_grad_(True)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * schedule(step, steps)
+        people = torch.randint(len(counts), (PEOPLE,), generator=generator)
+        chosen = (torch.rand(PEOPLE, TOGETHER, generator=generator) * counts[people, None]).long()
+        errors = measure_errors(interior, mouths.take((first[people, None] + chosen).flatten()))
+        errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
+        loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    # Gradients that stayed would count in the norm of those of the other steps.
+    optimizer.zero_grad(set_to_none=True)
+    interior.requires_grad_(False)
+    interior.shown.copy_(torch.tensor(choose_types(interior, mouths)))
+
+
+@torch.no_grad()
+def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, int]:
+    """Return the types that are shown where a source shows no teeth, and below those that it shows."""
+    rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
+    closed = mouths.take(rows) if len(rows) else mouths
+    painted = [interior(closed.opening, closed.source, code) for code in interior.types]
+    # The type that is the least wrong for everybody would be the grayest, and where it is bright along the lower lip,
+    # that is the lip itself.
+    toothed = [kind for kind, colors in enumerate(painted) if compare_halves(colors, closed) > 0] or range(len(painted))
+    wanted = measure_contrast(closed.colors, closed)
+    contrasting = min(toothed, key=lambda kind: abs(measure_contrast(painted[kind], closed) - wanted))
+    # Below teeth, whatever is guessed and is not there looks like flesh; the dark never does.
+    painted = [interior(mouths.opening, mouths.source, code) for code in interior.types]
+    darkest = min(range(len(painted)), key=lambda kind: rgb_to_luma(painted[kind][..., None]).mean().item())
+    return contrasting, darkest
+
+
+def compare_halves(colors: Tensor, mouths: MouthSamples) -> float:
+    """Return by how much mouths are brighter in the half near the upper lip than in the other one."""
+    luminance = rgb_to_luma(colors[..., None]).flatten(1)
+    upper = mouths.opening.below_upper < mouths.opening.above_lower
+    return (luminance[upper].mean() - luminance[~upper].mean()).item()
+
+
+def measure_contrast(colors: Tensor, mouths: MouthSamples) -> float:
+    """Standard deviation of luminance within a mouth, in units of the skin's: mean over frames and then over people."""
+    skin = rgb_to_luma(mouths.source.skin[..., None, None]).flatten(1)
+    values = rgb_to_luma(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
+    counts = torch.unique_consecutive(mouths.person, return_counts=True)[1].tolist()
+    return torch.stack([part.mean() for part in values.split(counts)]).mean().item()
+
+
+def measure_errors(interior: MouthInterior, mouths: MouthSamples) -> Tensor:
+    """Mean absolute error of every type on every frame, in units of the skin's color: ``[types, M]``."""
+    skin = mouths.source.skin[..., None]
+    painted = (interior(mouths.opening, mouths.source, code) for code in interior.types)
+    return torch.stack([((colors - mouths.colors) / skin).abs().mean((1, 2)) for colors in painted])

@@ -1,0 +1,434 @@
+"""The whole model: what it returns before it has learned anything, its geometry, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from s3dnerf.data.dataset import Batch
+from s3dnerf.models.s3dnerf import s3dnerf as module
+from s3dnerf.models.s3dnerf.identity import Identity, Rendering
+from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF, smooth_gaussian
+from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
+from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.rendering.rays import project_points
+from s3dnerf.structures import Camera, map_tensors
+from s3dnerf.training.settings import S3DNeRFConfig
+
+SIDE, RAYS = 64, 16
+
+
+@pytest.fixture
+def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
+    torch.manual_seed(0)
+    return S3DNeRF(load_smoke().model).eval()
+
+
+@pytest.fixture
+def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
+    with torch.no_grad():
+        return model.encode_identity(drawn_batch.sources)
+
+
+def render(model: S3DNeRF, identity: Identity, camera: Camera, window: Tensor | None = None) -> Rendering:
+    windows = torch.zeros(len(camera.scale), model.config.audio.samples) if window is None else window
+    with torch.no_grad():
+        return model(identity, model.encode_speech(identity, windows), identity.eyes, camera)
+
+
+def set_density(model: S3DNeRF, level: float) -> None:
+    """Make the field uniform: -100 is empty space, 100 is opaque at the first sample."""
+    with torch.no_grad():
+        model.radiance_field.network[-1].weight[0] = 0.0
+        model.radiance_field.network[-1].bias[0] = level
+
+
+def shift(camera: Camera, u: float, v: float) -> Camera:
+    return replace(camera, center=camera.center + torch.tensor([u, v]))
+
+
+def test_sizes(model: S3DNeRF, identity: Identity) -> None:
+    rendering = render(model, identity, identity.camera)
+    shapes = {name: tuple(value.shape) for name, value in vars(rendering).items()}
+    assert shapes == {
+        "image": (2, 3, SIDE, SIDE),
+        "warped": (2, 3, SIDE, SIDE),
+        "coarse": (2, 3, RAYS, RAYS),
+        "fine": (2, 3, 2 * RAYS, 2 * RAYS),
+        "alpha": (2, 1, RAYS, RAYS),
+        "flow": (2, 2, 2 * RAYS, 2 * RAYS),
+        "lattice": (2, 12 * 12 * 4, 7),
+    }
+
+
+def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identity: Identity) -> None:
+    rendering = render(model, identity, identity.camera, torch.randn(2, model.config.audio.samples))
+    assert not rendering.lattice.any()
+    assert rendering.flow.abs().max() < 1e-5
+    torch.testing.assert_close(rendering.warped, identity.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.image, identity.image, atol=1e-4, rtol=0)
+
+
+def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
+    # Geometry in bfloat16 would shift the photograph by up to half a pixel, from ray to ray and frame to frame.
+    with torch.autocast("cpu", torch.bfloat16):
+        rendering = render(model, identity, identity.camera)
+    assert rendering.flow.abs().max() < 1e-5
+    torch.testing.assert_close(rendering.image, identity.image, atol=1e-4, rtol=0)
+
+
+def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 100.0)
+    # Eight pixels of 64 to the right and four down.
+    rendering = render(model, identity, shift(identity.camera, 0.25, 0.125))
+    torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS), atol=1e-4, rtol=0)
+    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
+    torch.testing.assert_close(rendering.flow, expected, atol=1e-4, rtol=0)
+    source = identity.image
+    torch.testing.assert_close(rendering.warped[..., 4:, 8:], source[..., :-4, :-8], atol=1e-3, rtol=0)
+
+
+def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 100.0)
+    camera = identity.camera
+    flow = render(model, identity, replace(camera, scale=2 * camera.scale)).flow
+    places = (2 * torch.arange(2 * RAYS) + 1) / (2 * RAYS) - 1
+    source_u = (places + flow[0, 0, 5])[1:-1]  # nothing lies beyond the outermost rays to interpolate with
+    expected = camera.center[0, 0] + (places - camera.center[0, 0]) / 2
+    torch.testing.assert_close(source_u, expected[1:-1], atol=1e-4, rtol=0)
+
+
+def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, -100.0)
+    bald = replace(identity, hair=torch.zeros_like(identity.hair))
+    rendering = render(model, bald, shift(identity.camera, 0.3, 0.1))
+    assert rendering.alpha.abs().max() < 1e-6
+    torch.testing.assert_close(rendering.coarse, downsample(identity.image, 4))
+    torch.testing.assert_close(rendering.image, identity.image, atol=1e-4, rtol=0)
+
+
+def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, -100.0)
+    covered = replace(identity, hair=torch.ones_like(identity.hair))
+    rendering = render(model, covered, shift(identity.camera, 0.25, 0.125))
+    torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS))
+    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
+    torch.testing.assert_close(rendering.flow, expected, atol=1e-5, rtol=0)
+    small = downsample(identity.image, 4)
+    torch.testing.assert_close(rendering.coarse[..., 1:, 2:], small[..., :-1, :-2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.warped[..., 4:, 8:], identity.image[..., :-4, :-8], atol=1e-4, rtol=0)
+
+
+def test_motion_needs_no_matte(model: S3DNeRF, drawn_batch: Batch) -> None:
+    with torch.no_grad():
+        motion = model.encode_motion_identity(replace(drawn_batch.sources, matte=None))
+        whole = model.encode_identity(drawn_batch.sources).select_motion()
+    assert torch.equal(motion.source_motion, whole.source_motion)
+    assert torch.equal(motion.regions.tokens, whole.regions.tokens)
+
+
+def test_only_the_change_from_the_portrait_drives(model: S3DNeRF, identity: Identity) -> None:
+    motion = torch.randn(2, 6, 8)
+    still = model.drive(identity, identity.source_motion, identity.eyes, identity.camera)
+    assert not still.motion.any() and not still.pose[:, 6:].any()
+    guessed = model.drive(identity, motion, identity.eyes, identity.camera).motion
+    known = model.drive(identity, motion, identity.eyes, identity.camera, source_motion=0.5 * motion).motion
+    torch.testing.assert_close(guessed, motion - identity.source_motion)
+    torch.testing.assert_close(known, 0.5 * motion)
+    winked = model.drive(
+        identity, identity.source_motion, identity.eyes - torch.tensor([0.5, 0.0]), identity.camera
+    ).motion
+    expected = -0.5 * model.deformation_field.embed_eyes.weight[:, 0].view(6, 8)
+    torch.testing.assert_close(winked, expected.expand(2, 6, 8))
+
+
+def test_jittered_samples_differ_and_repeat_with_their_seed(model: S3DNeRF, identity: Identity) -> None:
+    camera = identity.camera
+    still = identity, torch.zeros(2, 6, 8), identity.eyes, camera
+    with torch.no_grad():
+        seeds = [model(*still, generator=torch.Generator().manual_seed(s)).coarse for s in (1, 1, 2)]
+    assert torch.equal(seeds[0], seeds[1])
+    assert not torch.equal(seeds[0], seeds[2])
+
+
+def test_repeated_identities_stand_in_a_row(model: S3DNeRF, identity: Identity) -> None:
+    repeated = identity.repeat(3)
+    assert repeated.image.shape == (6, 3, SIDE, SIDE)
+    assert [len(planes) for planes in repeated.appearance.planes] == [6, 6, 6]
+    for index in range(6):
+        assert torch.equal(repeated.camera.rotation[index], identity.camera.rotation[index // 3])
+        assert torch.equal(repeated.regions.tokens[index], identity.regions.tokens[index // 3])
+    camera = identity.camera.repeat(3)
+    together = render(model, repeated, camera).coarse
+    torch.testing.assert_close(together[4], render(model, identity, identity.camera).coarse[1], atol=1e-5, rtol=0)
+
+
+def test_a_motion_identity_moves_as_the_whole_identity(model: S3DNeRF, identity: Identity) -> None:
+    bare = identity.select_motion()
+    motion, eyes = torch.randn(6, 6, 8), torch.rand(6, 2)
+    camera = identity.camera.repeat(3)
+    codes, others = (model.drive(one.repeat(3), motion, eyes, camera) for one in (bare, identity))
+    assert all(torch.equal(value, getattr(others, name)) for name, value in vars(codes).items())
+    start = identity.landmarks.repeat_interleave(3, dim=0)
+    assert torch.equal(*(model.locate_landmarks(one.repeat(3), codes, start) for one in (bare, identity)))
+
+
+def test_views_of_one_identity_render_as_copies_of_it_do(model: S3DNeRF, identity: Identity) -> None:
+    one = map_tensors(identity, lambda x: x[:1])
+    views, copies = one.expand(3), one.repeat(3)
+    assert views.image.data_ptr() == one.image.data_ptr()
+    camera = shift(one.camera.repeat(3), 0.1, 0.0)
+    for name, value in vars(render(model, views, camera)).items():
+        torch.testing.assert_close(value, getattr(render(model, copies, camera), name), msg=name)
+
+
+def test_what_lies_behind_an_opaque_sample_is_left_out_in_use_only(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, 8.0)
+    with torch.no_grad():
+        still = identity, torch.zeros(2, 6, 8), identity.eyes, identity.camera
+        used, trained = (mode(*still) for mode in (model.eval(), model.train()))
+    difference = (used.coarse - trained.coarse).abs().max()
+    assert 0 <= difference < 5e-3 and (used.alpha - trained.alpha).abs().max() < 2e-3
+
+
+def test_landmarks_are_found_where_a_constant_warp_takes_them_from(model: S3DNeRF, identity: Identity) -> None:
+    offset = torch.tensor([0.02, -0.05, 0.01])
+    with torch.no_grad():
+        model.deformation_field.network.output.bias[:3] = offset / 0.25
+    codes = model.drive(identity, torch.zeros(2, 6, 8), identity.eyes, identity.camera)
+    found = model.locate_landmarks(identity, codes, torch.zeros_like(identity.landmarks))
+    torch.testing.assert_close(found, identity.landmarks - offset, atol=1e-6, rtol=0)
+
+
+def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeRF, identity: Identity) -> None:
+    field = model.deformation_field
+    torch.nn.init.normal_(field.network.output.weight, std=0.03)
+    codes = model.drive(identity, torch.randn(2, 6, 8), identity.eyes, identity.camera)
+    start = identity.landmarks
+    assert field.deform_points(codes, start).offsets.abs().max() > 0.005
+    misses = []
+    for rounds in (0, 2, 8):
+        found = start if rounds == 0 else model.locate_landmarks(identity, codes, start, rounds=rounds)
+        arrived = found + field.deform_points(codes, found).offsets
+        misses.append((arrived - start).abs().mean().item())
+    assert misses[1] < 0.25 * misses[0]
+    assert misses[2] < 0.02 * misses[0]
+
+
+def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_astray() -> None:
+    # What is 1 high in the source is squeezed into 0.4 in the frame.
+    target, start = torch.ones(1, 1, 3), torch.full((1, 1, 3), 0.5)
+    whole, half = (module.invert_deformation(lambda x: 1.5 * x, target, start, 8, pace) for pace in (1.0, 0.5))
+    assert (whole - 0.4).abs().min() > 2.0
+    torch.testing.assert_close(half, torch.full_like(half, 0.4), atol=1e-4, rtol=0)
+
+
+def test_edges_of_parting_lips_are_found_from_outside() -> None:
+    # All that is up to 0.05 from the middle was closed in the source.
+    target, start = torch.zeros(1, 1, 3), torch.full((1, 1, 3), -0.16)
+    edge = module.invert_deformation(
+        lambda x: -x.clamp(-0.05, 0.05), target, start, module.MOUTH_ROUNDS, module.MOUTH_STEP
+    )
+    torch.testing.assert_close(edge, torch.full_like(edge, -0.05), atol=1e-6, rtol=0)
+
+
+def draw_lips(height: float) -> Tensor:
+    """The inner edge of lips that are ``height`` head units apart, the upper one straight: ``[2, 20, 3]``."""
+    angle = torch.arange(20) * (torch.pi / 10)
+    down = -height * angle.sin().clamp(min=0.0) - 0.42
+    return torch.stack([-0.3 * angle.cos(), down, torch.full_like(angle, 0.5)], -1).expand(2, -1, -1)
+
+
+def draw_source(identity: Identity, opening: float) -> Identity:
+    """Return the identity with lips that are ``opening`` head units apart."""
+    landmarks = identity.landmarks.clone()
+    landmarks[:, INNER_LIPS] = draw_lips(opening)
+    colors = replace(identity.mouth_colors, opening=torch.full((2,), opening))
+    return replace(identity, landmarks=landmarks, mouth_colors=colors)
+
+
+PAINT = 9.0
+"""Level of what is painted, which no source has."""
+
+
+def open_lips(
+    model: S3DNeRF,
+    identity: Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    source: float,
+    frame: float,
+    camera: Camera | None = None,
+) -> Tensor:
+    """Open the lips of a gray frame, when they are so far apart in the source and in the frame (head units).
+
+    The head is as in the source unless there is another ``camera``.
+    """
+    monkeypatch.setattr(module, "invert_deformation", lambda *given: draw_lips(frame))
+
+    def paint(opening: MouthOpening, colors: MouthColors) -> Tensor:
+        return torch.full((2, 3, opening.across.shape[1]), PAINT)
+
+    monkeypatch.setattr(model.mouth_interior, "forward", paint)
+    # These lips part more widely than real ones.
+    monkeypatch.setattr(module, "MOUTH_FRACTION", 1.0)
+    gray = torch.full_like(identity.image, 0.5)
+    with torch.no_grad():
+        return model.composite_mouth_interior(gray, draw_source(identity, source), None, camera or identity.camera)
+
+
+def mark_band(identity: Identity, low: float, high: float, reach: float = 0.1) -> Tensor:
+    """Mark the pixels between two heights below the upper lip, about the middle of the mouth (head units)."""
+    corners = torch.tensor([[-reach, -0.42 - low, 0.5], [reach, -0.42 - high, 0.5]]).expand(2, -1, -1)
+    (left, top), (right, bottom) = project_points(corners, identity.camera)[0, :, :2].tolist()
+    u, v = make_pixel_grid(SIDE, SIDE).unbind(-1)
+    return (u > left) & (u < right) & (v > top) & (v < bottom)
+
+
+def test_lips_that_part_keep_the_teeth_that_the_portrait_shows_and_the_rest_is_painted(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_lips(model, identity, monkeypatch, source=0.2, frame=0.31)
+    teeth, below, around = (
+        mark_band(identity, *band) for band in ((0.035, 0.075, 0.06), (0.19, 0.26, 0.06), (-0.1, 0.4, 0.4))
+    )
+    assert teeth.any() and below.any()
+    torch.testing.assert_close(opened[..., teeth], identity.image[..., teeth], atol=1e-3, rtol=0)
+    assert opened[..., below].max() > 4.0
+    assert (opened[..., ~around] == 0.5).all()
+
+
+def test_lips_that_are_closed_in_the_portrait_open_upon_paint_alone(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_lips(model, identity, monkeypatch, source=0.0, frame=0.3)
+    assert opened[..., mark_band(identity, 0.07, 0.15)].min() > 8.0
+
+
+@pytest.mark.parametrize("frame", [0.0, 0.2, 0.3])
+def test_a_mouth_that_is_no_wider_open_than_in_the_portrait_is_not_painted(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, frame: float
+) -> None:
+    assert (open_lips(model, identity, monkeypatch, source=0.3, frame=frame) == 0.5).all()
+
+
+@pytest.mark.parametrize("degrees", [-40.0, 0.0, 40.0])
+def test_a_mouth_that_is_wider_open_is_painted_however_far_the_head_nods(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, degrees: float
+) -> None:
+    camera = identity.camera
+    nod = torch.from_numpy(Rotation.from_euler("x", degrees, degrees=True).as_matrix()).float()
+    nodding = replace(camera, rotation=camera.rotation @ nod)
+    opened = open_lips(model, identity, monkeypatch, source=0.3, frame=0.4, camera=nodding)
+    assert opened.amax(dim=(1, 2, 3)).min() > 4.0
+
+
+def test_edges_of_the_mouth_are_where_rays_see_the_lips(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
+    found = []
+    search = module.invert_deformation
+    monkeypatch.setattr(module, "invert_deformation", lambda *given: found.append(search(*given)) or found[-1])
+    motion = torch.randn(2, 6, 8)
+    with torch.no_grad():
+        model(identity, motion, identity.eyes, identity.camera)
+        codes = model.drive(identity, motion, identity.eyes, identity.camera)
+        start = identity.landmarks + module.LIPS_APART
+        expected = model.locate_landmarks(identity, codes, start, rounds=16)[:, INNER_LIPS]
+    # Half steps leave 0.8 % of the way from 0.16 head units below, the last one what the warp changes over that.
+    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
+    assert (expected - identity.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
+
+
+def test_saved_and_loaded_models_are_the_same(
+    model: S3DNeRF, identity: Identity, drawn_batch: Batch, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "model")
+    loaded = S3DNeRF.from_pretrained(str(tmp_path / "model"))
+    assert loaded.config == model.config
+    assert not loaded.training
+    windows = torch.randn(2, model.config.audio.samples)
+    camera = shift(identity.camera, 0.1, 0.0)
+    with torch.no_grad():
+        before, after = (
+            render(one, one.encode_identity(drawn_batch.sources), camera, windows) for one in (model, loaded)
+        )
+    for name, value in vars(before).items():
+        assert torch.equal(value, getattr(after, name)), name
+    # The file stands for itself: sizes as plain numbers, weights as safetensors.
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["ray_size"] == RAYS
+    assert sorted(path.name for path in (tmp_path / "model").glob("*.safetensors")) == ["model.safetensors"]
+
+
+def test_derived_tables_are_not_in_the_file(model: S3DNeRF) -> None:
+    assert [name for name in model.state_dict() if "filters" in name or "lattice" in name] == []
+
+
+def test_warp_reads_where_the_flow_points() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    flow = torch.zeros(1, 2, 4, 4)
+    flow[:, 0] = 0.5  # one pixel of four to the right
+    torch.testing.assert_close(warp_image(image, flow)[0, 0, 1], torch.tensor([5.0, 6.0, 7.0, 7.0]))
+    flow = torch.zeros(1, 2, 4, 4)
+    flow[:, 1] = -0.5
+    torch.testing.assert_close(warp_image(image, flow)[0, 0, :, 2], torch.tensor([2.0, 2.0, 6.0, 10.0]))
+
+
+def test_downsampling_averages_squares() -> None:
+    image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+    assert downsample(image, 2).item() == 4.0
+
+
+def test_smoothing_in_time_by_hand() -> None:
+    pulse = torch.zeros(9, 1)
+    pulse[4] = 1.0
+    weights = torch.tensor([4.5, 2.0, 0.5, 0.0, 0.5, 2.0, 4.5]).neg().exp()
+    smoothed = smooth_gaussian(pulse, 1.0)[:, 0]
+    torch.testing.assert_close(smoothed[1:8], weights / weights.sum())
+    assert smoothed[0] == smoothed[8] == 0.0
+
+
+def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
+    torch.testing.assert_close(smooth_gaussian(torch.full((3, 2), 5.0), 1.5), torch.full((3, 2), 5.0))
+    ramp = torch.arange(20.0)[:, None]
+    torch.testing.assert_close(smooth_gaussian(ramp, 1.0)[3:-3], ramp[3:-3])
+    assert torch.equal(smooth_gaussian(ramp, 0.0), ramp)
+
+
+def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity: Identity) -> None:
+    assert model.prepare_identity(identity).source_motion.equal(identity.source_motion)
+    with torch.no_grad():
+        # What lips at rest do is the other end: landmarks of the person's own mean face.
+        rest = model.motion_encoder(torch.zeros(1, *model.canonical_landmarks.shape))
+        for trust in (0.0, 0.25):
+            model.render_config.source_expression_scale = trust
+            expected = rest + trust * (identity.source_motion - rest)
+            torch.testing.assert_close(model.prepare_identity(identity).source_motion, expected)
+
+
+def test_eyes_are_widened_about_those_of_the_portrait(model: S3DNeRF, identity: Identity) -> None:
+    model.render_config.eye_motion_scale = 2.0
+    eyes = identity.eyes
+    assert torch.equal(model.prepare_eyes(identity, eyes), eyes)
+    torch.testing.assert_close(model.prepare_eyes(identity, eyes - 0.3), eyes - 0.6)
+
+
+def test_articulation_widens_lips_and_jaw_about_their_mean(model: S3DNeRF) -> None:
+    model.render_config.motion_scale = 1.5
+    motion = torch.randn(40, 6, 8, generator=torch.Generator().manual_seed(0))
+    wide = model.prepare_motion(motion)
+    torch.testing.assert_close(wide[:, :2].mean(0), motion[:, :2].mean(0))
+    torch.testing.assert_close(wide[:, :2].std(0), 1.5 * motion[:, :2].std(0))
+    assert torch.equal(wide[:, 2:], motion[:, 2:])

@@ -1,0 +1,58 @@
+"""The estimator against people whose faces and expressions are known."""
+
+from __future__ import annotations
+
+import torch
+
+from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
+from s3dnerf.models.s3dnerf.source_expression import SourceExpression, fit_source_expression
+
+POINTS = len(KEPT_POINTS)
+UPPER_LIP, LOWER_LIP = (KEPT_POINTS.searchsorted(side) for side in zip(*LIP_PAIRS, strict=True))
+
+
+def draw_faces(people: int, faces: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Displacements of faces from a canonical one, and the part that is expression: lips that open, and a smile."""
+    generator = torch.Generator().manual_seed(seed)
+    person = 0.03 * torch.randn(people, 1, 4, generator=generator)
+    shapes = torch.randn(4, POINTS, 3, generator=torch.Generator().manual_seed(1))
+    # Lips of people differ, but only their outlines as a whole: the gap is expression.
+    shapes[:, UPPER_LIP] = shapes[:, LOWER_LIP] = 0.0
+    opening = torch.zeros(POINTS, 3)
+    opening[UPPER_LIP, 1], opening[LOWER_LIP, 1] = 0.3, -0.7
+    smile = torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(2))
+    smile[UPPER_LIP] = smile[LOWER_LIP] = 0.0
+    amount = torch.randn(people, faces, 2, generator=generator) * torch.tensor([0.05, 0.03])
+    amount = amount - amount.mean(1, keepdim=True)
+    expression = torch.einsum("pfk,knc->pfnc", amount, torch.stack([opening, smile]))
+    faces = torch.einsum("pfk,knc->pfnc", person, shapes) + expression
+    return faces.flatten(0, 1), expression.flatten(0, 1)
+
+
+def fit(ridge: float = 1e-6) -> SourceExpression:
+    module = SourceExpression(POINTS)
+    displacement, expression = draw_faces(60, 20)
+    fit_source_expression(module, displacement, expression, torch.ones(len(displacement)), ridge)
+    return module
+
+
+def test_before_it_is_fitted_every_face_is_the_persons_own() -> None:
+    assert SourceExpression(POINTS)(torch.randn(3, POINTS, 3)).eq(0).all()
+
+
+def test_expressions_of_strangers_are_found() -> None:
+    displacement, expression = draw_faces(10, 20, seed=5)
+    torch.testing.assert_close(fit()(displacement), expression, atol=2e-3, rtol=0.0)
+
+
+def test_a_stronger_penalty_believes_less() -> None:
+    displacement, expression = draw_faces(10, 20, seed=5)
+    sizes = [fit(ridge)(displacement).square().sum() for ridge in (1e-6, 1.0, 100.0)]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_mixed_precision_changes_nothing() -> None:
+    module, (displacement, _) = fit(), draw_faces(3, 2, seed=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = module(displacement)
+    torch.testing.assert_close(mixed, module(displacement), atol=0.0, rtol=0.0)

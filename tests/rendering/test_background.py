@@ -1,0 +1,95 @@
+"""The scene stands still, whoever moves before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from s3dnerf.rendering.background import Background, composite_background
+
+SIZE, PERSON = 64, 32
+CELL = 2.0 / PERSON
+
+
+def make_background(columns: slice) -> Background:
+    """A black scene of 64 pixels, and a person who fills some of 32 columns of it, all of it a head."""
+    person = torch.zeros(1, 1, PERSON, PERSON)
+    person[..., columns] = 1.0
+    return Background(torch.zeros(1, 3, SIZE, SIZE), person, person, person)
+
+
+def stretch(share: Tensor) -> Tensor:
+    return share.expand(-1, -1, PERSON, -1)
+
+
+WHITE = torch.ones(1, 3, SIZE, SIZE)
+STILL = torch.zeros(1, 2, PERSON, PERSON)
+
+
+def read_columns(image: Tensor) -> list[float]:
+    """The left one of every two columns, along the middle row."""
+    return [round(value, 3) for value in image[0, 0, SIZE // 2, ::2].tolist()]
+
+
+def test_who_does_not_move_is_shown_before_the_scene() -> None:
+    backdrop = make_background(slice(8, 20))
+    shown = composite_background(backdrop, WHITE, STILL, backdrop.person)
+    assert shown.shape == (1, 3, SIZE, SIZE)
+    columns = read_columns(shown)
+    # Of every two columns this is the left one, which enlarging brings nearer to the cell before.
+    assert columns == [0.0] * 8 + [0.75] + [1.0] * 11 + [0.25] + [0.0] * 11
+
+
+def test_where_somebody_moves_to_is_theirs_and_what_nobody_knows_stays_as_rendered() -> None:
+    backdrop = make_background(slice(8, 20))
+    flow = STILL.clone()
+    flow[:, 0] = -4 * CELL  # all of it, walls too, has moved four columns to the right
+    alpha = torch.zeros(1, 1, PERSON, PERSON)
+    alpha[..., 12:24] = 1.0
+    columns = read_columns(composite_background(backdrop, WHITE, flow, alpha))
+    assert columns[:7] == [0.0] * 7 and columns[25:] == [0.0] * 7
+    # From 8 to 12 the source has the person, and the frame a wall that has moved: better than nothing.
+    assert columns[9:24] == [1.0] * 15
+
+
+def test_a_head_that_has_left_is_not_shown_where_it_was() -> None:
+    backdrop = make_background(slice(8, 20))
+    nobody = torch.zeros(1, 1, PERSON, PERSON)
+    assert composite_background(backdrop, WHITE, STILL, nobody).abs().max() == 0.0
+    # What the field never covered, such as shoulders, does not leave.
+    shoulders = replace(backdrop, head=nobody)
+    assert read_columns(composite_background(shoulders, WHITE, STILL, nobody))[9:20] == [1.0] * 11
+
+
+@pytest.mark.parametrize(("alpha", "share"), [(0.7, 0.0), (0.45, 0.5), (0.2, 1.0)])
+def test_leaving_is_gradual(alpha: float, share: float) -> None:
+    backdrop = make_background(slice(0, PERSON))
+    seen = torch.full((1, 1, PERSON, PERSON), alpha)
+    assert composite_background(backdrop, WHITE, STILL, seen).mean().item() == pytest.approx(1.0 - share, abs=1e-5)
+
+
+def test_a_color_is_seen_everywhere_but_where_the_person_is() -> None:
+    backdrop = make_background(slice(8, 20))
+    backdrop = replace(backdrop, inpainted=torch.zeros_like(backdrop.person))
+    flow = STILL.clone()
+    flow[:, 0] = -4 * CELL
+    alpha = torch.zeros(1, 1, PERSON, PERSON)
+    alpha[..., 12:24] = 1.0
+    columns = read_columns(composite_background(backdrop, WHITE, flow, alpha))
+    assert columns[:11] == [0.0] * 11 and columns[13:24] == [1.0] * 11 and columns[25:] == [0.0] * 7
+
+
+def test_coarser_flow_and_opacity_are_enlarged_and_batches_share_a_scene() -> None:
+    backdrop = make_background(slice(8, 20))
+    few = composite_background(
+        backdrop,
+        WHITE.expand(3, -1, -1, -1),
+        STILL[..., ::2, ::2].expand(3, -1, -1, -1),
+        stretch(torch.ones(3, 1, 1, PERSON // 2))[:, :, ::2],
+    )
+    assert few.shape == (3, 3, SIZE, SIZE)
+    torch.testing.assert_close(few[0], few[2])
+    assert read_columns(few[:1])[9:20] == [1.0] * 11

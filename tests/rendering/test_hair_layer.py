@@ -1,0 +1,116 @@
+"""Hair moves as a plane through the head does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.rendering.hair_layer import (
+    DEPTH,
+    NECK,
+    composite_hair_layer,
+    compute_plane_flow,
+    mask_hair,
+    render_hair_layer,
+)
+from s3dnerf.structures import Camera
+
+SIZE = 32
+SCALE = 0.7
+
+
+def make_camera(yaw: float = 0.0, center: tuple[float, float] = (0.0, 0.0), scale: float = SCALE) -> Camera:
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    rotation = torch.tensor([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]], dtype=torch.float64)
+    parts = (torch.tensor([scale], dtype=torch.float64), torch.tensor([center], dtype=torch.float64))
+    return Camera(rotation[None], *parts)
+
+
+def test_a_head_that_does_not_move_has_no_flow() -> None:
+    flow = compute_plane_flow(make_camera(0.3), make_camera(0.3), SIZE)
+    assert flow.shape == (1, 2, SIZE, SIZE) and flow.abs().max() < 1e-12
+
+
+def test_a_shifted_head_has_the_shift_back_as_flow() -> None:
+    flow = compute_plane_flow(make_camera(center=(0.2, -0.1)), make_camera(), SIZE)
+    torch.testing.assert_close(flow[0, :, 3, 5], torch.tensor([-0.2, 0.1], dtype=torch.float64))
+    assert flow.flatten(2).std(-1).max() < 1e-12
+
+
+def test_the_flow_of_a_turn_is_that_of_points_at_its_depth() -> None:
+    # A head turned by yaw is seen at u = scale (x cos + z sin); the source looks straight ahead, at u = scale x.
+    yaw = 0.4
+    flow = compute_plane_flow(make_camera(yaw), make_camera(), SIZE)
+    u = make_pixel_grid(SIZE, SIZE)[0, :, 0].double()
+    x = (u / SCALE - DEPTH * math.sin(yaw)) / math.cos(yaw)
+    torch.testing.assert_close(flow[0, 0, 7], SCALE * x - u)
+    assert flow[:, 1].abs().max() < 1e-12
+
+
+def test_a_head_seen_edge_on_stays_finite() -> None:
+    assert compute_plane_flow(make_camera(math.pi / 2), make_camera(), SIZE).isfinite().all()
+
+
+def test_what_is_above_the_neck_is_marked() -> None:
+    low, high = NECK
+    marked = mask_hair(torch.ones(1, 1, 2 * SIZE, 2 * SIZE, dtype=torch.float64), make_camera(), SIZE)
+    heights = -make_pixel_grid(SIZE, SIZE)[:, 0, 1] / SCALE
+    column = marked[0, 0, :, 4]
+    assert (column[heights >= high] == 1.0).all() and (column[heights <= low] == 0.0).all()
+    between = column[(heights > low) & (heights < high)]
+    assert len(between) > 2 and (between.diff() < 0.0).all()
+    share = (heights[22] - low) / (high - low)
+    assert column[22] == pytest.approx((share**2 * (3 - 2 * share)).item(), abs=1e-6)
+
+
+def test_what_is_not_the_person_is_not_marked() -> None:
+    matte = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.float64)
+    matte[..., :8] = 0.5
+    marked = mask_hair(matte, make_camera(), SIZE)
+    assert marked[0, 0, 0, :8].tolist() == [0.5] * 8 and marked[..., 8:].max() == 0.0
+
+
+@pytest.fixture
+def scene() -> tuple[Tensor, Tensor]:
+    """A dark picture with white hair in the upper left, and a white shirt below."""
+    image = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64)
+    image[:, :, 4:10, 4:10] = 1.0
+    hair = image[:, :1].clone()
+    image[:, :, 26:30, 4:10] = 1.0
+    return image, hair
+
+
+def test_hair_moves_with_the_head_and_the_rest_stays(scene: tuple[Tensor, Tensor]) -> None:
+    image, hair = scene
+    cells = 5
+    behind = render_hair_layer(image, hair, make_camera(center=(cells * 2 / SIZE, 0.0)), make_camera())
+    assert behind.shape == (1, 6, SIZE, SIZE)
+    share = torch.zeros(SIZE, SIZE, dtype=torch.float64)
+    share[4:10, 4 + cells : 10 + cells] = 1.0
+    torch.testing.assert_close(behind[0, 3], share)
+    torch.testing.assert_close(behind[0, 0, :, 9:], torch.maximum(share, image[0, 0])[:, 9:])
+    torch.testing.assert_close(behind[0, 4], -cells * 2 / SIZE * share)
+    # What hair has left is not known here: it stays as it was.
+    assert behind[0, 0, 5, 4:8].tolist() == [1.0] * 4
+
+
+def test_rays_that_stop_hide_what_lies_behind(scene: tuple[Tensor, Tensor]) -> None:
+    behind = render_hair_layer(*scene, make_camera(center=(0.2, 0.1)), make_camera())
+    rendered = torch.rand(1, 8, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rendered[:, -3] = 1.0
+    torch.testing.assert_close(composite_hair_layer(rendered, behind), rendered)
+    rendered[:, -3] = 0.0
+    shown = composite_hair_layer(rendered, behind)
+    torch.testing.assert_close(shown[:, 3:5], rendered[:, 3:5])
+    torch.testing.assert_close(shown[:, :3], rendered[:, :3] + behind[:, :3])
+    torch.testing.assert_close(shown[:, 5:], rendered[:, 5:] + behind[:, 3:])
+
+
+def test_gradients_of_what_is_rendered_are_right(scene: tuple[Tensor, Tensor]) -> None:
+    behind = render_hair_layer(*scene, make_camera(0.2), make_camera())[..., :5, :5]
+    rendered = torch.rand(1, 7, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.autograd.gradcheck(composite_hair_layer, (rendered.requires_grad_(), behind))
