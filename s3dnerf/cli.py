@@ -144,6 +144,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
 def run_prepare(options: argparse.Namespace) -> None:
     from s3dnerf.data.prepare import prepare_videos
     from s3dnerf.data.report import check_success, format_summary
+    from s3dnerf.sync_embedder import load_sync_embedder
 
     report = prepare_videos(
         videos=options.videos,
@@ -151,6 +152,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         manifest=options.manifest,
         size=options.size,
         workers=options.workers,
+        load_embedder=load_sync_embedder,
     )
     check_success(report, options.out)
     for failure in report.failed:

@@ -25,26 +25,25 @@ import torch
 from tqdm import tqdm
 
 from s3dnerf import limits
-from s3dnerf.data.driver import read_driving_motion
-from s3dnerf.data.prepare import follow_head, track_video
 from s3dnerf.device import choose_device
-from s3dnerf.face.camera import HeadPose, fit_head_pose
-from s3dnerf.face.crop import choose_crop, fit_picture, paste_crop
-from s3dnerf.face.landmarks import to_pixels
-from s3dnerf.face.limits import hold_motion
-from s3dnerf.face.matting import paint_behind, segment_person, widen_matte
-from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_to_and_fro, transfer_motion, turn_head
+from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.crop import limit_image_size, paste_crop
+from s3dnerf.face.driving_video import read_driving_motion
+from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
+from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_ping_pong, rotate_head, transfer_motion
+from s3dnerf.face.motion_limits import limit_motion
 from s3dnerf.face.motion_state import (
     MotionState,
-    ease_eyes,
-    ease_head,
-    ease_mouth,
-    measure_head,
+    blend_eye_openness,
+    blend_head_motion,
+    blend_mouth_motion,
     read_state,
+    relative_head_pose,
     write_state,
 )
 from s3dnerf.face.points import POINT_COUNT
-from s3dnerf.face.portrait import Face, crop_face, find_face
+from s3dnerf.face.portrait import Face, extract_face, find_face
+from s3dnerf.face.video import track_head
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
     SAMPLES_PER_FRAME,
@@ -60,7 +59,7 @@ from s3dnerf.media.audio import (
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
-from s3dnerf.media.video import VideoWriter, check_video_output, probe_video, stream_frames
+from s3dnerf.media.video import VideoWriter, check_video_output, stream_frames
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -259,13 +258,13 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            poses = self.choose_motion(turn_head(found.pose, *turn), pose, seed, found.pose)
+            poses = self.choose_motion(rotate_head(found.pose, *turn), pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             background = self.make_background(found, identity, color)
         picture, box = found.picture, found.crop
         if framing == "picture":
-            picture, box = fit_picture(picture, box, LARGEST_SIDE, MOST_PIXELS)
+            picture, box = limit_image_size(picture, box, LARGEST_SIDE, MOST_PIXELS)
             if picture is not found.picture:
                 sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (found.picture, picture)]
                 log.warning("%s: %s pixels are more than video players take; the video has %s", image, *sizes)
@@ -288,9 +287,9 @@ class TalkingHeadPipeline:
             if start is None:
                 track, eyes = poses(0), blinks
             else:
-                motion = ease_mouth(motion, start)
-                track = ease_head(poses(passed - 1), found.pose, start)
-                eyes = ease_eyes(islice(blinks, blinked - 1, None), found.eyes, start)
+                motion = blend_mouth_motion(motion, start)
+                track = blend_head_motion(poses(passed - 1), found.pose, start)
+                eyes = blend_eye_openness(islice(blinks, blinked - 1, None), found.eyes, start)
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
@@ -300,7 +299,7 @@ class TalkingHeadPipeline:
                     yield paste_crop(picture, frame, box)
                 else:
                     yield frame if len(frame) == size else resize_image(frame, size)
-            turn_end, shift_end, zoom_end = measure_head(found.pose, last_pose[0])
+            turn_end, shift_end, zoom_end = relative_head_pose(found.pose, last_pose[0])
             eyes_end = last_eyes[0] / np.maximum(found.eyes, 1e-6)
             state = MotionState(
                 pose=str(pose),
@@ -351,18 +350,10 @@ class TalkingHeadPipeline:
             limits.REENACTED_FRAMES.require("max_frames", max_frames)
         if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
             raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
-        info = probe_video(video)
-        frame_size = (info.height, info.width)
-        if landmarks is None:
-            points = track_video(Path(video), frame_size).landmarks
-        else:
-            points = to_pixels(landmarks, frame_size)
-        points = points[:max_frames]
+        head = track_head(video, landmarks=landmarks, max_frames=max_frames)
         first = next(stream_frames(video))
-        box = choose_crop(fit_head_pose(points), frame_size)
-        found = crop_face(first, points[:1], box, self.model.config.image_size)
-        pose = follow_head(video, points, box)
-        found = replace(found, pose=pose[:1])
+        found = extract_face(first, head.landmarks[:1], head.crop, self.model.config.image_size)
+        pose, found = head.pose, replace(found, pose=head.pose[:1])
 
         identity = self.encode_identity(found, seed)
         background = self.make_background(found, identity)
@@ -373,7 +364,7 @@ class TalkingHeadPipeline:
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
-            yield paste_crop(first, frame, box)
+            yield paste_crop(first, frame, head.crop)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
         """Encode a portrait, and adapt what was encoded to it if that is wanted."""
@@ -390,9 +381,9 @@ class TalkingHeadPipeline:
             alpha = render_still(self.model, identity, identity.camera).alpha.float()
         if color is None:
             # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
-            person = unseen = downsample(self.to_picture(widen_matte(identity.matte[0, 0].cpu().numpy())), 2)
+            person = unseen = downsample(self.to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy())), 2)
             hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
-            scene = self.to_picture(paint_behind(face.image, hidden))
+            scene = self.to_picture(inpaint_background(face.image, hidden))
         else:
             scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(identity.image)
             person = identity.matte
@@ -417,12 +408,12 @@ class TalkingHeadPipeline:
             return lambda start=0: iterate_idle_motion(first, seed, start=start)
         path = Path(pose)
         driving = read_driving_motion(path)
-        held = hold_motion(portrait or first, transfer_motion(first, driving.pose))
+        held = limit_motion(portrait or first, transfer_motion(first, driving.pose))
         held_back = held.describe()
         notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
         if any(notes):
             log.warning("%s: %s", path, "; ".join(note for note in notes if note))
-        return lambda start=0: iterate_to_and_fro(held.motion, start)
+        return lambda start=0: iterate_ping_pong(held.motion, start)
 
     def encode_audio(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
@@ -473,7 +464,7 @@ class TalkingHeadPipeline:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
         motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.expand(len(chunk))
-        camera = make_camera(join_poses(poses), self.device)
+        camera = Camera.from_numpy(join_poses(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
         openness = self.model.prepare_eyes(identity, openness)
         rendering = self.model(identity, torch.stack(motion), openness, camera, lattice=lattice, background=background)
@@ -555,13 +546,7 @@ def make_source(face: Face, device: torch.device) -> Source:
     image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
     matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]
-    return Source(image, make_camera(face.pose, device), landmarks, eyes, matte)
-
-
-def make_camera(pose: HeadPose, device: torch.device) -> Camera:
-    """Return head poses as cameras."""
-    parts = (pose.rotation, pose.scale, pose.center)
-    return Camera(*(torch.from_numpy(np.ascontiguousarray(part)).float().to(device) for part in parts))
+    return Source(image, Camera.from_numpy(face.pose, device), landmarks, eyes, matte)
 
 
 def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 Record = TypeVar("Record")
+
+
+class HeadPoseLike(Protocol):
+    """Head poses as arrays: rotation ``[B, 3, 3]``, scale ``[B]`` and center ``[B, 2]``, see :class:`Camera`."""
+
+    @property
+    def rotation(self) -> np.ndarray: ...
+
+    @property
+    def scale(self) -> np.ndarray: ...
+
+    @property
+    def center(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,12 @@ class Camera:
     """``[B]`` image units (half the image's side) per head unit."""
     center: Tensor
     """``[B, 2]`` image position of the head's origin."""
+
+    @classmethod
+    def from_numpy(cls, pose: HeadPoseLike, device: torch.device | str = "cpu") -> Camera:
+        """Convert head poses, as the face tracker returns them, to cameras in float32."""
+        parts = (pose.rotation, pose.scale, pose.center)
+        return cls(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device) for part in parts))
 
     def repeat(self, times: int) -> Camera:
         """Return the batch with each camera repeated ``times`` times in a row."""

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s3dnerf.data.dataset import Batch
+    from s3dnerf.data.batch import Batch
     from s3dnerf.training import S3DNeRFConfig
 
 # Tests never ask the network; set before any library reads it.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s3dnerf.data.dataset import Batch
+from s3dnerf.data.batch import Batch
 from s3dnerf.errors import UserError
 from s3dnerf.fitting import add_residuals, compare_with_portrait, fit_identity, render_still, turn_camera
 from s3dnerf.models.s3dnerf.identity import Identity

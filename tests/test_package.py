@@ -21,7 +21,7 @@ FLOORS = (
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
-    {"training", "fitting", "pipeline"},
+    {"training", "fitting", "pipeline", "sync_embedder"},
     {"evaluation"},
     {"cli", "__main__"},
 )
@@ -56,6 +56,16 @@ def test_a_file_imports_only_from_its_own_floor_or_below(path: Path) -> None:
     own = floor_of("s3dnerf." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
     above = {name for name in imports_of(path) if floor_of(name) > own}
     assert not above
+
+
+FORBIDDEN = {"face": {"rendering", "models", "data"}, "data": {"models"}}
+"""Packages that a package must not import although its floor allows it."""
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_none_of_their_neighbors(package: str) -> None:
+    imported = set().union(*(imports_of(path) for path in (PACKAGE / package).glob("*.py")))
+    assert not {name for name in imported if name.split(".")[1:2] and name.split(".")[1] in FORBIDDEN[package]}
 
 
 def test_every_room_stands_on_a_floor() -> None:

@@ -92,7 +92,7 @@ def test_two_people_without_a_manifest_are_prepared_trained_on_and_rendered(
     run(commands["Prepare"], "--size", "64", "--workers", "2")
     clips = [load_clip(folder) for folder in list_clips(read_option(commands["Prepare"], "--out"))]
     assert [(clip.person, clip.split) for clip in clips] == [(person, "train") for person in PEOPLE]
-    assert all(clip.in_step and clip.confidence > 0 for clip in clips)
+    assert all(clip.in_sync and clip.confidence > 0 for clip in clips)
     report = json.loads((Path(read_option(commands["Prepare"], "--out")) / "report.json").read_text())
     assert [clip["sync"] for clip in report["clips"]] == [clip.sync for clip in clips]
     assert "of 6.0 s, 6.0 s (100%) can teach speech" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from s3dnerf.config import check_config, dotted_names, from_dict, load_config, to_dict
-from s3dnerf.data.dataset import Batch
+from s3dnerf.data.batch import Batch
 from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF

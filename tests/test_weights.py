@@ -12,11 +12,11 @@ from skimage.data import astronaut
 from torch import Tensor
 
 import s3dnerf
-from s3dnerf.data.prepare import track_video
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.face.regions import measure_lip_opening
+from s3dnerf.face.video import track_landmarks
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
@@ -86,7 +86,7 @@ def test_lips_follow_speech_as_those_of_a_real_stranger_do(
     face = find_face(tmp_path / "first.png", shipped.model.config.image_size)
     made = place_lips(shipped, face, read_windows(shipped, video.with_suffix(".wav")))
     info = probe_video(video)
-    points = track_video(video, (info.height, info.width)).landmarks
+    points = track_landmarks(video, (info.height, info.width)).landmarks
     real = measure_lip_opening(points, fit_head_pose(points))
     assert np.corrcoef(made[: len(real)], real)[0, 1] > 0.5
     # At another moment of the same speech they do not.

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from s3dnerf.face.face_mesh import BLOCKS, FACE_MESH, POINTS
+from s3dnerf.face.face_mesh import BLOCK_CHANNELS, FACE_MESH_WEIGHTS, MESH_POINT_COUNT
 from s3dnerf.face.landmarks import load_mediapipe
 from s3dnerf.media.files import replace_when_done
 
@@ -28,7 +28,7 @@ KINDS[tflite.BuiltinOperator.PRELU] = "prelu"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=FACE_MESH, help="file to write")
+    parser.add_argument("--out", type=Path, default=FACE_MESH_WEIGHTS, help="file to write")
     options = parser.parse_args()
     source = Path(load_mediapipe().__file__).parent / "modules" / "face_landmark" / "face_landmark.tflite"
     weights = name_weights(read_operators(source.read_bytes()))
@@ -45,7 +45,9 @@ def read_operators(content: bytes) -> list[tuple[str, int, list[Tensor]]]:
     for index in range(graph.OperatorsLength()):
         operator = graph.Operators(index)
         made_by[int(operator.OutputsAsNumpy()[0])] = operator
-    (landmarks,) = (int(i) for i in graph.OutputsAsNumpy() if graph.Tensors(i).ShapeAsNumpy()[-1] == 3 * POINTS)
+    (landmarks,) = (
+        int(i) for i in graph.OutputsAsNumpy() if graph.Tensors(i).ShapeAsNumpy()[-1] == 3 * MESH_POINT_COUNT
+    )
 
     def needed(tensor: int, seen: dict[int, None]) -> dict[int, None]:
         operator = made_by.get(tensor)
@@ -97,7 +99,7 @@ def name_weights(layers: list[tuple[str, int, list[Tensor]]]) -> dict[str, Tenso
 def list_layers() -> Iterator[tuple[str, str]]:
     """Yield kind and name of every layer, in the order of the file."""
     yield from (("conv", "stem"), ("prelu", "stem_activation"))
-    for stage, outputs in enumerate(BLOCKS):
+    for stage, outputs in enumerate(BLOCK_CHANNELS):
         for block in range(len(outputs)):
             yield from list_block(f"stages.{stage}.{block}")
     yield from (("conv", "head.0"), ("prelu", "head.1"))

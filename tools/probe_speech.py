@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.data.clip import list_clips
-from s3dnerf.data.dataset import Track, can_teach_speech, read_track
+from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
 from s3dnerf.media.audio import SAMPLES_PER_FRAME
 from s3dnerf.models.speech_features import LogMel, LogMelConfig, Moonshine, space_evenly
 
@@ -69,10 +69,10 @@ def main() -> None:
         print(f"| {example.clip} | {correlate(example, fit):.2f} | {late:+d} | {best:.2f} |")
 
 
-def read_speaking(root: Path, split: str) -> list[Track]:
+def read_speaking(root: Path, split: str) -> list[ClipTrack]:
     """Read the clips whose sound and picture are in step."""
-    tracks = [read_track(folder) for folder in list_clips(root, split)]
-    return [track for track in tracks if can_teach_speech(track, 2 * REACH)]
+    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
+    return [track for track in tracks if has_usable_speech(track, 2 * REACH)]
 
 
 def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -91,7 +91,7 @@ def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 @torch.no_grad()
-def make_example(track: Track, features: Callable[[Tensor], Tensor]) -> Example:
+def make_example(track: ClipTrack, features: Callable[[Tensor], Tensor]) -> Example:
     """Bring features to frames, with those of the frames around them beside each."""
     frames = min(track.clip.frames, LONGEST)
     sound = torch.from_numpy(track.speech[: track.clip.frames * SAMPLES_PER_FRAME])[None]

@@ -1,1 +1,1 @@
-"""Prepared clips: their format on disk and how they are made."""
+"""Training data: preparation, the clip format on disk, and batches."""

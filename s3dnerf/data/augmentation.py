@@ -1,4 +1,4 @@
-"""Changes to training data that leave its meaning alone: mirroring, colors, level, noise and tempo."""
+"""Augmentation of training data: mirroring, colors, level, noise and tempo."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
 @cache
-def pair_kept_points() -> np.ndarray:
-    """Return for each kept landmark the row of its mirror image, ``int [P]``."""
+def kept_point_mirrors() -> np.ndarray:
+    """Return the row of the mirror image of each kept landmark, ``int [P]``."""
     pairs = find_mirror_pairs(load_canonical_face())
     return np.searchsorted(KEPT_POINTS, pairs[KEPT_POINTS])
 
 
-def mirror_view(
+def mirror_pose(
     rotation: np.ndarray, center: np.ndarray, eyes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mirror head poses (``rotation [T, 3, 3]``, ``center [T, 2]``) and eye openness ``[T, 2]`` left to right."""
     return MIRROR @ rotation @ MIRROR, center * np.float32([-1, 1]), eyes[:, ::-1]
 
 
-def mirror_track(points: np.ndarray) -> np.ndarray:
+def mirror_landmarks(points: np.ndarray) -> np.ndarray:
     """Mirror kept landmarks or their displacements ``[T, P, 3]`` in head space."""
-    return points[:, pair_kept_points()] * np.float32([-1, 1, 1])
+    return points[:, kept_point_mirrors()] * np.float32([-1, 1, 1])
 
 
 def jitter_colors(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast, saturation and tint of ``uint8 [n, H, W, 3]``, all frames alike."""
-    # All these changes are linear in color, so they fold into one 3 x 3 matrix and an offset.
+    """Jitter brightness, contrast, saturation and tint of ``uint8 [n, H, W, 3]``, all frames alike."""
+    # All these changes are affine in color, so they combine to one 3 x 3 matrix and an offset.
     saturation = rng.uniform(0.6, 1.3)
     gray = np.full((3, 3), 1 / 3) * np.float64([[0.9, 1.8, 0.3]])
     matrix = saturation * np.eye(3) + (1 - saturation) * gray
@@ -48,24 +48,34 @@ def jitter_colors(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def augment_speech(
     speech: np.ndarray, start: float, tempo: float, count: int, window: int, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """Cut the windows of ``count`` frames that begin at (fractional) frame ``start`` and lie ``tempo`` frames apart.
+    """Extract speech windows at another tempo.
 
-    The stretch is first resampled so that its frames lie 640 samples apart again, as the one function that cuts windows
-    expects; with a generator its level, coloring and noise are changed too. Returns ``float32 [count, window]``.
+    The segment is resampled so that its frames are 640 samples apart, as ``cut_speech_window`` expects.
+
+    Args:
+        speech: 16 kHz audio ``[samples]``.
+        start: fractional number of the first frame.
+        tempo: distance of the frames, in frames of the recording.
+        count: number of frames.
+        window: samples of a window.
+        rng: if given, level, spectral tilt and noise are augmented too.
+
+    Returns:
+        ``float32 [count, window]``.
     """
     margin = -(-window // (2 * SAMPLES_PER_FRAME)) + 1
     length = (count + 2 * margin) * SAMPLES_PER_FRAME
-    # Sample (margin + 0.5) * 640 of the stretch is the middle of frame `start` of the recording.
-    middle = (margin + 0.5) * SAMPLES_PER_FRAME
-    places = (start + 0.5) * SAMPLES_PER_FRAME + (np.arange(length) - middle) * tempo
-    stretch = np.interp(places, np.arange(len(speech)), speech, left=0.0, right=0.0).astype(np.float32)
+    # Sample (margin + 0.5) * 640 of the segment is the center of frame ``start`` of the recording.
+    center = (margin + 0.5) * SAMPLES_PER_FRAME
+    positions = (start + 0.5) * SAMPLES_PER_FRAME + (np.arange(length) - center) * tempo
+    segment = np.interp(positions, np.arange(len(speech)), speech, left=0.0, right=0.0).astype(np.float32)
     if rng is not None:
-        stretch = change_sound(stretch, rng)
-    return cut_speech_window(stretch, margin + np.arange(count), window)
+        segment = augment_waveform(segment, rng)
+    return cut_speech_window(segment, margin + np.arange(count), window)
 
 
-def change_sound(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change level (+-6 dB), coloring (a first-order tilt) and add noise (15 to 45 dB under speech)."""
+def augment_waveform(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change the level (+-6 dB) and the spectral tilt (first order) and add noise (15 to 45 dB below the speech)."""
     speech = speech * np.float32(10 ** (rng.uniform(-6, 6) / 20))
     tilt = np.float32(rng.uniform(-0.4, 0.4))
     speech = speech + tilt * np.concatenate([[np.float32(0)], speech[:-1]])

@@ -1,15 +1,15 @@
-"""Prepared clips: a tracked, cropped talking head on disk.
+"""Prepared clips: tracked, cropped talking heads on disk.
 
 A clip is a folder with five files:
 
     clip.json    id, person, split, sync, offset, confidence, frames, size, crop, source, notes, format version
-    video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no sound
-    speech.flac  16 kHz mono, exactly 640 samples a frame; absent when the clip is silent
+    video.mp4    size x size, 25 fps, H.264, a key frame every 12 frames, no audio
+    speech.flac  16 kHz mono, exactly 640 samples per frame; absent if the clip is silent
     track.npz    landmarks, head pose, eye openness, lip opening, valid frames
-    matte.npz    how much of each pixel is the person, at half the size, an array a frame
+    matte.npz    person mattes at half the size, one array per frame
 
-Landmarks are stored in steps of 1 / 4096 of half the crop's side, as differences from frame to frame. docs/data.md
-describes the folder in full, and how sync is found.
+Landmarks are quantized to 1 / 4096 of half the crop's side and stored as differences between frames. docs/data.md
+describes the folder in full and how sync is measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
-from s3dnerf.face.matting import open_segmentation
+from s3dnerf.face.matting import open_segmenter
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
 from s3dnerf.media.files import replace_folder_when_done, replace_when_done
@@ -43,102 +43,114 @@ INFO_FIELDS = ("id", "person", "split", "sync", "frames", "size", "has_speech", 
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
 VIDEO_CRF = 23
-IN_STEP = ("ok", "corrected")
-"""Labels of clips whose speech is in step with the picture."""
+IN_SYNC_LABELS = ("ok", "corrected")
+"""Labels of clips whose speech is in sync with the video."""
 PREPARE_AGAIN = "Delete this folder and prepare the clip again."
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One prepared clip. Coordinates are normalized to the crop; T frames, P = len(KEPT_POINTS) points."""
+    """A prepared clip of T frames and P = ``len(KEPT_POINTS)`` points; coordinates are crop-normalized."""
 
     path: Path
     id: str
     person: str
     split: str
-    """"train", "val" or "test"; a person is in one of them only."""
+    """"train", "val" or "test"; all clips of a person are in the same split."""
     sync: str
     """"ok", "corrected", "unclear" or "none" (silent); see s3dnerf.data.sync_offset."""
     frames: int
     size: int
     crop: CropBox
     landmarks: np.ndarray
-    """float32 [T, P, 3] as (u, v, d), d measured from the head's origin; as tracked, not smoothed.
-    Lips are the mean of what two networks see (s3dnerf.face.lips)."""
+    """``float32 [T, P, 3]`` as (u, v, d), d measured from the head's origin; not smoothed. Lips are the mean of two
+    networks (``s3dnerf.face.lips``)."""
     pose: HeadPose
     """Smoothed head pose of each frame."""
     eye_openness: np.ndarray
-    """float32 [T, 2], the viewer's left and right eye."""
+    """``float32 [T, 2]``, the viewer's left and right eye."""
     lip_opening: np.ndarray
-    """float32 [T], head units."""
+    """``float32 [T]``, head units."""
     valid: np.ndarray
-    """bool [T]: a face was tracked here (or a short gap interpolated)."""
+    """``bool [T]``: a face was tracked, or a short gap was interpolated."""
     has_speech: bool
     source: str = ""
-    """Name of the video it was made from."""
+    """File name of the source video."""
     frame_size: tuple[int, int] = (0, 0)
     """Height and width of the source video."""
     notes: str = ""
     offset: int = 0
-    """Frames by which the source's sound comes late, as measured; where sync is "corrected", speech is stored moved."""
+    """Frames by which the source's audio lags; if sync is "corrected", the stored speech is shifted by them."""
     confidence: float | None = None
-    """Of the offset; None where it was not measured."""
+    """Confidence of the offset; None if it was not measured."""
 
     @property
-    def in_step(self) -> bool:
-        """Whether the clip has speech that is known to be in step with the picture."""
-        return self.has_speech and self.sync in IN_STEP
+    def in_sync(self) -> bool:
+        """Whether the clip has speech that is known to be in sync with the video."""
+        return self.has_speech and self.sync in IN_SYNC_LABELS
 
     def read_frames(self, indices: Iterable[int]) -> np.ndarray:
-        """Decode frames by number, uint8 [n, size, size, 3], in the order asked for."""
+        """Decode frames by number in the given order, ``uint8 [n, size, size, 3]``."""
         return read_frames(self.path / VIDEO_FILE, np.asarray(indices, dtype=np.int64))
 
     def read_mattes(self, indices: Iterable[int]) -> np.ndarray:
-        """How much of each pixel is the person in frames by number, uint8 [n, size / 2, size / 2]; 255 is all of it.
+        """Read the person mattes of frames by number, ``uint8 [n, size / 2, size / 2]``; 255 is the person.
 
-        Raises UserError when they are not there or damaged.
+        Raises:
+            UserError: the mattes are missing or damaged.
         """
         with _open_arrays(self.path, MATTE_FILE) as stored:
             return np.stack([stored[str(index)] for index in indices])
 
     def read_speech(self) -> np.ndarray:
-        """The clip's sound, float32 [frames * 640]. Raises UserError when the clip is silent."""
+        """Read the audio, ``float32 [frames * 640]``.
+
+        Raises:
+            UserError: the clip is silent.
+        """
         if not self.has_speech:
             raise UserError(self.path, "is a silent clip", "Use clips whose has_speech is true.")
         return read_speech(self.path / SPEECH_FILE)
 
 
 def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | None) -> None:
-    """Write a clip to the folder clip.path, which appears only when it is complete.
+    """Write a clip to the folder ``clip.path``, which appears only when it is complete.
 
-    frames: clip.frames images uint8 [size, size, 3]; speech float32 [n], cut or padded with silence to
-    640 samples a frame, or None. Raises ValueError when the number of frames is another, UserError when mediapipe,
-    which tells person and background apart, is missing.
+    Args:
+        clip: the clip.
+        frames: its images ``uint8 [size, size, 3]``.
+        speech: ``float32 [n]``, trimmed or padded with silence to 640 samples per frame; None for a silent clip.
+
+    Raises:
+        ValueError: the number of frames is not ``clip.frames``.
+        UserError: mediapipe, which computes the mattes, is missing.
     """
     with replace_folder_when_done(clip.path) as part:
-        _write_pictures(part, clip, frames)
+        _write_images(part, clip, frames)
         if speech is not None:
-            write_flac(part / SPEECH_FILE, fit_speech(speech, clip.frames))
+            write_flac(part / SPEECH_FILE, fit_speech_length(speech, clip.frames))
         np.savez_compressed(part / TRACK_FILE, **_pack_track(clip))
         _write_info(part / INFO_FILE, clip, speech is not None)
 
 
 def update_sync(clip: Clip, speech: np.ndarray | None = None) -> None:
-    """Write sync, offset and confidence of a clip that is on disk, and its sound if that has been moved.
+    """Update sync, offset and confidence of a clip on disk, and its audio if ``speech`` is given.
 
-    Raises UserError when the folder cannot be written.
+    Raises:
+        UserError: the folder cannot be written.
     """
-    # The sound first: after a crash between the two, the clip still counts as not measured, and is found in step.
+    # The audio comes first: after a crash between the two, the clip still counts as not measured and is found in sync.
     if speech is not None:
-        write_flac(clip.path / SPEECH_FILE, fit_speech(speech, clip.frames))
+        write_flac(clip.path / SPEECH_FILE, fit_speech_length(speech, clip.frames))
     with replace_when_done(clip.path / INFO_FILE) as path:
         _write_info(path, clip, clip.has_speech)
 
 
 def load_clip(folder: str | Path) -> Clip:
-    """Read a prepared clip; video and speech are read later, when asked for.
+    """Load a prepared clip; video and speech are read on demand.
 
-    Raises UserError when the folder is no clip, is of another format version or is damaged.
+    Raises:
+        UserError: the folder is no clip, has another format version or is damaged.
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -149,19 +161,19 @@ def load_clip(folder: str | Path) -> Clip:
         track = _unpack_track(stored, info["frames"])
     fields = {name: info[name] for name in INFO_FIELDS}
     frame_size = tuple(info["frame_size"])
-    # Clips prepared before offsets were measured have neither.
+    # Clips of versions that did not measure offsets have neither.
     fields |= {"offset": info.get("offset", 0), "confidence": info.get("confidence")}
     return Clip(path=folder, crop=CropBox(**info["crop"]), frame_size=frame_size, **fields, **track)
 
 
 def read_valid(folder: str | Path) -> np.ndarray:
-    """Read which frames of a clip show a face, bool [T], and nothing else. Raises UserError when it is damaged."""
+    """Read only which frames of a clip show a face, ``bool [T]``. Raises UserError if the clip is damaged."""
     with _open_arrays(Path(folder), TRACK_FILE) as stored:
         return stored["valid"]
 
 
 def read_info(folder: str | Path) -> dict:
-    """Read clip.json. Raises UserError when the folder is no clip, is of another format version or is damaged."""
+    """Read clip.json. Raises UserError if the folder is no clip, has another format version or is damaged."""
     folder = Path(folder)
     path = folder / INFO_FILE
     try:
@@ -181,9 +193,10 @@ def read_info(folder: str | Path) -> dict:
 
 
 def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
-    """Folders of the prepared clips in root, sorted by name; only those of a split when it is given.
+    """Return the folders of the prepared clips in ``root``, of one split or of all, sorted by name.
 
-    Raises UserError when root is not a folder.
+    Raises:
+        UserError: ``root`` is not a folder.
     """
     root = Path(root)
     if not is_folder(root):
@@ -192,17 +205,17 @@ def list_clips(root: str | Path, split: str | None = None) -> list[Path]:
     return [folder for folder in folders if split is None or read_info(folder)["split"] == split]
 
 
-def fit_speech(speech: np.ndarray, frames: int) -> np.ndarray:
-    """Cut speech [n] or pad it with silence to frames * 640 samples."""
+def fit_speech_length(speech: np.ndarray, frames: int) -> np.ndarray:
+    """Trim speech ``[n]`` or pad it with silence to ``frames * 640`` samples."""
     length = frames * SAMPLES_PER_FRAME
     return np.pad(speech[:length], (0, max(0, length - len(speech)))).astype(np.float32)
 
 
 def encode_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Quantize and delta-code landmarks float32 [T, P, 3] to bytes uint8 [2, P * 3, T].
+    """Quantize and delta-code landmarks ``float32 [T, P, 3]`` to bytes ``uint8 [2, P * 3, T]``.
 
-    Differences in time are zigzag-coded (small numbers of either sign become small) and split into low and
-    high bytes, which compress well. Values beyond +-8 are clipped. The error is at most 1 / 8192.
+    Differences in time are zigzag-coded (small numbers of either sign become small unsigned ones) and split into low
+    and high bytes, which compress well. Values beyond +-8 are clipped. The error is at most 1 / 8192.
     """
     steps = np.clip(np.round(landmarks * LANDMARK_STEPS), -32768, 32767).astype(np.int32)
     steps = steps.reshape(len(steps), -1)
@@ -212,7 +225,7 @@ def encode_landmarks(landmarks: np.ndarray) -> np.ndarray:
 
 
 def decode_landmarks(code: np.ndarray) -> np.ndarray:
-    """The inverse of encode_landmarks: float32 [T, P, 3]."""
+    """Decode landmarks ``float32 [T, P, 3]``; the inverse of :func:`encode_landmarks`."""
     zigzag = (code[0].astype(np.uint16) | (code[1].astype(np.uint16) << 8)).T
     deltas = ((zigzag >> 1) ^ (0 - (zigzag & 1))).astype(np.uint16)
     steps = np.cumsum(deltas, axis=0, dtype=np.uint16).view(np.int16)
@@ -228,14 +241,14 @@ def _open_arrays(folder: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(folder, f"is a damaged clip: {name} cannot be read ({error})", PREPARE_AGAIN) from None
 
 
-def _write_pictures(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
-    """Write the video and the mattes of its frames, both frame by frame: clips may be long."""
+def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
+    """Write the video and its mattes frame by frame, since clips may be long."""
     size, half = (clip.size, clip.size), (clip.size // 2, clip.size // 2)
     count = 0
     with (
         VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer,
         zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
-        open_segmentation() as segment,
+        open_segmenter() as segment,
     ):
         for frame in frames:
             writer.write(frame)

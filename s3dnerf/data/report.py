@@ -1,4 +1,4 @@
-"""What preparation did: OUT/report.json, and its summary in a few lines."""
+"""Report of a preparation run: OUT/report.json and a summary of a few lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from s3dnerf.data.clip import IN_STEP, read_info, read_valid
-from s3dnerf.data.dataset import DataConfig, is_whole
+from s3dnerf.data.clip import IN_SYNC_LABELS, read_info, read_valid
+from s3dnerf.data.config import DataConfig
+from s3dnerf.data.tracks import has_continuous_face
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import replace_when_done
@@ -18,7 +19,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be prepared; size and time of change tell whether it was replaced since."""
+    """A video that could not be prepared; file size and modification time tell whether it was replaced since."""
 
     id: str
     video: str
@@ -29,51 +30,51 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """A clip that is there, as training will see it."""
+    """An existing clip as training sees it."""
 
     id: str
     sync: str
     """"ok", "corrected", "unclear" or "none"."""
     offset: int
-    """Frames by which the source's sound comes late, where it was measured."""
+    """Frames by which the source's audio lags, if measured."""
     confidence: float | None
-    """Of the offset; None where it was not measured."""
+    """Confidence of the offset; None if it was not measured."""
     seconds: float
     whole: bool
-    """Whether the face is seen throughout and the clip is long enough for a stretch of speech."""
+    """Whether every frame shows a face and the clip is long enough for a speech sequence."""
 
     @property
-    def teaches_speech(self) -> bool:
-        """Whether training learns speech from it."""
-        return self.whole and self.sync in IN_STEP
+    def usable_for_speech(self) -> bool:
+        """Whether training can learn speech from it."""
+        return self.whole and self.sync in IN_SYNC_LABELS
 
 
 @dataclass
 class PrepareReport:
-    """What a run did, and what is there now."""
+    """What a run did and which clips exist now."""
 
     prepared: list[str] = field(default_factory=list)
     """Clips made by this run."""
     present: list[str] = field(default_factory=list)
-    """Clips that were there before."""
+    """Clips that existed before."""
     measured: list[str] = field(default_factory=list)
-    """Those of them, prepared by an earlier version, whose sound offset was measured by this run."""
+    """Those of them, prepared by an earlier version, whose sync offset was measured by this run."""
     failed: list[Failure] = field(default_factory=list)
-    """Videos that failed, now or before."""
+    """Videos that failed in this or an earlier run."""
     clips: list[ClipRecord] = field(default_factory=list)
-    """All clips that are there, sorted by id."""
+    """All existing clips, sorted by id."""
 
 
 def record_clip(folder: Path) -> ClipRecord:
-    """Read what the report says of a clip. Raises UserError when it is damaged."""
+    """Create the record of a clip. Raises UserError if the clip is damaged."""
     info = read_info(folder)
-    whole = is_whole(info["frames"], read_valid(folder), DataConfig.sequence_frames)
+    whole = has_continuous_face(info["frames"], read_valid(folder), DataConfig.sequence_frames)
     seconds = info["frames"] / FPS
     return ClipRecord(info["id"], info["sync"], info.get("offset", 0), info.get("confidence"), seconds, whole)
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """Read the failures of earlier runs. Raises UserError when the report is none of this program."""
+    """Read the failures of earlier runs. Raises UserError if the report was not written by this program."""
     path = out / REPORT_FILE
     if not path.is_file():
         return []
@@ -90,7 +91,7 @@ def write_report(out: Path, report: PrepareReport) -> None:
 
 
 def check_success(report: PrepareReport, out: Path) -> None:
-    """Raise UserError when videos failed and no clip is there."""
+    """Raise UserError if videos failed and there is no clip."""
     if report.failed and not report.clips:
         first = report.failed[0]
         reason = f"none of {len(report.failed)} videos could be prepared (the first, {first.video}: {first.reason})"
@@ -98,25 +99,25 @@ def check_success(report: PrepareReport, out: Path) -> None:
 
 
 def format_summary(report: PrepareReport, out: Path) -> str:
-    """Return two lines: what was done, and what share of the clips can teach speech and why the rest cannot."""
+    """Return two lines: what was done, and how much of the clips can train speech and why the rest cannot."""
     measured = f" ({len(report.measured)} of them measured now)" if report.measured else ""
     done = (
         f"{len(report.prepared)} prepared, {len(report.present)} already there{measured}, {len(report.failed)} failed"
     )
     total = sum(clip.seconds for clip in report.clips)
-    teaching = sum(clip.seconds for clip in report.clips if clip.teaches_speech)
+    usable = sum(clip.seconds for clip in report.clips if clip.usable_for_speech)
     whole = Counter(clip.sync for clip in report.clips if clip.whole)
     names = (("ok", "ok"), ("corrected", "corrected"), ("unclear", "unclear"), ("none", "silent"))
     counts = [f"{whole[sync]} {name}" for sync, name in names if whole[sync]]
     broken = sum(not clip.whole for clip in report.clips)
     counts += [f"{broken} too short or with frames without a face"] if broken else []
-    share = f" ({teaching / total:.0%})" if total else ""
-    teaches = f"of {format_duration(total)}, {format_duration(teaching)}{share} can teach speech"
+    share = f" ({usable / total:.0%})" if total else ""
+    teaches = f"of {format_duration(total)}, {format_duration(usable)}{share} can teach speech"
     return f"{done}; see {out / REPORT_FILE}\n{teaches}: {', '.join(counts) or 'no clips'}"
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them."""
+    """Format seconds in a suitable unit."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""Finding the videos of a corpus and what is known about them: ids, people, splits."""
+"""Discovery of the videos of a corpus with their ids, identities and splits."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from s3dnerf.paths import is_folder
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 SPLITS = ("train", "val", "test")
-SYNCS = ("ok", "corrected", "unclear", "none", "")
-"""What a manifest may say of sound and picture; where it says nothing, they are measured."""
+SYNC_LABELS = ("ok", "corrected", "unclear", "none", "")
+"""Sync labels in a manifest; empty labels are measured."""
 KINDS = ("clip", "silent_clip")
 COLUMNS = ("id", "kind", "file", "identity", "split", "sync", "notes")
 VAL_SHARE = 0.05
-"""Share of the people who become the val split when no manifest says who does."""
+"""Fraction of the identities in the val split if there is no manifest."""
 
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """A video to prepare: where it is and what is known about it."""
+    """A video to prepare."""
 
     id: str
     path: Path
     person: str
     split: str = "train"
     sync: str = ""
-    """"ok", "corrected", "unclear" or "none" where a manifest says so; "" has it measured."""
+    """"ok", "corrected", "unclear" or "none" from a manifest; "" to measure it."""
     silent: bool = False
     notes: str = ""
 
@@ -40,18 +40,18 @@ class VideoEntry:
 def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     """List the videos under a folder, sorted by clip id.
 
-    Without a manifest three layouts are understood: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like
-    id00012; clip id person__video__clip), a flat folder (the person is the file name up to a last underscore followed
-    by digits), and other trees (clip id: the path joined with "__"; the person likewise).
+    Without a manifest, three layouts are supported: VoxCeleb2 (.../<person>/<video>/<clip>.mp4 with a person like
+    id00012; clip id person__video__clip), a flat folder (the person is the file name without a final underscore and
+    digits), and other trees (the clip id is the path joined with "__"; the person likewise).
 
     Args:
         videos: the folder.
-        manifest: CSV with the columns id, kind, file, identity, split, sync and notes. Its rows of kind clip and
-            silent_clip are taken whose file is under the folder: the one at this path from the manifest's folder, or
-            from ``videos``, or else the only one of this name.
+        manifest: CSV with the columns id, kind, file, identity, split, sync and notes. Rows of kind clip and
+            silent_clip are used if their file is under the folder: at this path from the manifest's folder or from
+            ``videos``, or else the only file of this name.
 
     Raises:
-        UserError: nothing is found, two videos would get the same id, or a row of the manifest cannot be understood.
+        UserError: there is no video, two videos have the same id, or a row of the manifest is invalid.
     """
     if not is_folder(videos):
         raise UserError(videos, "is not a folder", "Give the folder that holds the videos.")
@@ -62,13 +62,13 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
         raise UserError(videos, "holds no video to prepare", cure)
     entries.sort(key=lambda entry: entry.id)
     for entry in entries:
-        # The id becomes the name of a folder; hidden ones are clips that are not complete.
+        # The id becomes the name of a folder; hidden folders are incomplete clips.
         if entry.id != Path(entry.id).name or entry.id.startswith("."):
             raise UserError(entry.path, f"has the clip id '{entry.id}', which is no folder name", "Rename it.")
         if entry.split not in SPLITS:
             raise UserError(entry.path, f"is in the split '{entry.split}'", f"Splits are {', '.join(SPLITS)}.")
-        if entry.sync not in SYNCS:
-            known = f"It is {', '.join(SYNCS[:-1])}, or empty to be measured."
+        if entry.sync not in SYNC_LABELS:
+            known = f"It is {', '.join(SYNC_LABELS[:-1])}, or empty to be measured."
             raise UserError(entry.path, f"has the sync '{entry.sync}' in the manifest", known)
     for one, other in zip(entries, entries[1:], strict=False):
         if one.id == other.id:
@@ -92,7 +92,7 @@ def _match_manifest(paths: list[Path], videos: Path, manifest: Path) -> list[Vid
 
 
 def _read_rows(manifest: Path) -> list[dict[str, str]]:
-    """Read the rows of clips."""
+    """Read the rows that describe clips."""
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -111,7 +111,7 @@ def _read_rows(manifest: Path) -> list[dict[str, str]]:
 def _pair_rows(
     rows: list[dict[str, str]], paths: list[Path], videos: Path, manifest: Path
 ) -> list[tuple[dict[str, str], Path]]:
-    """Find the file of each row: by its path, or by its bare name where one row and one file alone have it."""
+    """Find the file of each row by its path, or by its name if only one row and one file have that name."""
     places = {Path(os.path.abspath(path)): path for path in paths}
     paired, left = [], []
     for row in rows:
@@ -152,14 +152,15 @@ def _name_videos(paths: list[Path], root: Path) -> list[VideoEntry]:
         else:
             person = re.sub(r"_\d+$", "", "__".join(parts))
         named.append(("__".join(parts), path, person))
-    val = _choose_val_people({person for _, _, person in named})
+    val = choose_val_identities({person for _, _, person in named})
     return [
         VideoEntry(id=id, path=path, person=person, split="val" if person in val else "train")
         for id, path, person in named
     ]
 
 
-def _choose_val_people(people: set[str]) -> set[str]:
-    # Ordered by a checksum: the choice looks random and is the same on every machine.
-    ordered = sorted(people, key=lambda person: (zlib.crc32(person.encode()), person))
+def choose_val_identities(identities: set[str]) -> set[str]:
+    """Return the identities of the val split if there is no manifest."""
+    # Ordered by a checksum, so that the choice is pseudorandom and the same on every machine.
+    ordered = sorted(identities, key=lambda identity: (zlib.crc32(identity.encode()), identity))
     return set(ordered[: round(VAL_SHARE * len(ordered))])

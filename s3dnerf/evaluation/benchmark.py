@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.encoding.hash_grid import HashGridConfig, plan_levels
 from s3dnerf.media.files import replace_when_done
@@ -35,15 +36,15 @@ from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformation
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
-from s3dnerf.ops import backend, limits
+from s3dnerf.ops import backend
 from s3dnerf.ops.composite import composite, composite_reference
 from s3dnerf.ops.deformation import deform, deform_reference
 from s3dnerf.ops.hash_grid import encode_hash_grid, encode_hash_grid_reference, index_vertices
 from s3dnerf.ops.layout import GridLevel
 from s3dnerf.ops.triplane import sample_triplane, sample_triplane_reference
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
-from s3dnerf.rendering.rays import Camera
 from s3dnerf.rendering.volume_rendering import DeformedField, render_rays, render_rays_reference
+from s3dnerf.structures import Camera
 
 Step = Callable[[], Any]
 

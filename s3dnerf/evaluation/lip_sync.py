@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.data.clip import Clip, list_clips
-from s3dnerf.data.dataset import can_teach_speech, interpolate_view, make_camera, read_offsets, read_track
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.tracks import has_usable_speech, load_clip_track, load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
@@ -37,7 +38,7 @@ from s3dnerf.models.sync_discriminator import (
     measure_two_way,
     score_offsets,
 )
-from s3dnerf.rendering.rays import Camera
+from s3dnerf.structures import Camera
 from s3dnerf.training.sync import SyncClip, SyncConfig, SyncTrainer, compare_clip, read_clips
 
 REACH = 15
@@ -66,7 +67,7 @@ class SyncScores:
     """One minus the mean cosine at the best offset, 0 to 2."""
     offset: int
     """Frames by which the sound comes late; negative when it comes early."""
-    in_step: float
+    in_sync: float
     """Mean cosine without an offset."""
 
 
@@ -94,7 +95,7 @@ def measure_sync(
         confidence=(best - scores.median()).item(),
         distance=(1.0 - best).item(),
         offset=int(scores.argmax()) - reach,
-        in_step=scores[reach].item(),
+        in_sync=scores[reach].item(),
     )
 
 
@@ -114,7 +115,7 @@ def judge_sync(
     points = to_pixels(track.filled, track.size)
     pose = fit_head_pose(points)
     box = choose_crop(pose, track.size)
-    camera = make_camera(smooth_head_pose(crop_pose(pose, box), TRACKED_SIGMA))
+    camera = Camera.from_numpy(smooth_head_pose(crop_pose(pose, box), TRACKED_SIGMA))
     crops = (apply_crop(resize_image(frame, track.size), box, CROPPED_SIDE) for frame in frames)
     return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
 
@@ -153,14 +154,14 @@ def evaluate_discriminator(model: SyncDiscriminator, root: Path, split: str) -> 
     Raises:
         UserError: there is none as long as a stretch of two seconds.
     """
-    tracks = [read_track(folder) for folder in list_clips(root, split)]
-    speaking = [track for track in tracks if can_teach_speech(track, STRETCH)]
+    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
+    speaking = [track for track in tracks if has_usable_speech(track, STRETCH)]
     if not speaking:
         raise UserError(root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
     reports = []
     for track in tqdm(speaking, desc="clips", leave=False):
         frames = np.arange(track.clip.frames)
-        camera = make_camera(interpolate_view(track, frames.astype(float)))
+        camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
         cosines = compare_video(model, track.clip.read_frames(frames), camera, track.speech)
         reports.append(report_clip(track.clip, cosines))
     return reports
@@ -229,7 +230,7 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
     that at the best one not beside it) and frames. Offsets that ``config.data.offsets`` corrected before are added.
     """
     clips = read_clips(config)
-    known = read_offsets(config.data.offsets, config.data.offset_margin)
+    known = load_sync_offsets(config.data.offsets, config.data.offset_margin)
     people = sort_by_frames(clips)
     rows = []
     for half in range(2):

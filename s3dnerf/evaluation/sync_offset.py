@@ -13,11 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.data.clip import list_clips
-from s3dnerf.data.dataset import Track, can_teach_speech, interpolate_view, make_camera, read_track
-from s3dnerf.data.sync_offset import LEAST_MOMENTS, SyncOffset, find_offset, label_offset, shift_speech
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.sync_offset import MIN_WINDOWS, SyncOffset, find_offset, label_offset, shift_speech
+from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, measure_level, speech_gain
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, embed_moments, embed_video
+from s3dnerf.structures import Camera
 
 LENGTHS = (50, 100, 200, None)
 """Frames of the stretches that are measured; None for whole clips."""
@@ -77,8 +79,8 @@ def evaluate_offsets(model: SyncDiscriminator, root: Path, split: str, seed: int
     Raises:
         UserError: there is none.
     """
-    tracks = [read_track(folder) for folder in list_clips(root, split)]
-    tracks = [track for track in tracks if can_teach_speech(track, LEAST_MOMENTS)]
+    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
+    tracks = [track for track in tracks if has_usable_speech(track, MIN_WINDOWS)]
     if not tracks:
         raise UserError(root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
     rng = np.random.default_rng(seed)
@@ -89,10 +91,12 @@ def evaluate_offsets(model: SyncDiscriminator, root: Path, split: str, seed: int
     return [score_stretches(length, some, rng) for length, some in stretches.items() if some]
 
 
-def cut_stretches(model: SyncDiscriminator, track: Track, rng: np.random.Generator) -> dict[int | None, list[Stretch]]:
+def cut_stretches(
+    model: SyncDiscriminator, track: ClipTrack, rng: np.random.Generator
+) -> dict[int | None, list[Stretch]]:
     """Cut a clip into stretches of each length, move the sound of each by an amount of its own, and embed them."""
     count, run = track.clip.frames, model.config.frames
-    camera = make_camera(interpolate_view(track, np.arange(float(count))))
+    camera = Camera.from_numpy(interpolate_frames(track, np.arange(float(count))))
     lips = embed_video(model, track.clip.read_frames(np.arange(count)), camera).cpu()
     own = measure(lips, embed(model, track.speech, len(lips))).offset
     stretches: dict[int | None, list[Stretch]] = {}

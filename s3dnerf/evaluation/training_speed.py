@@ -17,7 +17,7 @@ from s3dnerf.evaluation.benchmark import Table, force_backend
 from s3dnerf.ops.backend import keep_freed_memory
 from s3dnerf.precision import choose_precision
 from s3dnerf.training import S3DNeRFConfig
-from s3dnerf.training.losses import weigh
+from s3dnerf.training.losses import weighted_sum
 from s3dnerf.training.trainer import Trainer
 
 BACKENDS = {"ours": "auto", "PyTorch": "pytorch"}
@@ -53,7 +53,7 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
                 with force_backend(BACKENDS[name]):
                     begin = time.perf_counter()
                     trainer.step = step
-                    values[name] = weigh(trainer.update([batch]), settings.losses).item()
+                    values[name] = weighted_sum(trainer.update([batch]), settings.losses).item()
                     seconds[kind, name].append(time.perf_counter() - begin)
             apart.append(abs(values["ours"] - values["PyTorch"]) / abs(values["PyTorch"]))
     rows = []

@@ -1,1 +1,1 @@
-"""Face geometry: landmarks, head pose, regions, the head crop."""
+"""Face geometry: detection, landmarks, head pose, head crop, face regions and head motion."""

@@ -1,7 +1,7 @@
 """Head pose: a scaled-orthographic camera fitted to tracked landmarks.
 
-Head space: x to the viewer's right, y up, z toward the viewer; the outer eye corners of the canonical
-face are 0.75 apart. A head point X lands in the image at
+Head space: x to the viewer's right, y up, z toward the viewer; the outer eye corners of the canonical face are 0.75
+apart. A head point X is projected to
 
     u = center_u + scale * (R X)_x,   v = center_v - scale * (R X)_y,   d = scale * (R X)_z.
 
@@ -20,18 +20,21 @@ from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.points import RIGID_POINTS, select_points
 
-FIT_ROUNDS = 8
+FIT_ITERATIONS = 8
 CANONICAL_FILE = Path(__file__).with_name("canonical_face.npy")
 _FLIP_V = np.array([1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class HeadPose:
-    """Camera of each frame: rotation [T, 3, 3] head to camera, scale [T], center [T, 2], all float32."""
+    """Cameras of T frames, all ``float32``."""
 
     rotation: np.ndarray
+    """``[T, 3, 3]`` head to camera."""
     scale: np.ndarray
+    """``[T]``."""
     center: np.ndarray
+    """``[T, 2]``."""
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -48,15 +51,17 @@ def _read_canonical_face() -> np.ndarray:
 
 
 def load_canonical_face() -> np.ndarray:
-    """Mean face of the package in head space, float32 [478, 3], read-only. Made by canonical.py."""
+    """Return the mean face of the package in head space, ``float32 [478, 3]``, read-only; made by ``canonical.py``."""
     return _read_canonical_face()
 
 
 def align_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> Similarity:
-    """Weighted least-squares similarity from source to target points (Umeyama 1991), batched.
+    """Fit the weighted least-squares similarity from source to target points (Umeyama, 1991), batched.
 
-    source, target [T, N, 3] (or [N, 3], broadcast); weights [T, N] not negative, default equal.
-    target ~ scale * rotation @ source + offset.
+    Args:
+        source: ``[T, N, 3]`` or ``[N, 3]``.
+        target: ``[T, N, 3]`` or ``[N, 3]``, approximated by ``scale * rotation @ source + offset``.
+        weights: ``[T, N]``, not negative; equal by default.
     """
     source, target = np.broadcast_arrays(np.asarray(source, np.float64), np.asarray(target, np.float64))
     weights = np.ones(target.shape[:-1]) if weights is None else weights
@@ -75,34 +80,41 @@ def align_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray
 
 @dataclass(frozen=True)
 class Similarity:
-    """A similarity: rotation [T, 3, 3], scale [T], offset [T, 3], float64."""
+    """A batch of similarity transforms, all ``float64``."""
 
     rotation: np.ndarray
+    """``[T, 3, 3]``."""
     scale: np.ndarray
+    """``[T]``."""
     offset: np.ndarray
+    """``[T, 3]``."""
 
-    def move(self, points: np.ndarray) -> np.ndarray:
-        """Apply to points [T, N, 3] (or [N, 3]). Returns [T, N, 3]."""
-        turned = points @ np.swapaxes(self.rotation, -1, -2)
-        return self.scale[..., None, None] * turned + self.offset[..., None, :]
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Transform points ``[T, N, 3]`` or ``[N, 3]`` to ``[T, N, 3]``."""
+        rotated = points @ np.swapaxes(self.rotation, -1, -2)
+        return self.scale[..., None, None] * rotated + self.offset[..., None, :]
 
 
 def fit_head_pose(landmarks: np.ndarray) -> HeadPose:
-    """Fit the canonical face to landmarks, robustly.
+    """Fit the canonical face robustly to landmarks.
 
-    landmarks [T, 478 or P, 3] as (u, v, d), finite, in one square unit. Only RIGID_POINTS are used.
-    Umeyama's closed form is repeated with Geman-McClure weights, whose width follows the median residual,
-    so a third of the points may be wrong. The result has no depth offset: see align_depth.
-    Raises ValueError for landmarks that are not finite.
+    Umeyama's closed form is iterated with Geman-McClure weights whose width follows the median residual, so a third
+    of the points may be outliers. The result has no depth offset: see :func:`align_depth`.
+
+    Args:
+        landmarks: ``[T, 478 or P, 3]`` as (u, v, d), finite, in one square unit. Only ``RIGID_POINTS`` are used.
+
+    Raises:
+        ValueError: landmarks are not finite.
     """
     points = select_points(np.asarray(landmarks, np.float64), RIGID_POINTS) * _FLIP_V
     if not np.isfinite(points).all():
         raise ValueError("landmarks must be finite; fill missing frames first")
     face = load_canonical_face()[RIGID_POINTS].astype(np.float64)
     weights = np.ones(points.shape[:-1])
-    for _ in range(FIT_ROUNDS):
+    for _ in range(FIT_ITERATIONS):
         fit = align_similarity(face, points, weights)
-        error = np.linalg.norm(fit.move(face) - points, axis=-1)
+        error = np.linalg.norm(fit.apply(face) - points, axis=-1)
         width = 2.0 * np.median(error, axis=-1, keepdims=True) + 1e-9
         weights = 1.0 / (1.0 + (error / width) ** 2) ** 2
     center = fit.offset[..., :2] * _FLIP_V[:2]
@@ -110,36 +122,40 @@ def fit_head_pose(landmarks: np.ndarray) -> HeadPose:
 
 
 def smooth_head_pose(pose: HeadPose, sigma_frames: float) -> HeadPose:
-    """Smooth a pose track in time with a Gaussian, without lag (the kernel is symmetric).
+    """Smooth poses in time with a Gaussian; the kernel is symmetric, so there is no lag.
 
-    Rotations are smoothed as rotation vectors about the track's mean rotation, scales as logarithms.
-    sigma_frames is the standard deviation in frames; 0 returns the pose unchanged. Ends are held.
+    Rotations are smoothed as rotation vectors about the mean rotation, scales as logarithms. The first and the last
+    pose are repeated beyond the ends.
+
+    Args:
+        pose: T poses.
+        sigma_frames: standard deviation in frames; 0 returns the poses unchanged.
     """
     if sigma_frames <= 0 or len(pose) < 2:
         return pose
-    middle = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
-    turns = (Rotation.from_matrix(pose.rotation.astype(np.float64)) * middle.inv()).as_rotvec()
-    track = np.concatenate([turns, np.log(pose.scale)[:, None], pose.center], axis=1)
+    mean = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
+    rotvecs = (Rotation.from_matrix(pose.rotation.astype(np.float64)) * mean.inv()).as_rotvec()
+    series = np.concatenate([rotvecs, np.log(pose.scale)[:, None], pose.center], axis=1)
     radius = int(np.ceil(4 * sigma_frames))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_frames) ** 2)
-    track = correlate1d(track.astype(np.float64), kernel / kernel.sum(), axis=0, mode="nearest")
-    rotation = (Rotation.from_rotvec(track[:, :3]) * middle).as_matrix()
-    parts = (rotation, np.exp(track[:, 3]), track[:, 4:6])
+    series = correlate1d(series.astype(np.float64), kernel / kernel.sum(), axis=0, mode="nearest")
+    rotation = (Rotation.from_rotvec(series[:, :3]) * mean).as_matrix()
+    parts = (rotation, np.exp(series[:, 3]), series[:, 4:6])
     return HeadPose(*(part.astype(np.float32) for part in parts))
 
 
 def project(points: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Project head-space points [N, 3] or [T, N, 3] with pose [T]. Returns (u, v, d) [T, N, 3]."""
+    """Project head-space points ``[N, 3]`` or ``[T, N, 3]`` with T poses to (u, v, d) ``[T, N, 3]``."""
     moved = pose.scale[:, None, None] * (points @ np.swapaxes(pose.rotation, -1, -2))
     moved = moved * _FLIP_V.astype(moved.dtype)
     moved[..., :2] += pose.center[:, None, :]
     return moved
 
 
-def to_head(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Take (u, v, d) landmarks [T, N, 3] to head space, the inverse of project. Returns [T, N, 3].
+def to_head_space(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
+    """Transform (u, v, d) landmarks ``[T, N, 3]`` to head space; the inverse of :func:`project`.
 
-    The depth must be measured from the head's origin: align tracked landmarks first (align_depth).
+    Depth must be measured from the head's origin, so tracked landmarks need :func:`align_depth` first.
     """
     points = np.array(landmarks)
     points[..., :2] -= pose.center[:, None, :]
@@ -148,10 +164,17 @@ def to_head(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
 
 
 def align_depth(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Shift each frame's d so that it is measured from the head's origin, as project does.
+    """Shift the depth of each frame so that it is measured from the head's origin, as in :func:`project`.
 
-    landmarks [T, 478 or P, 3]. A tracker's depth has an origin of its own; the shift is the median over
-    RIGID_POINTS of the difference from the projected canonical face. Returns a new array of that shape.
+    A tracker's depth has an arbitrary origin. The shift is the median difference between ``RIGID_POINTS`` and the
+    projected canonical face.
+
+    Args:
+        landmarks: ``[T, 478 or P, 3]`` as (u, v, d).
+        pose: T poses.
+
+    Returns:
+        A shifted copy of the landmarks.
     """
     expected = project(load_canonical_face()[RIGID_POINTS], pose)[..., 2]
     shift = np.median(expected - select_points(landmarks, RIGID_POINTS)[..., 2], axis=-1)

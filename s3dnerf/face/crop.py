@@ -1,4 +1,4 @@
-"""The head crop: one square for a whole clip, so that the head keeps its scale."""
+"""The head crop: one square for a whole clip, so that the scale of the head is kept."""
 
 from __future__ import annotations
 
@@ -11,101 +11,116 @@ from s3dnerf.face.camera import HeadPose
 
 HEAD_SCALE = 0.75
 """Crop-normalized length of one head unit at the clip's median scale."""
-CENTER_HEIGHT = 0.1
-"""Head-space y of the crop's center: hair above and chin with some neck below."""
-WHOLE_FRAME = 0.9
-"""From this share of the frame's shorter side on, all of it is taken: a square video keeps its own pixels."""
-HEAD_REACH = 1.0
-"""Half the side of the box around the head, in head units, that stays inside the crop in every frame."""
+CROP_CENTER_Y = 0.1
+"""Head-space y of the crop's center, which leaves room for hair above and for the chin and some neck below."""
+FULL_FRAME_RATIO = 0.9
+"""Ratio of the crop's side to the frame's shorter side from which on the crop takes all of it, so that a square video
+keeps its own pixels."""
+HEAD_HALF_SIZE = 1.0
+"""Half the side, in head units, of the box around the head that stays inside the crop in every frame."""
 
 
 @dataclass(frozen=True)
 class CropBox:
-    """A square in source pixels: x, y of its top-left corner (0, 0 is the image's corner), side length."""
+    """A square in pixels of an image; it may reach beyond the image."""
 
     x: float
+    """Left edge; the image's left edge is at 0."""
     y: float
+    """Top edge; the image's top edge is at 0."""
     side: float
 
 
 def choose_crop(pose: HeadPose, frame_size: tuple[int, int]) -> CropBox:
     """Choose one square for a clip.
 
-    pose: head pose of the valid frames in source pixels (pixel centers are whole numbers); frame_size
-    (height, width). The side is 2 / HEAD_SCALE head units at the median scale, grown until the head's box
-    fits in every frame; near the frame's shorter side or beyond, it is that side. The square is then moved
-    inside the frame.
-    Raises ValueError without frames.
+    The side is ``2 / HEAD_SCALE`` head units at the median scale, enlarged until the head's box fits in every frame.
+    From ``FULL_FRAME_RATIO`` of the frame's shorter side on, it is that side. The square is then moved inside the
+    frame.
+
+    Args:
+        pose: head poses of the valid frames in source pixels (pixel centers are whole numbers).
+        frame_size: height and width.
+
+    Raises:
+        ValueError: there are no frames.
     """
     if len(pose) == 0:
         raise ValueError("a crop needs at least one frame with a face")
     height, width = frame_size
-    middle = pose.center + 0.5
-    middle = middle + pose.scale[:, None] * CENTER_HEIGHT * pose.rotation[:, :2, 1] * np.array([1.0, -1.0])
-    reach = HEAD_REACH * pose.scale[:, None]
-    low, high = (middle - reach).min(0), (middle + reach).max(0)
+    center = pose.center + 0.5
+    center = center + pose.scale[:, None] * CROP_CENTER_Y * pose.rotation[:, :2, 1] * np.array([1.0, -1.0])
+    half = HEAD_HALF_SIZE * pose.scale[:, None]
+    low, high = (center - half).min(0), (center + half).max(0)
     side = max(2 / HEAD_SCALE * float(np.median(pose.scale)), float((high - low).max()))
-    if side >= WHOLE_FRAME * min(height, width):
+    if side >= FULL_FRAME_RATIO * min(height, width):
         side = float(min(height, width))
     corner = np.clip((low + high) / 2 - side / 2, 0, np.array([width, height]) - side)
     return CropBox(float(corner[0]), float(corner[1]), side)
 
 
 def apply_crop(image: np.ndarray, box: CropBox, size: int) -> np.ndarray:
-    """Cut the square out of image uint8 [H, W, 3] and resize it. Returns uint8 [size, size, 3].
+    """Crop a square from an image ``uint8 [H, W, 3]`` and resize it to ``uint8 [size, size, 3]``.
 
-    The side may be fractional; shrinking averages (no aliasing), growing is cubic.
+    The side may be fractional. Downsampling averages to avoid aliasing; upsampling is cubic.
     """
     ratio = box.side / size
     if ratio == 1 and box.x == int(box.x) and box.y == int(box.y):
         x, y = int(box.x), int(box.y)
         return np.ascontiguousarray(image[y : y + size, x : x + size])
-    part, (left, top) = _cut_around(image, box, margin=int(np.ceil(3 * ratio)) + 2)
+    part, (left, top) = _slice_with_margin(image, box, margin=int(np.ceil(3 * ratio)) + 2)
     start = (box.x - left + ratio / 2 - 0.5, box.y - top + ratio / 2 - 0.5)
     matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]])
-    return _warp(_blur_for(part, ratio), matrix, (size, size))
+    return _resample(_antialias(part, ratio), matrix, (size, size))
 
 
-def _cut_around(image: np.ndarray, box: CropBox, margin: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The part of the image that the square and a margin cover, and its left, top corner."""
+def _slice_with_margin(image: np.ndarray, box: CropBox, margin: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the part of the image that covers the square and a margin, and its left, top corner."""
     left, top = (max(0, int(start) - margin) for start in (box.x, box.y))
     right, bottom = (int(np.ceil(start + box.side)) + margin for start in (box.x, box.y))
     return image[top:bottom, left:right], (left, top)
 
 
-def _blur_for(image: np.ndarray, ratio: float) -> np.ndarray:
-    """Blur before shrinking by a ratio above 1: a Gaussian stands in for area averaging at any fraction."""
+def _antialias(image: np.ndarray, ratio: float) -> np.ndarray:
+    """Blur before downsampling by a ratio above 1; a Gaussian approximates area averaging at fractional ratios."""
     if ratio <= 1:
         return image
     return cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(ratio**2 - 1), borderType=cv2.BORDER_REPLICATE)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resample (cubic) to size (width, height); the matrix takes new pixels to old ones."""
+def _resample(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample (cubic) to size (width, height); the matrix maps new pixels to old ones."""
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def crop_landmarks(points: np.ndarray, box: CropBox) -> np.ndarray:
-    """Take pixel landmarks (x, y, depth) [..., 3] (see to_pixels) to crop-normalized (u, v, d)."""
+    """Transform pixel landmarks (x, y, depth) ``[..., 3]`` (see ``to_pixels``) to crop-normalized (u, v, d)."""
     corner = np.array([box.x - 0.5, box.y - 0.5, 0])
     return ((points - corner) * (2 / box.side) - np.array([1.0, 1.0, 0.0])).astype(np.float32)
 
 
 def crop_pose(pose: HeadPose, box: CropBox) -> HeadPose:
-    """Take a head pose in source pixels to crop-normalized coordinates."""
+    """Transform head poses in source pixels to crop-normalized coordinates."""
     center = (pose.center - np.array([box.x - 0.5, box.y - 0.5])) * (2 / box.side) - 1
     return HeadPose(pose.rotation, pose.scale * np.float32(2 / box.side), center.astype(np.float32))
 
 
 def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float = 0.06) -> np.ndarray:
-    """Put a crop uint8 [S, S, 3] back into frame uint8 [H, W, 3]. Returns a new frame.
+    """Paste a crop back into a frame.
 
-    The crop fades in over `feather` of its side, except along the frame's own edges.
+    Args:
+        frame: ``uint8 [H, W, 3]``.
+        crop: ``uint8 [S, S, 3]``.
+        box: the crop's square in the frame.
+        feather: fraction of the side over which the crop fades in, except along the frame's own edges.
+
+    Returns:
+        A new frame.
     """
     height, width = frame.shape[:2]
     ratio = crop.shape[0] / box.side
-    # All else stays as it is, so that only the square costs, however large the frame.
+    # Only the square is resampled, so the cost does not depend on the size of the frame.
     left, top = (int(np.clip(np.floor(start), 0, size)) for start, size in ((box.x, width), (box.y, height)))
     right, bottom = (
         int(np.clip(np.ceil(start + box.side), 0, size)) for start, size in ((box.x, width), (box.y, height))
@@ -116,33 +131,40 @@ def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float
     # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
     start = [(0.5 + left - box.x) * ratio - 0.5, (0.5 + top - box.y) * ratio - 0.5]
     matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]], np.float64)
-    back = _warp(_blur_for(crop, ratio), matrix, (right - left, bottom - top))
+    resized = _resample(_antialias(crop, ratio), matrix, (right - left, bottom - top))
     rows, columns = (
-        _fade(height, box.y, box.side, feather)[top:bottom],
-        _fade(width, box.x, box.side, feather)[left:right],
+        _feather_weights(height, box.y, box.side, feather)[top:bottom],
+        _feather_weights(width, box.x, box.side, feather)[left:right],
     )
     square = frame[top:bottom, left:right]
-    mixed = square + (rows[:, None] * columns)[..., None] * (back.astype(np.float32) - square)
-    pasted[top:bottom, left:right] = np.clip(np.round(mixed), 0, 255)
+    blended = square + (rows[:, None] * columns)[..., None] * (resized.astype(np.float32) - square)
+    pasted[top:bottom, left:right] = np.clip(np.round(blended), 0, 255)
     return pasted
 
 
-def fit_picture(picture: np.ndarray, box: CropBox, side: int, pixels: int) -> tuple[np.ndarray, CropBox]:
-    """Shrink a picture uint8 [H, W, 3] with the square in it to at most `side` pixels a side and `pixels` in all.
+def limit_image_size(image: np.ndarray, box: CropBox, max_side: int, max_pixels: int) -> tuple[np.ndarray, CropBox]:
+    """Downsample an image, and the square in it, to at most ``max_side`` pixels a side and ``max_pixels`` in all.
 
-    A picture that is small enough is returned as it is.
+    Args:
+        image: ``uint8 [H, W, 3]``.
+        box: a square in the image.
+        max_side: largest height and width.
+        max_pixels: largest height times width.
+
+    Returns:
+        The image and the square; the very same ones if the image is small enough.
     """
-    height, width = picture.shape[:2]
-    ratio = min(1.0, side / max(height, width), np.sqrt(pixels / (height * width)))
+    height, width = image.shape[:2]
+    ratio = min(1.0, max_side / max(height, width), np.sqrt(max_pixels / (height * width)))
     if ratio == 1.0:
-        return picture, box
+        return image, box
     size = max(1, int(height * ratio)), max(1, int(width * ratio))
-    shrunk = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-    return shrunk, CropBox(box.x * ratio, box.y * ratio, box.side * ratio)
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return resized, CropBox(box.x * ratio, box.y * ratio, box.side * ratio)
 
 
-def _fade(count: int, start: float, side: float, feather: float) -> np.ndarray:
-    """Weight of the crop along one axis of the frame, float32 [count]."""
+def _feather_weights(count: int, start: float, side: float, feather: float) -> np.ndarray:
+    """Return the weight of the crop along one axis of the frame, ``float32 [count]``."""
     position = np.arange(count) + 0.5
     near = (position - start) / (feather * side)
     far = (start + side - position) / (feather * side)

@@ -1,8 +1,8 @@
-"""MediaPipe's face mesh as a differentiable network: what a face tracker sees in a rendered frame.
+"""MediaPipe's face mesh as a differentiable network: the landmarks that a face tracker sees in a rendered frame.
 
-The weights that the tracker ships (BlazeBlocks; Kartynnik et al., 2019, arXiv 1907.06724) run here in PyTorch, so that
-losses can ask where lips and lids are *in the picture*, and compare faces by what a network that knows very many of
-them looks at. It also is a second opinion on where lips are (lips.py).
+The tracker's own weights (BlazeBlocks; Kartynnik et al., 2019, arXiv 1907.06724) run in PyTorch, so that losses can
+measure where lips and lids are in an image and compare faces by the features of a network trained on very many of
+them. The network also gives a second estimate of lip landmarks (``lips.py``).
 """
 
 from __future__ import annotations
@@ -15,104 +15,104 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.ops.image import make_pixel_grid
-
-FACE_MESH = Path(__file__).parents[1] / "weights" / "face_mesh" / "face_mesh.safetensors"
-SIDE = 192
+FACE_MESH_WEIGHTS = Path(__file__).parents[1] / "weights" / "face_mesh" / "face_mesh.safetensors"
+MESH_INPUT_SIZE = 192
 """Side of the network's input in pixels."""
-POINTS = 468
-MARGIN = 1.5
-"""Side of the window that is looked at, over the longer side of the box around the face."""
-BLOCKS = ((16, 16), (32, 32, 32), (64, 64, 64), (128, 128, 128), (128, 128, 128), (128, 128, 128))
-"""Outputs of the blocks of each stage; every stage but the first begins by halving the map."""
+MESH_POINT_COUNT = 468
+WINDOW_MARGIN = 1.5
+"""Side of the input window relative to the longer side of the face's bounding box."""
+BLOCK_CHANNELS = ((16, 16), (32, 32, 32), (64, 64, 64), (128, 128, 128), (128, 128, 128), (128, 128, 128))
+"""Output channels of the blocks of each stage; every stage except the first starts by halving the resolution."""
 
 
 @dataclass(frozen=True)
 class FaceWindow:
-    """Squares in frames, upright with the eyes level: where the network looks."""
+    """Square input windows of the network in frames, rotated so that the eyes are level."""
 
     center: Tensor
     """``[B, 2]`` image coordinates."""
-    reach: Tensor
+    half_size: Tensor
     """``[B]`` half the side, image units."""
     roll: Tensor
-    """``[B]`` radians by which the face is turned clockwise."""
+    """``[B]`` clockwise rotation of the face in radians."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the network sees in faces."""
+class FaceMeshOutput:
+    """Output of the network."""
 
     points: Tensor
-    """``[B, 468, 2]`` landmarks, image coordinates of the frame."""
+    """``[B, 468, 2]`` landmarks in image coordinates of the frame."""
     features: list[Tensor]
-    """Maps ``[B, C, h, h]`` after each stage, 96 to 3 cells a side."""
+    """Feature maps ``[B, C, h, h]`` after each stage, 96 to 3 cells a side."""
 
 
 class FaceMesh(nn.Module):
-    """The plain mesh (468 points, lips not refined), frozen."""
+    """The plain mesh (468 points, no lip refinement) with fixed weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, stride=2)
         self.stem_activation = nn.PReLU(16)
         stages, width = [], 16
-        for index, outputs in enumerate(BLOCKS):
+        for stage, outputs in enumerate(BLOCK_CHANNELS):
             blocks = []
-            for place, channels in enumerate(outputs):
-                blocks.append(BlazeBlock(width, channels, halve=index > 0 and place == 0))
+            for index, channels in enumerate(outputs):
+                blocks.append(BlazeBlock(width, channels, downsample=stage > 0 and index == 0))
                 width = channels
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
         self.head = nn.Sequential(
-            nn.Conv2d(width, 32, 1), nn.PReLU(32), BlazeBlock(32, 32), nn.Conv2d(32, 3 * POINTS, 3)
+            nn.Conv2d(width, 32, 1), nn.PReLU(32), BlazeBlock(32, 32), nn.Conv2d(32, 3 * MESH_POINT_COUNT, 3)
         )
-        self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH).items()})
+        self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH_WEIGHTS).items()})
         self.requires_grad_(False)
 
-    def forward(self, image: Tensor, window: FaceWindow) -> Look:
-        """Look at faces.
+    def forward(self, image: Tensor, window: FaceWindow) -> FaceMeshOutput:
+        """Detect the landmarks of one face in each frame.
 
         Args:
             image: ``[B, 3, H, H]`` in [0, 1].
-            window: where the faces are.
+            window: location of the faces.
         """
-        crop = cut_window(image.float(), window).contiguous(memory_format=torch.channels_last)
+        crop = crop_face_window(image.float(), window).contiguous(memory_format=torch.channels_last)
         x = self.stem_activation(self.stem(pad_for_stride(crop, 3)))
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        points = self.head(x).flatten(1).unflatten(1, (POINTS, 3))[..., :2].float()
-        return Look(place_points(2.0 * points / SIDE - 1.0, window), features)
+        points = self.head(x).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))[..., :2].float()
+        return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
 
 
 class BlazeBlock(nn.Module):
-    """A depthwise and a pointwise convolution beside the identity; may halve the map and add channels."""
+    """A depthwise separable convolution with a residual connection; may halve the resolution and add channels."""
 
-    def __init__(self, inputs: int, outputs: int, halve: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, downsample: bool = False) -> None:
         super().__init__()
-        self.halve, self.added = halve, outputs - inputs
-        self.depthwise = nn.Conv2d(inputs, inputs, 3, 2 if halve else 1, 0 if halve else 1, groups=inputs)
+        self.downsample, self.added = downsample, outputs - inputs
+        stride, padding = (2, 0) if downsample else (1, 1)
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding, groups=inputs)
         self.pointwise = nn.Conv2d(inputs, outputs, 1)
         self.activation = nn.PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        changed = self.pointwise(self.depthwise(pad_for_stride(x, 3) if self.halve else x))
-        if self.halve:
+        """Map ``[B, inputs, h, h]`` to ``[B, outputs, h, h]``, or ``[B, outputs, h / 2, h / 2]``."""
+        residual = self.pointwise(self.depthwise(pad_for_stride(x, 3) if self.downsample else x))
+        if self.downsample:
             x = F.max_pool2d(x, 2)
         if self.added:
             x = F.pad(x, (0, 0, 0, 0, 0, self.added))
-        return self.activation(x + changed)
+        return self.activation(x + residual)
 
 
 def pad_for_stride(x: Tensor, kernel: int) -> Tensor:
-    """Pad an even-sided map for a convolution of stride two as TensorFlow does: at the right and at the bottom."""
+    """Pad a map with even sides for a convolution of stride two as TensorFlow does: on the right and at the bottom."""
     return F.pad(x, (0, kernel - 2, 0, kernel - 2))
 
 
-def frame_faces(points: Tensor, eyes: tuple[Tensor, Tensor]) -> FaceWindow:
-    """Return the window that the tracker would look at next.
+def compute_face_window(points: Tensor, eyes: tuple[Tensor, Tensor]) -> FaceWindow:
+    """Return the window in which the tracker would look for the face in the next frame.
 
     Args:
         points: ``[B, P, 2]`` landmarks that span the face, image coordinates.
@@ -120,19 +120,22 @@ def frame_faces(points: Tensor, eyes: tuple[Tensor, Tensor]) -> FaceWindow:
     """
     low, high = points.amin(1), points.amax(1)
     across = eyes[1] - eyes[0]
-    reach = 0.5 * MARGIN * (high - low).amax(-1)
-    return FaceWindow(0.5 * (low + high), reach, torch.atan2(across[:, 1], across[:, 0]))
+    half_size = 0.5 * WINDOW_MARGIN * (high - low).amax(-1)
+    return FaceWindow(0.5 * (low + high), half_size, torch.atan2(across[:, 1], across[:, 0]))
 
 
-def place_points(points: Tensor, window: FaceWindow) -> Tensor:
-    """Take ``points [B, ..., 2]`` from a window's own coordinates, [-1, 1] over its sides, to those of the frame."""
+def window_to_image(points: Tensor, window: FaceWindow) -> Tensor:
+    """Map ``points [B, ..., 2]`` from window coordinates, [-1, 1] over its sides, to image coordinates."""
     shape = (-1, *[1] * (points.dim() - 2))
     cos, sin = window.roll.cos().view(shape), window.roll.sin().view(shape)
-    turned = torch.stack([cos * points[..., 0] - sin * points[..., 1], sin * points[..., 0] + cos * points[..., 1]], -1)
-    return window.center.view(*shape, 2) + window.reach.view(*shape, 1) * turned
+    rotated = torch.stack(
+        [cos * points[..., 0] - sin * points[..., 1], sin * points[..., 0] + cos * points[..., 1]], -1
+    )
+    return window.center.view(*shape, 2) + window.half_size.view(*shape, 1) * rotated
 
 
-def cut_window(image: Tensor, window: FaceWindow) -> Tensor:
-    """Cut the window out of ``image [B, 3, H, H]`` and resize it to ``[B, 3, 192, 192]``."""
-    grid = make_pixel_grid(SIDE, SIDE, image.device).expand(len(image), -1, -1, -1)
-    return F.grid_sample(image, place_points(grid, window), padding_mode="zeros", align_corners=False)
+def crop_face_window(image: Tensor, window: FaceWindow) -> Tensor:
+    """Crop the window from ``image [B, 3, H, H]`` and resize it to ``[B, 3, 192, 192]``."""
+    centers = (2 * torch.arange(MESH_INPUT_SIZE, device=image.device) + 1) / MESH_INPUT_SIZE - 1
+    grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1).expand(len(image), -1, -1, -1)
+    return F.grid_sample(image, window_to_image(grid, window), padding_mode="zeros", align_corners=False)

@@ -1,9 +1,9 @@
-"""Face tracking: 478 landmarks of each frame, by mediapipe's face mesh (with irises).
+"""Face landmarks: the 478 points of mediapipe's face mesh (with irises), in videos and still images.
 
-Landmarks are (u, v, d): u and v in [-1, 1] over the image's width and height, d the depth toward the viewer
-in the unit of u (half a width). Mediapipe's own z is minus the depth in widths; its scale needs no
-correction: over 13 people who turn their heads by more than 25 degrees, one rigid shape per person fits best
-with 1.04 times the given depth, and 1.0 is within 2 % of that error.
+Landmarks are (u, v, d): u and v in [-1, 1] over the image's width and height, d the depth toward the viewer in the
+unit of u (half a width). Mediapipe's own z is minus the depth in widths. Its scale needs no correction: over 13
+identities who turn their heads by more than 25 degrees, one rigid shape per identity fits best with 1.04 times the
+given depth, and the error at 1.0 is within 2 % of that.
 """
 
 from __future__ import annotations
@@ -12,40 +12,48 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 
 import cv2
 import numpy as np
 
 from s3dnerf.errors import UserError
+from s3dnerf.face.crop import CropBox
 from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT
 
 __all__ = ["KEPT_POINTS", "POINT_COUNT", "FaceTracker", "detect_faces", "from_pixels", "to_pixels"]
 
 INSTALL_COMMAND = 'pip install "mediapipe==0.10.21" "numpy<2.5" "protobuf>=4.25.3,<5"'
 MIN_CONFIDENCE = 0.5
-SETTLING = 5
-"""How often the mesh reads a face it did not follow yet. The first reading is of the window that the detector proposes,
-all later ones of a window around the landmarks before: on nine clips the first one finds heads up to 2.8 % too small or
-too large and landmarks 0.6 to 1.7 pixels (of 256) away from where readings settle, the fifth 0.3 at most."""
+SETTLING_PASSES = 5
+"""Passes of the mesh over a face that was not tracked before. The first pass uses the window of the detector, later
+ones a window around the previous landmarks. On nine clips, the first pass finds heads up to 2.8 % too small or too
+large and landmarks 0.6 to 1.7 pixels (of 256) from where they settle, the fifth at most 0.3."""
 DETECTOR_SIDE = 384
+"""Side in pixels of the windows that the detector searches."""
 MESH_SIDE = 512
+"""Side in pixels of the windows in which the mesh is fitted."""
 FACE_MARGIN = 2.0
-"""Side of the cut-out that a face is read from, over the side of the detector's box."""
-SAME_FACE = 0.4
-"""Overlap from which two findings are one face."""
-AGREEMENT = 0.05
-"""Mean distance of two readings of one face, at most, as a share of the cut-out's side."""
-FACE_SCORE = 0.75
-"""Score of the detector in the ideal window, at least: faces reach 0.88, side views of 56 degrees 0.80."""
-SEARCH_SHARES = ((1.0, 1.5, 2 / 3, 1 / 2), (1 / 3, 1 / 4))
-"""Sides of the parts that are searched over the image's longer side; 1.5 is for faces that fill the image."""
-SMALLEST_PART = 64
+"""Side of the window in which a face is fitted, relative to the detector's box."""
+DUPLICATE_OVERLAP = 0.4
+"""Overlap above which two detections are the same face."""
+MAX_DISAGREEMENT = 0.05
+"""Largest mean distance between two fits of one face, relative to the side of the window."""
+MIN_FACE_SCORE = 0.75
+"""Smallest detector score in the centered window; faces reach 0.88, side views of 56 degrees 0.80."""
+SEARCH_SCALES = ((1.0, 1.5, 2 / 3, 1 / 2), (1 / 3, 1 / 4))
+"""Sides of the search windows relative to the image's longer side; 1.5 is for faces that fill the image. The second
+group is searched only if the first finds nothing."""
+MIN_SEARCH_WINDOW = 64
+"""Smallest side of a search window in pixels."""
 
 
 def load_mediapipe() -> ModuleType:
-    """Import mediapipe quietly. Raises UserError with the install command when it is not there."""
+    """Import mediapipe without log output.
+
+    Raises:
+        UserError: it is not installed, or has no face mesh; the message contains the install command.
+    """
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -61,31 +69,32 @@ def load_mediapipe() -> ModuleType:
 
 
 @contextmanager
-def hide_native_log() -> Iterator[None]:
+def suppress_native_log() -> Iterator[None]:
     """Keep mediapipe's C++ log lines off the terminal.
 
-    They are written to file descriptor 2 before the library reads any log level, so only the descriptor can
-    be turned away. Python's own messages are not touched: nothing of ours is printed meanwhile.
+    They are written to file descriptor 2 before the library reads any log level, so the descriptor itself is
+    redirected. Python messages are not lost, because this package prints none in the meantime.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def run_graph(graph: object, image: np.ndarray) -> object:
-    with hide_native_log():
+    """Run a mediapipe graph on an image without log output."""
+    with suppress_native_log():
         return graph.process(image)
 
 
 def to_pixels(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Take (u, v, d) [..., 3] to pixels (x, y, depth) for an image of size (height, width).
+    """Transform (u, v, d) ``[..., 3]`` to pixels (x, y, depth) of an image of size (height, width).
 
     Pixel centers are whole numbers: the left edge of the image is at x = -0.5. Depth is in pixels too.
     """
@@ -96,7 +105,7 @@ def to_pixels(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def from_pixels(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The inverse of to_pixels."""
+    """Transform pixels (x, y, depth) to (u, v, d); the inverse of :func:`to_pixels`."""
     height, width = size
     scale = np.array([width, height, width], np.float32) / 2
     shift = np.array([width / 2 - 0.5, height / 2 - 0.5, 0], np.float32)
@@ -104,7 +113,7 @@ def from_pixels(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _pad_to_square(image: np.ndarray) -> np.ndarray:
-    # The mesh turns its search window in normalized coordinates, which is only right for square images.
+    # The mesh rotates its window in normalized coordinates, which is correct only for square images.
     height, width = image.shape[:2]
     side = max(height, width)
     if height == width:
@@ -112,14 +121,14 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT)
 
 
-def _read_mesh(face: object, image: np.ndarray, side: int) -> np.ndarray:
+def _convert_landmarks(face: object, image: np.ndarray, side: int) -> np.ndarray:
     raw = np.array([(point.x, point.y, point.z) for point in face.landmark], np.float32)
     pixels = raw * np.array([side, side, -side], np.float32) - np.array([0.5, 0.5, 0], np.float32)
     return from_pixels(pixels, image.shape[:2])
 
 
 def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
-    with hide_native_log():
+    with suppress_native_log():
         mesh = solutions.face_mesh.FaceMesh(
             static_image_mode=static,
             max_num_faces=1,
@@ -131,13 +140,13 @@ def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
 
 
 def warm_up(graph: object) -> object:
-    # A graph starts in threads of its own, which log too: running it once waits for them.
+    """Run a graph once, which waits until its threads have started and written their log lines."""
     graph.process(np.zeros((64, 64, 3), np.uint8))
     return graph
 
 
 class FaceTracker:
-    """Follows the one face of a video. Use as a context manager.
+    """Tracks the face of a video; a context manager.
 
     with FaceTracker() as tracker:
         for landmarks in tracker.track(frames): ...
@@ -145,7 +154,7 @@ class FaceTracker:
 
     def __init__(self) -> None:
         self._mesh = _make_mesh(load_mediapipe().solutions, static=False)
-        self._follows = False
+        self._tracking = False
 
     def __enter__(self) -> FaceTracker:
         return self
@@ -158,52 +167,49 @@ class FaceTracker:
         self._mesh.close()
 
     def track(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray | None]:
-        """Yield landmarks float32 [478, 3] of each frame uint8 [H, W, 3], or None where no face is seen."""
+        """Yield landmarks ``float32 [478, 3]`` of each frame ``uint8 [H, W, 3]``, or None if it shows no face."""
         for frame in frames:
             square = _pad_to_square(frame)
-            for _ in range(1 if self._follows else SETTLING):
+            for _ in range(1 if self._tracking else SETTLING_PASSES):
                 faces = run_graph(self._mesh, square).multi_face_landmarks
-                self._follows = bool(faces)
+                self._tracking = bool(faces)
                 if not faces:
                     break
-            yield _read_mesh(faces[0], frame, square.shape[0]) if faces else None
+            yield _convert_landmarks(faces[0], frame, square.shape[0]) if faces else None
 
-    def forget(self) -> None:
-        """Stop following: the next frame may show another face anywhere."""
+    def reset(self) -> None:
+        """Stop tracking: the next frame may show another face anywhere."""
         run_graph(self._mesh, np.zeros((64, 64, 3), np.uint8))
-        self._follows = False
-
-
-@dataclass(frozen=True)
-class SquareWindow:
-    """A square part of an image in pixels: corner x, y and side; it may reach beyond the image."""
-
-    x: float
-    y: float
-    side: float
+        self._tracking = False
 
 
 def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
-    """Find the faces of a still image uint8 [H, W, 3].
+    """Detect the faces of a still image.
 
-    Returns landmarks float32 [478, 3] of each, the largest face first; an empty list when there is none. The
-    image is searched as a whole and in overlapping parts, in smaller ones while nothing is found, and each
-    face is read from an enlarged cut-out: faces down to about 2 % of the longer side are found.
+    Searches the whole image and overlapping windows, smaller ones if nothing is found, and fits each face in an
+    enlarged window. Finds faces down to about 2 % of the longer side.
+
+    Args:
+        image: ``uint8 [H, W, 3]``.
+        max_faces: largest number of faces to return.
+
+    Returns:
+        Landmarks ``float32 [478, 3]`` of each face, the largest face first; empty if there is none.
     """
     solutions = load_mediapipe().solutions
     height, width = image.shape[:2]
-    pyramid = make_pyramid(image)
+    pyramid = build_pyramid(image)
     found: list[np.ndarray] = []
-    with ExitStack() as models:
-        mesh = models.enter_context(_make_mesh(solutions, static=True))
-        tracker = models.enter_context(FaceTracker())
+    with ExitStack() as graphs:
+        mesh = graphs.enter_context(_make_mesh(solutions, static=True))
+        tracker = graphs.enter_context(FaceTracker())
         # For faces within two meters of the camera, and within five.
-        near, far = (models.enter_context(_make_detector(solutions, kind)) for kind in (0, 1))
-        for shares in SEARCH_SHARES:
-            parts = [part for share in shares for part in _list_search_windows(height, width, share)]
-            for _, candidate in _detect_candidates((near, far), pyramid, parts):
-                pixels = _read_face(mesh, tracker, near, pyramid, candidate)
-                if pixels is not None and not any(_overlap(pixels, other) > SAME_FACE for other in found):
+        near, far = (graphs.enter_context(_make_detector(solutions, kind)) for kind in (0, 1))
+        for scales in SEARCH_SCALES:
+            windows = [window for scale in scales for window in _list_search_windows(height, width, scale)]
+            for _, candidate in _detect_candidates((near, far), pyramid, windows):
+                pixels = _fit_face(mesh, tracker, near, pyramid, candidate)
+                if pixels is not None and not any(_overlap(pixels, other) > DUPLICATE_OVERLAP for other in found):
                     found.append(pixels)
             if found:
                 break
@@ -212,72 +218,72 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
 
 
 def _make_detector(solutions: ModuleType, kind: int) -> AbstractContextManager:
-    with hide_native_log():
+    with suppress_native_log():
         return warm_up(solutions.face_detection.FaceDetection(MIN_CONFIDENCE, kind))
 
 
 def _detect_candidates(
-    detectors: tuple[object, ...], pyramid: list[np.ndarray], parts: list[SquareWindow]
-) -> list[tuple[float, SquareWindow]]:
-    """Scores and square windows of what may be faces in parts of an image, the most certain first."""
+    detectors: tuple[object, ...], pyramid: list[np.ndarray], windows: list[CropBox]
+) -> list[tuple[float, CropBox]]:
+    """Return scores and square windows of possible faces, highest score first."""
     scored = []
-    for part in parts:
-        cut = cut_window(pyramid, part, DETECTOR_SIDE)
+    for window in windows:
+        crop = crop_from_pyramid(pyramid, window, DETECTOR_SIDE)
         for detector in detectors:
-            for face in run_graph(detector, cut).detections or ():
+            for face in run_graph(detector, crop).detections or ():
                 box = face.location_data.relative_bounding_box
-                side = max(box.width, box.height) * part.side * FACE_MARGIN
-                x = part.x + (box.xmin + box.width / 2) * part.side - side / 2
-                y = part.y + (box.ymin + box.height / 2) * part.side - side / 2
-                scored.append((float(face.score[0]), SquareWindow(x, y, side)))
+                side = max(box.width, box.height) * window.side * FACE_MARGIN
+                x = window.x + (box.xmin + box.width / 2) * window.side - side / 2
+                y = window.y + (box.ymin + box.height / 2) * window.side - side / 2
+                scored.append((float(face.score[0]), CropBox(x, y, side)))
     return sorted(scored, key=lambda item: -item[0])
 
 
-def _read_face(
-    mesh: object, tracker: FaceTracker, detector: object, pyramid: list[np.ndarray], window: SquareWindow
+def _fit_face(
+    mesh: object, tracker: FaceTracker, detector: object, pyramid: list[np.ndarray], window: CropBox
 ) -> np.ndarray | None:
-    """Landmarks in pixels of the image of the face in a window, or None.
+    """Return landmarks in pixels of the image of the face in a window, or None.
 
-    The face is read again from a window centered on the first reading, as the first frame of a video. What is no face
-    gives readings that do not agree, or leaves the detector in doubt in spite of the ideal window; for a face the
-    second one is better.
+    The face is fitted a second time in a window centered on the first fit, as in the first frame of a video; the second
+    fit is the better one. For anything that is no face the two fits disagree, or the detector's score stays low in
+    spite of the centered window.
     """
-    first = _read_window(lambda cut: _read_still(mesh, cut), pyramid, window)
+    first = _fit_window(lambda crop: _detect_static(mesh, crop), pyramid, window)
     if first is None:
         return None
     low, high = first[:, :2].min(0), first[:, :2].max(0)
     side = float((high - low).max()) * FACE_MARGIN
     x, y = ((low + high) / 2 - side / 2).tolist()
-    centered = SquareWindow(x, y, side)
-    tracker.forget()
-    second = _read_window(lambda cut: next(tracker.track([cut])), pyramid, centered)
-    if second is None or np.linalg.norm((second - first)[:, :2], axis=1).mean() > AGREEMENT * side:
+    centered = CropBox(x, y, side)
+    tracker.reset()
+    second = _fit_window(lambda crop: next(tracker.track([crop])), pyramid, centered)
+    if second is None or np.linalg.norm((second - first)[:, :2], axis=1).mean() > MAX_DISAGREEMENT * side:
         return None
     scores = [score for score, _ in _detect_candidates((detector,), pyramid, [centered])]
-    return second if max(scores, default=0.0) > FACE_SCORE else None
+    return second if max(scores, default=0.0) > MIN_FACE_SCORE else None
 
 
-def _list_search_windows(height: int, width: int, share: float) -> list[SquareWindow]:
-    """Windows of a share of the longer side that cover the image; smaller than the detector's input: none."""
-    side = max(height, width) * share
-    if share < 1 and side < SMALLEST_PART:
+def _list_search_windows(height: int, width: int, scale: float) -> list[CropBox]:
+    """Return windows with a side relative to the longer side that cover the image; none if they would be too small."""
+    side = max(height, width) * scale
+    if scale < 1 and side < MIN_SEARCH_WINDOW:
         return []
     columns = _spread_starts(width, side)
-    return [SquareWindow(x, y, side) for y in _spread_starts(height, side) for x in columns]
+    return [CropBox(x, y, side) for y in _spread_starts(height, side) for x in columns]
 
 
 def _spread_starts(length: int, side: float) -> list[float]:
-    """Starts of windows that cover `length` and overlap by half or more."""
+    """Return the starts of windows that cover ``length`` and overlap by half or more."""
     if side >= length:
         return [(length - side) / 2]
     count = int(np.ceil((length - side) / (side / 2))) + 1
     return np.linspace(0, length - side, count).tolist()
 
 
-def make_pyramid(image: np.ndarray) -> list[np.ndarray]:
-    """Halve an image [H, W, 3] again and again, by averaging, down to about the detector's side.
+def build_pyramid(image: np.ndarray) -> list[np.ndarray]:
+    """Build an image pyramid: repeatedly halve an image ``[H, W, 3]`` by averaging, down to about the detector's side.
 
-    Parts of every size can then be cut out at about the cost of their own pixels. Returns the image itself first.
+    With it, the cost of a crop of any size is about that of its own pixels. The image itself comes first.
     """
     pyramid = [image]
     while max(pyramid[-1].shape[:2]) > 2 * DETECTOR_SIDE and min(pyramid[-1].shape[:2]) > 1:
@@ -288,13 +294,13 @@ def make_pyramid(image: np.ndarray) -> list[np.ndarray]:
     return pyramid
 
 
-def cut_window(pyramid: list[np.ndarray], window: SquareWindow, side: int) -> np.ndarray:
-    """Cut a window out of the image of a pyramid and resize it to [side, side, 3]; black beyond the image.
+def crop_from_pyramid(pyramid: list[np.ndarray], window: CropBox, size: int) -> np.ndarray:
+    """Crop a window from an image pyramid and resize it to ``[size, size, 3]``; black beyond the image.
 
-    Where pixels become fewer they are averaged, by a Gaussian of half the ratio of the sides.
+    Downsampling averages with a Gaussian whose standard deviation is half the ratio of the sides.
     """
-    ratio = window.side / side
-    # The last level that is still four times as fine as the result: most of the averaging is done already.
+    ratio = window.side / size
+    # The last level that still has four times the resolution of the result, so that most averaging is already done.
     level = min(max(int(np.log2(ratio)) - 2, 0), len(pyramid) - 1) if ratio > 1 else 0
     image, step = pyramid[level], 2**level
     sigma = np.sqrt(0.25 * ratio**2 - (step**2 - 1) / 12) / step if ratio > 1 else 0.0
@@ -308,23 +314,23 @@ def cut_window(pyramid: list[np.ndarray], window: SquareWindow, side: int) -> np
         part = cv2.GaussianBlur(part, (0, 0), sigma)
     start = np.array([window.x, window.y]) / step + ratio / 2 - 0.5 - np.array([left, top])
     matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]])
-    return cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _read_still(mesh: object, square: np.ndarray) -> np.ndarray | None:
+def _detect_static(mesh: object, square: np.ndarray) -> np.ndarray | None:
     faces = run_graph(mesh, square).multi_face_landmarks
-    return _read_mesh(faces[0], square, square.shape[0]) if faces else None
+    return _convert_landmarks(faces[0], square, square.shape[0]) if faces else None
 
 
-def _read_window(
-    read: Callable[[np.ndarray], np.ndarray | None], pyramid: list[np.ndarray], window: SquareWindow
+def _fit_window(
+    detect: Callable[[np.ndarray], np.ndarray | None], pyramid: list[np.ndarray], window: CropBox
 ) -> np.ndarray | None:
-    """Landmarks in pixels of the image of the face that ``read`` finds in a window, or None."""
-    cut = cut_window(pyramid, window, MESH_SIDE)
-    landmarks = read(cut)
+    """Return landmarks in pixels of the image of the face that ``detect`` finds in a window, or None."""
+    crop = crop_from_pyramid(pyramid, window, MESH_SIDE)
+    landmarks = detect(crop)
     if landmarks is None:
         return None
-    pixels = to_pixels(landmarks, cut.shape[:2])
+    pixels = to_pixels(landmarks, crop.shape[:2])
     ratio = window.side / MESH_SIDE
     shift = np.array([window.x + ratio / 2 - 0.5, window.y + ratio / 2 - 0.5, 0], np.float32)
     return pixels * np.float32(ratio) + shift
@@ -336,7 +342,7 @@ def _measure_extent(pixels: np.ndarray) -> float:
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Shared area of two faces' bounding boxes over the smaller of them."""
+    """Return the shared area of two faces' bounding boxes relative to the smaller one."""
     low = np.maximum(one[:, :2].min(0), other[:, :2].min(0))
     high = np.minimum(one[:, :2].max(0), other[:, :2].max(0))
     shared = np.prod(np.maximum(high - low, 0))

@@ -1,41 +1,62 @@
-"""Where lips are: what two networks of the face tracker say of it, averaged.
+"""Lip landmarks fused from two networks of the face tracker.
 
-The refined mesh looks closely at lips, and in a blurred picture takes parted lips for closed ones; the plain mesh,
-which looks at the whole face, does not, and sees less of what they do. Their errors differ: trained and driven by the
-mean of both, lips come nearer to the real ones, whichever network judges.
+The refined mesh resolves lips finely but takes parted lips for closed ones in a blurred image. The plain mesh, which
+looks at the whole face, does not, and resolves less of the lips' motion. Their errors differ: lips trained and driven
+with the mean of both come closer to the real ones, whichever network they are evaluated with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+
 import numpy as np
 import torch
 
-from s3dnerf.face.canonical import OUTER_CORNERS
-from s3dnerf.face.face_mesh import POINTS, FaceMesh, frame_faces
+from s3dnerf.face.canonical import OUTER_EYE_CORNERS
+from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, compute_face_window
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER, select_points
 
-LIPS = np.array((*LIPS_OUTER, *LIPS_INNER))
-SEEN = KEPT_POINTS[KEPT_POINTS < POINTS]
-"""Points that span the face, of those that the plain mesh has too."""
+LIP_POINTS = np.array((*LIPS_OUTER, *LIPS_INNER))
+"""Mesh points of both lips."""
+SHARED_POINTS = KEPT_POINTS[KEPT_POINTS < MESH_POINT_COUNT]
+"""Kept points that the plain mesh has too; they span the face."""
+LIP_BATCH_FRAMES = 32
+"""Batch size of the plain mesh."""
 
 
-def average_lips(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Average the lips of the refined mesh with those that the plain one sees.
+def fuse_lip_landmarks(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Average the lips of the refined mesh with those of the plain mesh.
 
     Args:
         mesh: the plain mesh.
         images: ``uint8 [T, S, S, 3]`` crops.
-        landmarks: ``float32 [T, 478, 3]`` of the refined mesh in them, crop-normalized (u, v, d).
+        landmarks: ``float32 [T, 478, 3]`` of the refined mesh in these crops, crop-normalized (u, v, d).
 
-    Returns a copy of the landmarks in which the shape of the lips is the mean of both; each mouth keeps its middle and
-    its depth.
+    Returns:
+        A copy of ``landmarks`` in which the lips have the mean shape of both meshes. The center and the depth of each
+        mouth are kept.
     """
-    numbers = (SEEN, OUTER_CORNERS)
-    span, corners = (torch.from_numpy(select_points(landmarks, rows)[..., :2]).float() for rows in numbers)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
+    groups = (SHARED_POINTS, OUTER_EYE_CORNERS)
+    face, corners = (torch.from_numpy(select_points(landmarks, numbers)[..., :2]).float() for numbers in groups)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
     with torch.inference_mode():
-        seen = mesh(pictures, frame_faces(span, corners.unbind(1))).points.numpy()[:, LIPS]
-    lips = landmarks[:, LIPS, :2]
-    averaged = landmarks.copy()
-    averaged[:, LIPS, :2] = (lips + seen + (lips - seen).mean(axis=1, keepdims=True)) / 2
-    return averaged
+        plain = mesh(batch, compute_face_window(face, corners.unbind(1))).points.numpy()[:, LIP_POINTS]
+    refined = landmarks[:, LIP_POINTS, :2]
+    fused = landmarks.copy()
+    fused[:, LIP_POINTS, :2] = (refined + plain + (refined - plain).mean(axis=1, keepdims=True)) / 2
+    return fused
+
+
+def fuse_video_lips(frames: Iterable[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
+    """Apply :func:`fuse_lip_landmarks` to a video, ``LIP_BATCH_FRAMES`` frames at a time.
+
+    Args:
+        frames: T crops ``uint8 [S, S, 3]``.
+        landmarks: ``float32 [T, 478, 3]`` in them, crop-normalized.
+    """
+    mesh, stream = FaceMesh(), iter(frames)
+    batches = np.split(landmarks, range(LIP_BATCH_FRAMES, len(landmarks), LIP_BATCH_FRAMES))
+    return np.concatenate(
+        [fuse_lip_landmarks(mesh, np.stack(list(islice(stream, len(some)))), some) for some in batches]
+    )

@@ -1,4 +1,4 @@
-"""Matting: how much of each pixel belongs to the person, by the segmentation model that mediapipe brings."""
+"""Person mattes, from the segmentation model that mediapipe ships."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 
-from s3dnerf.face.landmarks import hide_native_log, load_mediapipe, run_graph, warm_up
+from s3dnerf.face.landmarks import load_mediapipe, run_graph, suppress_native_log, warm_up
 
 GENERAL_MODEL = 0
-"""Mediapipe's number of the model for square pictures; it works at 256 x 256 pixels."""
+"""Mediapipe's number of the model for square images; it works at 256 x 256 pixels."""
 
 
 @contextmanager
-def open_segmentation() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Give a function that does for picture after picture what `segment_person` does for one.
+def open_segmenter() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Load the model once for many images; yields a function like :func:`segment_person`.
 
-    Raises UserError when mediapipe is missing.
+    Raises:
+        UserError: mediapipe is missing.
     """
     segmentation = load_mediapipe().solutions.selfie_segmentation
-    with hide_native_log():
+    with suppress_native_log():
         graph = warm_up(segmentation.SelfieSegmentation(model_selection=GENERAL_MODEL))
     with graph:
 
@@ -33,29 +34,46 @@ def open_segmentation() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
 
 
 def segment_person(image: np.ndarray) -> np.ndarray:
-    """Tell person and background apart.
+    """Separate the person from the background.
 
-    image: uint8 [S, S, 3], a head crop. Returns float32 [S, S]: 1 on the person (hair, neck and shoulders
-    included), 0 on the background, in between along the outline. Raises UserError when mediapipe is missing.
+    Args:
+        image: ``uint8 [S, S, 3]``, a head crop.
+
+    Returns:
+        Matte ``float32 [S, S]``: 1 on the person (including hair, neck and shoulders), 0 on the background, in between
+        along the outline.
+
+    Raises:
+        UserError: mediapipe is missing.
     """
-    with open_segmentation() as segment:
+    with open_segmenter() as segment:
         return segment(image)
 
 
-def widen_matte(matte: np.ndarray, gain: float = 4.0, margin: float = 0.012) -> np.ndarray:
-    """Let a matte take in what may be the person: strands of hair, and ``margin`` sides of the picture around them.
+def dilate_matte(matte: np.ndarray, gain: float = 4.0, margin: float = 0.012) -> np.ndarray:
+    """Extend a matte to everything that may belong to the person, such as strands of hair.
 
-    matte: float32 [S, S]; so is the result, ``gain`` times as large and at most 1.
+    Args:
+        matte: ``float32 [S, S]``.
+        gain: factor for the matte, which is then clipped to 1.
+        margin: radius of the dilation relative to the image's side.
+
+    Returns:
+        ``float32 [S, S]``.
     """
     side = 2 * max(round(margin * len(matte)), 1) + 1
-    near = cv2.dilate(matte, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return np.minimum(gain * near, 1.0).astype(np.float32)
+    dilated = cv2.dilate(matte, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return np.minimum(gain * dilated, 1.0).astype(np.float32)
 
 
-def paint_behind(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Continue what surrounds a person over the person (Telea, 2004), as if nobody were there.
+def inpaint_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Replace the person in an image by continuing the surrounding background (Telea, 2004).
 
-    image: uint8 [S, S, 3]; hidden: bool [S, S], where it shows the person. Returns uint8 [S, S, 3]: the image itself
-    elsewhere, and everywhere if the person fills it.
+    Args:
+        image: ``uint8 [S, S, 3]``.
+        mask: ``bool [S, S]``, True on the person.
+
+    Returns:
+        ``uint8 [S, S, 3]``, unchanged outside the mask, and everywhere if the person fills the image.
     """
-    return image.copy() if hidden.all() else cv2.inpaint(image, hidden.astype(np.uint8), 5, cv2.INPAINT_TELEA)
+    return image.copy() if mask.all() else cv2.inpaint(image, mask.astype(np.uint8), 5, cv2.INPAINT_TELEA)

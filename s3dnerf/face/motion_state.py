@@ -1,4 +1,4 @@
-"""State of head, eyes and mouth at the end of an utterance, from which the next one goes on without a jump."""
+"""State of head, eyes and mouth at the end of an utterance, from which the next one continues without a jump."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import replace_when_done
 
-HEAD_FRAMES = FPS
-"""Frames over which the head eases from where it was to another motion."""
-EYE_FRAMES = 6
-"""Frames over which eyes that ended within a blink ease to other blinks: about as long as lids take to open."""
-MOUTH_FRAMES = 4
-"""Frames over which the mouth eases to the new speech: 0.16 seconds."""
-NO_DIFFERENCE = 1e-4
-"""Differences of motion below this are rounding: motion that simply goes on stays exactly as it is."""
+HEAD_BLEND_FRAMES = FPS
+"""Frames over which the head moves from where it was to another motion."""
+EYE_BLEND_FRAMES = 6
+"""Frames over which eyes that ended within a blink move to other blinks: about as long as lids take to open."""
+MOUTH_BLEND_FRAMES = 4
+"""Frames over which the mouth moves to the new speech: 0.16 seconds."""
+BLEND_TOLERANCE = 1e-4
+"""Smaller differences are rounding errors: motion that merely continues stays exactly as it is."""
 
 
 @dataclass(frozen=True)
 class MotionState:
-    """How an utterance ended. Plain numbers, so that it can be stored as JSON and used for another portrait too."""
+    """The end of an utterance, in plain numbers, so that it can be stored as JSON and used for other source images."""
 
     pose: str
-    """The head motion that was asked for: static, idle or the path of a video."""
+    """The requested head motion: static, idle or the path of a video."""
     seed: int
     pose_frames: int
     """Frames of that motion that have passed."""
     blink: str
     blink_frames: int
     turn: tuple[float, float, float]
-    """Rotation vector from the portrait's own pose, about the head's own axes, radians."""
+    """Rotation vector relative to the source pose, about the head's own axes, in radians."""
     shift: tuple[float, float]
-    """From the portrait's own place, head units."""
+    """Relative to the source pose, head units."""
     zoom: float
-    """Logarithm of the size relative to the portrait's own."""
+    """Log scale relative to the source pose."""
     eyes: tuple[float, float]
-    """Openness as a share of the portrait's own."""
+    """Openness relative to that in the source image."""
     mouth: tuple[tuple[float, ...], ...]
     """Motion codes of the last frame, one row for each face region."""
 
@@ -59,7 +59,7 @@ class MotionState:
         """Build a state from JSON values.
 
         Raises:
-            ValueError: a field is missing, unknown, or not what it must be.
+            ValueError: a field is missing, unknown or invalid.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
@@ -90,7 +90,11 @@ def _read_row(values: dict[str, object], name: str, size: int | None) -> tuple[f
 
 
 def read_state(path: str | Path) -> MotionState:
-    """Read a state from a JSON file. Raises UserError when it cannot be read or holds none."""
+    """Read a state from a JSON file.
+
+    Raises:
+        UserError: the file cannot be read or holds no state.
+    """
     cure = "name a file that --end wrote"
     try:
         return MotionState.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -106,64 +110,73 @@ def write_state(path: str | Path, state: MotionState) -> None:
         part.write_text(json.dumps(state.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def measure_head(portrait: HeadPose, pose: HeadPose) -> tuple[np.ndarray, np.ndarray, float]:
-    """Measure a pose relative to the portrait's (one frame each): turn [3], shift [2] and zoom as in MotionState."""
-    start, end = (part.rotation[0].astype(np.float64) for part in (portrait, pose))
-    turn = Rotation.from_matrix(start.T @ end).as_rotvec()
-    shift = (pose.center[0] - portrait.center[0]).astype(np.float64) / float(portrait.scale[0])
-    return turn, shift, float(np.log(pose.scale[0] / portrait.scale[0]))
+def relative_head_pose(source: HeadPose, pose: HeadPose) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return turn ``[3]``, shift ``[2]`` and zoom of a pose relative to the source pose (one frame each).
 
-
-def ease_head(course: Iterator[HeadPose], portrait: HeadPose, state: MotionState) -> Iterator[HeadPose]:
-    """Yield the poses of a course but the first, eased to from the state's pose over HEAD_FRAMES.
-
-    The first pose of the course is where it is when the state's pose was shown: a course that goes on from there stays
-    exactly as it is.
+    The units are those of :class:`MotionState`.
     """
-    turn, shift, zoom = measure_head(portrait, next(course))
+    start, end = (part.rotation[0].astype(np.float64) for part in (source, pose))
+    turn = Rotation.from_matrix(start.T @ end).as_rotvec()
+    shift = (pose.center[0] - source.center[0]).astype(np.float64) / float(source.scale[0])
+    return turn, shift, float(np.log(pose.scale[0] / source.scale[0]))
+
+
+def blend_head_motion(motion: Iterator[HeadPose], source: HeadPose, state: MotionState) -> Iterator[HeadPose]:
+    """Yield the poses of a motion without the first, blended from the state's pose over ``HEAD_BLEND_FRAMES``.
+
+    Args:
+        motion: poses of one frame each. The first one is that of the frame in which the state ended, so a motion that
+            merely continues stays exactly as it is.
+        source: the pose in the source image.
+        state: the end of the previous utterance.
+    """
+    turn, shift, zoom = relative_head_pose(source, next(motion))
     before, after = Rotation.from_rotvec(turn), Rotation.from_rotvec(state.turn)
     turn = (before.inv() * after).as_rotvec()
     shift, zoom = np.array(state.shift) - shift, state.zoom - zoom
-    if max(np.abs(turn).max(), np.abs(shift).max(), abs(zoom)) > NO_DIFFERENCE:
-        for frame, pose in enumerate(islice(course, HEAD_FRAMES - 1), start=1):
-            left = weigh_past(frame, HEAD_FRAMES)
-            rotation = pose.rotation.astype(np.float64) @ Rotation.from_rotvec(left * turn).as_matrix()
-            scale = pose.scale * np.exp(left * zoom)
-            center = pose.center + left * portrait.scale[0] * shift
+    if max(np.abs(turn).max(), np.abs(shift).max(), abs(zoom)) > BLEND_TOLERANCE:
+        for frame, pose in enumerate(islice(motion, HEAD_BLEND_FRAMES - 1), start=1):
+            weight = blend_weight(frame, HEAD_BLEND_FRAMES)
+            rotation = pose.rotation.astype(np.float64) @ Rotation.from_rotvec(weight * turn).as_matrix()
+            scale = pose.scale * np.exp(weight * zoom)
+            center = pose.center + weight * source.scale[0] * shift
             yield HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))
-    yield from course
+    yield from motion
 
 
-def ease_eyes(course: Iterator[np.ndarray], openness0: np.ndarray, state: MotionState) -> Iterator[np.ndarray]:
-    """Yield the openness [2] of a course but the first, eased to from the state's over EYE_FRAMES.
+def blend_eye_openness(motion: Iterator[np.ndarray], openness0: np.ndarray, state: MotionState) -> Iterator[np.ndarray]:
+    """Yield eye openness ``[2]`` without the first, blended from the state's over ``EYE_BLEND_FRAMES``.
 
-    ``openness0`` [2] is the portrait's. As in :func:`ease_head`, a course that goes on stays as it is.
+    Args:
+        motion: openness of each frame; as in :func:`blend_head_motion`, it stays as it is if it merely continues.
+        openness0: ``[2]`` openness in the source image.
+        state: the end of the previous utterance.
     """
     openness = np.asarray(openness0, np.float32)
-    offset = openness * np.array(state.eyes, np.float32) - next(course)
-    if np.abs(offset).max() > NO_DIFFERENCE:
-        for frame, eyes in enumerate(islice(course, EYE_FRAMES - 1), start=1):
-            yield eyes + np.float32(weigh_past(frame, EYE_FRAMES)) * offset
-    yield from course
+    offset = openness * np.array(state.eyes, np.float32) - next(motion)
+    if np.abs(offset).max() > BLEND_TOLERANCE:
+        for frame, eyes in enumerate(islice(motion, EYE_BLEND_FRAMES - 1), start=1):
+            yield eyes + np.float32(blend_weight(frame, EYE_BLEND_FRAMES)) * offset
+    yield from motion
 
 
-def ease_mouth(codes: torch.Tensor, state: MotionState) -> torch.Tensor:
-    """Return motion codes [T, R, C] that ease from the state's mouth to the speech over MOUTH_FRAMES.
+def blend_mouth_motion(codes: torch.Tensor, state: MotionState) -> torch.Tensor:
+    """Return motion codes ``[T, R, C]`` that blend from the state's mouth to the speech over ``MOUTH_BLEND_FRAMES``.
 
     Raises:
-        UserError: the state is that of a model with other codes.
+        UserError: the state belongs to a model with codes of another shape.
     """
     last = torch.tensor(state.mouth, dtype=codes.dtype, device=codes.device)
     if last.shape != codes.shape[1:]:
         shapes = " x ".join(map(str, last.shape)), " x ".join(map(str, codes.shape[1:]))
         raise UserError("--start", "holds mouth codes of {} numbers, the model has {}".format(*shapes), "use one model")
-    eased = codes.clone()
-    for frame in range(min(MOUTH_FRAMES, len(codes))):
-        eased[frame] = torch.lerp(codes[frame], last, weigh_past(frame + 1, MOUTH_FRAMES + 1))
-    return eased
+    blended = codes.clone()
+    for frame in range(min(MOUTH_BLEND_FRAMES, len(codes))):
+        blended[frame] = torch.lerp(codes[frame], last, blend_weight(frame + 1, MOUTH_BLEND_FRAMES + 1))
+    return blended
 
 
-def weigh_past(frame: int, frames: int) -> float:
-    """Return the weight of what was before: 1 at frame 0, 0 from ``frames`` on, with level ends."""
-    share = min(frame / frames, 1.0)
-    return 1.0 - share * share * (3.0 - 2.0 * share)
+def blend_weight(frame: int, frames: int) -> float:
+    """Return the weight of the previous motion: 1 at frame 0, 0 from ``frames`` on, with zero slope at both ends."""
+    x = min(frame / frames, 1.0)
+    return 1.0 - x * x * (3.0 - 2.0 * x)

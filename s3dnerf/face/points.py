@@ -1,4 +1,4 @@
-"""Landmark numbers of the 478-point face mesh, grouped by what they lie on.
+"""Landmark numbers of the 478-point face mesh, grouped by facial feature.
 
 "Left" and "right" are the viewer's left and right everywhere in this package, not the person's.
 """
@@ -34,14 +34,14 @@ LID_PAIRS_RIGHT = ((386, 374), (385, 380), (387, 373))
 EYE_CORNERS_LEFT = (33, 133)  # outer, inner
 EYE_CORNERS_RIGHT = (263, 362)
 
-# Cheek, forehead, temple and chin points that fill the space between the outlines.
-SPREAD = (
+# Cheek, forehead, temple and chin points between the outlines.
+FILL_POINTS = (
     *(151, 9, 8, 50, 280, 101, 330, 36, 266, 205, 425, 187, 411, 147, 376, 117, 346, 118, 347),
     *(69, 299, 108, 337, 104, 333, 71, 301, 116, 345, 143, 372, 193, 417, 122, 351),
     *(199, 175, 200, 18, 204, 424, 202, 422, 214, 434),
 )
 
-# Points on bone: they keep their shape while a face talks, blinks and smiles.
+# Points over bone, which do not move relative to each other in speech, blinks and smiles.
 RIGID_POINTS = np.array(
     (
         *(10, 151, 9, 8, 168, 6, 197, 195, 5, 4),
@@ -55,20 +55,27 @@ RIGID_POINTS = np.array(
 def _collect_kept_points() -> np.ndarray:
     groups = (
         *(LIPS_OUTER, LIPS_INNER, EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT, BROW_LEFT, BROW_RIGHT),
-        *(FACE_OVAL, NOSE_RIDGE, NOSE_OUTLINE, NOSE_OUTLINE_RIGHT, SPREAD, tuple(RIGID_POINTS.tolist())),
+        *(FACE_OVAL, NOSE_RIDGE, NOSE_OUTLINE, NOSE_OUTLINE_RIGHT, FILL_POINTS, tuple(RIGID_POINTS.tolist())),
     )
     return np.unique(np.concatenate([np.asarray(group) for group in groups]))
 
 
 KEPT_POINTS = _collect_kept_points()
-"""Numbers of the points kept in prepared clips, ascending, int64 [P]."""
+"""Numbers of the points kept in prepared clips, ascending, ``int64 [P]``."""
 
 
 def select_points(landmarks: np.ndarray, numbers: tuple[int, ...] | np.ndarray) -> np.ndarray:
-    """Pick mesh points by number from full (478) or kept (len(KEPT_POINTS)) landmarks.
+    """Select mesh points by number from all 478 or the kept landmarks.
 
-    landmarks [..., 478 or P, C]; numbers [K]. Returns [..., K, C].
-    Raises ValueError when the point axis has another length or a number is not among the kept points.
+    Args:
+        landmarks: ``[..., 478 or P, C]`` with P = ``len(KEPT_POINTS)``.
+        numbers: ``[K]``.
+
+    Returns:
+        ``[..., K, C]``.
+
+    Raises:
+        ValueError: the point axis has another length, or a number is not among the kept points.
     """
     numbers = np.asarray(numbers)
     count = landmarks.shape[-2]

@@ -1,4 +1,4 @@
-"""A portrait: the face in a picture, found, judged and cropped for the model."""
+"""The face in a source image: detected, checked and cropped for the model."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from pathlib import Path
 import numpy as np
 
 from s3dnerf.errors import UserError
-from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head
-from s3dnerf.face.certainty import measure_doubts
+from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head_space
+from s3dnerf.face.consistency import measure_inconsistency
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.landmarks import detect_faces, to_pixels
-from s3dnerf.face.lips import average_lips
+from s3dnerf.face.lips import fuse_lip_landmarks
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness
 from s3dnerf.media.image import read_image
 
 MIN_FACE_PIXELS = 48
-"""Smallest face, outer eye corner to outer eye corner times 2.7, that is accepted."""
+"""Smallest accepted face width: 2.7 times the distance of the outer eye corners."""
 MAX_TURN_DEGREES = 55.0
-"""Largest turn of the head away from the viewer that is accepted."""
+"""Largest accepted rotation of the head away from the viewer."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face found in a picture, cropped for the model."""
+    """A face in an image, cropped for the model."""
 
     picture: np.ndarray
-    """``uint8 [H, W, 3]`` the whole picture."""
+    """``uint8 [H, W, 3]`` the whole image."""
     crop: CropBox
+    """The square around the head in it."""
     image: np.ndarray
-    """``uint8 [S, S, 3]``."""
+    """``uint8 [S, S, 3]`` the crop."""
     landmarks: np.ndarray
     """``[P, 3]`` head space."""
     pose: HeadPose
@@ -45,15 +46,20 @@ class Face:
 
 
 def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
-    """Find a face in a picture and crop it for a model of frames ``size`` pixels wide.
+    """Find a face in an image file and crop it.
+
+    Args:
+        path: the image.
+        size: side of the model's images in pixels.
+        number: which face to take, 1 being the largest; by default the largest, with a warning if there are several.
 
     Raises:
-        UserError: no face, no face of that number, a tiny face, or a side view.
+        UserError: there is no face or no face of that number, or it is too small or rotated too far.
     """
     image = read_image(path)
     faces = detect_faces(image)
     if not faces:
-        raise UserError(path, "shows no face", "use a picture of one person's face, seen from the front")
+        raise UserError(path, "shows no face", "use an image of one person's face, seen from the front")
     if number is not None and not 1 <= number <= len(faces):
         raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another --face")
     if number is None and len(faces) > 1:
@@ -61,32 +67,39 @@ def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
     points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
     pose = fit_head_pose(points)
     check_face(path, pose)
-    face = crop_face(image, points, choose_crop(pose, image.shape[:2]), size)
-    doubts = measure_doubts(FaceMesh(), face.image, crop_landmarks(points, face.crop))
-    if doubts.is_unsure:
+    face = extract_face(image, points, choose_crop(pose, image.shape[:2]), size)
+    inconsistency = measure_inconsistency(FaceMesh(), face.image, crop_landmarks(points, face.crop))
+    if inconsistency.is_implausible:
         log.warning(
-            "%s: the face networks are unsure of this face (%s); use a photograph of a human face", path, doubts
+            "%s: the face networks are unsure of this face (%s); use a photograph of a human face", path, inconsistency
         )
     return face
 
 
 def check_face(path: str | Path, pose: HeadPose) -> None:
-    """Refuse faces that are too small or turned too far."""
+    """Raise UserError if a face (pose in pixels) is too small or rotated too far."""
     width = 2.0 * float(pose.scale[0])
     if width < MIN_FACE_PIXELS:
         reason = f"the face is only about {width:.0f} pixels wide"
-        raise UserError(path, reason, f"use a picture in which it has at least {MIN_FACE_PIXELS}")
-    turn = float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
-    if turn > MAX_TURN_DEGREES:
-        reason = f"the face is turned away by {turn:.0f} degrees"
-        raise UserError(path, reason, f"use a picture from the front (up to {MAX_TURN_DEGREES:.0f} degrees)")
+        raise UserError(path, reason, f"use an image in which it has at least {MIN_FACE_PIXELS}")
+    angle = float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
+    if angle > MAX_TURN_DEGREES:
+        reason = f"the face is turned away by {angle:.0f} degrees"
+        raise UserError(path, reason, f"use an image from the front (up to {MAX_TURN_DEGREES:.0f} degrees)")
 
 
-def crop_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:
-    """Cut a face with landmarks ``points [1, 478, 3]`` (pixels) out of ``image``."""
+def extract_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:
+    """Crop a face from an image.
+
+    Args:
+        image: ``uint8 [H, W, 3]``.
+        points: landmarks ``[1, 478, 3]`` in pixels.
+        box: the square around the head.
+        size: side of the model's images in pixels.
+    """
     cropped = apply_crop(image, box, size)
-    landmarks = average_lips(FaceMesh(), cropped[None], crop_landmarks(points, box))
+    landmarks = fuse_lip_landmarks(FaceMesh(), cropped[None], crop_landmarks(points, box))
     pose = fit_head_pose(landmarks)
-    in_head = to_head(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
+    in_head_space = to_head_space(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
     eyes = measure_eye_openness(landmarks)[0]
-    return Face(image, box, cropped, in_head, pose, eyes)
+    return Face(image, box, cropped, in_head_space, pose, eyes)

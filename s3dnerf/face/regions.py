@@ -1,4 +1,4 @@
-"""Face regions and what can be measured on them: eye openness and lip opening."""
+"""Face regions, eye openness and lip opening."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REGIONS = ("lips", "jaw_and_cheeks", "eyes", "brows", "nose", "rest")
 LIPS, JAW_AND_CHEEKS, EYES, BROWS, NOSE, REST = range(len(REGIONS))
 
 OPEN_EYE_RATIO = 0.29
-"""Lid gap over eye width of a normally open eye (median of the tracked people); openness 1."""
+"""Lid gap relative to the eye width of a normally open eye (median of the tracked identities); openness 1."""
 
 JAW_OUTLINE = FACE_OVAL[8:29]
 """The lower part of the face oval, from the viewer's right temple over the chin to the left."""
@@ -42,10 +42,17 @@ BELOW_EYES = (116, 117, 118, 122, 168, 351, 347, 346, 345)
 
 
 def measure_lip_opening(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Gap between the inner lips in head units, float32 [T]; 0 when closed.
+    """Measure the gap between the inner lips.
 
-    landmarks [T, 478 or P, 3] in the unit of pose. The mean over the middle and its two neighbours of the
-    gap along the head's own vertical axis, so it depends neither on image size nor on head rotation.
+    The gap is measured along the head's own vertical axis and averaged over the midpoint and its two neighbors, so it
+    depends neither on image size nor on head rotation.
+
+    Args:
+        landmarks: ``[T, 478 or P, 3]`` in the unit of ``pose``.
+        pose: T poses.
+
+    Returns:
+        ``float32 [T]`` in head units; 0 for closed lips.
     """
     upper = select_points(landmarks, np.array([a for a, _ in LIP_PAIRS]))
     lower = select_points(landmarks, np.array([b for _, b in LIP_PAIRS]))
@@ -54,10 +61,13 @@ def measure_lip_opening(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
 
 
 def measure_eye_openness(landmarks: np.ndarray) -> np.ndarray:
-    """Openness of the viewer's left and right eye, float32 [T, 2]; 0 closed, about 1 open.
+    """Measure the openness of both eyes: the mean lid gap relative to the eye width, both in 3D.
 
-    landmarks [T, 478 or P, 3]. Mean lid gap over the distance of the eye's corners, both in three
-    dimensions, divided by OPEN_EYE_RATIO.
+    Args:
+        landmarks: ``[T, 478 or P, 3]``.
+
+    Returns:
+        ``float32 [T, 2]`` for the viewer's left and right eye; 0 closed, about 1 open.
     """
     sides = ((LID_PAIRS_LEFT, EYE_CORNERS_LEFT), (LID_PAIRS_RIGHT, EYE_CORNERS_RIGHT))
     return np.stack([_measure_eye(landmarks, *side) for side in sides], axis=-1).astype(np.float32)
@@ -83,11 +93,16 @@ def _list_polygons() -> list[tuple[int, tuple[int, ...]]]:
     ]
 
 
-def draw_region_masks(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Label image of the regions, uint8 [size, size]; values index REGIONS.
+def draw_region_map(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Draw a label image of the face regions.
 
-    landmarks [478 or P, 3] (or [.., 2]) of one face, normalized to a square image. Pixels beyond the face
-    are "rest"; the mouth's inside is "lips".
+    Args:
+        landmarks: ``[478 or P, 2 or 3]`` of one face, normalized to a square image.
+        size: side of the label image.
+
+    Returns:
+        ``uint8 [size, size]`` indices into ``REGIONS``. Pixels outside the face are "rest", the inside of the mouth is
+        "lips".
     """
     pixels = (landmarks[:, :2] + 1) * (size / 2) - 0.5
     labels = np.full((size, size), REST, np.uint8)
@@ -98,20 +113,20 @@ def draw_region_masks(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 def _fill(labels: np.ndarray, outline: np.ndarray, label: int) -> None:
-    # fillPoly takes fixed-point coordinates; 4 fractional bits place the outline to a sixteenth of a pixel.
+    # fillPoly takes fixed-point coordinates; with 4 fractional bits, outlines are accurate to 1/16 of a pixel.
     cv2.fillPoly(labels, [np.round(outline * 16).astype(np.int32)], label, shift=4)
 
 
 @cache
-def region_of_point() -> np.ndarray:
-    """Region of each mesh point, int64 [478], read-only; values index REGIONS.
+def point_regions() -> np.ndarray:
+    """Return the region of each mesh point, ``int64 [478]`` indices into ``REGIONS``, read-only.
 
-    Points of the lips, lids, irises and brows belong to these; every other point takes the region of its
-    place on the canonical face seen from the front.
+    Points of lips, lids, irises, brows and the nose ridge have the region of that feature; all others have the region
+    at their position on the canonical face seen from the front.
     """
     size = 512
     face = load_canonical_face() * np.array([1.0, -1.0, 1.0], np.float32)
-    labels = draw_region_masks(face, size)
+    labels = draw_region_map(face, size)
     pixels = np.clip(np.round((face[:, :2] + 1) * (size / 2) - 0.5), 0, size - 1).astype(int)
     regions = labels[pixels[:, 1], pixels[:, 0]].astype(np.int64)
     named = {LIPS: (LIPS_OUTER, LIPS_INNER), EYES: (EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT)}

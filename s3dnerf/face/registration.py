@@ -1,9 +1,9 @@
-"""Registration: head poses by optical flow.
+"""Head pose registration by optical flow.
 
-A tracker reads landmarks anew in every frame, and its small errors are those of a pose that differs from the true one
-by a pixel or a degree, differently in each frame. What pixels do between two pictures of a video is known far better.
-So one typical frame gives the shape of the face, all others are followed to it by optical flow, and the pose of each is
-the one in which that shape is seen where the flow says. Where flow cannot be trusted, the tracker's pose stays.
+A tracker detects landmarks independently in every frame, so its poses are off by a pixel or a degree, differently in
+each frame. Optical flow measures motion between frames far more accurately. One reference frame gives the shape of the
+face; its points are tracked to all other frames by optical flow, and the pose of each frame is fitted to the tracked
+points. Where the flow has no confidence, the pose of the landmark tracker remains.
 """
 
 from __future__ import annotations
@@ -22,123 +22,129 @@ from s3dnerf.face.camera import (
     load_canonical_face,
     project,
     smooth_head_pose,
-    to_head,
+    to_head_space,
 )
 from s3dnerf.face.points import FIRST_IRIS_POINT, RIGID_POINTS, select_points
 from s3dnerf.media.optical_flow import measure_flow, sample
 
 TRACKED_SIGMA = 1.0
-"""Smoothing of tracked poses in frames. Tracking the mirrored video gives a second track with noise of its own: the
-smoothed pose of one is nearest to the raw pose of the other at 0.5 to 0.6 (pitch, roll) and 0.8 to 1.0 frames (yaw,
-scale), and 1.0 is within 4 % of the best for all of them. Landmarks gain 1 % at 0.45 frames and lip openings lose from
-0.5 on, so these are stored as tracked."""
+"""Smoothing of poses fitted to landmarks, in frames. Tracking the mirrored video gives a second track with independent
+noise: the smoothed poses of one are closest to the raw poses of the other at 0.5 to 0.6 (pitch, roll) and 0.8 to 1.0
+frames (yaw, scale), and 1.0 is within 4 % of the best for all of them. Landmarks gain 1 % at 0.45 frames and lip
+openings lose from 0.5 on, so these are stored without smoothing."""
 REGISTERED_SIGMA = 0.5
 """Smoothing of registered poses in frames; they are less noisy."""
-SIDE = 256
-"""Side of the pictures, in pixels, that are registered."""
-LOWEST_POINT = -0.05
-"""Points of the face above this height (head space), the tip of the nose, hardly move while it speaks."""
-PIXEL = 2.0 / SIDE
-NOISE = 0.5 * PIXEL
-"""Standard error of a followed point, image coordinates."""
-OUTLIER = 1.0 * PIXEL
-"""Distance at which a followed point counts a quarter of what it would at the place where it is expected."""
-TRACKING_ERROR = np.array([0.01, 0.01, 0.01, 0.005, NOISE, NOISE])
-"""Standard errors of a tracked pose: turns about three axes in radians, relative size, image coordinates of the center.
-Of those tried (half, once, twice and five times as much) with the shipped model, frames come nearest to the real ones
-with these."""
-ROUNDS = 8
+REGISTRATION_SIZE = 256
+"""Side in pixels of the crops that are registered."""
+MIN_POINT_HEIGHT = -0.05
+"""Head-space y, about the tip of the nose, above which the points of the face hardly move in speech."""
+PIXEL = 2.0 / REGISTRATION_SIZE
+FLOW_NOISE = 0.5 * PIXEL
+"""Standard error of a tracked point, image coordinates."""
+OUTLIER_DISTANCE = 1.0 * PIXEL
+"""Distance from the expected position at which a tracked point has a quarter of its full weight."""
+TRACKED_POSE_STD = np.array([0.01, 0.01, 0.01, 0.005, FLOW_NOISE, FLOW_NOISE])
+"""Standard errors of a pose fitted to landmarks: rotation about three axes in radians, relative size, center in image
+coordinates. Of the factors tried (0.5, 1, 2 and 5), frames of the shipped model are closest to the target with 1."""
+GAUSS_NEWTON_STEPS = 8
 
 
-def register_head(stream: Callable[[], Iterator[np.ndarray]], landmarks: np.ndarray) -> HeadPose:
-    """Find the head pose of every frame of a video.
+def register_head_poses(open_crops: Callable[[], Iterator[np.ndarray]], landmarks: np.ndarray) -> HeadPose:
+    """Estimate the head pose of every frame of a video.
 
     Args:
-        stream: starts reading the video's head crops from the beginning, ``uint8 [SIDE, SIDE, 3]``.
+        open_crops: starts reading the T head crops ``uint8 [S, S, 3]`` of the video, with S = ``REGISTRATION_SIZE``.
         landmarks: ``[T, 478, 3]`` (u, v, d) tracked in them, crop-normalized.
 
     Raises:
-        ValueError: there are not as many crops as landmarks.
+        ValueError: the numbers of crops and landmarks differ.
     """
     tracked = smooth_head_pose(fit_head_pose(landmarks), TRACKED_SIGMA)
     if len(tracked) < 2:
         return tracked
-    typical = find_typical_frame(landmarks)
-    pose = tracked[typical : typical + 1]
-    shape = to_head(align_depth(landmarks[typical : typical + 1], pose), pose)[0]
-    shape = shape[np.flatnonzero(load_canonical_face()[:FIRST_IRIS_POINT, 1] > LOWEST_POINT)]
-    picture = next(islice(stream(), typical, None))
-    places = project(shape[None], pose)[0, :, :2]
+    index = select_reference_frame(landmarks)
+    pose = tracked[index : index + 1]
+    shape = to_head_space(align_depth(landmarks[index : index + 1], pose), pose)[0]
+    shape = shape[np.flatnonzero(load_canonical_face()[:FIRST_IRIS_POINT, 1] > MIN_POINT_HEIGHT)]
+    reference = next(islice(open_crops(), index, None))
+    points = project(shape[None], pose)[0, :, :2]
     expected = project(shape[None], tracked)[..., :2]
-    followed = [follow_points(picture, frame, places, at) for frame, at in zip(stream(), expected, strict=True)]
-    seen, trust = (np.stack(part) for part in zip(*followed, strict=True))
-    return smooth_head_pose(fit_camera(shape, seen, trust, tracked), REGISTERED_SIGMA)
+    matches = [
+        track_points(reference, frame, points, guess) for frame, guess in zip(open_crops(), expected, strict=True)
+    ]
+    observed, confidence = (np.stack(part) for part in zip(*matches, strict=True))
+    return smooth_head_pose(refine_head_poses(shape, observed, confidence, tracked), REGISTERED_SIGMA)
 
 
-def find_typical_frame(landmarks: np.ndarray) -> int:
-    """Return the number of the frame whose landmarks ``[T, P, 3]`` are nearest to their median over the video."""
-    places = select_points(landmarks, RIGID_POINTS)[..., :2]
-    return int(np.argmin(np.square(places - np.median(places, axis=0)).sum(axis=(1, 2))))
+def select_reference_frame(landmarks: np.ndarray) -> int:
+    """Return the number of the frame whose landmarks ``[T, P, 3]`` are closest to their median over the video."""
+    points = select_points(landmarks, RIGID_POINTS)[..., :2]
+    return int(np.argmin(np.square(points - np.median(points, axis=0)).sum(axis=(1, 2))))
 
 
-def follow_points(
-    picture: np.ndarray, frame: np.ndarray, places: np.ndarray, expected: np.ndarray
+def track_points(
+    reference: np.ndarray, frame: np.ndarray, points: np.ndarray, expected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follow points from a picture to another one.
+    """Track points from a reference image to another frame.
 
     Args:
-        picture: ``uint8 [SIDE, SIDE, 3]``.
+        reference: ``uint8 [S, S, 3]``.
         frame: of the same size.
-        places: ``[N, 2]`` the points in ``picture``, image coordinates.
-        expected: ``[N, 2]`` about where they are in ``frame``: flow is good at what is left over.
+        points: ``[N, 2]`` in ``reference``, image coordinates.
+        expected: ``[N, 2]`` approximate positions in ``frame``; the flow only has to measure the remainder.
 
-    Returns ``[N, 2]`` where they are in ``frame``, and ``[N]`` in [0, 1] how far that can be trusted.
+    Returns:
+        ``[N, 2]`` positions in ``frame`` and ``[N]`` their confidence in [0, 1].
     """
-    moved, affine = move_picture(picture, places, expected)
-    flow, trust = measure_flow(moved, frame)
-    start = places @ affine[:, :2].T + affine[:, 2]
+    warped, affine = warp_to_expected(reference, points, expected)
+    flow, confidence = measure_flow(warped, frame)
+    start = points @ affine[:, :2].T + affine[:, 2]
     pixels = ((start + 1.0) * (len(flow) / 2) - 0.5).astype(np.float32)[None]
-    return start + sample(flow, pixels)[0], sample(trust, pixels)[0]
+    return start + sample(flow, pixels)[0], sample(confidence, pixels)[0]
 
 
-def move_picture(picture: np.ndarray, places: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move a picture by the affine map ``[2, 3]`` (image coordinates) that takes ``places`` nearest to ``expected``."""
-    padded = np.concatenate([places, np.ones_like(places[:, :1])], axis=1).astype(np.float64)
-    affine = np.linalg.lstsq(padded, expected.astype(np.float64), rcond=None)[0].T
-    # From image coordinates to pixels, on both sides of the map.
-    side = len(picture)
-    middle = np.full(2, (side - 1) / 2)
-    shift = affine[:, 2] * side / 2 + middle - affine[:, :2] @ middle
+def warp_to_expected(image: np.ndarray, points: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Warp an image with the affine map that takes ``points [N, 2]`` closest to ``expected [N, 2]``.
+
+    Returns:
+        The warped image and the map ``[2, 3]`` (image coordinates).
+    """
+    homogeneous = np.concatenate([points, np.ones_like(points[:, :1])], axis=1).astype(np.float64)
+    affine = np.linalg.lstsq(homogeneous, expected.astype(np.float64), rcond=None)[0].T
+    # Convert the map from image coordinates to pixels.
+    side = len(image)
+    center = np.full(2, (side - 1) / 2)
+    shift = affine[:, 2] * side / 2 + center - affine[:, :2] @ center
     matrix = np.concatenate([affine[:, :2], shift[:, None]], axis=1)
-    return cv2.warpAffine(picture, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE), affine
+    return cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE), affine
 
 
-def fit_camera(shape: np.ndarray, seen: np.ndarray, trust: np.ndarray, tracked: HeadPose) -> HeadPose:
-    """Fit poses to where the points of a face are seen, near the tracked ones (Gauss-Newton, Geman-McClure weights).
+def refine_head_poses(shape: np.ndarray, observed: np.ndarray, confidence: np.ndarray, tracked: HeadPose) -> HeadPose:
+    """Fit poses to observed points, with the tracked poses as prior (Gauss-Newton, Geman-McClure weights).
 
     Args:
-        shape: ``[N, 3]`` the points, head space.
-        seen: ``[T, N, 2]`` image coordinates.
-        trust: ``[T, N]`` in [0, 1].
+        shape: ``[N, 3]`` the points in head space.
+        observed: ``[T, N, 2]`` their positions, image coordinates.
+        confidence: ``[T, N]`` in [0, 1].
         tracked: T poses, crop-normalized.
     """
     rotation, scale, center = (part.astype(np.float64) for part in (tracked.rotation, tracked.scale, tracked.center))
-    strayed = np.zeros((len(tracked), len(TRACKING_ERROR)))
-    for _ in range(ROUNDS):
-        turned = shape @ np.swapaxes(rotation, -1, -2)
-        x, y, z = np.moveaxis(scale[:, None, None] * turned, -1, 0)
+    deviation = np.zeros((len(tracked), len(TRACKED_POSE_STD)))
+    for _ in range(GAUSS_NEWTON_STEPS):
+        rotated = shape @ np.swapaxes(rotation, -1, -2)
+        x, y, z = np.moveaxis(scale[:, None, None] * rotated, -1, 0)
         zero, one = np.zeros_like(x), np.ones_like(x)
-        miss = seen - np.stack([center[:, :1] + x, center[:, 1:] - y], axis=-1)
-        # By turns about x, y and z, by the logarithm of the size, and by the center.
-        slopes = np.stack(
+        residual = observed - np.stack([center[:, :1] + x, center[:, 1:] - y], axis=-1)
+        # With respect to rotation about x, y and z, log scale, and center.
+        jacobian = np.stack(
             [np.stack([zero, z, -y, x, one, zero], axis=-1), np.stack([z, zero, -x, -y, zero, one], axis=-1)], axis=2
         )
-        weights = trust / (1.0 + np.square(miss).sum(-1) / OUTLIER**2) ** 2 / NOISE**2
-        weighted = weights[..., None, None] * slopes
-        curvature = np.einsum("tnai,tnaj->tij", weighted, slopes) + np.diag(TRACKING_ERROR**-2)
-        pull = np.einsum("tnai,tna->ti", weighted, miss) - strayed * TRACKING_ERROR**-2
-        step = np.linalg.solve(curvature, pull[..., None])[..., 0]
-        strayed += step
+        weights = confidence / (1.0 + np.square(residual).sum(-1) / OUTLIER_DISTANCE**2) ** 2 / FLOW_NOISE**2
+        weighted = weights[..., None, None] * jacobian
+        hessian = np.einsum("tnai,tnaj->tij", weighted, jacobian) + np.diag(TRACKED_POSE_STD**-2)
+        gradient = np.einsum("tnai,tna->ti", weighted, residual) - deviation * TRACKED_POSE_STD**-2
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        deviation += step
         rotation = Rotation.from_rotvec(step[:, :3]).as_matrix() @ rotation
         scale, center = scale * np.exp(step[:, 3]), center + step[:, 4:]
     return HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))

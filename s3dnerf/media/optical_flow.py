@@ -10,7 +10,7 @@ LARGEST_MISS = 1.0
 LARGEST_CHANGE = 20.0
 """Difference of gray values (of 255), averaged over five pixels, beyond which two places are not the same thing."""
 TEXTURE = 4.0
-"""Gradient of gray values a pixel at which trust is half of what it is at strong edges: what is plain fits anywhere."""
+"""Gradient of gray values a pixel at which confidence is half of what it is at strong edges."""
 
 
 def measure_flow(frame: np.ndarray, portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +33,11 @@ def measure_flow(frame: np.ndarray, portrait: np.ndarray) -> tuple[np.ndarray, n
     change = cv2.blur(cv2.absdiff(here, sample(there, target)).astype(np.float32), (5, 5))
     inside = ((target >= 0) & (target <= size - 1)).all(axis=-1)
     texture = cv2.blur(np.hypot(*np.gradient(here.astype(np.float32))), (5, 5))
-    trust = (miss < LARGEST_MISS) & (change < LARGEST_CHANGE) & inside
-    trust = trust * (texture / (texture + TEXTURE)).astype(np.float32)
+    confidence = (miss < LARGEST_MISS) & (change < LARGEST_CHANGE) & inside
+    confidence = confidence * (texture / (texture + TEXTURE)).astype(np.float32)
     small = (size // 2, size // 2)
-    flow, trust = (cv2.resize(part, small, interpolation=cv2.INTER_AREA) for part in (forth, trust))
-    return flow * np.float32(2.0 / size), trust
+    flow, confidence = (cv2.resize(part, small, interpolation=cv2.INTER_AREA) for part in (forth, confidence))
+    return flow * np.float32(2.0 / size), confidence
 
 
 def sample(image: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, Share
-from s3dnerf.data.dataset import Frames
+from s3dnerf.data.batch import Frames
 from s3dnerf.errors import UserError
-from s3dnerf.face.face_mesh import FaceWindow, place_points
+from s3dnerf.face.face_mesh import FaceWindow, window_to_image
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.ops.image import make_pixel_grid
@@ -126,13 +126,13 @@ def find_mouth_windows(frames: Frames) -> FaceWindow:
 def crop_window(image: Tensor, window: FaceWindow, side: int) -> Tensor:
     """Resample a window of ``image [B, 3, S, S]`` to ``[B, 3, side, side]``."""
     grid = make_pixel_grid(side, side, image.device).expand(len(image), -1, -1, -1)
-    return F.grid_sample(image.float(), place_points(grid, window), padding_mode="border", align_corners=False)
+    return F.grid_sample(image.float(), window_to_image(grid, window), padding_mode="border", align_corners=False)
 
 
 def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> Tensor:
     """Cut ``[B, 3, side, side]`` whole pixels out of ``image [B, 3, S, S]``, at ``places`` within the window."""
     size = image.shape[-1]
-    center = window.center + window.reach[:, None] * (2.0 * places - 1.0)
+    center = window.center + window.half_size[:, None] * (2.0 * places - 1.0)
     corner = ((center + 1.0) * size / 2.0 - side / 2.0).round().long().clamp(0, size - side)
     return torch.stack([one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.constraints import NonNegativeFloat
-from s3dnerf.data.dataset import Frames
+from s3dnerf.data.batch import Frames
 from s3dnerf.face.points import (
     EYE_LEFT,
     EYE_RIGHT,
@@ -20,7 +20,7 @@ from s3dnerf.face.points import (
     LID_PAIRS_RIGHT,
     LIP_PAIRS,
 )
-from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
+from s3dnerf.face.regions import JAW_AND_CHEEKS, point_regions
 from s3dnerf.models.s3dnerf.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf.identity import MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS
@@ -28,7 +28,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS, S3DNeRF
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import project_points
 
-REGION_OF_LANDMARK = torch.from_numpy(region_of_point()[KEPT_POINTS].copy())
+REGION_OF_LANDMARK = torch.from_numpy(point_regions()[KEPT_POINTS].copy())
 MOVED_LANDMARKS = (REGION_OF_LANDMARK <= JAW_AND_CHEEKS).nonzero()[:, 0]
 """Rows of the kept landmarks that speech moves: lips, jaw and cheeks."""
 EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
@@ -135,7 +135,7 @@ def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[st
 def flow_loss(flow: Tensor, frames: Frames) -> Tensor:
     """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighed by how far that can be trusted."""
     miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
-    return ((miss + SMALLEST_MISS**2).sqrt() * frames.trust).sum() / (frames.trust.sum() + 1.0)
+    return ((miss + SMALLEST_MISS**2).sqrt() * frames.confidence).sum() / (frames.confidence.sum() + 1.0)
 
 
 def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from s3dnerf.data.dataset import TalkingFaceDataset, View, make_frames, make_source
+from s3dnerf.data.batch import to_frames, to_source
+from s3dnerf.data.dataset import TalkingFaceDataset
+from s3dnerf.data.frames import FrameArrays
 from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf.mouth_interior import (
     INNER_LIPS,
@@ -95,7 +97,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
         UserError: nobody's lips are open.
     """
     rng = np.random.default_rng(seed)
-    people = list(data.people.values())
+    people = list(data.identities.values())
     frames = min(FRAMES, FRAMES_A_STEP * steps)
     people = people[:: math.ceil(len(people) * TOGETHER / frames)]
     wanted = min(FRAMES_A_PERSON, frames // len(people))
@@ -112,7 +114,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
             for first in range(0, count, FRAMES_A_PORTRAIT):
                 sources = closed if len(closed) and rng.random() < CLOSED_SHARE else track.frames
                 beside = np.array([rng.choice(sources), *shown[first : first + FRAMES_A_PORTRAIT]])
-                view = data.augment_view(data.read_view(track, beside, with_speech=False), rng)
+                view = data.augment_frames(data.read_frame_arrays(track, beside, with_speech=False), rng)
                 parts.append(sample_mouths(view, person, rng))
     parts = [part for part in parts if len(part.person)]
     if not parts:
@@ -120,9 +122,9 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
     return MouthSamples.join(parts)
 
 
-def sample_mouths(view: View, person: int, rng: np.random.Generator) -> MouthSamples:
+def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> MouthSamples:
     """Draw pixels between the lips of all frames of a view but the first, the source, which does not show them."""
-    source, frames = make_source(view.take([0])), make_frames(view.take(range(1, len(view.eyes))))
+    source, frames = to_source(view.take([0])), to_frames(view.take(range(1, len(view.eyes))))
     size = frames.image.shape[-1]
     patch = place_foveated_rays(frames.camera, size, eye_size=(0.0, 0.0))
     outline = frames.landmarks[:, INNER_LIPS]

@@ -10,17 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s3dnerf.data.dataset import Frames
-from s3dnerf.face.canonical import OUTER_CORNERS
-from s3dnerf.face.face_mesh import FaceMesh, FaceWindow, Look, frame_faces
-from s3dnerf.face.lips import SEEN
+from s3dnerf.data.batch import Frames
+from s3dnerf.face.canonical import OUTER_EYE_CORNERS
+from s3dnerf.face.face_mesh import FaceMesh, FaceMeshOutput, FaceWindow, compute_face_window
+from s3dnerf.face.lips import SHARED_POINTS
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics.lips import MOUTH_POINTS
 from s3dnerf.models.sync_discriminator import SyncDiscriminator
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
-SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SEEN, OUTER_CORNERS))
+SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SHARED_POINTS, OUTER_EYE_CORNERS))
 """Rows of the kept landmarks that the plain mesh has too, and of the outer corners of the eyes."""
 MOUTH, LIDS = (torch.tensor(numbers) for numbers in (MOUTH_POINTS, (*EYE_LEFT, *EYE_RIGHT)))
 LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
@@ -30,7 +30,7 @@ def find_windows(frames: Frames) -> FaceWindow:
     """Return the windows in which the tracker looks at the real faces."""
     places = project_points(frames.landmarks, frames.camera)[..., :2]
     left, right = places[:, CORNERS.to(places.device)].unbind(1)
-    return frame_faces(places[:, SPAN.to(places.device)], (left, right))
+    return compute_face_window(places[:, SPAN.to(places.device)], (left, right))
 
 
 def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
@@ -42,19 +42,19 @@ def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str
     return {"perceptual": feature_loss(made, real), **seen_landmark_losses(made, real, window)}
 
 
-def feature_loss(made: Look, real: Look) -> Tensor:
+def feature_loss(made: FaceMeshOutput, real: FaceMeshOutput) -> Tensor:
     """Mean over the stages of the mean absolute difference of their maps, over the mean size of the real ones."""
     shares = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(made.features, real.features, strict=True)]
     return torch.stack(shares).mean()
 
 
-def seen_landmark_losses(made: Look, real: Look, window: FaceWindow) -> dict[str, Tensor]:
+def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: FaceWindow) -> dict[str, Tensor]:
     """Compare landmarks seen in the pictures; distances over half the side of the window.
 
     ``seen``: of the whole face, of the mouth about its own middle (as M-LMD does) and of the lids. ``seen_gap``:
     between the lips and between the lids, the real opening against the made one.
     """
-    scale = 1.0 / window.reach[:, None, None]
+    scale = 1.0 / window.half_size[:, None, None]
     a, b = made.points * scale, real.points * scale
     mouth = a[:, MOUTH] - a[:, MOUTH].mean(1, keepdim=True), b[:, MOUTH] - b[:, MOUTH].mean(1, keepdim=True)
     parts = (measure_distance(a, b), 2.0 * measure_distance(*mouth), measure_distance(a[:, LIDS], b[:, LIDS]))

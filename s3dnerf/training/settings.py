@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import model_validator
 
 from s3dnerf.constraints import Seed
-from s3dnerf.data.dataset import DataConfig
+from s3dnerf.data.config import DataConfig
 from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.training.adversarial import AdversarialConfig
 from s3dnerf.training.losses import LossWeights

@@ -26,16 +26,15 @@ from s3dnerf.config import check_config, save_config
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, ShareBelowOne, Text
 from s3dnerf.data.augmentation import augment_speech
 from s3dnerf.data.clip import list_clips
-from s3dnerf.data.dataset import (
-    PersonPower,
-    Track,
-    can_teach_speech,
-    draw_track,
-    group_by_person,
-    interpolate_view,
-    make_camera,
-    read_offsets,
-    read_track,
+from s3dnerf.data.config import PersonPower
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.tracks import (
+    ClipTrack,
+    group_by_identity,
+    has_usable_speech,
+    load_clip_track,
+    load_sync_offsets,
+    sample_track,
 )
 from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
@@ -164,7 +163,7 @@ class SyncConfig:
 class SyncClip:
     """A clip in memory as the discriminator is shown it."""
 
-    track: Track
+    track: ClipTrack
     crops: Tensor
     """``uint8 [T, 3, H, W]`` lips, larger by ``MARGIN`` on every side."""
     speech: Tensor
@@ -210,7 +209,7 @@ class SyncData:
         self.config, self.model, self.seed = config, model, seed
         self.clips = {clip.track.clip.id: clip for clip in clips}
         self.numbers = {name: number for number, name in enumerate(self.clips)}
-        self.people = group_by_person([clip.track for clip in clips])
+        self.identities = group_by_identity([clip.track for clip in clips])
         shapes = {name: measure_lip_shape(clip.track) for name, clip in self.clips.items()}
         spread = torch.cat(list(shapes.values())).std(dim=0)
         self.shapes = {name: shape / spread for name, shape in shapes.items()}
@@ -221,7 +220,7 @@ class SyncData:
         length, half = self.config.stretch_frames, self.model.frames // 2
         crops, speech, clips, times, shapes = [], [], [], [], []
         for _ in range(self.config.stretches):
-            track = draw_track(self.people, self.config.person_power, rng)
+            track = sample_track(self.identities, self.config.person_power, rng)
             clip = self.clips[track.clip.id]
             first = rng.integers(track.clip.frames - length + 1)
             middles = np.arange(first + half, first + length - half, RUN_STRIDE)
@@ -419,7 +418,7 @@ def explain_stuck_training(accuracies: list[float]) -> str | None:
     )
 
 
-def measure_lip_shape(track: Track) -> Tensor:
+def measure_lip_shape(track: ClipTrack) -> Tensor:
     """Shape of the lips in every frame, minus its mean over the clip, head units ``[T, 6]``.
 
     Opening and width of the mouth, height of upper lip, lower lip and chin, and how far the lips are pushed forward.
@@ -446,9 +445,9 @@ def read_clips(config: SyncConfig) -> list[SyncClip]:
     Raises:
         UserError: there is no folder of clips, or no such table.
     """
-    offsets = read_offsets(config.data.offsets, config.data.offset_margin)
-    tracks = [read_track(folder) for folder in list_clips(config.data.root, config.data.split)]
-    chosen = [track for track in tracks if can_teach_speech(track, config.data.stretch_frames)]
+    offsets = load_sync_offsets(config.data.offsets, config.data.offset_margin)
+    tracks = [load_clip_track(folder) for folder in list_clips(config.data.root, config.data.split)]
+    chosen = [track for track in tracks if has_usable_speech(track, config.data.stretch_frames)]
     hearing = AudioEncoder(config.model.audio).eval()
     clips = []
     for number, track in enumerate(tqdm(chosen, desc="hearing and cropping", dynamic_ncols=True)):
@@ -462,10 +461,10 @@ def read_clips(config: SyncConfig) -> list[SyncClip]:
     return clips
 
 
-def crop_clip(track: Track, config: SyncDiscriminatorConfig) -> Tensor:
+def crop_clip(track: ClipTrack, config: SyncDiscriminatorConfig) -> Tensor:
     """Crop the lips of every frame, with ``MARGIN`` around: ``uint8 [T, 3, H, W]``."""
     frames = np.arange(track.clip.frames)
-    camera = make_camera(interpolate_view(track, frames.astype(float)))
+    camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
     crops = []
     for rows in np.array_split(frames, -(-len(frames) // CHUNK)):
         images = torch.from_numpy(track.clip.read_frames(rows)).movedim(-1, 1) / 255.0
@@ -475,7 +474,7 @@ def crop_clip(track: Track, config: SyncDiscriminatorConfig) -> Tensor:
 
 
 @torch.no_grad()
-def hear_speech(track: Track, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None) -> Tensor:
+def hear_speech(track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None) -> Tensor:
     """Speech features ``offset`` frames after every frame, ``float16 [T, channels, columns]``.
 
     Every window is cut and heard by itself, as for rendered frames; a generator changes the sound first.

@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from s3dnerf.config import check_config, save_config
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text
-from s3dnerf.data.dataset import Batch, EmptySplitError, Frames, TalkingFaceDataset, collect_faces
+from s3dnerf.data.batch import Batch, Frames
+from s3dnerf.data.dataset import EmptySplitError, TalkingFaceDataset
+from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.device import choose_device
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
@@ -181,7 +183,7 @@ class Trainer:
 
     def fit_source_expression(self) -> None:
         """Fit how expressions are told from faces, every person counting alike."""
-        model, faces = self.model, [collect_faces(tracks) for tracks in self.data.people.values()]
+        model, faces = self.model, [collect_landmarks(tracks) for tracks in self.data.identities.values()]
         landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
         displacement = landmarks - model.canonical_landmarks
         fit_source_expression(model.source_expression, displacement, expression, weights)
@@ -287,8 +289,8 @@ class Trainer:
             )
             if speech_share > 0:
                 # In a run all frames are, so that its lips can be compared with its speech.
-                chosen = torch.rand(len(frames.speaks), generator=generator) < (1.0 if batch.is_run else speech_share)
-                chosen = (chosen.to(self.device) & frames.speaks)[:, None, None]
+                chosen = torch.rand(len(frames.in_sync), generator=generator) < (1.0 if batch.is_run else speech_share)
+                chosen = (chosen.to(self.device) & frames.in_sync)[:, None, None]
                 motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
                 states = torch.where(chosen, identity.source_motion, states)
             rendering = model(identity, motion, frames.eyes, frames.camera, states, generator)

@@ -1,21 +1,51 @@
-"""Fixtures of the tests of preparation."""
+"""Fixtures of the data tests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from s3dnerf.data import prepare
+from s3dnerf.data.config import DataConfig
+from s3dnerf.data.dataset import TalkingFaceDataset
+from s3dnerf.data.prepare import ClipJob
 from s3dnerf.data.videos import VideoEntry
+
+SIZE, WINDOW, BATCH_SIZE = 64, 7680, 4
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Prepare in this process: starting another one takes longer than the work of most tests."""
+    """Prepare clips in this process: starting another one takes longer than the work of most tests."""
 
-    def run(todo: list[VideoEntry], out: Path, size: int, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
-        return ((entry, prepare._try_clip(entry, out, size)) for entry in todo)
+    def run(todo: list[VideoEntry], job: ClipJob, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
+        return ((entry, prepare.prepare_entry(entry, job)) for entry in todo)
 
-    monkeypatch.setattr(prepare, "_run", run)
+    monkeypatch.setattr(prepare, "run_jobs", run)
+
+
+@pytest.fixture(scope="session")
+def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFaceDataset]:
+    """Make data sets of the drawn clips; keyword arguments are settings."""
+
+    def make(
+        split: str = "train",
+        root: Path = drawn_clips,
+        seed: int = 0,
+        augment: bool = True,
+        batch_size: int = BATCH_SIZE,
+        size: int = SIZE,
+        **settings: object,
+    ) -> TalkingFaceDataset:
+        config = DataConfig(root=root, frames=2, sequences=2, sequence_frames=8, **{"cache": False, **settings})
+        return TalkingFaceDataset(config, split, size, WINDOW, batch_size, seed, augment)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain(make_dataset: Callable[..., TalkingFaceDataset]) -> TalkingFaceDataset:
+    """The train split without augmentation."""
+    return make_dataset(augment=False)

@@ -1,4 +1,4 @@
-"""Augmentation: mirroring is its own inverse and consistent with the camera; tempo and level by hand."""
+"""Augmentation: mirroring is an involution and consistent with the camera; tempo and level by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from scipy.spatial.transform import Rotation
 
 from s3dnerf.data.augmentation import (
     augment_speech,
-    change_sound,
+    augment_waveform,
     jitter_colors,
-    mirror_track,
-    mirror_view,
-    pair_kept_points,
+    kept_point_mirrors,
+    mirror_landmarks,
+    mirror_pose,
 )
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LIPS_OUTER
@@ -33,7 +33,7 @@ def draw_points(count: int) -> np.ndarray:
 
 
 def test_mirror_partners_are_mutual_and_on_the_other_side() -> None:
-    pairs = pair_kept_points()
+    pairs = kept_point_mirrors()
     assert np.array_equal(pairs[pairs], np.arange(len(KEPT_POINTS)))
     rows = {number: row for row, number in enumerate(KEPT_POINTS.tolist())}
     assert pairs[rows[33]] == rows[263]  # outer eye corners
@@ -46,8 +46,8 @@ def test_mirror_partners_are_mutual_and_on_the_other_side() -> None:
 def test_mirroring_twice_changes_nothing() -> None:
     pose, points = draw_poses(4), draw_points(4)
     eyes = np.random.default_rng(2).uniform(0, 1, (4, 2)).astype(np.float32)
-    np.testing.assert_array_equal(mirror_track(mirror_track(points)), points)
-    rotation, center, seen = mirror_view(*mirror_view(pose.rotation, pose.center, eyes))
+    np.testing.assert_array_equal(mirror_landmarks(mirror_landmarks(points)), points)
+    rotation, center, seen = mirror_pose(*mirror_pose(pose.rotation, pose.center, eyes))
     np.testing.assert_allclose(rotation, pose.rotation, atol=1e-7)
     np.testing.assert_array_equal(center, pose.center)
     np.testing.assert_array_equal(seen, eyes)
@@ -55,20 +55,20 @@ def test_mirroring_twice_changes_nothing() -> None:
 
 def test_mirrored_head_projects_to_mirrored_image_coordinates() -> None:
     pose, points = draw_poses(5), draw_points(5)
-    rotation, center, _ = mirror_view(pose.rotation, pose.center, np.zeros((5, 2), np.float32))
+    rotation, center, _ = mirror_pose(pose.rotation, pose.center, np.zeros((5, 2), np.float32))
     assert np.allclose(np.linalg.det(rotation), 1.0, atol=1e-5)
     seen = project(points, pose)
-    mirrored = project(mirror_track(points), HeadPose(rotation, pose.scale, center))
-    np.testing.assert_allclose(mirrored, seen[:, pair_kept_points()] * [-1, 1, 1], atol=1e-5)
+    mirrored = project(mirror_landmarks(points), HeadPose(rotation, pose.scale, center))
+    np.testing.assert_allclose(mirrored, seen[:, kept_point_mirrors()] * [-1, 1, 1], atol=1e-5)
 
 
 def test_eyes_change_sides() -> None:
-    _, _, eyes = mirror_view(np.eye(3)[None], np.zeros((1, 2)), np.array([[0.2, 0.9]]))
+    _, _, eyes = mirror_pose(np.eye(3)[None], np.zeros((1, 2)), np.array([[0.2, 0.9]]))
     assert eyes.tolist() == [[0.9, 0.2]]
 
 
 @pytest.mark.parametrize("start", [0, 3, 37])
-def test_windows_at_normal_tempo_equal_those_of_the_one_function(start: int) -> None:
+def test_windows_at_normal_tempo_equal_those_of_cut_speech_window(start: int) -> None:
     speech = np.random.default_rng(3).standard_normal(50 * 640 + 17).astype(np.float32)
     windows = augment_speech(speech, float(start), 1.0, 12, WINDOW, None)
     np.testing.assert_array_equal(windows, cut_speech_window(speech, start + np.arange(12), WINDOW))
@@ -77,7 +77,7 @@ def test_windows_at_normal_tempo_equal_those_of_the_one_function(start: int) -> 
 
 @pytest.mark.parametrize(("start", "tempo"), [(10.0, 1.1), (12.25, 0.9), (11.5, 1.0)])
 def test_windows_at_another_tempo_stay_centered_on_their_frames(start: float, tempo: float) -> None:
-    # A recording whose samples are their own numbers tells where each sample was taken from.
+    # The samples of this recording are their own indices, so they show where each sample was taken from.
     speech = np.arange(60 * 640, dtype=np.float32)
     windows = augment_speech(speech, start, tempo, 8, 1280, None)
     middles = (start + tempo * np.arange(8) + 0.5) * 640
@@ -88,22 +88,22 @@ def test_windows_at_another_tempo_stay_centered_on_their_frames(start: float, te
 def test_windows_beyond_the_recording_are_silent() -> None:
     speech = np.ones(10 * 640, np.float32)
     windows = augment_speech(speech, 0.0, 1.1, 9, WINDOW, None)
-    # Frame 0 is centered on sample 320: 3840 samples of the window come before it.
+    # Frame 0 is centered at sample 320; 3840 samples of the window precede it.
     assert not windows[0, : 3840 - 292].any() and windows[0, 3840 - 290 : 3840].all()
     assert windows[8, 3840] == 1.0 and not windows[8, -3000:].any()
 
 
-def test_changed_sound_stays_recognizable() -> None:
+def test_augmented_speech_stays_correlated() -> None:
     speech = 0.1 * np.sin(np.arange(16000) * 0.1).astype(np.float32)
     for seed in range(20):
-        changed = change_sound(speech, np.random.default_rng(seed))
+        changed = augment_waveform(speech, np.random.default_rng(seed))
         assert changed.dtype == np.float32 and len(changed) == 16000
         assert np.corrcoef(speech, changed)[0, 1] > 0.95
-        # 6 dB of level, and a tilt of 0.4, which adds up to 0.4 at low frequencies.
+        # 6 dB of level, and a tilt of 0.4, which changes low frequencies by up to 0.4.
         assert 0.5 * 0.55 < changed.std() / speech.std() < 2.0 * 1.45
 
 
-def test_sound_is_changed_in_the_same_way_by_the_same_seed() -> None:
+def test_speech_augmentation_is_determined_by_the_seed() -> None:
     speech = np.random.default_rng(4).standard_normal(20 * 640).astype(np.float32)
     first, again, other = (
         augment_speech(speech, 2.0, 1.05, 4, 1280, np.random.default_rng(seed)) for seed in (1, 1, 2)
@@ -112,7 +112,7 @@ def test_sound_is_changed_in_the_same_way_by_the_same_seed() -> None:
     assert np.abs(first - other).max() > 0.01
 
 
-def test_colors_of_all_frames_change_alike_and_by_an_affine_map() -> None:
+def test_color_jitter_is_one_affine_map_for_all_frames() -> None:
     pixels = np.random.default_rng(5).integers(80, 170, (2, 4, 4, 3), dtype=np.uint8)
     pixels[1] = pixels[0]
     for seed in range(10):
@@ -125,10 +125,10 @@ def test_colors_of_all_frames_change_alike_and_by_an_affine_map() -> None:
         assert residual.max() < 16 * 0.25
 
 
-def test_gray_keeps_its_place_within_the_limits() -> None:
+def test_color_jitter_stays_within_its_limits() -> None:
     gray = np.full((1, 1, 1, 3), 128, np.uint8)
     values = np.stack([jitter_colors(gray, np.random.default_rng(seed))[0, 0, 0] for seed in range(200)])
-    # 0.8 to 1.2 times 0.93 to 1.07 of the value, and 8 % of the range up or down.
+    # The value is scaled by 0.8 to 1.2 and by 0.93 to 1.07, and shifted by up to 8 % of the range.
     assert values.min() > 128 * 0.8 * 0.93 - 0.08 * 255 - 2
     assert values.max() < 128 * 1.2 * 1.07 + 0.08 * 255 + 2
     assert values.std() > 10

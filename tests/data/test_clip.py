@@ -1,4 +1,4 @@
-"""Prepared clips come back from disk as they were saved, and damaged ones are named."""
+"""Prepared clips: round trip, and errors that name damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s3dnerf.data.clip import (
     Clip,
     decode_landmarks,
     encode_landmarks,
-    fit_speech,
+    fit_speech_length,
     list_clips,
     load_clip,
     read_valid,
@@ -61,7 +61,7 @@ def make_clip(path: Path, split: str = "train") -> Clip:
 
 
 def make_pictures() -> list[np.ndarray]:
-    """Frames whose grey level tells their number."""
+    """Frames whose gray level encodes their number."""
     return [np.full((SIZE, SIZE, 3), 20 + 7 * number, np.uint8) for number in range(FRAMES)]
 
 
@@ -72,7 +72,7 @@ def saved(tmp_path: Path) -> Clip:
     return clip
 
 
-def test_a_clip_comes_back(saved: Clip) -> None:
+def test_clip_round_trip(saved: Clip) -> None:
     clip = load_clip(saved.path)
     for name in ("id", "person", "split", "sync", "frames", "size", "crop", "has_speech", "source", "notes"):
         assert getattr(clip, name) == getattr(saved, name), name
@@ -87,7 +87,7 @@ def test_a_clip_comes_back(saved: Clip) -> None:
     assert np.array_equal(clip.valid, saved.valid) and clip.valid.dtype == bool
 
 
-def test_frames_and_speech_come_back(saved: Clip) -> None:
+def test_frames_and_speech_round_trip(saved: Clip) -> None:
     clip = load_clip(saved.path)
     numbers = [29, 0, 13, 13, 12]
     pictures = clip.read_frames(numbers)
@@ -98,7 +98,7 @@ def test_frames_and_speech_come_back(saved: Clip) -> None:
     assert speech == pytest.approx(np.sin(np.arange(FRAMES * 640) / 9) / 2, abs=1 / 32768)
 
 
-def test_a_silent_clip_has_no_speech(tmp_path: Path) -> None:
+def test_silent_clip_has_no_speech(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "quiet")
     save_clip(clip, make_pictures(), None)
     again = load_clip(clip.path)
@@ -124,13 +124,13 @@ def test_landmark_code_by_hand() -> None:
     assert code[0].tolist() == [[2, 1, 4]] * 3 and not code[1].any()
 
 
-def test_speech_is_cut_or_padded_to_the_frames() -> None:
-    assert fit_speech(np.ones(700, np.float32), 1).tolist() == [1] * 640
-    padded = fit_speech(np.ones(700, np.float32), 2)
+def test_speech_is_trimmed_or_padded_to_the_frames() -> None:
+    assert fit_speech_length(np.ones(700, np.float32), 1).tolist() == [1] * 640
+    padded = fit_speech_length(np.ones(700, np.float32), 2)
     assert padded.shape == (1280,) and padded.sum() == 700
 
 
-def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_save_leaves_no_files(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "short")
     with pytest.raises(ValueError, match="29 frames instead of 30"):
         save_clip(clip, make_pictures()[:-1], None)
@@ -150,7 +150,7 @@ def test_clips_are_listed_by_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "speech.flac", "track.npz", "matte.npz"])
-def test_a_missing_file_is_named(saved: Clip, name: str) -> None:
+def test_missing_files_are_named(saved: Clip, name: str) -> None:
     (saved.path / name).unlink()
     with pytest.raises(UserError, match=name):
         load_clip(saved.path)
@@ -174,14 +174,14 @@ def test_damage_is_named(saved: Clip, tmp_path: Path) -> None:
         load_clip(tmp_path)
 
 
-def test_a_cut_track_is_named(saved: Clip) -> None:
+def test_truncated_track_is_named(saved: Clip) -> None:
     path = saved.path / "track.npz"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="track.npz cannot be read"):
         load_clip(saved.path)
 
 
-def test_a_cut_or_missing_matte_is_named(saved: Clip) -> None:
+def test_truncated_or_missing_matte_is_named(saved: Clip) -> None:
     path, whole = saved.path / "matte.npz", (saved.path / "matte.npz").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="matte.npz cannot be read"):
@@ -205,8 +205,8 @@ def test_every_frame_has_its_matte(tmp_path: Path) -> None:
     np.testing.assert_array_equal(clip.read_mattes([10, 2]), mattes[[10, 2]])
 
 
-def test_saving_needs_no_clip_object_from_disk(saved: Clip, tmp_path: Path) -> None:
-    """What was loaded can be saved elsewhere and is the same again: nothing is lost twice."""
+def test_loaded_clip_can_be_saved_again_without_loss(saved: Clip, tmp_path: Path) -> None:
+    """Quantization and compression lose nothing the second time."""
     clip = load_clip(saved.path)
     copy = replace(clip, path=tmp_path / "copy")
     save_clip(copy, clip.read_frames(range(FRAMES)), clip.read_speech())
@@ -216,29 +216,29 @@ def test_saving_needs_no_clip_object_from_disk(saved: Clip, tmp_path: Path) -> N
     assert np.array_equal(again.eye_openness, clip.eye_openness)
 
 
-def test_sync_of_a_clip_on_disk_can_be_changed(saved: Clip) -> None:
+def test_sync_of_a_clip_on_disk_can_be_updated(saved: Clip) -> None:
     before = {path.name: path.read_bytes() for path in saved.path.iterdir()}
     update_sync(replace(saved, sync="corrected", offset=3, confidence=0.5))
     clip = load_clip(saved.path)
-    assert (clip.sync, clip.offset, clip.confidence) == ("corrected", 3, 0.5) and clip.in_step
+    assert (clip.sync, clip.offset, clip.confidence) == ("corrected", 3, 0.5) and clip.in_sync
     changed = {path.name for path in saved.path.iterdir() if path.read_bytes() != before[path.name]}
     assert changed == {"clip.json"}
     update_sync(replace(clip, sync="unclear"), np.full(100, 0.25, np.float32))
     clip = load_clip(saved.path)
-    assert not clip.in_step and clip.notes == saved.notes
+    assert not clip.in_sync and clip.notes == saved.notes
     speech = clip.read_speech()
     assert speech.shape == (FRAMES * 640,) and (speech[:100] == 0.25).all() and not speech[100:].any()
     assert {path.name for path in saved.path.iterdir()} == set(before)
 
 
-def test_clips_from_before_offsets_were_measured_are_read(saved: Clip) -> None:
+def test_clips_without_measured_offsets_are_read(saved: Clip) -> None:
     path = saved.path / "clip.json"
     info = json.loads(path.read_text(encoding="utf-8"))
     assert info["format"] == 3
     path.write_text(json.dumps({name: info[name] for name in info if name not in ("offset", "confidence")}))
     clip = load_clip(saved.path)
-    assert (clip.sync, clip.offset, clip.confidence) == ("ok", 0, None) and clip.in_step
+    assert (clip.sync, clip.offset, clip.confidence) == ("ok", 0, None) and clip.in_sync
 
 
-def test_valid_frames_are_read_alone(saved: Clip) -> None:
+def test_valid_frames_are_read_separately(saved: Clip) -> None:
     assert np.array_equal(read_valid(saved.path), saved.valid)

@@ -1,4 +1,4 @@
-"""The report of a preparation: what can teach speech, and when nothing came out of it."""
+"""The report of a preparation run: usable speech, failures and exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_record(name: str, sync: str, seconds: float, whole: bool = True) -> Cli
     return ClipRecord(name, sync, 0, None, seconds, whole)
 
 
-def test_the_summary_tells_what_can_teach_speech_and_why_the_rest_cannot() -> None:
+def test_summary_lists_usable_speech_and_reasons() -> None:
     syncs = (("ok", 1800.0), ("ok", 900.0), ("corrected", 540.0), ("unclear", 900.0), ("none", 180.0))
     clips = [make_record(str(number), *one) for number, one in enumerate(syncs)]
     clips.append(make_record("lost", "ok", 0.0, whole=False))
@@ -46,26 +46,26 @@ def test_the_summary_tells_what_can_teach_speech_and_why_the_rest_cannot() -> No
     assert "of 0.0 s, 0.0 s can teach speech: no clips" in format_summary(PrepareReport(), Path("out"))
 
 
-def test_durations_have_the_unit_that_suits_them() -> None:
+def test_durations_have_a_suitable_unit() -> None:
     assert [format_duration(seconds) for seconds in (6, 59.9, 60, 3599, 3600, 90_000)] == [
         *("6.0 s", "59.9 s", "1.0 min", "60.0 min"),
         *("1.0 h", "25.0 h"),
     ]
 
 
-def test_a_record_is_what_training_will_see(drawn_clips: Path, tmp_path: Path) -> None:
+def test_record_agrees_with_training(drawn_clips: Path, tmp_path: Path) -> None:
     assert record_clip(drawn_clips / "ann_0") == ClipRecord("ann_0", "ok", 0, None, 1.6, True)
-    assert record_clip(drawn_clips / "ann_0").teaches_speech
-    # Twelve frames are too few, and it is silent.
+    assert record_clip(drawn_clips / "ann_0").usable_for_speech
+    # It has only twelve frames and is silent.
     assert record_clip(drawn_clips / "ann_1") == ClipRecord("ann_1", "none", 0, None, 0.48, False)
     clip = load_clip(drawn_clips / "ben_0")
     copy = replace(clip, path=tmp_path / "ben_0", valid=np.arange(30) != 3, offset=-3, confidence=0.25)
     save_clip(copy, iter(clip.read_frames(range(30))), clip.read_speech())
     record = record_clip(copy.path)
-    assert record == ClipRecord("ben_0", "corrected", -3, 0.25, 1.2, False) and not record.teaches_speech
+    assert record == ClipRecord("ben_0", "corrected", -3, 0.25, 1.2, False) and not record.usable_for_speech
 
 
-def test_a_report_is_written_and_its_failures_are_read(tmp_path: Path) -> None:
+def test_report_round_trip(tmp_path: Path) -> None:
     report = PrepareReport(["a"], ["b"], [], [FAILURE], [make_record("a", "ok", 2.0)])
     write_report(tmp_path, report)
     assert read_failures(tmp_path) == [FAILURE] and read_failures(tmp_path / "empty") == []
@@ -78,7 +78,7 @@ def test_a_report_is_written_and_its_failures_are_read(tmp_path: Path) -> None:
         read_failures(tmp_path)
 
 
-def test_only_a_run_without_any_clip_fails() -> None:
+def test_only_runs_without_any_clip_fail() -> None:
     with pytest.raises(UserError, match=r"none of 1 videos could be prepared .*0 of 20 frames") as caught:
         check_success(PrepareReport(failed=[FAILURE]), Path("out"))
     assert "out/report.json" in caught.value.cure
@@ -86,7 +86,7 @@ def test_only_a_run_without_any_clip_fails() -> None:
     check_success(PrepareReport(), Path("out"))
 
 
-def test_prepare_answers_with_its_exit_code(
+def test_exit_code_of_prepare(
     drawn_clips: Path, in_process: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
@@ -100,7 +100,7 @@ def test_prepare_answers_with_its_exit_code(
     line = captured.err.splitlines()[-1]
     assert line.startswith("s3dnerf: error: ") and "none of 1 videos could be prepared" in line and captured.out == ""
     assert json.loads((out / "report.json").read_text())["failed"][0]["id"] == "plain_0"
-    # The failure is known now; beside it stands a clip that is there.
+    # The failure is known now, and there is an existing clip.
     shutil.copytree(drawn_clips / "ann_0", out / "ann_0")
     (videos / "ann_0.mp4").touch()
     assert cli.main(words) == 0

@@ -1,9 +1,9 @@
-"""Sound offsets: found in embeddings of known offset, labelled by the rule, and made up for."""
+"""Sync offsets: found in embeddings of known offset, labeled by the rule, and corrected."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +12,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s3dnerf.data import sync_offset
 from s3dnerf.data.sync_offset import (
-    IN_STEP,
-    LEAST_CONFIDENCE,
-    LEAST_MOMENTS,
-    MOST_MOMENTS,
-    NEAR,
-    REACH,
-    REFERENCE_MOMENTS,
+    MAX_IN_SYNC_OFFSET,
+    MAX_OFFSET,
+    MAX_WINDOWS,
+    MIN_SYNC_CONFIDENCE,
+    MIN_WINDOWS,
+    PEAK_RADIUS,
+    REFERENCE_WINDOWS,
     Sync,
+    SyncEmbedder,
     SyncOffset,
+    determine_sync,
     find_offset,
-    find_sync,
     label_offset,
     measure_offset,
+    score_embeddings,
     shift_speech,
 )
 from s3dnerf.face.camera import HeadPose
-from s3dnerf.models import lip_sync
-from s3dnerf.models.sync_discriminator import SyncAudioConfig, SyncDiscriminator, SyncDiscriminatorConfig
+from s3dnerf.models import sync_discriminator as module
+from s3dnerf.models.sync_discriminator import SyncAudioConfig, SyncDiscriminator, SyncDiscriminatorConfig, score_offsets
+from s3dnerf.sync_embedder import make_sync_embedder
 
 
 def embed(count: int, late: int) -> tuple[Tensor, Tensor]:
-    """Embeddings of a perfect discriminator for a clip whose sound comes ``late`` frames late."""
+    """Embeddings of a perfect discriminator for a clip whose audio lags by ``late`` frames."""
     vectors = F.normalize(torch.randn(count + 40, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
     return vectors[20 : 20 + count], vectors[20 - late : 20 - late + count]
 
@@ -53,13 +55,13 @@ def small(one_thread: None) -> SyncDiscriminator:
 
 
 @pytest.mark.parametrize("late", [0, 1, -1, 4, -9, 10])
-def test_the_offset_of_embeddings_is_found(late: int) -> None:
+def test_offset_of_embeddings_is_found(late: int) -> None:
     lips, speech = embed(100, late)
     found = find_offset(lips, speech, torch.ones(100, dtype=torch.bool))
     assert found.offset == late and found.confidence > 0.9
 
 
-def test_confidence_grows_with_the_root_of_the_moments_and_neighbors_do_not_compete() -> None:
+def test_confidence_grows_with_the_root_of_the_windows_and_neighbors_do_not_compete() -> None:
     speech = torch.eye(500)
     lips = torch.zeros(500, 500)
     for offset, value in ((3, 0.8), (2, 0.7), (5, 0.75), (0, 0.4)):
@@ -67,11 +69,11 @@ def test_confidence_grows_with_the_root_of_the_moments_and_neighbors_do_not_comp
         lips[rows, rows + offset] = value
     for count, factor in ((50, 1.0), (200, 2.0), (450, 3.0), (500, 3.0)):
         found = find_offset(lips[:count], speech[:count], torch.ones(count, dtype=torch.bool))
-        # Offsets 2 and 5 are next to the best one, 0 is not.
+        # Offsets 2 and 5 are neighbors of the best one, 0 is not.
         assert found.offset == 3 and found.confidence == pytest.approx(0.4 * factor, abs=1e-4)
 
 
-def test_a_long_clip_that_is_in_step_for_a_small_part_is_unclear() -> None:
+def test_long_clip_that_is_in_sync_for_a_small_part_is_unclear() -> None:
     lips, speech = embed(3000, 2)
     apart = F.normalize(torch.randn(3000, 64, generator=torch.Generator().manual_seed(1)), dim=-1)
     inside = torch.arange(3000)[:, None] < 90
@@ -80,52 +82,72 @@ def test_a_long_clip_that_is_in_step_for_a_small_part_is_unclear() -> None:
     assert label_offset(find_offset(lips, speech, everywhere)) == "corrected"
 
 
-def test_moments_without_a_face_do_not_count() -> None:
+def test_windows_without_a_face_are_left_out() -> None:
     lips, speech = embed(100, 2)
     false = lips.clone()
     false[40:] = embed(100, -6)[0][40:].roll(8, 0)
     everywhere, start = torch.ones(100, dtype=torch.bool), torch.arange(100) < 40
     assert find_offset(false, speech, start) == find_offset(lips, speech, start)
     assert find_offset(false, speech, start).confidence > find_offset(false, speech, everywhere).confidence
-    assert find_offset(lips, speech, torch.arange(100) < LEAST_MOMENTS - 1) == SyncOffset(0, 0.0)
+    assert find_offset(lips, speech, torch.arange(100) < MIN_WINDOWS - 1) == SyncOffset(0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("offset", "confidence", "label"),
     [
-        (0, LEAST_CONFIDENCE, "ok"),
-        (IN_STEP, 0.5, "ok"),
-        (-IN_STEP, 0.5, "ok"),
-        (IN_STEP + 1, 0.5, "corrected"),
-        (-4, LEAST_CONFIDENCE, "corrected"),
-        (0, LEAST_CONFIDENCE - 0.01, "unclear"),
-        (5, LEAST_CONFIDENCE - 0.01, "unclear"),
-        (REACH, 0.9, "unclear"),
-        (-REACH, 0.9, "unclear"),
+        (0, MIN_SYNC_CONFIDENCE, "ok"),
+        (MAX_IN_SYNC_OFFSET, 0.5, "ok"),
+        (-MAX_IN_SYNC_OFFSET, 0.5, "ok"),
+        (MAX_IN_SYNC_OFFSET + 1, 0.5, "corrected"),
+        (-4, MIN_SYNC_CONFIDENCE, "corrected"),
+        (0, MIN_SYNC_CONFIDENCE - 0.01, "unclear"),
+        (5, MIN_SYNC_CONFIDENCE - 0.01, "unclear"),
+        (MAX_OFFSET, 0.9, "unclear"),
+        (-MAX_OFFSET, 0.9, "unclear"),
     ],
 )
 def test_labels_follow_the_rule(offset: int, confidence: float, label: str) -> None:
     assert label_offset(SyncOffset(offset, confidence)) == label
 
 
-def test_what_is_known_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Iterator[np.ndarray]:
-        raise AssertionError("read frames")
+@pytest.mark.parametrize(("late", "label", "shift"), [(0, "ok", 0), (1, "ok", 0), (-4, "corrected", -4)])
+def test_an_unknown_offset_is_measured(late: int, label: str, shift: int) -> None:
+    lips, voice = embed(76, late)
+
+    def embed_lips(frames: Iterable[np.ndarray], pose: HeadPose) -> Tensor:
+        assert len(list(frames)) == len(pose) == 80
+        return lips
+
+    embedder = SyncEmbedder(5, embed_lips, lambda speech, frames: voice[: len(frames)])
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 80
+    speech = np.ones(640 * 80, np.float32)
+    sync = determine_sync("", speech, lambda: frames, make_pose(80), np.ones(80, bool), lambda: embedder)
+    assert (sync.label, sync.offset, sync.shift_frames) == (label, late, shift)
+    assert sync.confidence > 0.9 and sync.confidence == round(sync.confidence, 4)
+
+
+def test_known_labels_and_silent_clips_are_not_measured() -> None:
+    def fail() -> object:
+        raise AssertionError("measured")
 
     speech, pose, valid = np.zeros(640 * 50, np.float32), make_pose(50), np.ones(50, bool)
     for known in ("ok", "corrected", "unclear", "none"):
-        assert find_sync(known, speech, fail, pose, valid) == Sync(known)
-        assert Sync(known).moves == 0
-    assert find_sync("", None, fail, pose, valid) == find_sync("ok", None, fail, pose, valid) == Sync("none")
-    monkeypatch.setattr(sync_offset, "measure_offset", lambda *given: SyncOffset(-4, 0.61234))
-    monkeypatch.setattr(sync_offset, "_load_once", lambda: None)
-    found = find_sync("", speech, lambda: iter(()), pose, valid)
-    assert found == Sync("corrected", -4, 0.6123) and found.moves == -4
-    monkeypatch.setattr(sync_offset, "measure_offset", lambda *given: SyncOffset(1, 0.6))
-    assert find_sync("", speech, lambda: iter(()), pose, valid).moves == 0
+        assert determine_sync(known, speech, fail, pose, valid, fail) == Sync(known)
+        assert Sync(known).shift_frames == 0
+    for known in ("", "ok"):
+        assert determine_sync(known, None, fail, pose, valid, fail) == Sync("none")
 
 
-def test_sound_is_moved_to_its_place() -> None:
+@pytest.mark.parametrize("first", [0, 3])
+def test_scores_equal_those_of_the_full_cosine_matrix(first: int) -> None:
+    lips, speech = embed(40, 2)
+    lips = lips[: 40 - first]
+    torch.testing.assert_close(score_embeddings(lips, speech, 9), score_offsets(lips @ speech.T, 9))
+    mask = torch.arange(len(lips)) < 15
+    torch.testing.assert_close(score_embeddings(lips, speech, 9, mask), score_offsets(lips[:15] @ speech.T, 9))
+
+
+def test_speech_is_shifted_into_sync() -> None:
     speech = np.arange(1, 3201, dtype=np.float32)
     late = shift_speech(speech, 2)
     assert np.array_equal(late[: 3 * 640], speech[2 * 640 :]) and not late[3 * 640 :].any()
@@ -135,13 +157,11 @@ def test_sound_is_moved_to_its_place() -> None:
     assert not shift_speech(speech, 7).any() and not shift_speech(speech, -7).any()
 
 
-def test_long_videos_are_measured_a_few_frames_at_a_time(
-    small: SyncDiscriminator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_frames_of_long_videos_are_in_memory(small: SyncDiscriminator, monkeypatch: pytest.MonkeyPatch) -> None:
     count, alive, most, windows = 200, weakref.WeakSet(), 0, []
 
     class Frame(np.ndarray):
-        """A picture that can be watched."""
+        """A frame with weak references."""
 
         __hash__ = object.__hash__
 
@@ -153,30 +173,30 @@ def test_long_videos_are_measured_a_few_frames_at_a_time(
             most = max(most, len(alive))
             yield frame
 
-    cut = lip_sync.cut_speech_window
-    monkeypatch.setattr(lip_sync, "cut_speech_window", lambda *given: windows.append(len(given[1])) or cut(*given))
+    cut = module.cut_speech_window
+    monkeypatch.setattr(module, "cut_speech_window", lambda *given: windows.append(len(given[1])) or cut(*given))
     speech = np.random.default_rng(0).normal(0, 0.1, count * 640).astype(np.float32)
-    found = measure_offset(small, stream(), make_pose(count), speech, np.ones(count, bool))
-    assert abs(found.offset) <= REACH and found.confidence >= 0.0
-    # A batch, and the one that is read meanwhile.
-    assert most <= 2 * lip_sync.CHUNK + 1 and max(windows) <= lip_sync.CHUNK and sum(windows) == count - 4
+    found = measure_offset(make_sync_embedder(small), stream(), make_pose(count), speech, np.ones(count, bool))
+    assert abs(found.offset) <= MAX_OFFSET and found.confidence >= 0.0
+    # A batch, and the one that is read in the meantime.
+    assert most <= 2 * module.CHUNK + 1 and max(windows) <= module.CHUNK and sum(windows) == count - 4
 
 
-def test_clips_that_are_too_short_are_not_measured(small: SyncDiscriminator) -> None:
+def test_short_clips_are_not_measured(small: SyncDiscriminator) -> None:
     speech, few = np.ones(3 * 640, np.float32), 3
-    found = measure_offset(small, iter(()), make_pose(few), speech, np.ones(few, bool))
+    found = measure_offset(make_sync_embedder(small), iter(()), make_pose(few), speech, np.ones(few, bool))
     assert found == SyncOffset(0, 0.0) and label_offset(found) == "unclear"
 
 
-def test_the_page_on_data_states_the_numbers_of_the_rule() -> None:
+def test_documentation_states_the_constants_of_the_rule() -> None:
     page = " ".join((Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8").split())
     for words in (
-        f"each offset up to {REACH} frames",
-        "more than two frames away" if NEAR == 2 else "",
-        f"`sqrt(moments / {REFERENCE_MOMENTS})`",
-        f"more than {MOST_MOMENTS} moments",
-        f"confidence below {LEAST_CONFIDENCE}, an offset of {REACH}",
-        f"fewer than {LEAST_MOMENTS} moments: `unclear`",
-        "at most one frame: `ok`" if IN_STEP == 1 else "",
+        f"each offset up to {MAX_OFFSET} frames",
+        "more than two frames away" if PEAK_RADIUS == 2 else "",
+        f"`sqrt(moments / {REFERENCE_WINDOWS})`",
+        f"more than {MAX_WINDOWS} moments",
+        f"confidence below {MIN_SYNC_CONFIDENCE}, an offset of {MAX_OFFSET}",
+        f"fewer than {MIN_WINDOWS} moments: `unclear`",
+        "at most one frame: `ok`" if MAX_IN_SYNC_OFFSET == 1 else "",
     ):
         assert words and words in page, words

@@ -1,4 +1,4 @@
-"""Corpora are read as they lie on disk: VoxCeleb2's tree, flat folders, manifests."""
+"""Discovery of videos: VoxCeleb2 trees, flat folders, manifests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def test_the_manifest_names_people_and_splits(shared_data: Path) -> None:
+def test_manifest_defines_identities_and_splits(shared_data: Path) -> None:
     with (shared_data / "MANIFEST.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] in ("clip", "silent_clip")]
     entries = find_videos(shared_data / "clips", shared_data / "MANIFEST.csv")
@@ -26,7 +26,7 @@ def test_the_manifest_names_people_and_splits(shared_data: Path) -> None:
     assert named == sorted(wanted) and len(wanted) > 100
     people = {split: {entry.person for entry in entries if entry.split == split} for split in ("train", "val")}
     assert not people["train"] & people["val"]
-    # The folder above holds the same names again, in another size.
+    # The parent folder contains the same names in another size.
     both = find_videos(shared_data, shared_data / "MANIFEST.csv")
     assert [entry.path for entry in both] == [entry.path for entry in entries]
 
@@ -35,7 +35,7 @@ HEADER = "id,kind,file,identity,split,sync,notes"
 
 
 def write_manifest(folder: Path, *files: str, **values: str) -> Path:
-    """A manifest whose ids are a, b, ... in the order of the files."""
+    """Write a manifest with the ids a, b, ... in the order of the files."""
     rows = [
         ",".join([values.get("id", "abc"[number]), "clip", file, "someone", "train", values.get("sync", ""), ""])
         for number, file in enumerate(files)
@@ -51,10 +51,10 @@ def test_files_of_a_manifest_are_found_by_path_first(tmp_path: Path) -> None:
     by_path = write_manifest(corpus, "clips_512/x.mp4", "elsewhere/only.mp4", "other/absent.mp4")
     wanted = {"a": corpus / "clips_512" / "x.mp4", "b": corpus / "clips" / "only.mp4"}
     assert {entry.id: entry.path for entry in find_videos(corpus, by_path)} == wanted
-    # The same by paths from --videos, with a manifest that lies elsewhere.
+    # The same with paths relative to --videos and a manifest elsewhere.
     apart = write_manifest(tmp_path, "clips_512/x.mp4", "elsewhere/only.mp4")
     assert {entry.id: entry.path for entry in find_videos(corpus, apart)} == wanted
-    # By name alone, where one file has it.
+    # By name, if only one file has it.
     assert [entry.path for entry in find_videos(tmp_path / "own", by_path)] == [tmp_path / "own" / "x.mp4"]
     assert [entry.path for entry in find_videos(corpus / "clips", by_path)] == [
         corpus / "clips" / "x.mp4",
@@ -62,14 +62,14 @@ def test_files_of_a_manifest_are_found_by_path_first(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_that_two_files_or_two_rows_have_is_refused(tmp_path: Path) -> None:
+def test_ambiguous_names_raise(tmp_path: Path) -> None:
     touch(tmp_path, "one/x.mp4", "two/x.mp4")
     with pytest.raises(UserError, match="could be meant") as caught:
         find_videos(tmp_path, write_manifest(tmp_path, "x.mp4"))
     assert "one/x.mp4" in str(caught.value) and "two/x.mp4" in str(caught.value)
     with pytest.raises(UserError, match="2 rows whose file could be"):
         find_videos(tmp_path / "one", write_manifest(tmp_path, "first/x.mp4", "second/x.mp4"))
-    # One of the two rows names the file itself: it is meant.
+    # One of the two rows has the path of the file, which makes it unambiguous.
     manifest = write_manifest(tmp_path, "one/x.mp4", "second/x.mp4")
     assert [(entry.id, entry.path) for entry in find_videos(tmp_path / "one", manifest)] == [
         ("a", tmp_path / "one" / "x.mp4")
@@ -77,14 +77,14 @@ def test_a_name_that_two_files_or_two_rows_have_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("sync", ["ok", "corrected", "unclear", "none", ""])
-def test_sync_is_what_the_manifest_says_or_left_to_be_measured(tmp_path: Path, sync: str) -> None:
+def test_sync_label_comes_from_the_manifest(tmp_path: Path, sync: str) -> None:
     touch(tmp_path, "x.mp4")
     manifest = write_manifest(tmp_path, "x.mp4", sync=sync, encoding="utf-8-sig")
     assert [entry.sync for entry in find_videos(tmp_path, manifest)] == [sync]
     assert [entry.sync for entry in find_videos(tmp_path)] == [""]
 
 
-def test_rows_that_cannot_be_understood_are_refused(tmp_path: Path) -> None:
+def test_invalid_rows_raise(tmp_path: Path) -> None:
     touch(tmp_path, "x.mp4")
     with pytest.raises(UserError, match="sync 'good'"):
         find_videos(tmp_path, write_manifest(tmp_path, "x.mp4", sync="good"))
@@ -117,14 +117,14 @@ def test_flat_folder(tmp_path: Path) -> None:
     assert {entry.split for entry in entries} == {"train"}, "too few people for a val split"
 
 
-def test_val_people_are_chosen_once_and_for_all(tmp_path: Path) -> None:
+def test_val_identities_are_chosen_deterministically(tmp_path: Path) -> None:
     touch(tmp_path, *(f"person{number}_{clip}.mp4" for number in range(40) for clip in range(2)))
     val = {entry.person for entry in find_videos(tmp_path) if entry.split == "val"}
     train = {entry.person for entry in find_videos(tmp_path) if entry.split == "train"}
     assert len(val) == 2 and len(train) == 38 and not val & train
 
 
-def test_folders_that_cannot_be_prepared(tmp_path: Path) -> None:
+def test_invalid_folders_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a folder"):
         find_videos(tmp_path / "absent")
     with pytest.raises(UserError, match="no video"):
@@ -140,7 +140,7 @@ def test_folders_that_cannot_be_prepared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("id", "split"), [("../a", "train"), (".a", "train"), ("a", "training")])
-def test_manifests_with_impossible_rows(tmp_path: Path, id: str, split: str) -> None:
+def test_invalid_ids_and_splits_raise(tmp_path: Path, id: str, split: str) -> None:
     touch(tmp_path, "a.mp4")
     header = "id,kind,file,identity,split,sync,notes"
     (tmp_path / "manifest.csv").write_text(f"{header}\n{id},clip,clips/a.mp4,someone,{split},ok,\n")

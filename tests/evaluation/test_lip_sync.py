@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from s3dnerf.config import load_config
 from s3dnerf.data.clip import INFO_FILE, Clip, load_clip
-from s3dnerf.data.dataset import interpolate_view, make_camera, read_track
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.tracks import load_clip_track
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import lip_sync
 from s3dnerf.evaluation.lip_sync import (
@@ -44,6 +45,7 @@ from s3dnerf.models.sync_discriminator import (
     TwoWay,
     load_discriminator,
 )
+from s3dnerf.structures import Camera
 from s3dnerf.training.sync import SyncConfig, compare_clip, read_clips
 
 SMALL = (
@@ -81,7 +83,7 @@ def test_scores_of_a_video_follow_its_cosines(
     monkeypatch.setattr(lip_sync, "compare_video", lambda *given: cosines)
     scores = measure_sync(small, [], None, np.zeros(0))
     assert scores.offset == -4 and scores.distance == pytest.approx(0.0, abs=1e-6)
-    assert scores.in_step == pytest.approx(cosines.diagonal().mean().item())
+    assert scores.in_sync == pytest.approx(cosines.diagonal().mean().item())
     others = [cosines.diagonal(k).mean() for k in range(-15, 16)]
     assert scores.confidence == pytest.approx(1.0 - np.median(others), abs=1e-6)
 
@@ -91,9 +93,9 @@ def test_a_video_is_embedded_as_its_clip_in_memory(
 ) -> None:
     config = load_config(SyncConfig, "sync.yaml", ["--data.root", str(drawn_clips), "--data.offsets", "null", *SMALL])
     stored = next(one for one in read_clips(config) if one.track.clip.id == "ann_0")
-    track = read_track(drawn_clips / "ann_0")
+    track = load_clip_track(drawn_clips / "ann_0")
     frames = np.arange(track.clip.frames)
-    camera = make_camera(interpolate_view(track, frames.astype(float)))
+    camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
     found = compare_video(small, track.clip.read_frames(frames), camera, track.speech)
     with torch.no_grad():
         expected = compare_clip(small, stored, torch.device("cpu"))
@@ -105,9 +107,9 @@ def test_a_video_is_embedded_as_its_clip_in_memory(
 
 
 def test_frames_without_poses_and_short_videos_are_refused(small: SyncDiscriminator, drawn_clips: Path) -> None:
-    track = read_track(drawn_clips / "ann_0")
+    track = load_clip_track(drawn_clips / "ann_0")
     frames = track.clip.read_frames(range(20))
-    camera = make_camera(interpolate_view(track, np.arange(20.0)))
+    camera = Camera.from_numpy(interpolate_frames(track, np.arange(20.0)))
     with pytest.raises(ValueError, match="19 frames with 20 poses"):
         compare_video(small, frames[:19], camera, track.speech)
     with pytest.raises(ValueError, match="16 moments are too few"):
@@ -125,7 +127,7 @@ def test_a_real_video_is_in_step_and_its_late_sound_is_found(shared_data: Path) 
     scores = judge_sync(model, frames, track, speech)
     late = judge_sync(model, frames, track, np.concatenate([np.zeros(5 * 640, np.float32), speech]))
     assert abs(scores.offset) <= 1 and scores.confidence > 0.2
-    assert late.offset - scores.offset == 5 and late.in_step < scores.in_step - 0.1
+    assert late.offset - scores.offset == 5 and late.in_sync < scores.in_sync - 0.1
 
 
 def test_a_video_too_short_or_without_a_face_is_not_judged(small: SyncDiscriminator) -> None:

@@ -1,4 +1,4 @@
-"""The head camera: projection by hand, pose recovered from projected points, smoothing without lag."""
+"""The head camera: projection by hand, pose fitted to projected points, smoothing without lag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s3dnerf.face.camera import (
     load_canonical_face,
     project,
     smooth_head_pose,
-    to_head,
+    to_head_space,
 )
 from s3dnerf.face.points import KEPT_POINTS, RIGID_POINTS
 
@@ -32,7 +32,7 @@ def measure_angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.degrees((Rotation.from_matrix(one) * Rotation.from_matrix(other).inv()).magnitude())
 
 
-def test_canonical_face_is_placed_as_agreed() -> None:
+def test_canonical_face_follows_the_head_space_convention() -> None:
     face = load_canonical_face()
     assert face.shape == (478, 3) and face.dtype == np.float32
     assert np.linalg.norm(face[33] - face[263]) == pytest.approx(0.75, abs=1e-5)
@@ -52,27 +52,27 @@ def test_projection_by_hand() -> None:
     )
     seen = project(np.array([[0.2, 0.4, 0.6]], np.float32), pose)
     assert seen[0, 0] == pytest.approx([0.1 + 0.5 * 0.2, -0.2 - 0.5 * 0.4, 0.5 * 0.6])
-    # A turn by 90 degrees about y takes z to x and x to -z.
+    # A rotation by 90 degrees about y maps z to x and x to -z.
     assert seen[1, 0] == pytest.approx([2 * 0.6, -2 * 0.4, -2 * 0.2], abs=1e-6)
 
 
 def test_to_head_undoes_project() -> None:
     pose = make_poses(6)
     points = np.random.default_rng(1).uniform(-1, 1, (6, 40, 3)).astype(np.float32)
-    assert to_head(project(points, pose), pose) == pytest.approx(points, abs=1e-5)
+    assert to_head_space(project(points, pose), pose) == pytest.approx(points, abs=1e-5)
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_pose_is_recovered_exactly(kept: bool) -> None:
     pose = make_poses(20)
     landmarks = project(load_canonical_face(), pose)
-    landmarks[..., 2] += 0.7  # a tracker's depth has an origin of its own
+    landmarks[..., 2] += 0.7  # A tracker's depth has an arbitrary origin.
     found = fit_head_pose(landmarks[:, KEPT_POINTS] if kept else landmarks)
     assert measure_angle(found.rotation, pose.rotation).max() < 0.01
     assert found.scale == pytest.approx(pose.scale, rel=1e-4)
     assert found.center == pytest.approx(pose.center, abs=1e-4)
     aligned = align_depth(landmarks, found)
-    assert to_head(aligned, found)[0] == pytest.approx(load_canonical_face(), abs=1e-3)
+    assert to_head_space(aligned, found)[0] == pytest.approx(load_canonical_face(), abs=1e-3)
 
 
 def test_pose_survives_noise_and_outliers() -> None:
@@ -100,7 +100,7 @@ def test_jaw_and_lips_do_not_move_the_pose() -> None:
     assert np.array_equal(still.rotation, moved.rotation) and np.array_equal(still.scale, moved.scale)
 
 
-def test_pose_refuses_missing_landmarks() -> None:
+def test_nonfinite_landmarks_raise() -> None:
     with pytest.raises(ValueError, match="finite"):
         fit_head_pose(np.full((2, 478, 3), np.nan, np.float32))
 
@@ -145,7 +145,7 @@ def test_smoothing_keeps_steady_motion() -> None:
     assert angles == pytest.approx(ramp[10:-10], abs=1e-5)
 
 
-def test_smoothing_leaves_what_it_should() -> None:
+def test_smoothing_edge_cases() -> None:
     pose = make_poses(5)
     assert smooth_head_pose(pose, 0) is pose
     assert len(smooth_head_pose(pose[:1], 1.0)) == 1

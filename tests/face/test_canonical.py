@@ -1,4 +1,4 @@
-"""The canonical face is found again from faces that were made from it."""
+"""The canonical face is recovered from faces that were generated from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
-from s3dnerf.face.canonical import choose_frames, find_mirror_pairs, fit_canonical_face, make_symmetric
+from s3dnerf.face.canonical import find_mirror_pairs, fit_canonical_face, select_neutral_frames, symmetrize_face
 
 
 def test_mirror_pairs() -> None:
@@ -24,11 +24,11 @@ def test_mirror_pairs_of_an_uneven_turned_face() -> None:
     uneven = face + np.random.default_rng(0).normal(0, 0.002, face.shape)
     turned = uneven @ Rotation.from_euler("yxz", [4, 3, -3], degrees=True).as_matrix().T
     assert np.array_equal(find_mirror_pairs(turned), expected)
-    symmetric = make_symmetric(turned)
+    symmetric = symmetrize_face(turned)
     assert symmetric[expected] * [-1, 1, 1] == pytest.approx(symmetric, abs=1e-9)
 
 
-def test_fit_finds_the_face_again() -> None:
+def test_fit_recovers_the_face() -> None:
     random = np.random.default_rng(1)
     face = load_canonical_face()
     people = []
@@ -40,16 +40,16 @@ def test_fit_finds_the_face_again() -> None:
     assert fit_canonical_face(people) == pytest.approx(face, abs=0.01)
 
 
-def test_frames_are_frontal_with_closed_mouth() -> None:
+def test_neutral_frames_are_frontal_with_closed_mouth() -> None:
     face = load_canonical_face().astype(np.float64)
     yaw = np.array([0, 30, 5, 0, 10, 40, 2, 8])
     mouth_open = np.array([0, 0, 0, 1, 0, 1, 1, 1])
     shapes = np.repeat(face[None], 8, axis=0)
     shapes[mouth_open == 1, 14, 1] -= 0.2
     shapes = shapes @ Rotation.from_euler("y", yaw[:, None], degrees=True).as_matrix().transpose(0, 2, 1)
-    assert choose_frames(shapes, face, 3).tolist() == [0, 2, 4]
+    assert select_neutral_frames(shapes, face, 3).tolist() == [0, 2, 4]
 
 
-def test_fit_needs_people() -> None:
+def test_fit_without_identities_raises() -> None:
     with pytest.raises(ValueError, match="at least one person"):
         fit_canonical_face([])

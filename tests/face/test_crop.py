@@ -1,4 +1,4 @@
-"""The head crop: its place by hand, cutting out and putting back."""
+"""The head crop: its position by hand, cropping and pasting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from skimage.data import astronaut
 
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
-from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, fit_picture, paste_crop
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks, crop_pose, limit_image_size, paste_crop
 
 
 def make_pose(scale: list[float], center: list[tuple[float, float]]) -> HeadPose:
@@ -30,7 +30,7 @@ def test_crop_of_a_still_head_by_hand() -> None:
 def test_crop_grows_with_motion_and_keeps_the_head_inside() -> None:
     pose = make_pose([60.0, 60.0], [(199.5, 199.5), (339.5, 199.5)])
     box = choose_crop(pose, (480, 640))
-    # The head's box is 120 wide and its middle moves by 140.
+    # The head's box is 120 wide and its center moves by 140.
     assert (box.x, box.side) == pytest.approx((200 - 60, 260), abs=1e-3)
 
 
@@ -43,12 +43,12 @@ def test_crop_stays_inside_the_frame() -> None:
     assert big.side == 480 and big.y == 0
 
 
-def test_crop_needs_a_face() -> None:
+def test_crop_without_frames_raises() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         choose_crop(make_pose([1.0], [(0, 0)])[:0], (480, 640))
 
 
-def test_landmarks_and_pose_move_together() -> None:
+def test_landmarks_and_pose_transform_consistently() -> None:
     box = CropBox(30.5, 12.25, 140.0)
     pose = make_pose([55.0, 50.0], [(90.0, 70.0), (95.0, 75.0)])
     face = load_canonical_face()
@@ -59,20 +59,20 @@ def test_landmarks_and_pose_move_together() -> None:
     assert corner == pytest.approx([-1 + 1 / 140, -1 + 1 / 140, 0], abs=1e-6)
 
 
-def test_whole_pixels_are_copied() -> None:
+def test_integer_crops_are_copied() -> None:
     image = astronaut()
     assert np.array_equal(apply_crop(image, CropBox(100.0, 20.0, 256.0), 256), image[20:276, 100:356])
 
 
 @pytest.mark.parametrize("side", [100.0, 181.7, 256.0, 400.3])
-def test_resampling_places_pixels_where_landmarks_say(side: float) -> None:
+def test_resampling_is_aligned_with_landmarks(side: float) -> None:
     rows, columns = np.mgrid[0:512, 0:512].astype(np.float32)
     ramp = np.stack([columns / 4, rows / 4, columns * 0], axis=-1).astype(np.uint8)
     box = CropBox(50.3, 70.9, side)
     crop = apply_crop(ramp, box, 128).astype(np.float64)
     grid = (2 * np.arange(128) + 1) / 128 - 1
     x = (grid + 1) * side / 2 + box.x - 0.5
-    # The ramp is cut to whole numbers, which lowers it by 3 / 8 on average.
+    # The ramp is truncated to integers, which lowers it by 3 / 8 on average.
     assert crop[5:-5, 5:-5, 0].mean(0) == pytest.approx(x[5:-5] / 4 - 0.375, abs=0.5)
     # Resampled values are rounded again, by less than a tenth of the ramp's step a pixel on average.
     assert crop[:, :, 0].mean() == pytest.approx(x.mean() / 4 - 0.375, abs=0.1)
@@ -86,7 +86,7 @@ def test_resampling_places_pixels_where_landmarks_say(side: float) -> None:
         (CropBox(60.0, 0.0, 300.0), 512, 38.0),
     ],
 )
-def test_paste_puts_back_what_was_cut_out(box: CropBox, size: int, least: float) -> None:
+def test_paste_restores_the_crop(box: CropBox, size: int, least: float) -> None:
     image = astronaut()
     again = paste_crop(image, apply_crop(image, box, size), box)
     assert again.shape == image.shape and measure_psnr(again, image) > least
@@ -102,7 +102,7 @@ def test_paste_fades_inside_and_not_at_the_frame_edge() -> None:
     assert frame.max() == 0, "the frame itself is left alone"
 
 
-def test_paste_leaves_all_but_the_square_alone() -> None:
+def test_paste_changes_only_the_square() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     pasted = paste_crop(frame, np.zeros((64, 64, 3), np.uint8), CropBox(300.5, 120.25, 128.0))
     changed = np.argwhere((pasted != frame).any(axis=2))
@@ -112,7 +112,7 @@ def test_paste_leaves_all_but_the_square_alone() -> None:
     np.testing.assert_array_equal(outside, frame)
 
 
-def test_pasting_costs_the_square_and_not_the_picture() -> None:
+def test_memory_of_pasting_does_not_depend_on_the_frame_size() -> None:
     crop = np.zeros((64, 64, 3), np.uint8)
     small, large = (np.zeros((side, side, 3), np.uint8) for side in (256, 4096))
     box = CropBox(10.0, 10.0, 200.0)
@@ -125,17 +125,17 @@ def test_pasting_costs_the_square_and_not_the_picture() -> None:
             peaks.append(tracemalloc.get_traced_memory()[1] - frame.nbytes)
     finally:
         tracemalloc.stop()
-    # Beside the copy of the picture, both need what the square needs.
+    # Apart from the copy of the frame, both need the memory of the square.
     assert peaks[1] < peaks[0] + 1_000_000
 
 
-def test_a_picture_is_fitted_with_its_square() -> None:
+def test_image_size_is_limited_together_with_the_square() -> None:
     picture = np.zeros((3000, 4000, 3), np.uint8)
     picture[1000:2000, 2000:3000] = 255
     box = CropBox(2000.0, 1000.0, 1000.0)
     for side, pixels, height in ((2000, 10**9, 1500), (10**6, 4000 * 3000 // 16, 750)):
-        fitted, moved = fit_picture(picture, box, side, pixels)
+        fitted, moved = limit_image_size(picture, box, side, pixels)
         assert fitted.shape == (height, height * 4 // 3, 3)
         x, y, length = round(moved.x), round(moved.y), round(moved.side)
         assert fitted[y + 2 : y + length - 2, x + 2 : x + length - 2].min() == 255
-    assert fit_picture(picture, box, 4000, 12_000_000) == (picture, box)
+    assert limit_image_size(picture, box, 4000, 12_000_000) == (picture, box)

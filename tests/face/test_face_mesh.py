@@ -1,4 +1,4 @@
-"""The face mesh in PyTorch: it reads what mediapipe reads, wherever the window lies, and lets gradients through."""
+"""The face mesh in PyTorch: it matches mediapipe for any window and is differentiable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from s3dnerf.face.face_mesh import (
-    POINTS,
+    MESH_POINT_COUNT,
     BlazeBlock,
     FaceMesh,
     FaceWindow,
-    cut_window,
-    frame_faces,
+    compute_face_window,
+    crop_face_window,
     pad_for_stride,
-    place_points,
+    window_to_image,
 )
 from s3dnerf.face.landmarks import load_mediapipe, run_graph
 
@@ -36,7 +36,7 @@ def face() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tracked(face: np.ndarray) -> Tensor:
-    """What mediapipe's plain mesh reads after it has settled, ``[1, 468, 2]`` image coordinates."""
+    """Landmarks of mediapipe's plain mesh after it has settled, ``[1, 468, 2]`` image coordinates."""
     graph = load_mediapipe().solutions.face_mesh.FaceMesh(static_image_mode=False, refine_landmarks=False)
     with graph:
         for _ in range(8):
@@ -48,71 +48,73 @@ def read(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0
 
 
-def look_around(points: Tensor) -> FaceWindow:
-    return frame_faces(points, (points[:, 33], points[:, 263]))
+def make_window(points: Tensor) -> FaceWindow:
+    return compute_face_window(points, (points[:, 33], points[:, 263]))
 
 
-def test_it_reads_what_mediapipe_reads(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
-    seen = mesh(read(face), look_around(tracked)).points
-    assert seen.shape == (1, POINTS, 2)
-    # In pixels of 256; mediapipe resamples the picture a little differently.
+def test_landmarks_match_mediapipe(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
+    seen = mesh(read(face), make_window(tracked)).points
+    assert seen.shape == (1, MESH_POINT_COUNT, 2)
+    # In pixels of 256; mediapipe resamples the image slightly differently.
     assert (seen - tracked).norm(dim=-1).mean() * 128 < 0.4
 
 
-def test_a_turned_picture_is_read_turned(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
+def test_landmarks_rotate_with_the_image(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
     angle = 0.3
-    window = look_around(tracked)
+    window = make_window(tracked)
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    # The picture turned about its middle: pixel p of the new one shows what the old one shows at turn^T p.
+    # The image rotated about its center: pixel p of the new image is pixel turn^T p of the old one.
     whole = FaceWindow(torch.zeros(1, 2), torch.ones(1), torch.tensor([-angle]))
-    grid = place_points(torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 256)] * 2, indexing="xy"), -1)[None], whole)
+    grid = window_to_image(
+        torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 256)] * 2, indexing="xy"), -1)[None], whole
+    )
     turned = torch.nn.functional.grid_sample(read(face), grid, align_corners=True)
-    moved = FaceWindow(window.center @ turn.T, window.reach, window.roll + angle)
+    moved = FaceWindow(window.center @ turn.T, window.half_size, window.roll + angle)
     straight, slanted = mesh(read(face), window).points, mesh(turned, moved).points
     assert (slanted - straight @ turn.T).norm(dim=-1).mean() * 128 < 0.4
 
 
-def test_the_window_is_the_box_around_the_face_and_half_of_it_more() -> None:
+def test_window_is_the_enlarged_bounding_box() -> None:
     points = torch.tensor([[[-0.2, -0.4], [0.4, 0.2], [0.0, 0.0], [0.3, 0.1]]])
-    window = frame_faces(points, (points[:, 2], points[:, 3]))
+    window = compute_face_window(points, (points[:, 2], points[:, 3]))
     torch.testing.assert_close(window.center, torch.tensor([[0.1, -0.1]]))
-    torch.testing.assert_close(window.reach, torch.tensor([0.45]))
+    torch.testing.assert_close(window.half_size, torch.tensor([0.45]))
     torch.testing.assert_close(window.roll, torch.tensor([math.atan2(0.1, 0.3)]))
 
 
-def test_places_in_a_window_by_hand() -> None:
+def test_window_coordinates_by_hand() -> None:
     window = FaceWindow(torch.tensor([[0.5, 0.1]]), torch.tensor([0.2]), torch.tensor([math.pi / 2]))
     corners = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    torch.testing.assert_close(place_points(corners, window), torch.tensor([[[0.5, 0.3], [0.3, 0.1]]]))
+    torch.testing.assert_close(window_to_image(corners, window), torch.tensor([[[0.5, 0.3], [0.3, 0.1]]]))
 
 
-def test_an_upright_window_is_a_crop() -> None:
+def test_upright_window_is_a_crop() -> None:
     image = torch.rand(1, 3, 384, 384, generator=torch.Generator().manual_seed(0))
     window = FaceWindow(torch.tensor([[-0.25, 0.25]]), torch.tensor([0.5]), torch.zeros(1))
-    torch.testing.assert_close(cut_window(image, window), image[..., 144:336, 48:240], atol=1e-4, rtol=0)
+    torch.testing.assert_close(crop_face_window(image, window), image[..., 144:336, 48:240], atol=1e-4, rtol=0)
 
 
-def test_padding_goes_to_the_right_and_to_the_bottom() -> None:
+def test_padding_is_on_the_right_and_at_the_bottom() -> None:
     padded = pad_for_stride(torch.ones(1, 1, 2, 2), 3)
     assert padded[0, 0].tolist() == [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
-def test_a_halving_block_that_adds_nothing_keeps_the_largest() -> None:
-    block = BlazeBlock(1, 3, halve=True)
+def test_downsampling_block_with_zero_weights_is_max_pooling() -> None:
+    block = BlazeBlock(1, 3, downsample=True)
     torch.nn.init.zeros_(block.pointwise.weight)
     torch.nn.init.zeros_(block.pointwise.bias)
     x = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]])
     assert block(x)[0, :, 0, 0].tolist() == [4.0, 0.0, 0.0]
 
 
-def test_gradients_reach_the_picture_and_no_weight(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
+def test_gradients_reach_the_image_and_no_weight(mesh: FaceMesh, face: np.ndarray, tracked: Tensor) -> None:
     image = read(face).requires_grad_(True)
-    look = mesh(image, look_around(tracked))
+    look = mesh(image, make_window(tracked))
     (look.points[:, 13, 1] - look.points[:, 14, 1]).sum().backward()
     gradient = image.grad.abs().sum(dim=1)[0]
     center = ((tracked[0, 13] + 1) * 128).long()
     beside = gradient[center[1] - 24 : center[1] + 24, center[0] - 24 : center[0] + 24].mean()
-    # The gap between the lips hangs on the mouth more than on the rest of the face.
+    # The gap between the lips depends on the mouth more than on the rest of the face.
     assert beside > 4 * gradient.mean() > 0
     assert not any(parameter.requires_grad for parameter in mesh.parameters())
     assert [feature.shape[1:] for feature in look.features] == [

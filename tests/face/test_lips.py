@@ -1,4 +1,4 @@
-"""Lips read by two networks: their mean, computed by hand and on a real face."""
+"""Fused lip landmarks: the mean by hand and on a real face."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import skimage.data
 import torch
 from torch import Tensor
 
+from s3dnerf.face import lips
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_landmarks
-from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look
+from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, FaceMeshOutput, FaceWindow
 from s3dnerf.face.landmarks import detect_faces, to_pixels
-from s3dnerf.face.lips import LIPS, average_lips
+from s3dnerf.face.lips import LIP_POINTS, fuse_lip_landmarks, fuse_video_lips
 from s3dnerf.face.points import POINT_COUNT
 
 
 class Witness:
-    """Sees the points it is told to, and remembers where it was asked to look."""
+    """A face mesh with given points that records its inputs."""
 
     def __init__(self, points: np.ndarray) -> None:
         self.points = torch.from_numpy(points)
 
-    def __call__(self, image: Tensor, window: FaceWindow) -> Look:
+    def __call__(self, image: Tensor, window: FaceWindow) -> FaceMeshOutput:
         self.image, self.window = image, window
-        return Look(self.points, [])
+        return FaceMeshOutput(self.points, [])
 
 
 @pytest.fixture(scope="module")
@@ -36,44 +37,57 @@ def face() -> tuple[np.ndarray, np.ndarray]:
     return apply_crop(picture, box, 256)[None], crop_landmarks(points, box)
 
 
-def test_lips_are_the_mean_of_both_about_their_own_middle() -> None:
+def test_lips_are_averaged_about_their_own_centers() -> None:
     rng = np.random.default_rng(0)
     landmarks = rng.uniform(-0.5, 0.5, (2, POINT_COUNT, 3)).astype(np.float32)
-    seen = rng.uniform(-0.5, 0.5, (2, POINTS, 2)).astype(np.float32)
+    seen = rng.uniform(-0.5, 0.5, (2, MESH_POINT_COUNT, 2)).astype(np.float32)
     before = landmarks.copy()
-    averaged = average_lips(Witness(seen), np.zeros((2, 8, 8, 3), np.uint8), landmarks)
+    averaged = fuse_lip_landmarks(Witness(seen), np.zeros((2, 8, 8, 3), np.uint8), landmarks)
     assert np.array_equal(landmarks, before)
-    others = np.setdiff1d(np.arange(POINT_COUNT), LIPS)
+    others = np.setdiff1d(np.arange(POINT_COUNT), LIP_POINTS)
     assert np.array_equal(averaged[:, others], landmarks[:, others])
     assert np.array_equal(averaged[..., 2], landmarks[..., 2])
     for frame in range(2):
-        middle, other = landmarks[frame, LIPS, :2].mean(0), seen[frame, LIPS].mean(0)
-        for number in LIPS:
+        middle, other = landmarks[frame, LIP_POINTS, :2].mean(0), seen[frame, LIP_POINTS].mean(0)
+        for number in LIP_POINTS:
             shape = landmarks[frame, number, :2] - middle, seen[frame, number] - other
             np.testing.assert_allclose(averaged[frame, number, :2], middle + (shape[0] + shape[1]) / 2, atol=1e-6)
 
 
-def test_the_plain_mesh_looks_at_the_face_with_its_eyes_level(face: tuple[np.ndarray, np.ndarray]) -> None:
+def test_plain_mesh_window_is_centered_with_level_eyes(face: tuple[np.ndarray, np.ndarray]) -> None:
     image, landmarks = face
-    witness = Witness(np.zeros((1, POINTS, 2), np.float32))
-    average_lips(witness, image, landmarks)
+    witness = Witness(np.zeros((1, MESH_POINT_COUNT, 2), np.float32))
+    fuse_lip_landmarks(witness, image, landmarks)
     assert witness.image.shape == (1, 3, 256, 256) and 0.5 < witness.image.max() <= 1.0
-    low, high = landmarks[0, :POINTS, :2].min(0), landmarks[0, :POINTS, :2].max(0)
+    low, high = landmarks[0, :MESH_POINT_COUNT, :2].min(0), landmarks[0, :MESH_POINT_COUNT, :2].max(0)
     np.testing.assert_allclose(witness.window.center[0].numpy(), (low + high) / 2, atol=0.02)
     across = landmarks[0, 263, :2] - landmarks[0, 33, :2]
     assert witness.window.roll.item() == pytest.approx(np.arctan2(across[1], across[0]), abs=1e-5)
 
 
-def test_on_a_real_face_both_networks_nearly_agree(face: tuple[np.ndarray, np.ndarray]) -> None:
+def test_both_networks_nearly_agree_on_a_real_face(face: tuple[np.ndarray, np.ndarray]) -> None:
     image, landmarks = face
-    change = np.linalg.norm((average_lips(FaceMesh(), image, landmarks) - landmarks)[0, LIPS, :2], axis=-1) * 128
-    # Pixels of 256; this mouth is about 40 wide.
+    change = (
+        np.linalg.norm((fuse_lip_landmarks(FaceMesh(), image, landmarks) - landmarks)[0, LIP_POINTS, :2], axis=-1) * 128
+    )
+    # In pixels of 256; this mouth is about 40 pixels wide.
     assert 0.05 < change.mean() < 1.5
 
 
-def test_lips_move_with_the_picture(face: tuple[np.ndarray, np.ndarray]) -> None:
+def test_lips_move_with_the_image(face: tuple[np.ndarray, np.ndarray]) -> None:
     image, landmarks = face
     shifted = landmarks + np.float32([16 / 128, 0, 0])
-    moved = average_lips(FaceMesh(), np.roll(image, 16, axis=2), shifted) - average_lips(FaceMesh(), image, landmarks)
-    np.testing.assert_allclose(moved[0, LIPS, 0], 16 / 128, atol=2e-3)
-    np.testing.assert_allclose(moved[0, LIPS, 1], 0.0, atol=2e-3)
+    moved = fuse_lip_landmarks(FaceMesh(), np.roll(image, 16, axis=2), shifted) - fuse_lip_landmarks(
+        FaceMesh(), image, landmarks
+    )
+    np.testing.assert_allclose(moved[0, LIP_POINTS, 0], 16 / 128, atol=2e-3)
+    np.testing.assert_allclose(moved[0, LIP_POINTS, 1], 0.0, atol=2e-3)
+
+
+def test_long_videos_are_fused_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    landmarks = rng.uniform(-0.5, 0.5, (5, POINT_COUNT, 3)).astype(np.float32)
+    monkeypatch.setattr(lips, "LIP_BATCH_FRAMES", 2)
+    expected = fuse_lip_landmarks(FaceMesh(), frames, landmarks)
+    np.testing.assert_allclose(fuse_video_lips(iter(frames), landmarks), expected, atol=1e-5)

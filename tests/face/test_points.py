@@ -1,4 +1,4 @@
-"""The landmark groups, and picking points from full and kept landmarks."""
+"""The landmark groups, and selection of points from full and kept landmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s3dnerf.face import points
 from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT, RIGID_POINTS, select_points
 
 
-def test_kept_points_hold_every_outline() -> None:
+def test_kept_points_contain_every_outline() -> None:
     assert np.array_equal(KEPT_POINTS, np.unique(KEPT_POINTS))
     assert KEPT_POINTS.min() >= 0 and KEPT_POINTS.max() < POINT_COUNT
     assert 150 <= len(KEPT_POINTS) <= 230
@@ -46,7 +46,7 @@ def test_select_points_agrees_on_full_and_kept_landmarks() -> None:
     assert np.array_equal(select_points(full[:, KEPT_POINTS], numbers), full[:, [291, 0, 477, 33]])
 
 
-def test_select_points_refuses_what_it_does_not_have() -> None:
+def test_select_points_raises_for_missing_points() -> None:
     absent = int(np.setdiff1d(np.arange(POINT_COUNT), KEPT_POINTS)[0])
     with pytest.raises(ValueError, match=str(absent)):
         select_points(np.zeros((len(KEPT_POINTS), 3)), (0, absent))

@@ -12,15 +12,15 @@ from s3dnerf.face.landmarks import detect_faces
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import (
     REGIONS,
-    draw_region_masks,
+    draw_region_map,
     measure_eye_openness,
     measure_lip_opening,
-    region_of_point,
+    point_regions,
 )
 
 
 def see(face: np.ndarray, angles: tuple[float, float, float], scale: float) -> tuple[np.ndarray, HeadPose]:
-    """Landmarks [1, 478, 3] and pose of a face turned by yaw, pitch, roll in degrees."""
+    """Landmarks ``[1, 478, 3]`` and pose of a face rotated by yaw, pitch, roll in degrees."""
     rotation = Rotation.from_euler("yxz", angles, degrees=True).as_matrix()[None].astype(np.float32)
     pose = HeadPose(rotation, np.array([scale], np.float32), np.array([[0.1, -0.05]], np.float32))
     return project(face, pose), pose
@@ -56,11 +56,11 @@ def test_astronaut_has_open_eyes_and_a_smile() -> None:
     assert 0.02 < measure_lip_opening(face, fit_head_pose(face))[0] < 0.2
 
 
-def test_regions_lie_where_they_should() -> None:
+def test_regions_match_known_landmarks() -> None:
     face = load_canonical_face() * np.array([1, -1, 1], np.float32)
-    labels = draw_region_masks(face, 256)
+    labels = draw_region_map(face, 256)
     assert labels.shape == (256, 256) and labels.dtype == np.uint8
-    assert np.array_equal(labels, draw_region_masks(face[KEPT_POINTS], 256))
+    assert np.array_equal(labels, draw_region_map(face[KEPT_POINTS], 256))
 
     def name_at(number: int) -> str:
         u, v = face[number, :2]
@@ -75,7 +75,7 @@ def test_regions_lie_where_they_should() -> None:
 
 
 def test_every_point_has_a_region() -> None:
-    regions = region_of_point()
+    regions = point_regions()
     assert regions.shape == (478,)
     assert set(regions) == set(range(len(REGIONS)))
     names = {number: REGIONS[regions[number]] for number in (0, 17, 78, 33, 470, 70, 1, 152, 205, 10)}

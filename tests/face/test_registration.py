@@ -1,4 +1,4 @@
-"""Head poses by optical flow: where the truth is known, and where flow knows nothing."""
+"""Head pose registration with known ground truth and without flow confidence."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from skimage.data import astronaut
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
 from s3dnerf.face.registration import (
     PIXEL,
-    SIDE,
-    TRACKING_ERROR,
-    find_typical_frame,
-    fit_camera,
-    follow_points,
-    register_head,
+    REGISTRATION_SIZE,
+    TRACKED_POSE_STD,
+    refine_head_poses,
+    register_head_poses,
+    select_reference_frame,
+    track_points,
 )
 
 FRAMES = 7
@@ -26,7 +26,7 @@ FRAMES = 7
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    return cv2.resize(astronaut()[:320, 60:380], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(astronaut()[:320, 60:380], (REGISTRATION_SIZE, REGISTRATION_SIZE), interpolation=cv2.INTER_AREA)
 
 
 def make_pose(turns: np.ndarray, scale: np.ndarray, center: np.ndarray) -> HeadPose:
@@ -36,7 +36,7 @@ def make_pose(turns: np.ndarray, scale: np.ndarray, center: np.ndarray) -> HeadP
 
 
 def strays(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, 6)) * TRACKING_ERROR
+    return np.random.default_rng(seed).standard_normal((count, 6)) * TRACKED_POSE_STD
 
 
 def stray(pose: HeadPose, by: np.ndarray) -> HeadPose:
@@ -46,45 +46,49 @@ def stray(pose: HeadPose, by: np.ndarray) -> HeadPose:
 
 
 def move_in_plane(picture: np.ndarray, roll: float, size: float, shift: np.ndarray) -> np.ndarray:
-    """A flat picture rolled (radians, counterclockwise), enlarged and shifted (image coordinates)."""
-    middle = (SIDE - 1) / 2
+    """An image rotated (radians, counterclockwise), scaled and shifted (image coordinates)."""
+    middle = (REGISTRATION_SIZE - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), np.degrees(roll), size)
     matrix[:, 2] += shift / PIXEL
-    return cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        picture, matrix, (REGISTRATION_SIZE, REGISTRATION_SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def measure_errors(pose: HeadPose, true: HeadPose) -> np.ndarray:
-    """Root mean square distances in pixels of the face's points, less those of the first frame: [T]."""
+    """Root mean square errors ``[T]`` of the face's points in pixels, relative to the first frame."""
     face = load_canonical_face()[None]
     miss = (project(face, pose) - project(face, true))[..., :2] / PIXEL
     miss = miss - miss[:1]
     return np.sqrt(np.square(miss).sum(-1).mean(-1))
 
 
-def test_a_picture_that_moves_is_followed_better_than_landmarks_with_noise(picture: np.ndarray) -> None:
+def test_registration_is_more_accurate_than_noisy_landmarks(picture: np.ndarray) -> None:
     roll, shift = np.linspace(0.0, 0.12, FRAMES), np.linspace([0.0, 0.0], [0.06, -0.04], FRAMES)
     size = np.linspace(1.0, 1.06, FRAMES)
     frames = [move_in_plane(picture, *moved) for moved in zip(roll, size, shift, strict=True)]
     still = np.zeros(FRAMES)
     true = make_pose(np.stack([still, still, roll], axis=-1), 0.7 * size, shift)
     tracked = stray(true, strays(FRAMES))
-    found = register_head(lambda: iter(frames), project(load_canonical_face()[None], tracked))
+    found = register_head_poses(lambda: iter(frames), project(load_canonical_face()[None], tracked))
     assert len(found) == FRAMES and all(part.dtype == np.float32 for part in vars(found).values())
     assert measure_errors(tracked, true)[1:].mean() > 0.6
     assert measure_errors(found, true)[1:].mean() < 0.25
 
 
-def test_points_are_followed_to_where_they_are_and_trusted_where_they_are_seen(picture: np.ndarray) -> None:
+def test_visible_points_are_tracked_with_confidence(picture: np.ndarray) -> None:
     shift = np.array([0.05, 0.03])
     frame = move_in_plane(picture, 0.0, 1.0, shift)
-    frame[:, : SIDE // 3] = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE // 3, 3))
+    frame[:, : REGISTRATION_SIZE // 3] = np.random.default_rng(0).integers(
+        0, 256, (REGISTRATION_SIZE, REGISTRATION_SIZE // 3, 3)
+    )
     places = np.stack(np.meshgrid([-0.6, -0.2, 0.0, 0.2], [-0.4, -0.1, 0.2]), axis=-1).reshape(-1, 2)
     for expected in (places, places + shift + 0.01):
-        seen, trust = follow_points(picture, frame, places, expected)
+        seen, confidence = track_points(picture, frame, places, expected)
         hidden = places[:, 0] < -0.5
-        assert trust[hidden].max() < 0.1 and np.median(trust[~hidden]) > 0.3
+        assert confidence[hidden].max() < 0.1 and np.median(confidence[~hidden]) > 0.3
         miss = np.abs(seen - places - shift).max(-1)
-        assert (miss * trust).sum() / trust.sum() < 0.2 * PIXEL
+        assert (miss * confidence).sum() / confidence.sum() < 0.2 * PIXEL
 
 
 @pytest.fixture
@@ -97,55 +101,55 @@ def see(face: np.ndarray, pose: HeadPose) -> np.ndarray:
     return project(face[None], pose)[..., :2].astype(np.float64)
 
 
-def test_the_pose_is_the_one_in_which_points_are_seen_where_they_are(tracked: HeadPose) -> None:
+def test_refined_pose_matches_the_observed_points(tracked: HeadPose) -> None:
     face, true = load_canonical_face(), stray(tracked, strays(3))
-    found = fit_camera(face, see(face, true), np.ones((3, len(face))), tracked)
+    found = refine_head_poses(face, see(face, true), np.ones((3, len(face))), tracked)
     left = np.abs(see(face, found) - see(face, true)).max()
     assert left < 0.03 * np.abs(see(face, tracked) - see(face, true)).max()
     squares = found.rotation @ np.swapaxes(found.rotation, 1, 2)
     np.testing.assert_allclose(squares, np.tile(np.eye(3), (3, 1, 1)), atol=1e-5)
 
 
-def test_points_that_went_elsewhere_hardly_count(tracked: HeadPose) -> None:
+def test_outliers_have_little_weight(tracked: HeadPose) -> None:
     face, true = load_canonical_face(), stray(tracked, strays(3))
     seen = see(face, true)
     seen[:, ::5] += 10 * PIXEL
-    found = fit_camera(face, seen, np.ones((3, len(face))), tracked)
+    found = refine_head_poses(face, seen, np.ones((3, len(face))), tracked)
     assert np.abs(see(face, found) - see(face, true)).max() < 0.2 * PIXEL
 
 
-def test_where_nothing_is_trusted_the_tracked_pose_stays(tracked: HeadPose) -> None:
+def test_tracked_pose_remains_without_confidence(tracked: HeadPose) -> None:
     face = load_canonical_face()
-    found = fit_camera(face, see(face, tracked) + 0.1, np.zeros((3, len(face))), tracked)
+    found = refine_head_poses(face, see(face, tracked) + 0.1, np.zeros((3, len(face))), tracked)
     for part, expected in zip(vars(found).values(), vars(tracked).values(), strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
 
 def test_few_points_move_the_pose_less_than_many(tracked: HeadPose) -> None:
     face, true = load_canonical_face(), stray(tracked, strays(3))
-    trust = np.zeros((3, len(face)))
-    trust[:, :2] = 0.1
-    few = fit_camera(face, see(face, true), trust, tracked)
-    many = fit_camera(face, see(face, true), np.ones_like(trust), tracked)
+    confidence = np.zeros((3, len(face)))
+    confidence[:, :2] = 0.1
+    few = refine_head_poses(face, see(face, true), confidence, tracked)
+    many = refine_head_poses(face, see(face, true), np.ones_like(confidence), tracked)
     far, near = (np.abs(see(face, pose) - see(face, true)).mean() for pose in (few, many))
     assert far > 3 * near
 
 
-def test_the_typical_frame_is_in_the_middle_of_the_motion() -> None:
+def test_reference_frame_is_in_the_middle_of_the_motion() -> None:
     centers = np.array([[0.5, 0.0], [0.1, 0.0], [0.0, 0.0], [-0.05, 0.0], [-0.3, 0.0]])
     poses = make_pose(np.zeros((5, 3)), np.full(5, 0.7), centers)
-    assert find_typical_frame(project(load_canonical_face()[None], poses)) == 2
+    assert select_reference_frame(project(load_canonical_face()[None], poses)) == 2
 
 
 def test_a_single_frame_keeps_its_tracked_pose(picture: np.ndarray, tracked: HeadPose) -> None:
     landmarks = project(load_canonical_face()[None], tracked[:1])
-    found = register_head(lambda: iter([picture]), landmarks)
+    found = register_head_poses(lambda: iter([picture]), landmarks)
     np.testing.assert_allclose(found.rotation, tracked.rotation[:1], atol=1e-4)
 
 
-def test_too_few_crops_are_refused(picture: np.ndarray, tracked: HeadPose) -> None:
+def test_too_few_crops_raise(picture: np.ndarray, tracked: HeadPose) -> None:
     def stream() -> Iterator[np.ndarray]:
         return iter([picture, picture])
 
     with pytest.raises(ValueError, match="shorter|longer"):
-        register_head(stream, project(load_canonical_face()[None], tracked))
+        register_head_poses(stream, project(load_canonical_face()[None], tracked))

@@ -22,33 +22,33 @@ def shift(picture: np.ndarray, right: int, down: int) -> np.ndarray:
 
 
 def test_what_moved_is_found_where_it_came_from(picture: np.ndarray) -> None:
-    flow, trust = measure_flow(shift(picture, 6, 4), picture)
-    assert flow.shape == (SIZE // 2, SIZE // 2, 2) and trust.shape == (SIZE // 2, SIZE // 2)
-    assert flow.dtype == trust.dtype == np.float32
+    flow, confidence = measure_flow(shift(picture, 6, 4), picture)
+    assert flow.shape == (SIZE // 2, SIZE // 2, 2) and confidence.shape == (SIZE // 2, SIZE // 2)
+    assert flow.dtype == confidence.dtype == np.float32
     # Six pixels to the right in a picture of 128, which is two units wide: it came from 0.094 further left.
     error = np.abs(flow - [-6 * 2 / SIZE, -4 * 2 / SIZE]).sum(-1)
-    assert (error * trust).sum() / trust.sum() < 0.25 * 2 / SIZE
-    assert trust[8:-8, 8:-8].mean() > 0.4
+    assert (error * confidence).sum() / confidence.sum() < 0.25 * 2 / SIZE
+    assert confidence[8:-8, 8:-8].mean() > 0.4
 
 
 def test_a_picture_that_stands_still_has_no_flow(picture: np.ndarray) -> None:
-    flow, trust = measure_flow(picture, picture)
-    assert np.abs(flow).max() < 1e-3 and trust.max() > 0.8
+    flow, confidence = measure_flow(picture, picture)
+    assert np.abs(flow).max() < 1e-3 and confidence.max() > 0.8
 
 
 def test_what_is_hidden_is_not_trusted(picture: np.ndarray) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     hidden = picture.copy()
     hidden[40:80, 40:80] = noise
-    _, trust = measure_flow(picture, hidden)
-    assert trust[23:37, 23:37].mean() < 0.1 * trust.mean()
+    _, confidence = measure_flow(picture, hidden)
+    assert confidence[23:37, 23:37].mean() < 0.1 * confidence.mean()
 
 
 def test_what_leaves_the_picture_is_not_trusted(picture: np.ndarray) -> None:
     # The portrait was cut eight pixels further right: of the first eight columns it shows nothing.
     frame, portrait = picture[:120, :120], picture[:120, 8:]
-    flow, trust = measure_flow(np.ascontiguousarray(frame), np.ascontiguousarray(portrait))
-    assert trust[:, :3].mean() < 0.05
+    flow, confidence = measure_flow(np.ascontiguousarray(frame), np.ascontiguousarray(portrait))
+    assert confidence[:, :3].mean() < 0.05
     assert np.median(flow[20:40, 20:40, 0]) == pytest.approx(-8 * 2 / 120, abs=0.3 * 2 / 120)
 
 
@@ -59,10 +59,10 @@ def test_what_is_plain_is_not_trusted() -> None:
 
 def test_mirrored_pictures_have_the_mirrored_flow(picture: np.ndarray) -> None:
     frame = shift(picture, 3, 0)
-    flow, trust = measure_flow(frame, picture)
+    flow, confidence = measure_flow(frame, picture)
     mirrored, _ = measure_flow(frame[:, ::-1], picture[:, ::-1])
     error = np.abs(mirrored[:, ::-1] * [-1.0, 1.0] - flow).sum(-1)
-    assert (error * trust).sum() / trust.sum() < 0.25 * 2 / SIZE
+    assert (error * confidence).sum() / confidence.sum() < 0.25 * 2 / SIZE
 
 
 def test_sampling_by_hand() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from s3dnerf.data.dataset import Batch, Frames
+from s3dnerf.data.batch import Batch, Frames
 from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow
 from s3dnerf.models.image_discriminator import DiscriminatorOutput, ImageDiscriminatorConfig
@@ -53,7 +53,7 @@ def test_an_upright_square_is_a_crop() -> None:
 def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: Batch) -> None:
     frames = drawn_batch.frames
     window = find_mouth_windows(frames)
-    torch.testing.assert_close(window.reach, MOUTH_REACH * frames.camera.scale)
+    torch.testing.assert_close(window.half_size, MOUTH_REACH * frames.camera.scale)
     assert (window.center[:, 1] > frames.camera.center[:, 1]).all()
     angle = torch.tensor(0.2)
     turn = torch.tensor([[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]])

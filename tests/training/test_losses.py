@@ -12,7 +12,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from s3dnerf.data.dataset import Batch, Frames
+from s3dnerf.data.batch import Batch, Frames
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LIP_PAIRS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.models.s3dnerf.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf.identity import Identity, Rendering
@@ -64,7 +64,7 @@ def make_frames(landmarks: Tensor, scale: float = 0.5, center: tuple[float, floa
 def show(frames: Frames, image: Tensor) -> Frames:
     """Let frames show a picture that stands where the source has it."""
     still = torch.zeros(2, 2, 32, 32)
-    return replace(frames, image=image, flow=still, trust=torch.ones_like(still[:, :1]))
+    return replace(frames, image=image, flow=still, confidence=torch.ones_like(still[:, :1]))
 
 
 def rows(numbers: tuple[int, ...]) -> Tensor:
@@ -172,11 +172,11 @@ def test_a_perfect_picture_costs_nothing() -> None:
 
 
 def test_flow_by_hand() -> None:
-    flow, trust = torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
+    flow, confidence = torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
     flow[0, :, 0, 0] = torch.tensor([0.3, -0.4])
     flow[0, :, 1, 1] = torch.tensor([9.0, 9.0])
-    trust[0, 0, 0] = torch.tensor([1.0, 0.5])
-    frames = replace(make_frames(torch.zeros(1, POINTS, 3)), flow=torch.zeros_like(flow), trust=trust)
+    confidence[0, 0, 0] = torch.tensor([1.0, 0.5])
+    frames = replace(make_frames(torch.zeros(1, POINTS, 3)), flow=torch.zeros_like(flow), confidence=confidence)
     # A miss of 0.5 where all is trusted and none where half is; what is not trusted does not count.
     expected = (0.5 + 0.5 * SMALLEST_MISS) / (1.5 + 1.0)
     assert flow_loss(flow, frames).item() == pytest.approx(expected, rel=1e-3)
@@ -185,7 +185,7 @@ def test_flow_by_hand() -> None:
 def test_flow_off_by_many_pixels_still_has_a_gradient() -> None:
     flow = torch.full((1, 2, 4, 4), 0.25, requires_grad=True)
     frames = make_frames(torch.zeros(1, POINTS, 3))
-    frames = replace(frames, flow=torch.zeros(1, 2, 4, 4), trust=torch.ones(1, 1, 4, 4))
+    frames = replace(frames, flow=torch.zeros(1, 2, 4, 4), confidence=torch.ones(1, 1, 4, 4))
     flow_loss(flow, frames).backward()
     assert (flow.grad > 0).all()
     still = torch.zeros(1, 2, 4, 4, requires_grad=True)

@@ -10,10 +10,10 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from s3dnerf.data.dataset import Frames
-from s3dnerf.face.camera import fit_head_pose, to_head
+from s3dnerf.data.batch import Frames
+from s3dnerf.face.camera import fit_head_pose, to_head_space
 from s3dnerf.face.crop import choose_crop, crop_landmarks, crop_pose
-from s3dnerf.face.face_mesh import POINTS, FaceMesh, FaceWindow, Look
+from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, FaceMeshOutput, FaceWindow
 from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.metrics.lips import MOUTH_POINTS
@@ -43,7 +43,7 @@ def frames() -> Frames:
     pose = fit_head_pose(pixels)
     box = replace(choose_crop(pose, face.shape[:2]), x=0.0, y=0.0, side=256.0)
     pose = crop_pose(pose, box)
-    landmarks = to_head(crop_landmarks(pixels, box), pose)[:, KEPT_POINTS]
+    landmarks = to_head_space(crop_landmarks(pixels, box), pose)[:, KEPT_POINTS]
     camera = Camera(
         *(torch.from_numpy(np.asarray(part, np.float32)) for part in (pose.rotation, pose.scale, pose.center))
     )
@@ -52,8 +52,8 @@ def frames() -> Frames:
     return Frames(image, camera, tensor, tensor, torch.ones(1, 2), torch.zeros(1, 8), torch.ones(1))
 
 
-def make_look(points: Tensor, *features: Tensor) -> Look:
-    return Look(points, list(features))
+def make_mesh_output(points: Tensor, *features: Tensor) -> FaceMeshOutput:
+    return FaceMeshOutput(points, list(features))
 
 
 def test_equal_pictures_differ_in_nothing(mesh: FaceMesh, frames: Frames) -> None:
@@ -67,7 +67,7 @@ def test_the_window_lies_around_the_face(frames: Frames, mesh: FaceMesh) -> None
     seen = mesh(frames.image, window).points
     middle = 0.5 * (seen.amin(1) + seen.amax(1))
     assert (middle - window.center).abs().max() < 0.05
-    assert window.reach.item() == pytest.approx(0.75 * (seen.amax(1) - seen.amin(1)).max().item(), rel=0.1)
+    assert window.half_size.item() == pytest.approx(0.75 * (seen.amax(1) - seen.amin(1)).max().item(), rel=0.1)
 
 
 def test_blur_is_seen_and_more_of_it_more(mesh: FaceMesh, frames: Frames) -> None:
@@ -95,30 +95,30 @@ def test_a_painted_mouth_is_seen_to_open(mesh: FaceMesh, frames: Frames) -> None
 
 
 def test_features_are_compared_by_their_share() -> None:
-    nothing = torch.zeros(1, POINTS, 2)
-    real = make_look(nothing, torch.full((1, 2, 4, 4), 2.0), torch.full((1, 4, 2, 2), -10.0))
-    made = make_look(nothing, torch.full((1, 2, 4, 4), 3.0), torch.full((1, 4, 2, 2), -9.0))
+    nothing = torch.zeros(1, MESH_POINT_COUNT, 2)
+    real = make_mesh_output(nothing, torch.full((1, 2, 4, 4), 2.0), torch.full((1, 4, 2, 2), -10.0))
+    made = make_mesh_output(nothing, torch.full((1, 2, 4, 4), 3.0), torch.full((1, 4, 2, 2), -9.0))
     assert feature_loss(made, real).item() == pytest.approx((0.5 + 0.1) / 2)
 
 
 def test_a_moved_face_by_hand() -> None:
-    real = torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(0))
+    real = torch.rand(1, MESH_POINT_COUNT, 2, generator=torch.Generator().manual_seed(0))
     moved = real + torch.tensor([0.03, 0.04])
-    losses = seen_landmark_losses(make_look(moved), make_look(real), UPRIGHT)
+    losses = seen_landmark_losses(make_mesh_output(moved), make_mesh_output(real), UPRIGHT)
     # 0.05 image units are a tenth of the window's half side; the mouth about its middle and all gaps stay.
     assert losses["seen"].item() == pytest.approx(0.1 + 0.1, abs=2e-3)
     assert losses["seen_gap"].item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_parted_lips_by_hand() -> None:
-    real = torch.rand(1, POINTS, 2, generator=torch.Generator().manual_seed(0))
+    real = torch.rand(1, MESH_POINT_COUNT, 2, generator=torch.Generator().manual_seed(0))
     made = real.clone()
     made[:, LIP_SIDES[1], 1] += 0.05
-    losses = seen_landmark_losses(make_look(made), make_look(real), UPRIGHT)
+    losses = seen_landmark_losses(make_mesh_output(made), make_mesh_output(real), UPRIGHT)
     assert losses["seen_gap"].item() == pytest.approx(0.1, abs=1e-5)
     # Three of the forty points of the mouth move by 0.1, so its middle moves by 0.0075.
     mouth = (3 * 0.0925 + (len(MOUTH_POINTS) - 3) * 0.0075) / len(MOUTH_POINTS)
-    assert losses["seen"].item() == pytest.approx(3 * 0.1 / POINTS + 2 * mouth, rel=0.1)
+    assert losses["seen"].item() == pytest.approx(3 * 0.1 / MESH_POINT_COUNT + 2 * mouth, rel=0.1)
 
 
 def test_distance_is_smooth_where_points_meet() -> None:

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from s3dnerf.config import load_config
-from s3dnerf.data.dataset import interpolate_view, make_camera, read_offsets, read_track
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.tracks import load_clip_track, load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, SyncDiscriminatorConfig, crop_lips, load_discriminator
+from s3dnerf.structures import Camera
 from s3dnerf.training.perception import sync_loss
 from s3dnerf.training.sync import (
     IN_PLACE,
@@ -73,7 +75,7 @@ def test_clips_in_step_of_the_split_are_read(clips: list[SyncClip]) -> None:
 
 @pytest.mark.parametrize("features", ["logmel", "moonshine"])
 def test_speech_in_memory_is_what_windows_of_the_clip_sound_like(drawn_clips: Path, features: str) -> None:
-    track = read_track(drawn_clips / "ben_0")
+    track = load_clip_track(drawn_clips / "ben_0")
     encoder = AudioEncoder(AudioEncoderConfig(features=features, width=16, window=8320, context=1920)).eval()
     frames = np.array([0, 13, 29])
     windows = torch.from_numpy(cut_speech_window(track.speech.astype(np.float32), frames, encoder.config.samples))
@@ -87,10 +89,10 @@ def test_speech_in_memory_is_what_windows_of_the_clip_sound_like(drawn_clips: Pa
 
 
 def test_crops_in_memory_are_what_the_network_sees_of_frames(drawn_clips: Path) -> None:
-    track, config = read_track(drawn_clips / "ben_0"), SyncDiscriminatorConfig()
+    track, config = load_clip_track(drawn_clips / "ben_0"), SyncDiscriminatorConfig()
     frames = np.arange(8)
     images = torch.from_numpy(track.clip.read_frames(frames)).movedim(-1, 1) / 255.0
-    expected = crop_lips(images, make_camera(interpolate_view(track, frames.astype(float))), config.crop)
+    expected = crop_lips(images, Camera.from_numpy(interpolate_frames(track, frames.astype(float))), config.crop)
     found = place_crops(crop_clip(track, config)[:8], IN_PLACE, config)
     # Interpolated twice: edges of the drawing are a little softer.
     assert (found - expected).abs().mean() < 0.01 and found.shape == expected.shape
@@ -152,7 +154,7 @@ def test_triplet_loss_pulls_together_what_belongs_together() -> None:
 def test_sync_loss_is_one_minus_cosine_and_improves_the_frames(config: SyncConfig, clips: list[SyncClip]) -> None:
     torch.manual_seed(0)
     model = SyncDiscriminator(config.model).eval().requires_grad_(False)
-    camera = make_camera(interpolate_view(clips[0].track, np.arange(5.0)))
+    camera = Camera.from_numpy(interpolate_frames(clips[0].track, np.arange(5.0)))
     windows = 0.1 * torch.randn(1, config.model.audio.samples)
     images = torch.rand(5, 3, 64, 64, requires_grad=True)
     before = sync_loss(model, images, camera, windows)
@@ -201,14 +203,14 @@ def test_the_trap_is_named_with_its_cures() -> None:
 def test_offsets_are_read_where_they_are_trusted(tmp_path: Path) -> None:
     table = tmp_path / "offsets.csv"
     table.write_text("id,offset,margin,frames\na,2,0.1,50\nb,-1,0.001,50\n")
-    assert read_offsets(table, 0.02) == {"a": 2} and read_offsets(None, 0.02) == {}
-    assert read_offsets(table, 0.0) == {"a": 2, "b": -1}
+    assert load_sync_offsets(table, 0.02) == {"a": 2} and load_sync_offsets(None, 0.02) == {}
+    assert load_sync_offsets(table, 0.0) == {"a": 2, "b": -1}
     for broken in ("id,offset\na,2\n", "id,offset,margin\na,two,0.1\n", "id,offset,margin\na,2\n", "\0\n"):
         table.write_text(broken)
         with pytest.raises(UserError, match="is no table of offsets"):
-            read_offsets(table, 0.02)
+            load_sync_offsets(table, 0.02)
     with pytest.raises(UserError, match="is no table of offsets"):
-        read_offsets(tmp_path / "none.csv", 0.02)
+        load_sync_offsets(tmp_path / "none.csv", 0.02)
 
 
 def test_offsets_shift_the_speech(config: SyncConfig, clips: list[SyncClip], tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_people_left_out_are_watched_and_not_trained_on(
     third = replace(clips[0].track, clip=replace(clips[0].track.clip, id="eve_0", person="eve"))
     more = [*clips, SyncClip(third, clips[0].crops, clips[0].speech)]
     trainer = SyncTrainer(replace(config, data=replace(config.data, left_out=("eve",))), tmp_path, more)
-    assert set(trainer.data.people) == {"ann", "ben"} and [c.track.clip.id for c in trainer.watched] == ["eve_0"]
+    assert set(trainer.data.identities) == {"ann", "ben"} and [c.track.clip.id for c in trainer.watched] == ["eve_0"]
     trainer.run()
     lines = [line for line in capsys.readouterr().out.splitlines() if "people left out" in line]
     assert [line.split(",")[0] for line in lines] == ["step 0", "step 2", "step 4"]

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from s3dnerf.constraints import NonNegativeInt, Width
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
-from s3dnerf.face.regions import JAW_AND_CHEEKS, region_of_point
+from s3dnerf.face.regions import JAW_AND_CHEEKS, point_regions
 from s3dnerf.models.layers import encode_sine, make_mlp
 from s3dnerf.rendering.mouth_opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
-SKIN = torch.from_numpy((region_of_point()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero()[0])
+SKIN = torch.from_numpy((point_regions()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero()[0])
 """Rows of the kept landmarks on plain skin."""
 OUTER_LIPS, INNER_LIPS = (torch.from_numpy(KEPT_POINTS.searchsorted(rows)) for rows in (LIPS_OUTER, LIPS_INNER))
 """Rows of the kept landmarks on both outlines of the lips, in order around them."""

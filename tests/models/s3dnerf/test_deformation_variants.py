@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s3dnerf.config import load_config
-from s3dnerf.data.dataset import Batch
+from s3dnerf.data.batch import Batch
 from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf.deformation_field import (
     CrossModalFacialDeformationField,

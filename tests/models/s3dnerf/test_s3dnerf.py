@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from s3dnerf.data.dataset import Batch
+from s3dnerf.data.batch import Batch
 from s3dnerf.models.s3dnerf import s3dnerf as module
 from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
@@ -412,9 +412,9 @@ def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity
     with torch.no_grad():
         # What lips at rest do is the other end: landmarks of the person's own mean face.
         rest = model.motion_encoder(torch.zeros(1, *model.canonical_landmarks.shape))
-        for trust in (0.0, 0.25):
-            model.render_config.source_expression_scale = trust
-            expected = rest + trust * (identity.source_motion - rest)
+        for confidence in (0.0, 0.25):
+            model.render_config.source_expression_scale = confidence
+            expected = rest + confidence * (identity.source_motion - rest)
             torch.testing.assert_close(model.prepare_identity(identity).source_motion, expected)
 
 

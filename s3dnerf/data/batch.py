@@ -1,0 +1,92 @@
+"""Training batches as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3dnerf.data.frames import FrameArrays
+from s3dnerf.structures import Camera, Source
+
+
+@dataclass(frozen=True)
+class Frames:
+    """B frames to be rendered, and the signals that drive them."""
+
+    image: Tensor | None
+    """``[B, 3, S, S]`` in [0, 1]; None in the motion stage."""
+    camera: Camera
+    landmarks: Tensor
+    """``[B, P, 3]`` head space."""
+    displacement: Tensor
+    """``[B, P, 3]`` landmarks minus the mean face of the identity in this clip."""
+    eyes: Tensor
+    """``[B, 2]`` eye openness."""
+    speech: Tensor
+    """``[B, window]`` speech around each frame at the normal level; zeros for silent clips."""
+    in_sync: Tensor
+    """``[B]`` bool: the clip has speech that is in sync with the video."""
+    flow: Tensor | None = None
+    """``[B, 2, S/2, S/2]`` optical flow from the frame to its source (image coordinates)."""
+    confidence: Tensor | None = None
+    """``[B, 1, S/2, S/2]`` confidence of the flow in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The data of one training step."""
+
+    sources: Source
+    """``batch_size / frames`` items, or one."""
+    frames: Frames
+    """``batch_size`` items, those of a source in a row, or a run of ``run_frames`` consecutive ones."""
+    source_displacement: Tensor
+    """``[B, P, 3]`` landmarks of the sources minus the mean face of the identity."""
+    speakers: Source
+    """Sources of the speech sequences, ``sequences`` items."""
+    speaker_displacement: Tensor
+    """As ``source_displacement``, for ``speakers``."""
+    sequences: Frames
+    """``sequences * sequence_frames`` items without images."""
+
+    is_run: bool
+    """Whether the frames are a run of consecutive frames."""
+
+    @property
+    def frames_per_source(self) -> int:
+        """Number of frames rendered from each source."""
+        return len(self.frames.eyes) // len(self.sources.eyes)
+
+
+def to_source(frames: FrameArrays) -> Source:
+    """Convert frames with pixels to a batch of sources."""
+    matte = to_tensor(frames.matte[:, None]) / 255.0
+    landmarks, eyes = to_tensor(frames.landmarks), to_tensor(frames.eyes)
+    return Source(_to_image(frames.pixels), Camera.from_numpy(frames), landmarks, eyes, matte)
+
+
+def to_frames(frames: FrameArrays) -> Frames:
+    """Convert frames to tensors."""
+    return Frames(
+        image=None if frames.pixels is None else _to_image(frames.pixels),
+        camera=Camera.from_numpy(frames),
+        landmarks=to_tensor(frames.landmarks),
+        displacement=to_tensor(frames.displacement),
+        eyes=to_tensor(frames.eyes),
+        speech=to_tensor(frames.speech),
+        in_sync=torch.from_numpy(np.ascontiguousarray(frames.in_sync)),
+        flow=None if frames.flow is None else to_tensor(np.moveaxis(frames.flow, -1, 1)),
+        confidence=None if frames.confidence is None else to_tensor(frames.confidence[:, None]),
+    )
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """Convert an array to a contiguous float32 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _to_image(pixels: np.ndarray) -> Tensor:
+    return to_tensor(np.moveaxis(pixels, -1, 1)) / 255.0

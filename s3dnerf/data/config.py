@@ -1,0 +1,62 @@
+"""Settings of the training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Text
+
+MAX_WORKERS = 1024
+"""Largest plausible number of processes."""
+PersonPower = Annotated[NonNegativeFloat, Field(le=10)]
+"""0 samples all identities equally often, 1 in proportion to their frames."""
+
+
+@dataclass
+class DataConfig:
+    """Where training clips come from and how batches are sampled from them."""
+
+    root: Path = Path("data/prepared")
+    """Folder of prepared clips (made by tools/prepare.py)."""
+    train_split: Text = "train"
+    """Split to train on."""
+    val_split: Text = "val"
+    """Split to validate on (other identities); without clips in it, training runs without validation."""
+    frames: PositiveInt = 2
+    """Frames of the same clip rendered from each source of a batch."""
+    near_share: Share = 0.25
+    """Share of the sources taken within a fifth of a second of a frame to be rendered; they teach that the source
+    image is right where little has changed."""
+    run_every: NonNegativeInt = 4
+    """Every this many batches, the frames are consecutive and share one source, for losses on lip motion; 0 for
+    never."""
+    run_frames: PositiveInt = 5
+    """Number of frames in such a run."""
+    offsets: Path | None = None
+    """Table of constant sync offsets (made by train-sync --offsets) that are corrected when clips are loaded."""
+    offset_margin: NonNegativeFloat = 0.02
+    """Offsets with a smaller margin in the table are ignored."""
+    sequences: PositiveInt = 4
+    """Speech sequences in a batch."""
+    sequence_frames: Annotated[PositiveInt, Field(ge=2)] = 24
+    """Frames in a speech sequence."""
+    person_power: PersonPower = 0.6
+    """An identity with n frames is sampled in proportion to n to this power."""
+    augment: bool = True
+    """Mirror images; change colors, gain, noise and tempo."""
+    cache: bool = True
+    """Keep all decoded frames in memory (200 KB per frame at 256 x 256)."""
+    workers: Annotated[NonNegativeInt, Field(le=MAX_WORKERS)] = 1
+    """Processes that prepare batches in advance; 0 prepares them in the training process."""
+
+    @model_validator(mode="after")
+    def check_runs(self) -> DataConfig:
+        """Clips that are long enough for a speech sequence must be long enough for a run."""
+        if self.run_every and self.run_frames > self.sequence_frames:
+            reason = f"run_frames ({self.run_frames}) should be at most sequence_frames ({self.sequence_frames})"
+            raise ValueError(f"{reason}, or run_every 0")
+        return self
