@@ -42,7 +42,7 @@ def test_help_of_each_command_names_its_options(command: str, capsys: pytest.Cap
 
 def test_help_of_train_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     from s3dnerf.config import dotted_names
-    from s3dnerf.training.settings import S3DNeRFConfig
+    from s3dnerf.training.config import S3DNeRFConfig
 
     with pytest.raises(SystemExit):
         cli.main(["train", "--config", "smoke.yaml", "--help"])

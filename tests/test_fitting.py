@@ -15,7 +15,7 @@ from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.structures import Camera, map_tensors
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 
 @pytest.fixture(scope="module")

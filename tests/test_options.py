@@ -23,7 +23,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.options import name_output
 from s3dnerf.paths import is_file, is_folder
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")

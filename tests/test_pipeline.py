@@ -34,7 +34,7 @@ from s3dnerf.metrics.image import measure_psnr
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
 from s3dnerf.render_options import parse_color
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 SIDE = 64
@@ -637,7 +637,7 @@ import torch
 from s3dnerf.config import load_config
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 torch.set_num_threads(1)
 folder = sys.argv[1]

@@ -18,7 +18,7 @@ from s3dnerf.data.clip import list_clips, load_clip
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = {"id00012": "grid_uC_lrwp9a", "id00017": "grid_uD_brbk7n"}

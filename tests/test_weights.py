@@ -55,15 +55,15 @@ def read_windows(shipped: TalkingHeadPipeline, path: Path = SPEECH) -> np.ndarra
 
 def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
     """Where the model puts the lips: their opening in head units, one value for each window."""
-    model, portrait = shipped.model, make_source(face, shipped.device)
+    model, source = shipped.model, make_source(face, shipped.device)
     with torch.inference_mode():
-        identity = model.encode_identity(portrait)
+        identity = model.encode_identity(source)
 
         def measure(chunk: Tensor) -> Tensor:
             repeated = identity.repeat(len(chunk))
             motion = model.encode_speech(repeated, chunk)
-            codes = model.drive(repeated, motion, repeated.portrait.eyes, repeated.portrait.camera)
-            return lip_openings(model.locate_landmarks(repeated, codes, repeated.portrait.landmarks + LIPS_APART))
+            codes = model.drive(repeated, motion, repeated.eyes, repeated.camera)
+            return lip_openings(model.locate_landmarks(repeated, codes, repeated.landmarks + LIPS_APART))
 
         return torch.cat([measure(chunk) for chunk in torch.from_numpy(windows).split(25)]).numpy()
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from s3dnerf.data.clip import list_clips
 from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
 from s3dnerf.media.audio import SAMPLES_PER_FRAME
-from s3dnerf.models.speech_features import LogMel, LogMelConfig, Moonshine, space_evenly
+from s3dnerf.models.speech_features import LogMel, Moonshine, space_evenly
 
 REACH = 4
 """Frames of context on either side."""
@@ -87,7 +87,7 @@ def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
         return read
 
     layers = {f"Moonshine, layer {layer}": hear(layer) for layer in range(1, len(moonshine.network.layers) + 1)}
-    return {"log-mel": LogMel(LogMelConfig()), "Moonshine, stem": hear(0), **layers}
+    return {"log-mel": LogMel(), "Moonshine, stem": hear(0), **layers}
 
 
 @torch.no_grad()

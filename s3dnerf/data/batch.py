@@ -42,7 +42,7 @@ class Batch:
     sources: Source
     """``batch_size / frames`` items, or one."""
     frames: Frames
-    """``batch_size`` items, those of a source in a row, or a run of ``run_frames`` consecutive ones."""
+    """``batch_size`` items, those of a source in a row, or a run of consecutive ones."""
     source_displacement: Tensor
     """``[B, P, 3]`` landmarks of the sources minus the mean face of the identity."""
     speakers: Source

@@ -8,12 +8,19 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Text
+from s3dnerf.constraints import NonNegativeInt, PositiveInt, Text
 
 MAX_WORKERS = 1024
 """Largest plausible number of processes."""
-PersonPower = Annotated[NonNegativeFloat, Field(le=10)]
-"""0 samples all identities equally often, 1 in proportion to their frames."""
+PERSON_POWER = 0.6
+"""An identity with n frames is sampled in proportion to n to this power."""
+OFFSET_MARGIN = 0.02
+"""Sync offsets with a smaller margin in a table of them are ignored."""
+NEAR_SOURCES = 0.25
+"""Fraction of the sources taken within a fifth of a second of a frame to be rendered; they teach that the source is
+right where little has changed."""
+RUN_FRAMES = 5
+"""Frames of a run: as many as the sync discriminator compares."""
 
 
 @dataclass
@@ -28,24 +35,15 @@ class DataConfig:
     """Split to validate on (other identities); without clips in it, training runs without validation."""
     frames: PositiveInt = 2
     """Frames of the same clip rendered from each source of a batch."""
-    near_share: Share = 0.25
-    """Share of the sources taken within a fifth of a second of a frame to be rendered; they teach that the source
-    image is right where little has changed."""
     run_every: NonNegativeInt = 4
     """Every this many batches, the frames are consecutive and share one source, for losses on lip motion; 0 for
     never."""
-    run_frames: PositiveInt = 5
-    """Number of frames in such a run."""
     offsets: Path | None = None
     """Table of constant sync offsets (made by train-sync --offsets) that are corrected when clips are loaded."""
-    offset_margin: NonNegativeFloat = 0.02
-    """Offsets with a smaller margin in the table are ignored."""
     sequences: PositiveInt = 4
     """Speech sequences in a batch."""
     sequence_frames: Annotated[PositiveInt, Field(ge=2)] = 24
     """Frames in a speech sequence."""
-    person_power: PersonPower = 0.6
-    """An identity with n frames is sampled in proportion to n to this power."""
     augment: bool = True
     """Mirror images; change colors, gain, noise and tempo."""
     cache: bool = True
@@ -56,7 +54,7 @@ class DataConfig:
     @model_validator(mode="after")
     def check_runs(self) -> DataConfig:
         """Clips that are long enough for a speech sequence must be long enough for a run."""
-        if self.run_every and self.run_frames > self.sequence_frames:
-            reason = f"run_frames ({self.run_frames}) should be at most sequence_frames ({self.sequence_frames})"
+        if self.run_every and self.sequence_frames < RUN_FRAMES:
+            reason = f"sequence_frames ({self.sequence_frames}) should be at least {RUN_FRAMES}, the frames of a run"
             raise ValueError(f"{reason}, or run_every 0")
         return self

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from s3dnerf.data.augmentation import augment_speech
 from s3dnerf.data.batch import Batch, to_frames, to_source, to_tensor
 from s3dnerf.data.clip import list_clips
-from s3dnerf.data.config import DataConfig
+from s3dnerf.data.config import NEAR_SOURCES, OFFSET_MARGIN, PERSON_POWER, RUN_FRAMES, DataConfig
 from s3dnerf.data.frames import FrameArrays, add_flow, interpolate_frames, jitter_frame_colors, mirror_frames
 from s3dnerf.data.tracks import (
     MAX_TEMPO,
@@ -77,7 +77,7 @@ class TalkingFaceDataset(Dataset):
         if not folders:
             reason = f"no prepared clip of split '{split}' in this folder"
             raise EmptySplitError(config.root, reason, "run tools/prepare.py first, or set --data.root")
-        offsets = load_sync_offsets(config.offsets, config.offset_margin)
+        offsets = load_sync_offsets(config.offsets, OFFSET_MARGIN)
         self.tracks = [
             load_clip_track(folder, offsets.get(folder.name, 0))
             for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)
@@ -99,9 +99,9 @@ class TalkingFaceDataset(Dataset):
         sources, frames = [], []
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
         for _ in range(1 if is_run else self.sources):
-            track = sample_track(self.speakers if is_run else self.identities, self.config.person_power, rng)
+            track = sample_track(self.speakers if is_run else self.identities, PERSON_POWER, rng)
             if is_run:
-                targets = rng.integers(track.clip.frames - self.config.run_frames) + np.arange(self.config.run_frames)
+                targets = rng.integers(track.clip.frames - RUN_FRAMES) + np.arange(RUN_FRAMES)
             else:
                 targets = rng.choice(track.frames, self.config.frames, p=track.sampling_weights)
             indices = np.concatenate([[self.sample_source(track, targets[0], rng)], targets])
@@ -127,11 +127,11 @@ class TalkingFaceDataset(Dataset):
     def sample_source(self, track: ClipTrack, target: int, rng: np.random.Generator) -> int:
         """Sample a source's frame number from the whole clip or, sometimes, from around the target frame."""
         near = track.frames[np.abs(track.frames - target) <= NEAR_FRAMES]
-        return int(rng.choice(near if rng.random() < self.config.near_share else track.frames))
+        return int(rng.choice(near if rng.random() < NEAR_SOURCES else track.frames))
 
     def sample_sequence(self, rng: np.random.Generator) -> tuple[FrameArrays, FrameArrays]:
         """Sample a source and a speech sequence of the same clip; augmentation changes the sequence's tempo."""
-        track = sample_track(self.speakers, self.config.person_power, rng)
+        track = sample_track(self.speakers, PERSON_POWER, rng)
         count = self.config.sequence_frames
         tempo = rng.uniform(MIN_TEMPO, MAX_TEMPO) if self.augment else 1.0
         last = track.clip.frames - 1 - (count - 1) * tempo

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.data.clip import Clip, list_clips
+from s3dnerf.data.config import OFFSET_MARGIN
 from s3dnerf.data.frames import interpolate_frames
 from s3dnerf.data.tracks import has_usable_speech, load_clip_track, load_sync_offsets
 from s3dnerf.errors import UserError
@@ -230,7 +231,7 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
     that at the best one not beside it) and frames. Offsets that ``config.data.offsets`` corrected before are added.
     """
     clips = read_clips(config)
-    known = load_sync_offsets(config.data.offsets, config.data.offset_margin)
+    known = load_sync_offsets(config.data.offsets, OFFSET_MARGIN)
     people = sort_by_frames(clips)
     rows = []
     for half in range(2):

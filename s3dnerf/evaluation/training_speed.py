@@ -18,7 +18,7 @@ from s3dnerf.ops.backend import keep_freed_memory
 from s3dnerf.precision import choose_precision
 from s3dnerf.training import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
-from s3dnerf.training.trainer import Trainer
+from s3dnerf.training.s3dnerf import MOTION_INTERVAL, S3DNeRFTrainer
 
 BACKENDS = {"ours": "auto", "PyTorch": "pytorch"}
 
@@ -44,11 +44,11 @@ def measure_training(clips: Path, steps: int = 50, config: str = "base.yaml", de
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     apart = []
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {name: Trainer(settings, Path(folder)) for name in BACKENDS}
+        trainers = {name: S3DNeRFTrainer(settings, Path(folder)) for name in BACKENDS}
         data = trainers["ours"].data
         for step in tqdm(range(steps), desc="steps on both", unit="step"):
             batch, values = data[step], {}
-            kind = "pictures and movement" if step % settings.train.motion_interval == 0 else "pictures"
+            kind = "pictures and movement" if step % MOTION_INTERVAL == 0 else "pictures"
             for name, trainer in trainers.items():
                 with force_backend(BACKENDS[name]):
                     begin = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from s3dnerf.constraints import NonNegativeInt, PositiveInt, ShareBelowOne, Text, Width
 from s3dnerf.models.speech_features import (
+    MEL_HOP,
     PRETRAINED_RATE,
     SAMPLES_PER_FRAME,
     LogMel,
-    LogMelConfig,
     Moonshine,
     Transformer,
 )
@@ -45,7 +45,6 @@ class AudioEncoderConfig:
     """Channels of the convolutions and of the tokens, a multiple of 8."""
     dropout: ShareBelowOne = 0.3
     """Share of the channels left out after each convolution in training; two thirds of it before the first."""
-    logmel: LogMelConfig = field(default_factory=LogMelConfig)
 
     @property
     def samples(self) -> int:
@@ -55,7 +54,7 @@ class AudioEncoderConfig:
     @property
     def steps(self) -> int:
         """Tokens that a window of speech is turned into."""
-        rate = SAMPLES_PER_FRAME // self.logmel.hop if self.features == "logmel" else PRETRAINED_RATE
+        rate = SAMPLES_PER_FRAME // MEL_HOP if self.features == "logmel" else PRETRAINED_RATE
         stride = math.prod(self.strides)
         return -(-(self.window * rate // SAMPLES_PER_FRAME) // stride)
 
@@ -66,11 +65,9 @@ class AudioEncoderConfig:
 
     @model_validator(mode="after")
     def check_features(self) -> AudioEncoderConfig:
-        """Pre-trained features have a source, and the context is a whole number of spectrogram columns."""
+        """Check that pre-trained features have a source."""
         if self.features in ("wav2vec2", "hubert") and self.pretrained is None:
             raise ValueError(f"features '{self.features}' need pretrained, the folder or hub id of the model")
-        if self.features == "logmel" and self.context % self.logmel.hop:
-            raise ValueError(f"context ({self.context}) should be a multiple of logmel.hop ({self.logmel.hop})")
         return self
 
 
@@ -123,7 +120,7 @@ class AudioEncoder(nn.Module):
 def make_speech_features(config: AudioEncoderConfig) -> nn.Module:
     """Return the speech features that ``config`` names."""
     if config.features == "logmel":
-        return LogMel(config.logmel)
+        return LogMel()
     if config.features == "moonshine":
         return Moonshine()
     return Transformer(config.features, config.pretrained)

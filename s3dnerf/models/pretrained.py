@@ -29,19 +29,24 @@ class Configurable(Protocol[Model]):
     def __call__(self, config: Any) -> Model: ...
 
 
-def load_model(kind: Configurable[Model], schema: type, source: str | Path) -> Model:
+def load_model(
+    kind: Configurable[Model], schema: type, source: str | Path, aliases: Mapping[str, str | None] | None = None
+) -> Model:
     """Load a model from a folder or from the Hugging Face hub.
 
     Args:
         kind: class of the model.
         schema: class of its settings.
         source: folder with config.json and model.safetensors, or a hub id.
+        aliases: names of settings in files of earlier versions, see :func:`rename_settings`.
 
     Raises:
         UserError: a file is missing or broken, or weights and settings do not belong together.
     """
     folder = find_model(source)
-    model = kind(from_dict(schema, read_config(folder, source), source=str(folder / CONFIG_FILE)))
+    model = kind(
+        from_dict(schema, rename_settings(read_config(folder, source), aliases or {}), str(folder / CONFIG_FILE))
+    )
     fill_model(model, read_weights(folder, source), folder / WEIGHTS_FILE)
     return model
 
@@ -85,3 +90,32 @@ def read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(path, f"cannot be read ({first_line(error)})", COPY_AGAIN) from error
+
+
+def rename_settings(tree: Mapping[str, Any], aliases: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return nested settings with the names of earlier versions replaced by today's.
+
+    ``aliases`` maps dotted names to dotted names, or to None for settings and sections that have become constants.
+    """
+    dropped = tuple(f"{name}." for name, target in aliases.items() if target is None)
+    renamed: dict[str, Any] = {}
+    for name, value in _flatten(tree):
+        target = aliases.get(name, name)
+        if target is None or name.startswith(dropped):
+            continue
+        *sections, leaf = target.split(".")
+        node = renamed
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return renamed
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs

@@ -6,18 +6,14 @@ All take sound ``[B, samples]`` in [-1, 1] at 16 kHz, a whole number of frames o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from s3dnerf.constraints import PositiveInt
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.hub import find_model, is_online
 from s3dnerf.paths import is_folder
@@ -29,36 +25,18 @@ PRETRAINED_RATE = 2
 MOONSHINE = Path(__file__).parents[1] / "weights" / "speech" / "moonshine_tiny.safetensors"
 
 
-@dataclass
-class LogMelConfig:
-    """Log-mel spectrogram of a speech window."""
-
-    bands: PositiveInt = 80
-    """Mel bands between 0 and 8 kHz."""
-    transform: Annotated[PositiveInt, Field(ge=16, le=2**14)] = 512
-    """Samples of a Fourier transform."""
-    hop: Annotated[PositiveInt, Field(le=SAMPLES_PER_FRAME)] = 160
-    """Samples between two columns of the spectrogram (10 ms); a divisor of 640, the samples of a frame."""
-
-    @model_validator(mode="after")
-    def check_sizes(self) -> LogMelConfig:
-        """Frames begin with a column, and every band has a frequency of its own."""
-        if SAMPLES_PER_FRAME % self.hop:
-            raise ValueError(f"hop ({self.hop}) should divide {SAMPLES_PER_FRAME}, the samples of a frame")
-        if self.bands > self.transform // 2:
-            raise ValueError(f"bands ({self.bands}) should be at most half of transform ({self.transform})")
-        return self
+MEL_BANDS, MEL_TRANSFORM, MEL_HOP = 80, 512, 160
+"""Log-mel spectrogram: bands between 0 and 8 kHz, samples of a Fourier transform, samples between columns (10 ms)."""
 
 
 class LogMel(nn.Module):
     """Log-mel spectrogram in units of about one standard deviation of speech at the normal level."""
 
-    def __init__(self, config: LogMelConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.config = config
         filters = mel_filter_bank(
-            num_frequency_bins=config.transform // 2 + 1,
-            num_mel_filters=config.bands,
+            num_frequency_bins=MEL_TRANSFORM // 2 + 1,
+            num_mel_filters=MEL_BANDS,
             min_frequency=0.0,
             max_frequency=SAMPLE_RATE / 2,
             sampling_rate=SAMPLE_RATE,
@@ -66,17 +44,17 @@ class LogMel(nn.Module):
             mel_scale="slaney",
         )
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
-        self.register_buffer("taper", torch.hann_window(config.transform), persistent=False)
-        self.channels = config.bands
-        self.rate = SAMPLES_PER_FRAME // config.hop
+        self.register_buffer("taper", torch.hann_window(MEL_TRANSFORM), persistent=False)
+        self.channels = MEL_BANDS
+        self.rate = SAMPLES_PER_FRAME // MEL_HOP
 
     def forward(self, sound: Tensor) -> Tensor:
         """Return the spectrogram."""
-        count = sound.shape[-1] // self.config.hop
+        count = sound.shape[-1] // MEL_HOP
         spectrum = torch.stft(
             sound.float(),
-            self.config.transform,
-            self.config.hop,
+            MEL_TRANSFORM,
+            MEL_HOP,
             window=self.taper,
             center=True,
             pad_mode="constant",

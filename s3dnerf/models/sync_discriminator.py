@@ -25,12 +25,14 @@ from s3dnerf.constraints import Coordinate, Length, PositiveInt, ShareBelowOne, 
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
-from s3dnerf.models.pretrained import load_model
+from s3dnerf.models.pretrained import load_model, rename_settings
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
+SETTING_ALIASES = {"audio.logmel": None}
+"""Names in the ``config.json`` of earlier versions; None for what has become a constant."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
 """Folder of the discriminator that ships with the package."""
 GRAY = (0.299, 0.587, 0.114)
@@ -104,7 +106,7 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
         """Build the networks; a dict is what the mixin reads from ``config.json``."""
         super().__init__()
         if isinstance(config, dict):
-            config = from_dict(SyncDiscriminatorConfig, config, source="config.json")
+            config = from_dict(SyncDiscriminatorConfig, rename_settings(config, SETTING_ALIASES), "config.json")
         check_config(config, "lip-sync discriminator")
         self.config = config
         self.frame_encoder = FrameEncoder(config)
@@ -190,7 +192,7 @@ def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str 
 
     Raises UserError where there is none in ``folder``, which may be a hub id too.
     """
-    model = load_model(SyncDiscriminator, SyncDiscriminatorConfig, folder).to(device)
+    model = load_model(SyncDiscriminator, SyncDiscriminatorConfig, folder, SETTING_ALIASES).to(device)
     return model.eval().requires_grad_(False)
 
 

@@ -1,6 +1,6 @@
 """Losses, the trainer and its checkpoints."""
 
-from s3dnerf.training.settings import S3DNeRFConfig
-from s3dnerf.training.trainer import train
+from s3dnerf.training.config import S3DNeRFConfig
+from s3dnerf.training.s3dnerf import train
 
 __all__ = ["S3DNeRFConfig", "train"]

@@ -6,61 +6,46 @@ Beside the verdict, their features of the made frame are matched to those of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from s3dnerf.data.batch import Frames
-from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceWindow, window_to_image
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.rays import project_points
+from s3dnerf.training.config import AdversarialConfig
 from s3dnerf.training.losses import freeze_parameters
-from s3dnerf.training.perception import find_windows
+from s3dnerf.training.perceptual import find_windows
 
 MOUTH_REACH = 0.36
 """Half the side of the mouth's cut-out in head units."""
 
 
-@dataclass
-class AdversarialConfig:
-    """When and how discriminators learn."""
-
-    start: Share = 0.6
-    """Fraction of all steps after which they begin; 1 leaves them out."""
-    ramp: Share = 0.1
-    """Fraction of all steps over which their weight in the model's loss rises."""
-    learning_rate: PositiveFloat = 2e-3
-    """Learning rate of the discriminators."""
-    r1_gamma: NonNegativeFloat = 0.1
-    """Weight of the R1 penalty, the squared gradient at real images (Mescheder et al., 2018)."""
-    r1_interval: PositiveInt = 8
-    """Steps between two penalties, each of which is weighted by their number."""
-    network: ImageDiscriminatorConfig = field(default_factory=ImageDiscriminatorConfig)
-    """Sizes of both discriminators."""
+RAMP = 0.1
+"""Fraction of all steps over which the weight of the adversarial losses rises."""
+LEARNING_RATE = 2e-3
+"""Learning rate of the discriminators."""
+R1_GAMMA, R1_INTERVAL = 0.1, 8
+"""Weight of the R1 penalty, the squared gradient at real images (Mescheder et al., 2018), and the steps between two
+penalties, each of which is weighted by their number."""
 
 
 class Adversary(nn.Module):
     """Both discriminators and their optimizer. They learn from the cut-outs that they judged last."""
 
     def __init__(self, config: AdversarialConfig, image_size: int) -> None:
-        """Make discriminators of frames of ``image_size`` pixels.
-
-        Raises:
-            UserError: the cut-outs that they see are larger than the frames.
-        """
+        """Make discriminators of frames of ``image_size`` pixels. They see crops of a quarter of their side."""
         super().__init__()
-        if config.start < 1 and config.network.side > image_size:
-            reason = f"cut-outs of {config.network.side} pixels do not fit in frames of {image_size}"
-            raise UserError("adversarial.network.side", reason, "make it smaller, or set adversarial.start to 1")
-        self.config = config
-        self.networks = nn.ModuleDict({name: ImageDiscriminator(config.network) for name in ("mouth", "texture")})
-        self.optimizer = torch.optim.Adam(self.parameters(), config.learning_rate, betas=(0.0, 0.99), foreach=True)
+        self.config, self.side = config, image_size // 4
+        network = ImageDiscriminatorConfig(self.side, config.widths)
+        # Discriminators that never start have no need of whole pixels.
+        names = ("mouth", "texture") if config.start < 1 else ()
+        self.networks = nn.ModuleDict({name: ImageDiscriminator(network) for name in names})
+        parameters = list(self.parameters()) or [nn.Parameter(torch.zeros(0))]
+        self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE, betas=(0.0, 0.99), foreach=True)
         self.fake: list[Tensor] = []
         self.real: list[Tensor] = []
 
@@ -73,7 +58,7 @@ class Adversary(nn.Module):
         """
         if progress < self.config.start or self.config.start == 1:
             return {}
-        strength = min((progress - self.config.start) / max(self.config.ramp, 1e-6), 1.0)
+        strength = min((progress - self.config.start) / RAMP, 1.0)
         places = torch.rand(len(image), 2, generator=generator).to(image.device)
         fake, self.real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
         self.fake = [one.detach() for one in fake]
@@ -94,13 +79,13 @@ class Adversary(nn.Module):
         """Make one step of the discriminators' optimizer on the last crops, if there are any."""
         if not self.fake:
             return
-        penalized = step % self.config.r1_interval == 0
+        penalized = step % R1_INTERVAL == 0
         total = torch.zeros((), device=self.fake[0].device)
         for network, fake, real in zip(self.networks.values(), self.fake, self.real, strict=True):
             with autocast:
                 total = total + F.softplus(network(fake).logits).mean() + F.softplus(-network(real).logits).mean()
             if penalized:
-                total = total + 0.5 * self.config.r1_gamma * self.config.r1_interval * r1_penalty(network, real)
+                total = total + 0.5 * R1_GAMMA * R1_INTERVAL * r1_penalty(network, real)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
@@ -108,7 +93,7 @@ class Adversary(nn.Module):
 
     def crop(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:
         """Crop the mouth and a patch of the face (at ``places [B, 2]`` in [0, 1]) from ``image``."""
-        side = self.config.network.side
+        side = self.side
         return [
             crop_window(image, find_mouth_windows(frames), side),
             crop_patch(image, find_windows(frames), places, side),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.constraints import NonNegativeFloat
 from s3dnerf.data.batch import Frames
 from s3dnerf.face.points import (
     EYE_LEFT,
@@ -27,6 +25,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS, S3DNeRF
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import project_points
+from s3dnerf.training.config import LossWeights
 
 REGION_OF_LANDMARK = torch.from_numpy(point_regions()[KEPT_POINTS].copy())
 MOVED_LANDMARKS = (REGION_OF_LANDMARK <= JAW_AND_CHEEKS).nonzero()[:, 0]
@@ -44,67 +43,46 @@ SMALLEST_MISS = 1e-3
 """Image units (an eighth of a pixel of 256) below which the distance of flows is not made smaller."""
 
 
-@dataclass
-class LossWeights:
-    """Weight of every term of the loss."""
-
-    pixel: NonNegativeFloat = 1.0
-    """Mean absolute difference of frames."""
-    lips: NonNegativeFloat = 2.0
-    """The same within the box around the lips."""
-    mouth: NonNegativeFloat = 0.5
-    """The same between open lips, in the frame and for the denser rays."""
-    eyes: NonNegativeFloat = 2.0
-    """The same within the box around the eyes."""
-    structure: NonNegativeFloat = 0.2
-    """One minus SSIM."""
-    gradient: NonNegativeFloat = 0.5
-    """Difference of image gradients at three scales."""
-    texture: NonNegativeFloat = 1.5
-    """Difference of how much detail there is nearby, wherever exactly it lies: without it what is unsure is blurred."""
-    perceptual: NonNegativeFloat = 0.2
-    """Difference of the features that the face tracker's network finds in frames."""
-    seen: NonNegativeFloat = 0.3
-    """Distance between landmarks of face, mouth and lids that it sees in made and in real frames."""
-    seen_gap: NonNegativeFloat = 0.3
-    """The same for the gaps between lips and between lids."""
-    sync: NonNegativeFloat = 0.1
-    """One minus the cosine of rendered lips and speech, as the frozen lip-sync discriminator sees them."""
-    adversarial: NonNegativeFloat = 0.1
-    """How unreal the discriminators find mouth and texture."""
-    matching: NonNegativeFloat = 1.0
-    """Difference of the discriminators' features of made and real frames."""
-    coarse: NonNegativeFloat = 0.3
-    """Mean absolute difference of the volume-rendered image."""
-    fine: NonNegativeFloat = 1.0
-    """The same for the denser rays, within the boxes around lips and eyes."""
-    warped: NonNegativeFloat = 0.3
-    """Mean absolute difference of the warped photograph."""
-    flow: NonNegativeFloat = 4.0
-    """Distance of the flow that rays saw to the optical flow, where that can be trusted: what pixels alone teach only
-    where things are off by less than their own size."""
-    deform: NonNegativeFloat = 0.001
-    """Mean squared size of the deformation."""
-    landmarks: NonNegativeFloat = 4.0
-    """Distance by which the warp misses the source's landmarks, head units."""
-    gap: NonNegativeFloat = 4.0
-    """The same for the gap between the lips."""
-    lids: NonNegativeFloat = 3.0
-    """The same for the points of the lids and the gaps between them, most where the eyes differ."""
-    regions: NonNegativeFloat = 0.02
-    """Cross-entropy of the regions, in head space and in the source."""
-    motion: NonNegativeFloat = 10.0
-    """Distance of lips and jaw decoded from the tracked face's motion codes to the tracked ones, head units."""
-    speech: NonNegativeFloat = 10.0
-    """The same for the motion codes of speech."""
-    correlation: NonNegativeFloat = 0.2
-    """One minus the correlation of the lip opening over a stretch of speech."""
-    gain: NonNegativeFloat = 0.05
-    """Difference of the logarithms of how widely the lips move."""
-    silence: NonNegativeFloat = 4.0
-    """Opening of the lips in silence, or how far they overlap, head units."""
-    distill: NonNegativeFloat = 0.5
-    """Distance of motion codes from speech to those that the encoder has for the same movement."""
+LOSS_GROUPS = {
+    "image": {
+        "pixel": 1.0,  # mean absolute difference
+        "lips": 2.0,  # the same within the box around the lips
+        "mouth": 0.5,  # the same between open lips, in the frame and for the foveated rays
+        "eyes": 2.0,  # the same within the box around the eyes
+        "structure": 0.2,  # one minus SSIM
+        "gradient": 0.5,  # difference of image gradients at three scales
+        "texture": 1.5,  # difference of the amount of local detail; without it, what is uncertain is blurred
+        "coarse": 0.3,  # mean absolute difference of the volume-rendered image
+        "fine": 1.0,  # the same for the foveated rays, within the boxes around lips and eyes
+        "warped": 0.3,  # mean absolute difference of the warped source
+        # Distance of the rendered flow to the optical flow, where that is confident. Pixels alone give a gradient only
+        # where things are off by less than their own size.
+        "flow": 4.0,
+    },
+    "perceptual": {
+        "perceptual": 0.2,  # features of the face tracker's network
+        "seen": 0.3,  # landmarks of face, mouth and lids that it sees
+        "seen_gap": 0.3,  # gaps between lips and between lids that it sees
+    },
+    "sync": {"sync": 0.1},
+    "adversarial": {"adversarial": 0.1, "matching": 1.0},
+    "landmarks": {
+        "deform": 0.001,  # mean squared size of the deformation
+        "landmarks": 4.0,  # distance by which the deformation misses the landmarks of the source, head units
+        "gap": 4.0,  # the same for the gap between the lips
+        "lids": 3.0,  # the same for lids and the gaps between them, most where the eyes differ
+        "regions": 0.02,  # cross-entropy of the regions, in head space and in the source
+    },
+    "speech": {
+        "motion": 10.0,  # distance of lips and jaw decoded from the tracked face's motion codes, head units
+        "speech": 10.0,  # the same for the motion codes of speech
+        "correlation": 0.2,  # one minus the correlation of the lip opening over a sequence
+        "gain": 0.05,  # difference of the logarithms of the standard deviations of the lip opening
+        "silence": 4.0,  # opening of the lips in silence, or how far they overlap, head units
+        "distill": 0.5,  # distance of motion codes from speech to those of the encoder for the same motion
+    },
+}
+"""Ratios of the losses within each group of ``LossWeights``."""
 
 
 def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
@@ -323,5 +301,8 @@ def luma_ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
-    """Return the weighted sum of all terms."""
-    return torch.stack([getattr(weights, name) * value.float() for name, value in losses.items()]).sum()
+    """Return the sum of all losses, weighted by their group and their ratio within it."""
+    ratios = {
+        name: getattr(weights, group) * ratio for group, names in LOSS_GROUPS.items() for name, ratio in names.items()
+    }
+    return torch.stack([ratios[name] * value.float() for name, value in losses.items()]).sum()

@@ -131,7 +131,7 @@ def test_the_flow_of_a_batch_leads_to_the_portrait(make_dataset: Callable[..., T
 
 
 def test_frames_are_a_run_at_regular_steps(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
-    dataset = make_dataset(augment=False, run_every=3, run_frames=5)
+    dataset = make_dataset(augment=False, run_every=3)
     for step in range(7):
         batch = dataset[step]
         is_run = step in (2, 5)

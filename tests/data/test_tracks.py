@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from s3dnerf.data.clip import load_clip, save_clip
+from s3dnerf.data.config import PERSON_POWER
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.data.tracks import has_usable_speech, load_clip_track, sample_track
 from s3dnerf.media.audio import measure_level
@@ -16,7 +17,7 @@ from s3dnerf.media.audio import measure_level
 
 def test_people_are_drawn_by_a_power_of_their_frames(plain: TalkingFaceDataset) -> None:
     rng = np.random.default_rng(0)
-    drawn = [sample_track(plain.identities, plain.config.person_power, rng).clip.id for _ in range(4000)]
+    drawn = [sample_track(plain.identities, PERSON_POWER, rng).clip.id for _ in range(4000)]
     # Ann has 40 + 12 frames in two clips, Ben has 30 in one.
     ann = 52**0.6 / (52**0.6 + 30**0.6)
     deviation = (ann * (1 - ann) / 4000) ** 0.5

@@ -15,7 +15,7 @@ from s3dnerf.models.pretrained import load_model
 from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, SyncDiscriminatorConfig, load_discriminator
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 
 @pytest.fixture(scope="module")

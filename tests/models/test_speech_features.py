@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
-from s3dnerf.models.speech_features import LogMel, LogMelConfig, Moonshine, Transformer, space_evenly
+from s3dnerf.models.speech_features import LogMel, Moonshine, Transformer, space_evenly
 
 WINDOW = 7680
 
@@ -27,31 +27,31 @@ def place_bands(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("frequency", [300.0, 1000.0, 2500.0, 5000.0, 7000.0])
 def test_a_sine_peaks_in_its_band(frequency: float) -> None:
-    spectrogram = LogMel(LogMelConfig())(make_sine(frequency))
+    spectrogram = LogMel()(make_sine(frequency))
     assert spectrogram.shape == (1, 80, 48)
     expected = int(np.abs(place_bands(80) - frequency).argmin())
     assert (spectrogram[0, :, 4:44].argmax(dim=0) - expected).abs().max() <= 1
 
 
 def test_silence_is_the_floor_everywhere() -> None:
-    spectrogram = LogMel(LogMelConfig())(torch.zeros(1, WINDOW))
+    spectrogram = LogMel()(torch.zeros(1, WINDOW))
     torch.testing.assert_close(spectrogram, torch.full((1, 80, 48), (math.log(1e-5) + 4.0) / 4.0))
 
 
 def test_doubling_the_amplitude_adds_log_four() -> None:
     noise = 0.1 * torch.randn(1, WINDOW, generator=torch.Generator().manual_seed(0))
-    quiet, loud = (LogMel(LogMelConfig())(factor * noise) for factor in (1.0, 2.0))
+    quiet, loud = (LogMel()(factor * noise) for factor in (1.0, 2.0))
     torch.testing.assert_close(loud - quiet, torch.full_like(quiet, math.log(4.0) / 4.0), atol=1e-4, rtol=0)
 
 
 def test_speech_at_the_normal_level_is_about_standardized() -> None:
     noise = 10 ** (-23 / 20) * torch.randn(1, 16 * WINDOW, generator=torch.Generator().manual_seed(0))
-    assert LogMel(LogMelConfig())(noise).abs().mean() < 1.5
+    assert LogMel()(noise).abs().mean() < 1.5
 
 
 def test_a_shift_by_one_hop_shifts_the_spectrogram() -> None:
     noise = torch.randn(1, WINDOW + 160, generator=torch.Generator().manual_seed(0))
-    logmel = LogMel(LogMelConfig())
+    logmel = LogMel()
     early, late = logmel(noise[:, :WINDOW]), logmel(noise[:, 160:])
     # The transform of 512 samples reaches 256 beyond a column: two columns at the ends see the zeros outside.
     torch.testing.assert_close(early[..., 3:46], late[..., 2:45], atol=1e-4, rtol=0)

@@ -14,7 +14,7 @@ from s3dnerf.models.audio_encoder import AudioEncoderConfig
 from s3dnerf.models.layers import encode_sine
 from s3dnerf.models.s3dnerf.appearance_encoder import AppearanceEncoderConfig
 from s3dnerf.models.s3dnerf.config import ModelConfig
-from s3dnerf.models.s3dnerf.deformation_field import DeformationConfig
+from s3dnerf.models.s3dnerf.deformation_field import AMBIENT_COORDINATES, DeformationConfig
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops import field as operators
@@ -149,7 +149,7 @@ def test_gives_what_the_model_renders_line_by_line(cpu) -> None:
     with torch.inference_mode():
         rays = cast_rays(make_pixel_grid(16, 16).flatten(0, 1), camera)
         samples = place_samples(rays, 6)
-        lattice = 0.1 * torch.randn(2, len(field.lattice.points), 3 + model.config.deformation.ambient)
+        lattice = 0.1 * torch.randn(2, len(field.lattice.points), 3 + AMBIENT_COORDINATES)
 
         positions = samples.positions.flatten(1, 2)
         shape = (field.lattice.size, field.lattice.center, field.lattice.focus, field.lattice.extent)

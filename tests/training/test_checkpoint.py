@@ -14,8 +14,8 @@ from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
-from s3dnerf.training.settings import S3DNeRFConfig
-from s3dnerf.training.trainer import make_optimizer
+from s3dnerf.training.config import S3DNeRFConfig
+from s3dnerf.training.s3dnerf import make_optimizer
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS, S3DNeRF
 from s3dnerf.ops.image import downsample
 from s3dnerf.structures import Camera
+from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import (
     EYE_LANDMARKS,
     MOVED_LANDMARKS,
@@ -45,7 +46,6 @@ from s3dnerf.training.losses import (
     texture_loss,
     weighted_sum,
 )
-from s3dnerf.training.settings import S3DNeRFConfig
 
 POINTS = len(KEPT_POINTS)
 
@@ -429,4 +429,5 @@ def test_frozen_modules_pass_gradients_on_and_thaw_afterwards() -> None:
 
 def test_weights_multiply_their_terms() -> None:
     losses = {"pixel": torch.tensor(2.0), "gap": torch.tensor(0.5)}
-    assert weighted_sum(losses, LossWeights(pixel=3.0, gap=4.0)).item() == 8.0
+    # The ratios within their groups are 1 and 4.
+    assert weighted_sum(losses, LossWeights(image=3.0, landmarks=2.0)).item() == 10.0

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.errors import UserError
-from s3dnerf.models.s3dnerf.mouth_interior import MouthColors, MouthInterior, MouthInteriorConfig
+from s3dnerf.models.s3dnerf.mouth_interior import MouthColors, MouthInterior
 from s3dnerf.rendering.mouth_opening import MouthOpening, SourceInterior
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
+from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.mouth_interior import (
     FRAMES_A_STEP,
     INSIDE,
@@ -26,7 +27,6 @@ from s3dnerf.training.mouth_interior import (
     measure_errors,
     train_mouth_interior,
 )
-from s3dnerf.training.settings import S3DNeRFConfig
 
 FRAMES = 6
 """Frames of each of two people."""
@@ -53,7 +53,7 @@ def make_mouths(colors: Tensor) -> MouthSamples:
 
 def make_interior(types: int) -> MouthInterior:
     torch.manual_seed(0)
-    return MouthInterior(MouthInteriorConfig(types=types))
+    return MouthInterior(types)
 
 
 TEETH = torch.where(torch.arange(PIXELS) < PIXELS // 2, 0.7, 0.1)

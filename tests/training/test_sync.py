@@ -20,26 +20,28 @@ from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, SyncDiscriminatorConfig, crop_lips, load_discriminator
 from s3dnerf.structures import Camera
-from s3dnerf.training.perception import sync_loss
+from s3dnerf.training.perceptual import sync_loss
 from s3dnerf.training.sync import (
+    SyncConfig,
+    SyncTrainer,
+    compare_clip,
+    explain_stuck_training,
+    mark_negatives,
+    train_sync,
+    triplet_loss,
+)
+from s3dnerf.training.sync_data import (
     IN_PLACE,
     SyncBatch,
     SyncClip,
-    SyncConfig,
     SyncData,
-    SyncTrainer,
     augment_crops,
     blur,
-    compare_clip,
     crop_clip,
-    explain_stuck_training,
     hear_speech,
-    mark_negatives,
     measure_lip_shape,
     place_crops,
     read_clips,
-    train_sync,
-    triplet_loss,
 )
 
 SMALL = (
@@ -57,7 +59,7 @@ def config(drawn_clips: Path, one_thread: None) -> SyncConfig:
 
 @pytest.fixture(scope="module")
 def clips(config: SyncConfig) -> list[SyncClip]:
-    return read_clips(config)
+    return read_clips(config.data, config.model, config.seed)
 
 
 @pytest.fixture
@@ -216,22 +218,23 @@ def test_offsets_are_read_where_they_are_trusted(tmp_path: Path) -> None:
 def test_offsets_shift_the_speech(config: SyncConfig, clips: list[SyncClip], tmp_path: Path) -> None:
     table = tmp_path / "offsets.csv"
     table.write_text("id,offset,margin,frames\nann_0,2,0.1,40\n")
-    shifted = read_clips(replace(config, data=replace(config.data, offsets=table, versions=1)))
+    data = replace(config.data, offsets=table, versions=1)
+    shifted = read_clips(data, config.model, config.seed)
     torch.testing.assert_close(shifted[0].speech[0, 5:30], clips[0].speech[0, 7:32], atol=2e-2, rtol=1e-2)
     assert torch.equal(shifted[1].speech[0], clips[1].speech[0])
 
 
 def test_training_resumes_exactly(config: SyncConfig, clips: list[SyncClip], tmp_path: Path) -> None:
     whole = SyncTrainer(config, tmp_path / "whole", clips)
-    whole.run()
+    whole.run(whole.config)
     halted = SyncTrainer(config, tmp_path / "halves", clips)
     halted.config.train.steps, steps = 4, 2
     while halted.step < steps:
-        halted.update()
+        halted.update([halted.data.draw(halted.step)])
         halted.step += 1
     halted.save()
     resumed = SyncTrainer(config, tmp_path / "halves", clips)
-    resumed.run(resume=True)
+    resumed.run(resumed.config, resume=True)
     ours, theirs = (load_file(t.checkpoints / "step_0000004" / "training.safetensors") for t in (whole, resumed))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name)
@@ -239,13 +242,13 @@ def test_training_resumes_exactly(config: SyncConfig, clips: list[SyncClip], tmp
 
 
 def test_it_learns_what_drawn_mouths_sound_like(clips: list[SyncClip], config: SyncConfig, tmp_path: Path) -> None:
-    train = replace(config.train, steps=60, warmup=5, average=0.9, log_every=1000, save_every=1000)
+    train = replace(config.train, steps=60, warmup=5, ema_decay=0.9, save_every=1000)
     trainer = SyncTrainer(replace(config, train=train), tmp_path, clips)
-    first = trainer.update()
-    assert first.loss > 0.9 * first.chance and abs(first.accuracy - 0.5) < 0.2
+    first = trainer.update([trainer.data.draw(0)])
+    assert first["loss"] > 0.9 * first["chance"] and abs(first["accuracy"] - 0.5) < 0.2
     for trainer.step in range(1, train.steps):
-        last = trainer.update()
-    assert last.loss < 0.9 * last.chance and last.accuracy > 0.7 and last.separation > 0.04
+        last = trainer.update([trainer.data.draw(trainer.step)])
+    assert last["loss"] < 0.9 * last["chance"] and last["accuracy"] > 0.7 and last["separation"] > 0.04
 
 
 def test_people_left_out_are_watched_and_not_trained_on(
@@ -254,11 +257,11 @@ def test_people_left_out_are_watched_and_not_trained_on(
     third = replace(clips[0].track, clip=replace(clips[0].track.clip, id="eve_0", person="eve"))
     more = [*clips, SyncClip(third, clips[0].crops, clips[0].speech)]
     trainer = SyncTrainer(replace(config, data=replace(config.data, left_out=("eve",))), tmp_path, more)
-    assert set(trainer.data.identities) == {"ann", "ben"} and [c.track.clip.id for c in trainer.watched] == ["eve_0"]
-    trainer.run()
+    assert set(trainer.data.identities) == {"ann", "ben"} and [c.track.clip.id for c in trainer.left_out] == ["eve_0"]
+    trainer.run(trainer.config)
     lines = [line for line in capsys.readouterr().out.splitlines() if "people left out" in line]
-    assert [line.split(",")[0] for line in lines] == ["step 0", "step 2", "step 4"]
-    cosines = compare_clip(trainer.average.module, trainer.watched[0], trainer.device)
+    assert [line.split(",")[0] for line in lines] == ["step 2", "step 4"]
+    cosines = compare_clip(trainer.average.module, trainer.left_out[0], trainer.device)
     assert cosines.shape == (36, 36) and cosines.abs().max() <= 1.0001
 
 

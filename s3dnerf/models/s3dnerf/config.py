@@ -15,10 +15,9 @@ from pydantic import Field, model_validator
 from s3dnerf.config import from_dict
 from s3dnerf.constraints import NonNegativeFloat, PositiveInt, Share
 from s3dnerf.models.audio_encoder import AudioEncoderConfig
-from s3dnerf.models.pretrained import CONFIG_FILE
+from s3dnerf.models.pretrained import CONFIG_FILE, rename_settings
 from s3dnerf.models.s3dnerf.appearance_encoder import AppearanceEncoderConfig
 from s3dnerf.models.s3dnerf.deformation_field import MAX_SPEECH_STEPS, DeformationConfig
-from s3dnerf.models.s3dnerf.mouth_interior import MouthInteriorConfig
 from s3dnerf.models.s3dnerf.radiance_field import RadianceFieldConfig
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolutionConfig
 
@@ -43,8 +42,6 @@ class ModelConfig:
     """Canonical radiance field."""
     super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
     """Super-resolution."""
-    mouth: MouthInteriorConfig = field(default_factory=MouthInteriorConfig)
-    """Interior of the mouth."""
 
     @property
     def image_size(self) -> int:
@@ -55,9 +52,8 @@ class ModelConfig:
     def check_speech(self) -> ModelConfig:
         """Check that the attention to speech has a position for every token of a window."""
         if self.deformation.fusion == "attention" and self.audio.steps > MAX_SPEECH_STEPS:
-            sizes = f"audio.window ({self.audio.window}) and audio.logmel.hop ({self.audio.logmel.hop})"
             reason = f"should give the attention at most {MAX_SPEECH_STEPS} tokens of speech"
-            raise ValueError(f"{sizes} {reason}, and give {self.audio.steps}")
+            raise ValueError(f"audio.window ({self.audio.window}) {reason}, and gives {self.audio.steps}")
         return self
 
 
@@ -89,12 +85,14 @@ SETTING_ALIASES = {
     "deformation.lattice.center": None,
     "deformation.lattice.reach": None,
     "deformation.lattice.focus": None,
+    "deformation.heads": None,
+    "deformation.ambient": None,
+    "audio.logmel": None,
     "fovea": None,
+    "mouth": None,
     "surface": None,
 }
 """Names in the ``config.json`` of earlier versions -> today's names; None for what has become a constant."""
-DROPPED = tuple(f"{name}." for name, target in SETTING_ALIASES.items() if target is None)
-"""Sections that have become constants."""
 PARAMETER_ALIASES = {
     "deformation_field.warp.to_shares.": "deformation_field.network.region_head.",
     "deformation_field.warp.narrow.": "deformation_field.network.down.",
@@ -113,24 +111,9 @@ def read_configs(
     Raises:
         UserError: an unknown name or a wrong value; ``source`` names the file.
     """
-    tree = {"render": dict(render or {}), **rename_settings(architecture)}
+    tree = {"render": dict(render or {}), **rename_settings(architecture, SETTING_ALIASES)}
     render_tree = tree.pop("render")
     return from_dict(ModelConfig, tree, source), from_dict(RenderConfig, render_tree, RENDER_CONFIG_FILE)
-
-
-def rename_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested mapping of settings with the names of earlier versions replaced by today's."""
-    renamed: dict[str, Any] = {}
-    for name, value in _flatten(tree):
-        target = SETTING_ALIASES.get(name, name)
-        if target is None or name.startswith(DROPPED):
-            continue
-        *sections, leaf = target.split(".")
-        node = renamed
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[leaf] = value
-    return renamed
 
 
 def rename_parameter(name: str) -> str:
@@ -139,13 +122,3 @@ def rename_parameter(name: str) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _flatten(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", value))
-    return pairs

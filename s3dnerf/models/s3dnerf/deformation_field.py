@@ -29,6 +29,8 @@ from s3dnerf.structures import Camera
 
 MAX_SPEECH_STEPS = 64
 """Longest sequence of speech tokens in a window."""
+ATTENTION_HEADS = 4
+AMBIENT_COORDINATES = 4
 CONCATENATED_STEPS = 12
 """Time steps that the network over concatenated speech reads, 40 ms each for a window of 480 ms."""
 
@@ -48,12 +50,8 @@ class DeformationConfig:
     """Width of a region token."""
     code_width: Width = 24
     """Width of a region's motion code and of its identity code."""
-    heads: Width = 4
-    """Attention heads."""
     hidden: Annotated[Width, Field(ge=2)] = 64
     """Width of the network that turns codes into offsets."""
-    ambient: Width = 4
-    """Number of ambient coordinates."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)
     """Hash grid that encodes positions of head space."""
     lattice_size: tuple[LatticePoints, LatticePoints, LatticePoints] = (44, 96, 6)
@@ -62,8 +60,10 @@ class DeformationConfig:
     @model_validator(mode="after")
     def check_heads(self) -> DeformationConfig:
         """Every head takes an equal part of a token."""
-        if self.token_width % self.heads:
-            raise ValueError(f"token_width ({self.token_width}) should be a multiple of heads ({self.heads})")
+        if self.token_width % ATTENTION_HEADS:
+            raise ValueError(
+                f"token_width ({self.token_width}) should be a multiple of {ATTENTION_HEADS}, the attention heads"
+            )
         return self
 
 
@@ -122,7 +122,7 @@ class SpeechAttention(RegionQuery):
         token = config.token_width
         self.time = nn.Parameter(torch.zeros(1, MAX_SPEECH_STEPS, speech_width))
         self.attention = nn.MultiheadAttention(
-            token, config.heads, kdim=speech_width, vdim=speech_width, batch_first=True
+            token, ATTENTION_HEADS, kdim=speech_width, vdim=speech_width, batch_first=True
         )
         self.to_motion = make_mlp(token, token, config.code_width)
 
@@ -198,7 +198,7 @@ class DeformationNetwork(nn.Module):
         self.from_pose = make_mlp(9, 32, hidden)
         self.down = nn.Linear(hidden, hidden // 2)
         self.up = nn.Linear(hidden // 2, hidden)
-        self.output = zero_initialize(nn.Linear(2 * hidden, 3 + config.ambient))
+        self.output = zero_initialize(nn.Linear(2 * hidden, 3 + AMBIENT_COORDINATES))
 
     def encode_positions(self, positions: Tensor) -> PositionFeatures:
         """Encode head-space ``positions [..., 3]``; the hash grid spans the cube [-1.5, 1.5]^3."""
@@ -224,7 +224,7 @@ class ZeroDeformation(nn.Module):
 
     def __init__(self, config: DeformationConfig, regions: int) -> None:
         super().__init__()
-        self.outputs = 3 + config.ambient
+        self.outputs = 3 + AMBIENT_COORDINATES
         self.region_head = UniformRegionWeights(regions)
 
     def encode_positions(self, positions: Tensor) -> PositionFeatures:

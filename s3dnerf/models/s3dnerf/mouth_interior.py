@@ -8,14 +8,11 @@ the source's skin and from what the source shows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.constraints import NonNegativeInt, Width
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import JAW_AND_CHEEKS, point_regions
 from s3dnerf.models.layers import encode_sine, make_mlp
@@ -47,20 +44,6 @@ TOOTHED = 0.05
 """Height of the source's opening, head units, from which on it shows teeth, not only a gap."""
 DEPTHS = (0.25, 0.5, 0.75)
 """Where, from the upper to the lower lip, the inside of a source's mouth is looked at."""
-
-
-@dataclass
-class MouthInteriorConfig:
-    """Sizes of the network."""
-
-    hidden: Width = 48
-    """Width of its layers."""
-    frequencies: Annotated[NonNegativeInt, Field(le=16)] = 3
-    """Octaves of sines for places."""
-    types: Width = 8
-    """Types of mouths that it tells apart: more or less teeth, tongue, darkness."""
-    type_width: Width = 8
-    """Width of the code of a type."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +81,22 @@ def measure_opening(outline: Tensor) -> Tensor:
 class MouthInterior(nn.Module):
     """A network from places between the lips to colors."""
 
-    def __init__(self, config: MouthInteriorConfig) -> None:
+    def __init__(self, types: int = 8, hidden: int = 48, type_width: int = 8, frequencies: int = 3) -> None:
+        """Make the network.
+
+        Args:
+            types: number of mouth types that it distinguishes: more or less teeth, tongue, darkness.
+            hidden: width of its layers.
+            type_width: width of the code of a type.
+            frequencies: octaves of the positional encoding.
+        """
         super().__init__()
-        self.frequencies = config.frequencies
-        inputs = 2 * (1 + 2 * config.frequencies) + 2 + 3 + 6 + config.type_width
-        self.types = nn.Parameter(0.5 * torch.randn(config.types, config.type_width))
+        self.frequencies = frequencies
+        inputs = 2 * (1 + 2 * frequencies) + 2 + 3 + 6 + type_width
+        self.types = nn.Parameter(0.5 * torch.randn(types, type_width))
         # Shown where the source shows no teeth, and below the teeth that it shows.
         self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
-        self.network = make_mlp(inputs, config.hidden, config.hidden, 3)
+        self.network = make_mlp(inputs, hidden, hidden, 3)
 
     def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
         """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places.

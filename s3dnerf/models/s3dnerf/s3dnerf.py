@@ -30,6 +30,7 @@ from s3dnerf.models.s3dnerf.config import (
     rename_parameter,
 )
 from s3dnerf.models.s3dnerf.deformation_field import (
+    AMBIENT_COORDINATES,
     CrossModalFacialDeformationField,
     PositionFeatures,
     RegionCodes,
@@ -117,15 +118,13 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         sizes = len(KEPT_POINTS), len(REGIONS), config.deformation.code_width
         self.motion_encoder, self.motion_decoder = MotionEncoder(*sizes), MotionDecoder(*sizes)
         self.source_expression = SourceExpression(len(KEPT_POINTS))
-        self.radiance_field = RadianceField(
-            config.radiance, 3 * config.appearance.plane_channels, config.deformation.ambient
-        )
+        self.radiance_field = RadianceField(config.radiance, 3 * config.appearance.plane_channels, AMBIENT_COORDINATES)
         self.super_resolution = SuperResolution(
             config.super_resolution,
             rendered=3 + config.radiance.features + 1,
             detail=config.appearance.widths[0],
         )
-        self.mouth_interior = MouthInterior(config.mouth)
+        self.mouth_interior = MouthInterior()
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
         self.register_buffer("inner_lips", INNER_LIPS, persistent=False)

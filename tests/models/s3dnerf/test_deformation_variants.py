@@ -20,9 +20,9 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     make_speech_fusion,
 )
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
-from s3dnerf.training.settings import S3DNeRFConfig
-from s3dnerf.training.trainer import Trainer
+from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
 REGIONS, CODE = 6, 8
 STEPS = 12
@@ -79,8 +79,8 @@ def make_field(
 
 
 @pytest.fixture
-def make_trainer(load_smoke, drawn_clips, tmp_path) -> Callable[..., Trainer]:
-    return lambda *words: Trainer(load_smoke("--data.root", str(drawn_clips), *words), tmp_path)
+def make_trainer(load_smoke, drawn_clips, tmp_path) -> Callable[..., S3DNeRFTrainer]:
+    return lambda *words: S3DNeRFTrainer(load_smoke("--data.root", str(drawn_clips), *words), tmp_path)
 
 
 def draw_codes(batch: int = 2) -> RegionCodes:
@@ -204,16 +204,17 @@ def test_concatenation_learns_as_many_parameters_as_attention(name: str) -> None
     ids=["full", "concatenation", "whole_face", "without_deformation"],
 )
 def test_every_parameter_learns(
-    words: tuple[str, ...], idle: tuple[str, ...], make_trainer: Callable[..., Trainer], drawn_batch: Batch
+    words: tuple[str, ...], idle: tuple[str, ...], make_trainer: Callable[..., S3DNeRFTrainer], drawn_batch: Batch
 ) -> None:
-    trainer = make_trainer("--train.motion_steps", "0", "--train.motion_interval", "1", *words)
+    trainer = make_trainer("--train.motion_steps", "0", *words)
+    trainer.motion_interval = 1
     torch.manual_seed(0)
     for parameter in trainer.model.parameters():
         # Layers that start at zero keep gradients from what lies before them.
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     trainer.model.train()
-    losses = trainer.measure_losses(drawn_batch, torch.Generator().manual_seed(0))
+    losses = trainer.compute_losses(drawn_batch, torch.Generator().manual_seed(0))
     weighted_sum(losses, trainer.config.losses).backward()
     learned = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     without = {name for name, parameter in learned.items() if parameter.grad is None or not parameter.grad.any()}

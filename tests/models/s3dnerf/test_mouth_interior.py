@@ -19,7 +19,6 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     TOOTHED,
     MouthColors,
     MouthInterior,
-    MouthInteriorConfig,
     compute_interior_weight,
     compute_shade,
     measure_mouth_colors,
@@ -45,7 +44,7 @@ def make_tones(skin: float = 0.6) -> MouthColors:
 @pytest.fixture
 def interior() -> MouthInterior:
     torch.manual_seed(0)
-    return MouthInterior(MouthInteriorConfig())
+    return MouthInterior()
 
 
 def test_mouths_start_dark_and_learn(interior: MouthInterior) -> None:

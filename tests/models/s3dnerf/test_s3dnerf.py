@@ -21,7 +21,7 @@ from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
 from s3dnerf.rendering.mouth_opening import MouthOpening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera, map_tensors
-from s3dnerf.training.settings import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig
 
 SIDE, RAYS = 64, 16
 

@@ -18,7 +18,7 @@ from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.metrics.lips import MOUTH_POINTS
 from s3dnerf.structures import Camera
-from s3dnerf.training.perception import (
+from s3dnerf.training.perceptual import (
     LIP_SIDES,
     feature_loss,
     find_windows,

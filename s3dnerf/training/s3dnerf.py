@@ -1,42 +1,36 @@
-"""The training loop: movement first, then pictures and movement together."""
+"""The recipe of S3D-NeRF: motion first, then images and motion together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from s3dnerf.config import check_config, save_config
-from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text
+from s3dnerf.config import check_config
 from s3dnerf.data.batch import Batch, Frames
 from s3dnerf.data.dataset import EmptySplitError, TalkingFaceDataset
 from s3dnerf.data.tracks import collect_landmarks
-from s3dnerf.device import choose_device
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.face.face_mesh import FaceMesh
-from s3dnerf.interruption import defer_interrupts, ignore_signals
-from s3dnerf.media.files import make_folder, refuse_inputs
+from s3dnerf.interruption import ignore_signals
 from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import load_discriminator
-from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
-from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.checkpoint import TrainingState, find_latest
+from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
+from s3dnerf.training.loop import TrainingLoop, check_run_folder
 from s3dnerf.training.losses import (
     decode_motion_landmarks,
     flow_loss,
@@ -52,134 +46,62 @@ from s3dnerf.training.losses import (
     weighted_sum,
 )
 from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
-from s3dnerf.training.optimization import check_finite, clip_gradient, schedule, seed_step
-from s3dnerf.training.perception import perceptual_losses, sync_loss
+from s3dnerf.training.perceptual import perceptual_losses, sync_loss
 
-if TYPE_CHECKING:
-    from s3dnerf.training.settings import S3DNeRFConfig
-
-
-@dataclass
-class TrainConfig:
-    """How the model is optimized."""
-
-    start: Path | None = None
-    """Folder of a model whose weights training starts from; None starts at random."""
-    anew: tuple[Text, ...] = ()
-    """Parts, such as audio_encoder, that start at random all the same."""
-    frozen: tuple[Text, ...] = ()
-    """Parts that stay as they start: what has learned speech from few people soon knows them by heart."""
-    mouth_steps: NonNegativeInt = 1_500
-    """Steps before all others, in which the inside of mouths is learned, from pixels between tracked lips: a few
-    minutes. It stays as it is afterwards. 0 leaves it as it is in ``start``; without one it is painted at random."""
-    steps: NonNegativeInt = 20_000
-    """Steps in all others."""
-    batch_size: PositiveInt = 6
-    """Frames rendered in a batch."""
-    motion_steps: NonNegativeInt = 2_000
-    """First steps, in which only movement is learned (landmarks and speech, no pictures): fast."""
-    motion_interval: PositiveInt = 2
-    """Afterwards, movement is still learned at every so many steps."""
-    speech_share: Share = 0.25
-    """Share of the frames rendered from speech instead of the tracked face once speech has been learned."""
-    speech_from: Share = 0.6
-    """Fraction of all steps after which frames are rendered from speech too."""
-    learning_rate: PositiveFloat = 8e-4
-    """Peak learning rate."""
-    grid_learning_rate: NonNegativeFloat = 4e-3
-    """Peak learning rate of the hash grid."""
-    weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay (AdamW) of everything but the hash grid."""
-    warmup: NonNegativeInt = 300
-    """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
-    clip: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
-    accumulate: PositiveInt = 1
-    """Batches whose gradients are added up before each update."""
-    average: ShareBelowOne = 0.998
-    """Decay of the exponential moving average of the weights."""
-    precision: Precision = "auto"
-    """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    log_every: PositiveInt = 20
-    """Steps between two entries of the log."""
-    validate_every: PositiveInt = 500
-    """Steps between two validations on people never trained on."""
-    validate_batches: NonNegativeInt = 8
-    """Batches in a validation."""
-    save_every: PositiveInt = 500
-    """Steps between two checkpoints."""
-    keep: PositiveInt = 2
-    """Checkpoints kept."""
-
-    @model_validator(mode="after")
-    def check_steps(self) -> TrainConfig:
-        """There is something to learn."""
-        if self.steps == self.mouth_steps == 0:
-            raise ValueError("steps and mouth_steps are both 0, so there is nothing to learn")
-        return self
+MOTION_INTERVAL = 2
+"""Steps between two motion losses in the image stage."""
+SPEECH_SHARE = 0.25
+"""Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
+VALIDATION_BATCHES = 8
+GRID_LEARNING_RATE = 5.0
+"""Learning rate of the hash grid relative to that of everything else: it needs larger steps and no decay."""
+WEIGHT_DECAY = 0.01
+"""Decoupled weight decay (AdamW) of everything but the hash grid."""
 
 
-class Trainer:
-    """Everything a run owns: data, model, averaged model, optimizer and log."""
+class S3DNeRFTrainer(TrainingLoop):
+    """A training run of S3D-NeRF: motion first, then images and motion together."""
+
+    progress_metrics = ("pixel", "lips", "landmarks", "speech", "correlation")
+    motion_interval = MOTION_INTERVAL
+    speech_share = SPEECH_SHARE
+    validation_batches = VALIDATION_BATCHES
 
     def __init__(self, config: S3DNeRFConfig, run_dir: Path) -> None:
         check_config(config)
-        self.config, self.run_dir = config, run_dir
-        self.device = choose_device(config.train.device, "train.device")
-        torch.manual_seed(config.seed)
-        self.model = make_model(config.model, config.train).to(self.device)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.average))
-        self.optimizer = make_optimizer(self.model, config.train)
+        self.config = config
+        super().__init__(config.train, run_dir, config.seed)
         self.face_mesh = FaceMesh().to(self.device)
-        self.lip_sync = load_discriminator(device=self.device)
-        if config.data.run_every and config.data.run_frames != self.lip_sync.config.frames:
-            reason = f"the lip-sync discriminator looks at {self.lip_sync.config.frames} frames"
-            raise UserError("data.run_frames", reason, "set it to that, or data.run_every to 0")
+        self.sync_discriminator = load_discriminator(device=self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
-        size, window = config.model.image_size, max(config.model.audio.samples, self.lip_sync.config.audio.samples)
-        data, shape = config.data, (size, window, config.train.batch_size, config.seed)
+        window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
+        data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
         try:
             self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
         except EmptySplitError as error:
-            # Of few people, preparation sets none aside.
+            # With few people, preparation sets none aside.
             tqdm.write(f"no validation: {error.reason}")
             self.val_data = None
-        self.checkpoints = run_dir / "checkpoints"
-        self.step = 0
 
-    def run(self, resume: bool) -> None:
-        """Train to the last step. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and are raised again."""
-        make_folder(self.run_dir)
-        latest = find_latest(self.checkpoints) if resume else None
-        if latest is not None:
-            self.step = load_checkpoint(latest, self.state)
-            self.average.n_averaged.fill_(self.step)
-        save_config(self.run_dir / "config.yaml", self.config)
-        train = self.config.train
-        if latest is None:
-            if "source_expression" not in train.frozen:
-                self.fit_source_expression()
-            if train.mouth_steps > 0:
-                self.train_mouth_interior()
-            self.save()
-        bar = tqdm(total=train.steps, initial=self.step, desc="training", dynamic_ncols=True)
-        with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
-            for batches in self.iterate_batches():
-                losses = self.update(batches)
-                self.step += 1
-                bar.update()
-                if self.step % train.log_every == 0:
-                    self.log_losses(log, bar, losses)
-                if self.val_data is not None and self.step % train.validate_every == 0:
-                    self.validate(log)
-                if self.step % train.save_every == 0 or self.step == train.steps or interrupted():
-                    self.save()
-                if interrupted():
-                    tqdm.write(f"stopped at step {self.step}; continue with --resume")
-                    return
+    def make_model(self) -> S3DNeRF:
+        """Return the model at its start."""
+        return make_model(self.config.model, self.config.train)
+
+    def make_optimizer(self) -> torch.optim.AdamW:
+        """Return AdamW with the hash grid in a group of its own."""
+        return make_optimizer(self.model, self.config.train)
+
+    def initialize(self) -> None:
+        """Fit the source expression and train the interior of the mouth, which nothing else depends on."""
+        if "source_expression" not in self.config.train.freeze:
+            self.fit_source_expression()
+        if self.config.train.mouth_steps > 0:
+            self.train_mouth_interior()
+
+    def finish_step(self) -> None:
+        """Train the discriminators."""
+        self.adversary.update(self.step, self.autocast())
 
     def fit_source_expression(self) -> None:
         """Fit how expressions are told from faces, every person counting alike."""
@@ -199,7 +121,7 @@ class Trainer:
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step, prepared ahead by worker processes."""
         train = self.config.train
-        numbers = range(self.step * train.accumulate, train.steps * train.accumulate)
+        numbers = range(self.step * train.gradient_accumulation_steps, train.steps * train.gradient_accumulation_steps)
         loader = DataLoader(
             ErrorCatchingDataset(self.data),
             batch_size=None,
@@ -214,41 +136,24 @@ class Trainer:
             if isinstance(batch, UserError):
                 raise batch
             group.append(batch)
-            if len(group) == train.accumulate:
+            if len(group) == train.gradient_accumulation_steps:
                 yield group
                 group = []
 
-    def update(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """Make one step of the optimizer and return the (unweighted) losses of its last batch."""
-        train = self.config.train
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(self.step, train.steps, train.warmup)
-        # One seed a step: resuming anywhere repeats dropout and jitter exactly.
-        generator = seed_step(self.config.seed, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches:
-            losses = self.measure_losses(move(batch, self.device), generator)
-            total = weighted_sum(losses, self.config.losses) / len(batches)
-            # On a processor, the backward pass of grid_sample crashes at places that are not numbers.
-            if self.device.type == "cpu":
-                check_finite(total, "loss", self.step)
-            total.backward()
-        clip_gradient(self.model, train.clip, self.step)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        self.adversary.update(self.step, self.autocast())
-        return {name: value.detach() for name, value in losses.items()}
+    def compute_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Return the weighted sum of the losses of this step's stage, and each of them."""
+        losses = self.compute_losses(move(batch, self.device), generator)
+        return weighted_sum(losses, self.config.losses), {name: value.detach() for name, value in losses.items()}
 
-    def measure_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return all loss terms of this step's stage."""
         train = self.config.train
         losses: dict[str, Tensor] = {}
-        with_pictures = self.step >= train.motion_steps
-        if not with_pictures or self.step % train.motion_interval == 0:
+        image_stage = self.step >= train.motion_steps
+        if not image_stage or self.step % self.motion_interval == 0:
             losses = self.motion_losses(batch, generator)
-        if with_pictures:
-            share = train.speech_share * (self.step >= train.speech_from * train.steps)
+        if image_stage:
+            share = self.speech_share * (self.step >= train.speech_from * train.steps)
             losses = add_losses(losses, self.image_losses(batch, generator, share))
         return losses
 
@@ -297,8 +202,8 @@ class Trainer:
         losses["regions"] = losses["regions"] + region_loss(sources)
         adversarial = self.adversarial_losses(rendering.image, frames, generator)
         if batch.is_run and speech_share > 0:
-            middle = frames.speech[self.lip_sync.config.frames // 2 :: self.lip_sync.config.frames]
-            losses["sync"] = sync_loss(self.lip_sync, rendering.image, frames.camera, middle)
+            middle = frames.speech[self.sync_discriminator.config.frames // 2 :: self.sync_discriminator.config.frames]
+            losses["sync"] = sync_loss(self.sync_discriminator, rendering.image, frames.camera, middle)
         perceived = perceptual_losses(self.face_mesh, rendering.image, frames)
         return losses | image_reconstruction_losses(rendering, frames) | perceived | adversarial
 
@@ -309,7 +214,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
-        """Measure the averaged model on people never trained on: pictures and lips, both driven by speech."""
+        """Measure the averaged model on people never trained on: images and lips, both driven by speech."""
+        if self.val_data is None:
+            return {}
         model = self.average.module.eval()
         length = self.config.data.sequence_frames
         totals: dict[str, list[float]] = {
@@ -319,7 +226,7 @@ class Trainer:
             "lip_correlation": [],
             "lip_gain": [],
         }
-        for index in range(self.config.train.validate_batches):
+        for index in range(self.validation_batches):
             batch = move(self.val_data[index], self.device)
             with self.autocast():
                 identity = model.encode_motion_identity(batch.speakers).repeat(length)
@@ -355,31 +262,12 @@ class Trainer:
             motion = model.encode_speech(identity, frames.speech)
             return model(identity, motion, frames.eyes, frames.camera)
 
-    def log_losses(self, log: SummaryWriter, bar: tqdm, losses: dict[str, Tensor]) -> None:
-        """Write the losses to the log and the progress bar."""
-        values = {name: value.item() for name, value in losses.items()}
-        for name, value in values.items():
-            log.add_scalar(f"train/{name}", value, self.step)
-        log.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
-        shown = ("pixel", "lips", "landmarks", "speech", "correlation")
-        bar.set_postfix({name: f"{values[name]:.4f}" for name in shown if name in values})
-
-    def save(self) -> None:
-        """Write a checkpoint and drop the oldest."""
-        folder = self.checkpoints / f"step_{self.step:07d}"
-        save_checkpoint(folder, self.step, self.state)
-        drop_old(self.checkpoints, self.config.train.keep)
-
     @property
     def state(self) -> TrainingState:
-        """All that a checkpoint holds."""
+        """Everything that a checkpoint holds."""
         modules = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
         return TrainingState(self.average.module, modules, optimizers)
-
-    def autocast(self) -> torch.autocast:
-        """Return the context of mixed precision."""
-        return mixed_precision(self.device, self.config.train.precision)
 
 
 class ErrorCatchingDataset(Dataset):
@@ -404,23 +292,20 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the folder holds another run, whose checkpoints would be mixed with those of this one.
     """
-    refuse_inputs(run_dir, [config.data.root, config.train.start])
-    if not resume and find_latest(run_dir / "checkpoints"):
-        raise UserError(run_dir, "holds a run already", "go on with it by --resume, or choose another --out")
-    make_folder(run_dir)
-    trainer = Trainer(config, run_dir)
-    trainer.run(resume)
+    check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
+    trainer = S3DNeRFTrainer(config, run_dir)
+    trainer.run(config, resume)
     return find_latest(trainer.checkpoints)
 
 
 def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
-    """Return a new model, with weights of the model in ``train.start`` when it is given.
+    """Return a new model, with weights of the model in ``train.init_from`` when it is given.
 
     Raises:
-        UserError: there is no model in ``train.start``, or one of other sizes; or no part of a name.
+        UserError: there is no model in ``train.init_from``, or one of other sizes; or no part of a name.
     """
-    model, start = S3DNeRF(config), train.start
-    for setting, parts in (("train.anew", train.anew), ("train.frozen", train.frozen)):
+    model, start = S3DNeRF(config), train.init_from
+    for setting, parts in (("train.reinit", train.reinit), ("train.freeze", train.freeze)):
         for part in parts:
             if not any(name.startswith(part) for name in model.state_dict()):
                 known = ", ".join(name for name, _ in model.named_children())
@@ -428,15 +313,17 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
     if start is not None:
         try:
             stored, random = load_file(start / "model.safetensors"), model.state_dict()
-            kept = {name: value for name, value in stored.items() if not name.startswith(train.anew)}
-            new = {name: value for name, value in random.items() if name.startswith(train.anew)}
+            kept = {name: value for name, value in stored.items() if not name.startswith(train.reinit)}
+            new = {name: value for name, value in random.items() if name.startswith(train.reinit)}
             model.load_state_dict(kept | new)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = f"training cannot start from it ({first_line(error)})"
-            raise UserError(start, reason, "give the folder of a model of the same sizes as --train.start") from error
+            raise UserError(
+                start, reason, "give the folder of a model of the same sizes as --train.init_from"
+            ) from error
     # The inside of the mouth is learned by itself.
     for name, parameter in model.named_parameters():
-        if name.startswith((*train.frozen, "mouth_interior")):
+        if name.startswith((*train.freeze, "mouth_interior")):
             parameter.requires_grad_(False)
     return model
 
@@ -447,8 +334,8 @@ def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
     rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
     return torch.optim.AdamW(
         [
-            {"params": rest, "peak": config.learning_rate, "weight_decay": config.weight_decay},
-            {"params": list(grid), "peak": config.grid_learning_rate, "weight_decay": 0.0},
+            {"params": rest, "peak": config.learning_rate, "weight_decay": WEIGHT_DECAY},
+            {"params": list(grid), "peak": GRID_LEARNING_RATE * config.learning_rate, "weight_decay": 0.0},
         ],
         betas=(0.9, 0.99),
         foreach=True,

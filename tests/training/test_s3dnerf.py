@@ -17,14 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from s3dnerf.data.config import RUN_FRAMES
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.training.checkpoint import find_latest
+from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
 from s3dnerf.training.optimization import clip_gradient, seed_step
-from s3dnerf.training.settings import S3DNeRFConfig
-from s3dnerf.training.trainer import Trainer, add_losses, make_model, make_optimizer, measure_psnr, train
+from s3dnerf.training.s3dnerf import S3DNeRFTrainer, add_losses, make_model, make_optimizer, measure_psnr, train
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"motion", "speech", "correlation", "gain", "distill", "silence"}
@@ -66,12 +67,12 @@ def test_hash_grid_has_a_larger_step_and_no_decay(make_config: Callable[..., S3D
     model = S3DNeRF(config.model)
     rest, grid = make_optimizer(model, config.train).param_groups
     assert [id(parameter) for parameter in grid["params"]] == [id(model.deformation_field.network.grid.table)]
-    assert grid["peak"] == config.train.grid_learning_rate and grid["weight_decay"] == 0.0
-    assert rest["peak"] == config.train.learning_rate and rest["weight_decay"] == config.train.weight_decay
+    assert grid["peak"] == 5.0 * config.train.learning_rate and grid["weight_decay"] == 0.0
+    assert rest["peak"] == config.train.learning_rate and rest["weight_decay"] == 0.01
     assert len(rest["params"]) + 1 == len(list(model.parameters()))
 
 
-def make_learned(trainer: Trainer) -> None:
+def make_learned(trainer: S3DNeRFTrainer) -> None:
     """Shake all weights: layers that start at zero would hide what lies before them."""
     torch.manual_seed(5)
     with torch.no_grad():
@@ -86,29 +87,29 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
     torch.manual_seed(9)
     S3DNeRF(config.model).save_pretrained(tmp_path / "first")
     first = load_file(tmp_path / "first" / "model.safetensors")
-    config.train.start, config.train.anew = tmp_path / "first", ("audio_encoder", "super_resolution")
+    config.train.init_from, config.train.reinit = tmp_path / "first", ("audio_encoder", "super_resolution")
     for name, value in make_model(config.model, config.train).state_dict().items():
         # Only what starts at zero is the same in every new model.
-        anew = name.startswith(config.train.anew) and len(value.unique()) > 1
+        anew = name.startswith(config.train.reinit) and len(value.unique()) > 1
         assert torch.equal(value, first[name]) != anew, name
 
 
 def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     config = make_config()
-    config.train.frozen = ("audio_encoder", "deformation_field.network.grid", "deformation_field.to_identity_code")
-    trainer = Trainer(config, tmp_path)
+    config.train.freeze = ("audio_encoder", "deformation_field.network.grid", "deformation_field.to_identity_code")
+    trainer = S3DNeRFTrainer(config, tmp_path)
     make_learned(trainer)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     for step in range(3):
         trainer.update([trainer.data[step]])
         trainer.step += 1
     changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
-    assert not any(name.startswith(config.train.frozen) for name in changed)
+    assert not any(name.startswith(config.train.freeze) for name in changed)
     assert any(name.startswith("deformation_field.network.") for name in changed)
     assert any(name.startswith("deformation_field.speech_attention") for name in changed)
 
 
-@pytest.mark.parametrize("setting", ["anew", "frozen"])
+@pytest.mark.parametrize("setting", ["reinit", "freeze"])
 def test_parts_that_the_model_does_not_have_are_refused(
     make_config: Callable[..., S3DNeRFConfig], setting: str
 ) -> None:
@@ -121,17 +122,18 @@ def test_parts_that_the_model_does_not_have_are_refused(
 def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     config = make_config()
     S3DNeRF(config.model).save_pretrained(tmp_path / "first")
-    config.train.start = tmp_path / "first"
+    config.train.init_from = tmp_path / "first"
     config.model.radiance.hidden += 8
     with pytest.raises(UserError, match="first: training cannot start from it"):
         make_model(config.model, config.train)
-    config.train.start = tmp_path / "nowhere"
+    config.train.init_from = tmp_path / "nowhere"
     with pytest.raises(UserError, match="nowhere"):
         make_model(config.model, config.train)
 
 
 def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    trainer = Trainer(make_config("--train.motion_steps", "2", "--train.motion_interval", "3"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config("--train.motion_steps", "2"), tmp_path)
+    trainer.motion_interval = 3
     found = []
     for step in range(4):
         trainer.step = step
@@ -144,7 +146,7 @@ def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tm
 
 def test_a_run_is_compared_with_its_speech(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     words = ("--train.motion_steps", "0", "--data.run_every", "2", "--train.speech_from", "0")
-    trainer = Trainer(make_config(*words, "--adversarial.start", "0"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config(*words, "--adversarial.start", "0"), tmp_path)
     found = []
     for step in range(2):
         trainer.step = step
@@ -154,21 +156,21 @@ def test_a_run_is_compared_with_its_speech(make_config: Callable[..., S3DNeRFCon
     assert 0.0 < found[1]["sync"].item() < 2.0
 
 
-def test_runs_of_another_length_are_refused(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="data.run_frames: the lip-sync discriminator looks at 5 frames"):
-        Trainer(make_config("--data.run_frames", "7"), tmp_path)
-    Trainer(make_config("--data.run_frames", "7", "--data.run_every", "0"), tmp_path)
+def test_a_run_has_the_frames_that_the_sync_discriminator_compares(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    assert S3DNeRFTrainer(make_config(), tmp_path).sync_discriminator.config.frames == RUN_FRAMES
 
 
 def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    words = ("--train.motion_steps", "1", "--train.motion_interval", "2")
-    trainer = Trainer(make_config(*words, "--train.speech_from", "0", "--train.speech_share", "0.5"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config("--train.motion_steps", "1", "--train.speech_from", "0"), tmp_path)
+    trainer.speech_share = 0.5
     make_learned(trainer)
     reached: dict[str, set[str]] = {}
     for stage, step in (("movement", 0), ("pictures", 1)):
         trainer.step = step
         trainer.model.zero_grad()
-        losses = trainer.measure_losses(trainer.data[step], seed_step(0, step))
+        losses = trainer.compute_losses(trainer.data[step], seed_step(0, step))
         weighted_sum(losses, trainer.config.losses).backward()
         gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
         assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
@@ -188,7 +190,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
 
 
 def test_averaged_weights_by_hand(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    trainer = Trainer(make_config("--train.average", "0.75"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config("--train.ema_decay", "0.75"), tmp_path)
     bias = trainer.model.motion_encoder.network[0].bias
     seen = []
     for step in range(3):
@@ -202,7 +204,7 @@ def test_averaged_weights_by_hand(make_config: Callable[..., S3DNeRFConfig], tmp
 def test_accumulated_batches_make_one_step_of_their_mean(
     make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
 ) -> None:
-    trainer = Trainer(make_config("--train.accumulate", "3", "--train.steps", "2"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config("--train.gradient_accumulation_steps", "3", "--train.steps", "2"), tmp_path)
     assert [len(group) for group in trainer.iterate_batches()] == [3, 3]
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -211,7 +213,7 @@ def test_accumulated_batches_make_one_step_of_their_mean(
     weight = trainer.model.motion_encoder.network[0].weight
     gradients = []
     for group in ([batches[0]], [batches[1]], batches):
-        trainer.config.train.clip = 1e9
+        trainer.config.train.max_grad_norm = 1e9
         trainer.optimizer.step = lambda: None  # type: ignore[method-assign]
         trainer.update(group)
         gradients.append(weight.grad.clone())
@@ -221,16 +223,16 @@ def test_accumulated_batches_make_one_step_of_their_mean(
 def record_losses(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[dict[str, float]]:
     """Note the losses of every step; press Ctrl-C in step ``stop_at``."""
     recorded: list[dict[str, float]] = []
-    update = Trainer.update
+    update = S3DNeRFTrainer.update
 
-    def note(self: Trainer, batches: list) -> dict[str, torch.Tensor]:
+    def note(self: S3DNeRFTrainer, batches: list) -> dict[str, torch.Tensor]:
         losses = update(self, batches)
         recorded.append({name: value.item() for name, value in losses.items()})
         if len(recorded) == stop_at:
             signal.raise_signal(signal.SIGINT)
         return losses
 
-    monkeypatch.setattr(Trainer, "update", note)
+    monkeypatch.setattr(S3DNeRFTrainer, "update", note)
     return recorded
 
 
@@ -243,7 +245,7 @@ def test_the_inside_of_mouths_is_learned_first_and_stays(
     changed = {name for name, value in first.items() if not torch.equal(value, start[name])}
     assert changed and all(name.startswith(("mouth_interior.", "source_expression.")) for name in changed)
     # Going on does not learn it again, and the other steps leave it alone.
-    monkeypatch.setattr("s3dnerf.training.trainer.train_mouth_interior", lambda *given: pytest.fail("learned twice"))
+    monkeypatch.setattr("s3dnerf.training.s3dnerf.train_mouth_interior", lambda *given: pytest.fail("learned twice"))
     config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.motion_steps", "1")
     last = load_file(train(config, tmp_path, resume=True) / "model" / "model.safetensors")
     kept = {name for name, value in last.items() if torch.equal(value, first[name])}
@@ -267,7 +269,7 @@ def test_resuming_is_exact(
 ) -> None:
     root = request.getfixturevalue("drawn_clips" if clips == "drawn" else "real_prepared_clips")
     words = ["--train.steps", "6", "--train.motion_steps", "2", "--train.speech_from", "0.4"]
-    words += ["--train.validate_every", "4", "--train.log_every", "1", "--train.save_every", "100"]
+    words += ["--train.validate_every", "4", "--train.save_every", "100"]
     # A worker process that prepares batches ahead must not matter either.
     words += ["--data.workers", "1" if clips == "drawn" else "0"]
     config = make_config(*words, root=root)
@@ -344,7 +346,7 @@ def test_the_first_ctrl_c_is_deferred_and_the_second_stops_at_once() -> None:
 
 
 def test_only_the_last_checkpoints_are_kept(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    words = ["--train.steps", "5", "--train.motion_steps", "9", "--train.save_every", "1", "--train.keep", "2"]
+    words = ["--train.steps", "5", "--train.motion_steps", "9", "--train.save_every", "1"]
     train(make_config(*words), tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_0000004", "step_0000005"]
@@ -408,15 +410,16 @@ def test_without_a_clip_to_validate_on_training_goes_on_and_says_so(
     assert len(lines) == 1 and lines[0].startswith("no validation: ") and reason in lines[0]
 
 
-def test_the_log_holds_losses_and_pictures(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+def test_the_log_holds_losses_and_pictures(
+    make_config: Callable[..., S3DNeRFConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("s3dnerf.training.loop.LOG_INTERVAL", 1)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     words = [
         "--train.steps",
         "3",
         "--train.motion_steps",
-        "1",
-        "--train.log_every",
         "1",
         "--train.validate_every",
         "3",
@@ -437,16 +440,17 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 ) -> None:
     words = ["--model.ray_size", "8", "--model.super_resolution.widths", "[16, 24, 24]"]
     words += ["--model.deformation.hidden", "32", "--model.radiance.hidden", "32", "--model.radiance.features", "8"]
-    words += ["--train.steps", "800", "--train.motion_steps", "0", "--train.motion_interval", "1000"]
-    words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.clip", "0.5"]
+    words += ["--train.steps", "800", "--train.motion_steps", "0"]
+    words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.max_grad_norm", "0.5"]
     words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
     words += ["--adversarial.start", "1"]
     monkeypatch.setattr(
         "s3dnerf.models.s3dnerf.s3dnerf.compute_interior_weight", lambda opening, source: torch.zeros_like(opening)
     )
-    trainer = Trainer(make_config(*words), tmp_path)
+    trainer = S3DNeRFTrainer(make_config(*words), tmp_path)
     # Detail that is kept from the source cannot be overfitted, nor what is painted between the lips afterwards.
     trainer.model.render_config.source_detail_scale = 0.0
+    trainer.motion_interval = 1000
     batch = trainer.data[1]
     trajectory = []
     for step in range(trainer.config.train.steps):
@@ -462,7 +466,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 def test_training_that_diverges_is_refused_before_weights_are_lost(
     make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
 ) -> None:
-    trainer = Trainer(make_config("--train.motion_steps", "0", "--train.learning_rate", "1e6"), tmp_path)
+    trainer = S3DNeRFTrainer(make_config("--train.motion_steps", "0", "--train.learning_rate", "1e6"), tmp_path)
     with pytest.raises(UserError, match=r"training has diverged.*train\.learning_rate"):
         for step in range(5):
             trainer.step = step
@@ -483,7 +487,7 @@ def test_a_clip_that_breaks_during_training_is_named_in_one_line(
 ) -> None:
     shutil.copytree(make_config().data.root, tmp_path / "clips")
     config = make_config("--data.workers", str(workers), "--train.steps", "3", root=tmp_path / "clips")
-    trainer = Trainer(config, tmp_path / "run")
+    trainer = S3DNeRFTrainer(config, tmp_path / "run")
     for video in (tmp_path / "clips").glob("*/video.mp4"):
         video.write_bytes(b"\0" * 1000)
     with pytest.raises(UserError, match=r"video\.mp4") as raised:

@@ -1,0 +1,101 @@
+"""Settings of a training run of S3D-NeRF; what a YAML file in ``configs/`` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, Share, Text, Width
+from s3dnerf.data.config import DataConfig
+from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.training.loop import LoopConfig
+
+
+@dataclass
+class TrainConfig(LoopConfig):
+    """How the model is optimized."""
+
+    init_from: Path | None = None
+    """Folder of a model whose weights training starts from; None starts at random."""
+    reinit: tuple[Text, ...] = ()
+    """Parts, such as audio_encoder, that start at random all the same."""
+    freeze: tuple[Text, ...] = ()
+    """Parts that are not trained. Speech learned from few people soon overfits them."""
+    mouth_steps: NonNegativeInt = 1_500
+    """Steps before all others, in which the interior of the mouth is trained on pixels between tracked lips: a few
+    minutes. It is not trained further. 0 keeps it as in ``init_from``, or at random."""
+    batch_size: PositiveInt = 6
+    """Frames rendered in a batch."""
+    motion_steps: NonNegativeInt = 2_000
+    """First steps, in which only motion is trained (landmarks and speech, no images): fast."""
+    speech_from: Share = 0.6
+    """Fraction of all steps after which some frames are rendered from speech instead of the tracked face."""
+
+    @model_validator(mode="after")
+    def check_steps(self) -> TrainConfig:
+        """Check that there is something to train."""
+        if self.steps == self.mouth_steps == 0:
+            raise ValueError("steps and mouth_steps are both 0, so there is nothing to learn")
+        return self
+
+
+@dataclass
+class LossWeights:
+    """Weight of each group of losses. The ratios within a group are constants beside its formula, see ``losses``."""
+
+    image: NonNegativeFloat = 1.0
+    """Differences of rendered and real frames: pixels, structure, gradients, texture and optical flow, with extra
+    weight on mouth and eyes."""
+    perceptual: NonNegativeFloat = 1.0
+    """Differences of what the face tracker's network sees in rendered and real frames."""
+    sync: NonNegativeFloat = 1.0
+    """One minus the cosine of rendered lips and speech in the frozen sync discriminator."""
+    adversarial: NonNegativeFloat = 1.0
+    """Image discriminators: adversarial loss and feature matching."""
+    landmarks: NonNegativeFloat = 1.0
+    """Distances by which the deformation misses the landmarks of the source."""
+    speech: NonNegativeFloat = 1.0
+    """Motion from speech: landmarks decoded from motion codes against tracked ones."""
+
+
+@dataclass
+class AdversarialConfig:
+    """When image discriminators are trained, and their sizes."""
+
+    start: Share = 0.6
+    """Fraction of all steps after which they start; 1 disables them."""
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 96)
+    """Channels before each halving of the feature map."""
+
+
+@dataclass
+class S3DNeRFConfig:
+    """Settings of the model, its data and its training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Architecture of the model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Training data."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimization."""
+    losses: LossWeights = field(default_factory=LossWeights)
+    """Weights of the losses."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """Image discriminators."""
+    seed: Seed = 0
+    """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> S3DNeRFConfig:
+        """Check that frames share sources evenly, and that every halving in a discriminator leaves whole pixels."""
+        batch, frames = self.train.batch_size, self.data.frames
+        if batch % frames:
+            raise ValueError(f"train.batch_size ({batch}) should be a multiple of data.frames ({frames})")
+        crop, halvings = self.model.ray_size, len(self.adversarial.widths)
+        if self.adversarial.start < 1 and crop % 2**halvings:
+            reason = f"model.ray_size ({crop}) should be a multiple of {2**halvings}"
+            raise ValueError(f"{reason} (2 ** {halvings}, one halving for each of adversarial.widths)")
+        return self

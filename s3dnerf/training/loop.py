@@ -1,0 +1,196 @@
+"""The training loop that every recipe shares.
+
+A recipe derives from :class:`TrainingLoop` and says what its batches and losses are. The loop does the rest: learning
+rate schedule, gradient accumulation and clipping, exponential moving average, logging, validation, checkpoints, exact
+resuming, and a checkpoint before the program ends on Ctrl-C, SIGTERM or SIGHUP.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from s3dnerf.config import save_config
+from s3dnerf.constraints import NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
+from s3dnerf.device import choose_device
+from s3dnerf.errors import UserError
+from s3dnerf.interruption import defer_interrupts
+from s3dnerf.media.files import make_folder, refuse_inputs
+from s3dnerf.precision import Precision, mixed_precision
+from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.optimization import check_finite, clip_gradient, schedule, seed_step
+
+LOG_INTERVAL = 20
+"""Steps between two entries of the log."""
+KEPT_CHECKPOINTS = 2
+"""Older checkpoints are deleted."""
+
+
+@dataclass
+class LoopConfig:
+    """Settings that all recipes share."""
+
+    steps: NonNegativeInt = 20_000
+    """Steps in all."""
+    learning_rate: PositiveFloat = 8e-4
+    """Peak learning rate."""
+    warmup: NonNegativeInt = 300
+    """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Batches whose gradients are averaged for each step."""
+    ema_decay: ShareBelowOne = 0.998
+    """Decay of the exponential moving average of the weights."""
+    precision: Precision = "auto"
+    """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    validate_every: PositiveInt = 500
+    """Steps between two validations on people never trained on."""
+    save_every: PositiveInt = 500
+    """Steps between two checkpoints."""
+
+
+class TrainingLoop(ABC):
+    """A training run: model, averaged model, optimizer, log and checkpoints."""
+
+    progress_metrics: tuple[str, ...] = ()
+    """Metrics that the progress bar shows."""
+
+    def __init__(self, config: LoopConfig, run_dir: Path, seed: int) -> None:
+        self.loop_config, self.run_dir, self.seed = config, run_dir, seed
+        self.device = choose_device(config.device, "train.device")
+        torch.manual_seed(seed)
+        self.model = self.make_model().to(self.device)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.optimizer = self.make_optimizer()
+        self.checkpoints = run_dir / "checkpoints"
+        self.step = 0
+
+    @abstractmethod
+    def make_model(self) -> nn.Module:
+        """Return the model to train, at its start."""
+
+    @abstractmethod
+    def make_optimizer(self) -> Optimizer:
+        """Return the optimizer of ``self.model``; its groups may hold ``peak``, a peak learning rate of their own."""
+
+    @abstractmethod
+    def iterate_batches(self) -> Iterator[Sequence[Any]]:
+        """Yield, for each remaining step, as many batches as gradients are accumulated over."""
+
+    @abstractmethod
+    def compute_loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Return the loss of a batch, and metrics to log. ``generator`` is seeded by the step."""
+
+    def initialize(self) -> None:  # noqa: B027
+        """Do what comes before the first step, once."""
+
+    def finish_step(self) -> None:  # noqa: B027
+        """Do what follows each step of the optimizer."""
+
+    def validate(self, log: SummaryWriter) -> dict[str, float]:
+        """Measure the averaged model on people never trained on."""
+        return {}
+
+    def run(self, config: Any, resume: bool = False) -> None:
+        """Train to the last step.
+
+        Ctrl-C, SIGTERM and SIGHUP save a checkpoint and are raised again.
+
+        Args:
+            config: all settings of the run, saved beside the checkpoints.
+            resume: continue from the last checkpoint in the folder of the run.
+        """
+        make_folder(self.run_dir)
+        latest = find_latest(self.checkpoints) if resume else None
+        if latest is not None:
+            self.step = load_checkpoint(latest, self.state)
+            self.average.n_averaged.fill_(self.step)
+        save_config(self.run_dir / "config.yaml", config)
+        if latest is None:
+            self.initialize()
+            self.save()
+        loop = self.loop_config
+        bar = tqdm(total=loop.steps, initial=self.step, desc="training", dynamic_ncols=True)
+        with SummaryWriter(self.run_dir / "log") as log, defer_interrupts() as interrupted, bar:
+            for batches in self.iterate_batches():
+                metrics = self.update(batches)
+                self.step += 1
+                bar.update()
+                if self.step % LOG_INTERVAL == 0 or self.step == loop.steps:
+                    self.log_metrics(log, bar, metrics)
+                if self.step % loop.validate_every == 0:
+                    self.validate(log)
+                if self.step % loop.save_every == 0 or self.step == loop.steps or interrupted():
+                    self.save()
+                if interrupted():
+                    tqdm.write(f"stopped at step {self.step}; continue with --resume")
+                    return
+
+    def update(self, batches: Sequence[Any]) -> dict[str, Tensor | float]:
+        """Make one step of the optimizer and return the metrics of its last batch."""
+        loop = self.loop_config
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.get("peak", loop.learning_rate) * schedule(self.step, loop.steps, loop.warmup)
+        # One seed per step: a resumed run repeats dropout and jitter exactly.
+        generator = seed_step(self.seed, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, Tensor | float] = {}
+        for batch in batches:
+            loss, metrics = self.compute_loss(batch, generator)
+            # On a CPU, the backward pass of grid_sample crashes at positions that are not finite.
+            if self.device.type == "cpu":
+                check_finite(loss, "loss", self.step)
+            (loss / len(batches)).backward()
+        clip_gradient(self.model, loop.max_grad_norm, self.step)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        self.finish_step()
+        return metrics
+
+    def log_metrics(self, log: SummaryWriter, bar: tqdm, metrics: dict[str, Tensor | float]) -> None:
+        """Write metrics to the log and the progress bar."""
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            log.add_scalar(f"train/{name}", value, self.step)
+        log.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
+        bar.set_postfix({name: f"{values[name]:.4f}" for name in self.progress_metrics if name in values})
+
+    def save(self) -> None:
+        """Write a checkpoint and delete the oldest."""
+        save_checkpoint(self.checkpoints / f"step_{self.step:07d}", self.step, self.state)
+        drop_old(self.checkpoints, KEPT_CHECKPOINTS)
+
+    @property
+    def state(self) -> TrainingState:
+        """Everything that a checkpoint holds."""
+        return TrainingState(self.average.module, {"model": self.model}, {"optimizer": self.optimizer})
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of mixed precision."""
+        return mixed_precision(self.device, self.loop_config.precision)
+
+
+def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[Path | None]) -> None:
+    """Check the folder of a run before anything is loaded, and make it.
+
+    Raises:
+        UserError: it is an input, or holds another run, whose checkpoints would be mixed with those of this one.
+    """
+    refuse_inputs(run_dir, inputs)
+    if not resume and find_latest(run_dir / "checkpoints"):
+        raise UserError(run_dir, "holds a run already", "Continue it with --resume, or choose another --out.")
+    make_folder(run_dir)

@@ -1,0 +1,232 @@
+"""Clips and batches for the sync discriminator.
+
+Speech features are computed once, along the path that rendered frames take later: every window is cut by
+``cut_speech_window`` and encoded by itself, as recorded and in a few augmented versions. Crops of the lips are a little
+larger than the network's input, so that each step can move, turn, scale and mirror them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from s3dnerf.constraints import PositiveInt, Text
+from s3dnerf.data.augmentation import augment_speech
+from s3dnerf.data.clip import list_clips
+from s3dnerf.data.config import OFFSET_MARGIN, PERSON_POWER
+from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.tracks import (
+    ClipTrack,
+    group_by_identity,
+    has_usable_speech,
+    load_clip_track,
+    load_sync_offsets,
+    sample_track,
+)
+from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.models.audio_encoder import AudioEncoder
+from s3dnerf.models.sync_discriminator import SyncDiscriminatorConfig, crop_lips
+from s3dnerf.precision import mixed_precision
+from s3dnerf.structures import Camera
+
+MARGIN = 0.2
+"""How much larger than what the network sees the stored crops are on every side."""
+RUN_STRIDE = 2
+"""Frames from one run of five to the next in a stretch: neighbors are all but equal."""
+SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
+IN_PLACE = np.eye(2, 3)[None]
+LIP_SHAPES = 6
+"""Numbers that :func:`measure_lip_shape` measures in every frame."""
+CHUNK = 64
+"""Frames cropped or windows heard at once."""
+
+
+@dataclass
+class SyncDataConfig:
+    """Where clips come from and how stretches of them are drawn."""
+
+    root: Path = Path("data/prepared")
+    """Folder of prepared clips (made by tools/prepare.py)."""
+    split: Text = "train"
+    """Clips of this split whose sync is ok or corrected are trained on."""
+    left_out: tuple[Text, ...] = ()
+    """People of this split who are watched instead of trained on."""
+    offsets: Path | None = None
+    """Table of constant offsets (made by train-sync --offsets) by which clips are brought in step."""
+    stretches: PositiveInt = 12
+    """Stretches in a batch."""
+    stretch_frames: PositiveInt = 20
+    """Frames in a stretch."""
+    versions: Annotated[PositiveInt, Field(le=100)] = 3
+    """How often each recording is heard: once as it is, then with other levels, colorings and noise."""
+
+
+@dataclass(frozen=True)
+class SyncClip:
+    """A clip in memory as the discriminator is shown it."""
+
+    track: ClipTrack
+    crops: Tensor
+    """``uint8 [T, 3, H, W]`` lips, larger by ``MARGIN`` on every side."""
+    speech: Tensor
+    """``float16 [versions, T, channels, columns]`` features of the speech around each frame."""
+
+
+@dataclass(frozen=True)
+class SyncBatch:
+    """Stretches of consecutive frames, and every second run of five frames in them (neighbors are all but equal)."""
+
+    crops: Tensor
+    """``[S, L, 1, h, w]``."""
+    speech: Tensor
+    """``[S, W, channels, columns]`` around the middle frames of the runs."""
+    clips: Tensor
+    """``[S, W]`` number of the clip."""
+    times: Tensor
+    """``[S, W]`` middle frame of the run."""
+    shapes: Tensor
+    """``[S, L, 6]`` shape of the lips."""
+
+
+class SyncData:
+    """Clips in memory, and batches of stretches by step number."""
+
+    def __init__(
+        self, clips: list[SyncClip], config: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int
+    ) -> None:
+        self.config, self.model, self.seed = config, model, seed
+        self.clips = {clip.track.clip.id: clip for clip in clips}
+        self.numbers = {name: number for number, name in enumerate(self.clips)}
+        self.identities = group_by_identity([clip.track for clip in clips])
+        shapes = {name: measure_lip_shape(clip.track) for name, clip in self.clips.items()}
+        spread = torch.cat(list(shapes.values())).std(dim=0)
+        self.shapes = {name: shape / spread for name, shape in shapes.items()}
+
+    def draw(self, step: int) -> SyncBatch:
+        """Return the batch of a step, a pure function of the seed and the step."""
+        rng = np.random.default_rng((self.seed, step))
+        length, half = self.config.stretch_frames, self.model.frames // 2
+        crops, speech, clips, times, shapes = [], [], [], [], []
+        for _ in range(self.config.stretches):
+            track = sample_track(self.identities, PERSON_POWER, rng)
+            clip = self.clips[track.clip.id]
+            first = rng.integers(track.clip.frames - length + 1)
+            middles = np.arange(first + half, first + length - half, RUN_STRIDE)
+            crops.append(augment_crops(clip.crops[first : first + length], self.model, rng))
+            speech.append(clip.speech[rng.integers(len(clip.speech)), middles].float())
+            clips.append(torch.full((len(middles),), self.numbers[track.clip.id]))
+            times.append(torch.from_numpy(middles))
+            shapes.append(self.shapes[track.clip.id][first : first + length])
+        return SyncBatch(*(torch.stack(parts) for parts in (crops, speech, clips, times, shapes)))
+
+
+def measure_lip_shape(track: ClipTrack) -> Tensor:
+    """Shape of the lips in every frame, minus its mean over the clip, head units ``[T, 6]``.
+
+    Opening and width of the mouth, height of upper lip, lower lip and chin, and how far the lips are pushed forward.
+    """
+    points = torch.from_numpy(track.landmarks).float()
+    upper, lower, left, right, chin = (points[:, KEPT_POINTS.searchsorted(number)] for number in SHAPE_POINTS.values())
+    shape = torch.stack(
+        [
+            upper[:, 1] - lower[:, 1],
+            right[:, 0] - left[:, 0],
+            upper[:, 1],
+            lower[:, 1],
+            chin[:, 1],
+            upper[:, 2] + lower[:, 2],
+        ],
+        dim=1,
+    )
+    return shape - shape.mean(dim=0)
+
+
+def read_clips(data: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int) -> list[SyncClip]:
+    """Read the clips that are known to be in step, shifted by their own offset where the settings name a table of them.
+
+    Raises:
+        UserError: there is no folder of clips, or no such table.
+    """
+    offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
+    tracks = [load_clip_track(folder) for folder in list_clips(data.root, data.split)]
+    chosen = [track for track in tracks if has_usable_speech(track, data.stretch_frames)]
+    hearing = AudioEncoder(model.audio).eval()
+    clips = []
+    for number, track in enumerate(tqdm(chosen, desc="hearing and cropping", dynamic_ncols=True)):
+        rng = np.random.default_rng((seed, number))
+        offset = offsets.get(track.clip.id, 0)
+        heard = [hear_speech(track, hearing, offset, None if version == 0 else rng) for version in range(data.versions)]
+        clips.append(SyncClip(track, crop_clip(track, model), torch.stack(heard)))
+    return clips
+
+
+def crop_clip(track: ClipTrack, config: SyncDiscriminatorConfig) -> Tensor:
+    """Crop the lips of every frame, with ``MARGIN`` around: ``uint8 [T, 3, H, W]``."""
+    frames = np.arange(track.clip.frames)
+    camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
+    crops = []
+    for rows in np.array_split(frames, -(-len(frames) // CHUNK)):
+        images = torch.from_numpy(track.clip.read_frames(rows)).movedim(-1, 1) / 255.0
+        poses = Camera(camera.rotation[rows], camera.scale[rows], camera.center[rows])
+        crops.append((255.0 * crop_lips(images, poses, config.crop, MARGIN)).round().byte())
+    return torch.cat(crops)
+
+
+@torch.no_grad()
+def hear_speech(track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None) -> Tensor:
+    """Speech features ``offset`` frames after every frame, ``float16 [T, channels, columns]``.
+
+    Every window is cut and heard by itself, as for rendered frames; a generator changes the sound first.
+    """
+    windows = augment_speech(track.speech, float(offset), 1.0, track.clip.frames, hearing.config.samples, rng)
+    with mixed_precision(torch.device("cpu")):
+        heard = torch.cat([hearing.extract_features(chunk) for chunk in torch.from_numpy(windows).split(CHUNK)])
+    return heard.half()
+
+
+def augment_crops(crops: Tensor, config: SyncDiscriminatorConfig, rng: np.random.Generator) -> Tensor:
+    """Cut a stretch of stored crops ``uint8 [L, 3, H, W]`` to what the network sees, ``[L, 1, h, w]``.
+
+    All frames are moved, scaled, turned, mirrored, blurred and changed in contrast alike, and seen through one color
+    channel; on top each shakes a little, as tracked heads do, and gets noise.
+    """
+    length = len(crops)
+    angle, scale = rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.12, 0.12))
+    shift = rng.uniform(-0.1, 0.1, 2) + 0.012 * rng.standard_normal((length, 2))
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    aspect = config.crop.height / config.crop.width
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    matrix = np.array([[side * cos, -sin * aspect], [side * sin / aspect, cos]])
+    theta = np.concatenate([np.broadcast_to(matrix, (length, 2, 2)), shift[..., None]], axis=2)
+    gray = place_crops(crops[:, rng.integers(3), None], theta, config)
+    gray = gray.clamp(min=1e-3) ** float(np.exp(rng.uniform(-0.4, 0.4)))
+    if rng.random() < 0.5:
+        gray = blur(gray, rng.uniform(0.3, 1.3))
+    noise = torch.from_numpy(rng.standard_normal(gray.shape, dtype=np.float32))
+    return gray + rng.uniform(0.0, 0.03) * noise
+
+
+def place_crops(crops: Tensor, placement: np.ndarray, config: SyncDiscriminatorConfig) -> Tensor:
+    """Cut what the network sees out of stored crops ``uint8 [L, C, H, W]``, moved by maps ``[L, 2, 3]``; in [0, 1]."""
+    shape = [len(crops), crops.shape[1], config.crop.height, config.crop.width]
+    theta = torch.from_numpy(placement / (1.0 + 2.0 * MARGIN)).float().expand(len(crops), 2, 3)
+    # Mixed precision would round positions.
+    with torch.autocast("cpu", enabled=False):
+        grid = F.affine_grid(theta, shape, align_corners=False)
+    return F.grid_sample(crops.float() / 255.0, grid, padding_mode="border", align_corners=False)
+
+
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur ``[N, 1, h, w]`` by a Gaussian of ``sigma`` pixels (up to about 1.5)."""
+    steps = torch.arange(-3, 4)
+    kernel = torch.softmax(-0.5 * (steps / sigma).square(), dim=0)
+    images = F.conv2d(F.pad(images, (3, 3, 0, 0), mode="replicate"), kernel[None, None, None])
+    return F.conv2d(F.pad(images, (0, 0, 3, 3), mode="replicate"), kernel[None, None, :, None])
