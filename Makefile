@@ -7,15 +7,18 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
+LINT   := $(VENV)/.lint
+DOCS   := .venv-docs
 CUDA   ?=
 
+CXX_FILES := $(shell find cuda_ext -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup kernels sanitize demo test lint format clean
+.PHONY: help setup kernels sanitize demo test test-fast docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
 setup: $(READY) ## Build .venv with the pinned versions and this package in it
 
@@ -42,14 +45,35 @@ demo: setup ## Write outputs/demo.mp4: a public-domain portrait says the shipped
 test: setup ## Run the tests (ARGS="-k name" for some of them)
 	$(PY) -m pytest $(ARGS)
 
-lint: setup ## Check style and formatting
+test-fast: setup ## Run the quick tests only
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+# The pages have an environment of their own, so that what builds them can never change the pinned PyTorch.
+$(DOCS)/.ready: requirements/docs.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --requirement requirements/docs.txt
+	touch $@
+
+docs: $(DOCS)/.ready ## Build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(LINT): requirements/lint.txt $(READY)
+	$(PIP) install --requirement requirements/lint.txt --constraint requirements/lock.txt
+	touch $@
+
+# Type errors are counted but do not fail yet: see [tool.mypy].
+lint: setup $(LINT) ## Check style, types, spelling and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib .
+	$(VENV)/bin/clang-format --fallback-style=none --dry-run --Werror $(CXX_FILES)
+	-$(PY) -m mypy | tail -n 1
 
-format: setup ## Bring the code into the one format
+format: setup $(LINT) ## Bring the code into the one format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format --fallback-style=none -i $(CXX_FILES)
 
 clean: ## Remove what was built (not outputs/ and runs/)
-	rm -rf $(VENV) build dist s3dnerf/native *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) build dist s3dnerf/native *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

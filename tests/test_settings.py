@@ -218,7 +218,6 @@ SMALLEST = {
     "audio": {"window": 640, "context": 320, "width": 8, "dropout": 0},
     "deformation": {
         "token_width": 4,
-        "heads": 2,
         "hidden": 2,
         "code_width": 1,
         "grid": {"levels": 1, "features": 1, "log2_hashmap_size": 1, "base_resolution": 1, "finest_resolution": 1},

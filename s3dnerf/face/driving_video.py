@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from s3dnerf.face.camera import HeadPose, fit_head_pose
-from s3dnerf.face.crop import apply_crop, choose_crop, crop_landmarks
+from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.landmarks import FaceTracker, to_pixels
 from s3dnerf.face.registration import REGISTRATION_SIZE, register_head_poses
 from s3dnerf.face.shots import (
@@ -134,7 +134,12 @@ def estimate_shot_poses(
         crop = choose_crop(fit_head_pose(track.landmarks[detected]), frame_size)
         unused = iter(readers)
 
-        def open_crops(start: int = start, stop: int = stop, crop=crop, unused=unused) -> Iterator[np.ndarray]:
+        def open_crops(
+            start: int = start,
+            stop: int = stop,
+            crop: CropBox = crop,
+            unused: Iterator[ForwardReader] = unused,
+        ) -> Iterator[np.ndarray]:
             return (apply_crop(frame, crop, REGISTRATION_SIZE) for frame in next(unused).read(start, stop))
 
         pose = register_head_poses(open_crops, crop_landmarks(track.landmarks, crop))

@@ -1,4 +1,4 @@
-"""The README's way from videos to a talking portrait: its commands, word for word, on two real people."""
+"""The training guide from videos to a talking portrait: its commands, word for word, on two real people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s3dnerf.data.clip import list_clips, load_clip
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
-from s3dnerf.training.config import S3DNeRFConfig
+from s3dnerf.training import S3DNeRFConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = {"id00012": "grid_uC_lrwp9a", "id00017": "grid_uD_brbk7n"}
@@ -33,9 +33,8 @@ FASTER = (
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, list[str]]:
-    """The first command of each numbered step under "Training", as words without `python`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    training = re.search(r"^## Training$(.*?)^## ", text, re.M | re.S).group(1)
+    """The first command of each numbered step, as words without `python`."""
+    training = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     found = {}
     for step, name in enumerate(STEPS, start=1):
         block = re.search(rf"\*\*{step}\. {name}\.\*\*.*?^```$(.*?)^```$", training, re.M | re.S).group(1)
@@ -48,7 +47,7 @@ def read_option(words: list[str], name: str) -> str:
 
 
 def run(words: list[str], *changes: str) -> None:
-    """Run words of the README (`tools/<command>.py ...`) with some options changed or added."""
+    """Run words of the guide (`tools/<command>.py ...`) with some options changed or added."""
     tool, *options = words
     assert (ROOT / tool).is_file()
     assert cli.main([Path(tool).stem, *options, *changes]) == 0
@@ -71,6 +70,8 @@ def test_the_commands_fit_each_other(commands: dict[str, list[str]]) -> None:
     assert read_option(commands["Use it"], "--checkpoint") == str(checkpoint)
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_two_people_without_a_manifest_are_prepared_trained_on_and_rendered(
     commands: dict[str, list[str]],
     shared_data: Path,
