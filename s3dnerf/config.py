@@ -23,8 +23,8 @@ import tyro
 import yaml
 
 from s3dnerf.errors import UserError, shorten
-from s3dnerf.limits import LIKENESS
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.limits import SIMILARITY
+from s3dnerf.media.files import atomic_write
 from s3dnerf.paths import is_file
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def to_dict(config: Any) -> Tree:
 
 def save_config(path: str | Path, config: Any) -> None:
     """Write a settings dataclass as a complete YAML file that `load_config` reads back to an equal object."""
-    with replace_when_done(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), "utf-8")
 
 
@@ -80,7 +80,7 @@ def find_config(name_or_path: str | Path) -> Path:
         return folder / path.name
     known = sorted(file.name for file in folder.glob("*.yaml"))
     # Names are compared without the suffix, which would make all of them alike.
-    close = difflib.get_close_matches(path.stem, [name.removesuffix(".yaml") for name in known], n=1, cutoff=LIKENESS)
+    close = difflib.get_close_matches(path.stem, [name.removesuffix(".yaml") for name in known], n=1, cutoff=SIMILARITY)
     question = f"Did you mean {close[0]}.yaml? " if close else ""
     raise UserError(path, "no such settings file", f"{question}Give a path, or one of: {', '.join(known)}.")
 
@@ -218,8 +218,8 @@ def _refuse_unknown(schema: type, tree: Tree, source: str) -> None:
     for name in _flatten(schema, tree):
         if name not in names:
             nearest = nearest_name(name, list(names))
-            cure = f"Did you mean '{nearest}'?" if nearest else "`s3dnerf train --help` lists all settings."
-            raise UserError(source, f"unknown setting '{name}'", cure)
+            hint = f"Did you mean '{nearest}'?" if nearest else "`s3dnerf train --help` lists all settings."
+            raise UserError(source, f"unknown setting '{name}'", hint)
 
 
 def _flatten(schema: type | None, tree: Mapping[Any, Any]) -> list[str]:
@@ -245,7 +245,7 @@ def _merge(lower: Tree, upper: Tree) -> Tree:
 
 
 def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tuple[str, Tree]]) -> UserError:
-    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands, the cure."""
+    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands, the hint."""
     first = error.errors(include_url=False)[0]
     known = dotted_names(schema)
     # Beyond the setting's own name, a location goes on into a tuple's entries or a union's members.
@@ -280,10 +280,10 @@ def _find_source(schema: type, name: str, layers: Sequence[tuple[str, Tree]]) ->
 
 
 def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> str:
-    """The cure for a wrong value: the choice that was probably meant, or else the default."""
+    """The hint for a wrong value: the choice that was probably meant, or else the default."""
     kind = known.get(name)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if close := difflib.get_close_matches(str(value), choices, n=1, cutoff=LIKENESS):
+    if close := difflib.get_close_matches(str(value), choices, n=1, cutoff=SIMILARITY):
         return f"Did you mean '{close[0]}'?"
     default = _find_default(schema, name)
     return "Fix the value." if default is dataclasses.MISSING else f"Fix the value; the default is {_show(default)}."

@@ -1,38 +1,41 @@
-"""The one exception that a user is meant to read."""
+"""The exception for failures that the user can fix."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-LONGEST_SUBJECT = 600
-"""Characters of a subject that are shown, at most; of longer ones, such as endless paths, the middle is left out."""
+MAX_SUBJECT_LENGTH = 600
+"""Maximum number of characters shown of a subject; the middle of longer ones, such as long paths, is left out."""
 
 
 class UserError(Exception):
-    """A failure that the user can fix: which file or setting, why it failed, and what to do about it.
+    """A failure that the user can fix. The command line prints it as one line and exits with code 2.
 
-    The command line prints it as one line and leaves with exit code 2.
+    Args:
+        subject: the file or setting that fails.
+        reason: why it fails.
+        hint: how to fix it.
     """
 
-    def __init__(self, subject: str | Path, reason: str, cure: str) -> None:
+    def __init__(self, subject: str | Path, reason: str, hint: str) -> None:
         self.subject = str(subject) or "''"
         self.reason = reason
-        self.cure = cure
-        super().__init__(escape_controls(f"{shorten(self.subject, LONGEST_SUBJECT)}: {reason}. {cure}"))
+        self.hint = hint
+        super().__init__(escape_controls(f"{shorten(self.subject, MAX_SUBJECT_LENGTH)}: {reason}. {hint}"))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
-        # An exception is rebuilt from its arguments when it crosses a process border.
-        return type(self), (self.subject, self.reason, self.cure)
+        # Exceptions are rebuilt from their arguments when they are passed between processes.
+        return type(self), (self.subject, self.reason, self.hint)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or the name of its type where it has none."""
+    """Return the first line of an error's text, or the name of its type if there is none."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
 def shorten(text: str, length: int) -> str:
-    """Return ``text``, its middle replaced by dots where it has more than ``length`` characters."""
+    """Return ``text`` with its middle replaced by dots if it has more than ``length`` characters."""
     if len(text) <= length:
         return text
     end = (length - 3) // 2
@@ -40,5 +43,5 @@ def shorten(text: str, length: int) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Return ``text`` on one line: line ends and other control characters, as in odd file names, are written out."""
+    """Return ``text`` with line breaks and other control characters escaped."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: programs clean up and end, and training saves a checkpoint first."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: programs clean up and exit, and training saves a checkpoint first."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _NAMES = ("SIGTERM", "SIGHUP")
 
 
 class Interrupted(KeyboardInterrupt):
-    """The program was told to end by a signal: handled wherever Ctrl-C is."""
+    """A signal ended the program. It is handled like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        """The signal's number; a shell expects the exit code 128 + number."""
+        """Number of the signal; shells expect the exit code 128 + number."""
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that part files are removed.
+    """Make SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that part files are removed.
 
-    Signals that are ignored or handled already, as SIGHUP under nohup, are left alone.
+    Signals that are already ignored or handled, such as SIGHUP under nohup, are left unchanged.
     """
     with _handling(_list_unhandled(), _raise):
         yield
@@ -32,34 +32,35 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def defer_interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether the program was told to end, so that a loop can save and leave.
+    """Defer interruptions, so that a loop can save its state first.
 
-    A second signal interrupts at once. At the end of the block a deferred interruption is raised again.
+    Yields a function that tells whether a signal was received. A second signal interrupts immediately. A deferred
+    interruption is raised again at the end of the block.
     """
     received: list[int] = []
     previous = signal.getsignal(signal.SIGINT)
     numbers = [signal.SIGINT, *_list_unhandled()]
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for other in numbers:
             signal.signal(other, previous if other == signal.SIGINT else _raise)
 
-    with _handling(numbers, note):
+    with _handling(numbers, record):
         yield lambda: bool(received)
     if received:
         raise KeyboardInterrupt if received[0] == signal.SIGINT else Interrupted(received[0])
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT, SIGTERM and SIGHUP in this process: for workers that the main process ends."""
+    """Ignore SIGINT, SIGTERM and SIGHUP in this process, for workers that the main process terminates."""
     for name in ("SIGINT", *_NAMES):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _list_unhandled() -> list[signal.Signals]:
-    """The signals that would end the process, or are handled by :func:`raise_on_signals`."""
+    """Return the signals with default handling, or handled by :func:`raise_on_signals`."""
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) in (signal.SIG_DFL, _raise)]
 
@@ -67,7 +68,7 @@ def _list_unhandled() -> list[signal.Signals]:
 @contextmanager
 def _handling(numbers: list[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+        yield  # only the main thread can handle signals
         return
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
@@ -79,6 +80,6 @@ def _handling(numbers: list[signal.Signals], handler: Callable[[int, FrameType |
 
 def _raise(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGTERM:
-        # A terminal that closes hangs up more than once, which must not disturb the cleaning up.
+        # A closing terminal sends SIGHUP repeatedly, which must not interrupt the cleanup.
         signal.signal(number, signal.SIG_IGN)
     raise Interrupted(number)

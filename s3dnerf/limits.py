@@ -1,4 +1,4 @@
-"""Ranges of options: the command line checks them when it reads its words, the library when it is called."""
+"""Ranges of options, checked both by the command line (when parsing) and by the library (when called)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 from s3dnerf.errors import UserError
 
-LARGEST_INT = 2**31 - 1
-"""Counts above this overflow the 32-bit sizes of the kernels, and no machine could serve them."""
-LARGEST_SEED = 2**63 - 1
+MAX_INT = 2**31 - 1
+"""Larger counts overflow the 32-bit sizes of the kernels."""
+MAX_SEED = 2**63 - 1
 """The largest seed that both NumPy and PyTorch accept."""
-LIKENESS = 0.7
-"""How much alike a word and the one that was probably meant are, at least: "gpu" is not taken for "cpu"."""
+SIMILARITY = 0.7
+"""Minimum similarity (as of difflib) of a word and its suggestion. At 0.7, "cpu" is not suggested for "gpu"."""
 
 
 @dataclass(frozen=True)
 class IntRange:
-    """Whole numbers from ``least`` to ``most``, of which only the even ones may be meant."""
+    """Whole numbers from ``minimum`` to ``maximum``, both included; only the even ones if ``even``."""
 
-    least: int
-    most: int = LARGEST_INT
+    minimum: int
+    maximum: int = MAX_INT
     even: bool = False
     unit: str = ""
 
@@ -32,17 +32,17 @@ class IntRange:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise UserError(f"{name} {value!r}", "is not a whole number", f"Use {self}.")
         number = operator.index(value)
-        if number < self.least:
+        if number < self.minimum:
             raise UserError(f"{name} {number}", "is too small", f"Use {self}.")
-        if number > self.most:
-            raise UserError(f"{name} {number}", "is too large", f"Use {self.most} or less.")
+        if number > self.maximum:
+            raise UserError(f"{name} {number}", "is too large", f"Use {self.maximum} or less.")
         if self.even and number % 2:
-            below, above = max(number - 1, self.least), min(number + 1, self.most)
+            below, above = max(number - 1, self.minimum), min(number + 1, self.maximum)
             raise UserError(f"{name} {number}", "is odd, and H.264 video has even sides", f"Use {below} or {above}.")
         return number
 
     def option(self, name: str) -> Callable[[str], int]:
-        """Return a function that reads the word after the option ``name``, for argparse."""
+        """Return a parser of the argument of the option ``name``, for argparse."""
 
         def read(word: str) -> int:
             try:
@@ -56,42 +56,42 @@ class IntRange:
     def __str__(self) -> str:
         kind = "an even number" if self.even else "a whole number"
         unit = f" {self.unit}" if self.unit else ""
-        if self.most in (LARGEST_INT, LARGEST_SEED):
-            return f"{kind} of {self.least} or more{unit}"
-        return f"{kind} from {self.least} to {self.most}{unit}"
+        if self.maximum in (MAX_INT, MAX_SEED):
+            return f"{kind} of {self.minimum} or more{unit}"
+        return f"{kind} from {self.minimum} to {self.maximum}{unit}"
 
 
 SIZE = IntRange(16, 4096, even=True, unit="pixels")
-"""Side of rendered frames. The model's own are 256 or 512; larger ones only take longer to write."""
+"""Side of rendered frames. The model renders at 256 or 512; larger frames are only resized."""
 PREPARED_SIZE = IntRange(64, 2048, even=True, unit="pixels")
 """Side of prepared clips."""
 WORKERS = IntRange(1, 1024)
 """Processes that prepare clips."""
-SEED = IntRange(0, LARGEST_SEED)
+SEED = IntRange(0, MAX_SEED)
 FIT_STEPS = IntRange(0, 100_000)
 FACE = IntRange(1)
 """Which face of a picture, counted from the largest."""
 BATCH = IntRange(1, 4096)
 """Frames rendered at once."""
 MAX_FRAMES = IntRange(5)
-"""Frames of an evaluated clip: with fewer, motion cannot be measured."""
+"""Frames of an evaluated clip. Motion cannot be measured on fewer than five."""
 REENACTED_FRAMES = IntRange(1)
 STEPS = IntRange(2, 1_000_000)
-"""Training steps of a benchmark: every other one is of another kind, and both are measured."""
+"""Training steps of a benchmark. Two kinds of steps alternate, and both are measured."""
 POINTS = IntRange(64, 2**28)
-"""Points of a benchmark: the smallest case looks at 48 together."""
+"""Points of a benchmark. The smallest case needs 48."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
 
 
-def require_number(name: str, value: object, least: float, most: float) -> float:
-    """Return a value as a float, or raise UserError with ``name`` if it is no number from ``least`` to ``most``."""
+def require_number(name: str, value: object, minimum: float, maximum: float) -> float:
+    """Return a value as a float, or raise UserError with ``name`` if it is not from ``minimum`` to ``maximum``."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not least <= number <= most:
-        raise UserError(f"{name} {value}", "is out of range", f"Use a number from {least:g} to {most:g}.")
+    if isinstance(value, bool) or not minimum <= number <= maximum:
+        raise UserError(f"{name} {value}", "is out of range", f"Use a number from {minimum:g} to {maximum:g}.")
     return number
 
 
@@ -103,6 +103,6 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
-    """Return "Did you mean ...? " with the entry of ``known`` that is most like a word, or "" if none is."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=LIKENESS)
+    """Return "Did you mean ...? " with the most similar entry of ``known``, or "" if none is similar."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=SIMILARITY)
     return f"Did you mean {close[0]}? " if close else ""

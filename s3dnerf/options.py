@@ -1,4 +1,4 @@
-"""Reading the words of the command line: mistakes become UserErrors that name what was probably meant."""
+"""Parsing of command line arguments, with errors as UserErrors that suggest the intended word."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any, NoReturn
 
 from s3dnerf.errors import UserError
 from s3dnerf.limits import IntRange, suggest
-from s3dnerf.paths import check_spelling, shorten_name
+from s3dnerf.paths import check_encoding, shorten_name
 
 NUMBER = re.compile(r"-\.?\d")
-"""How a negative number begins; other words that begin with a dash are options."""
-LONGEST_NAME = 200
-"""Bytes of a default file name before its suffix; file systems take 255, some that encrypt only 143."""
+"""Start of a negative number; other words with a leading dash are options."""
+MAX_NAME_LENGTH = 200
+"""Bytes of a default file name before its suffix. File systems allow 255, some encrypting ones only 143."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are UserErrors instead of a page of usage.
+    """An argument parser that raises UserError instead of printing the usage.
 
-    An option that it does not know is refused before anything else is, since its right spelling may be what is missing.
+    Unknown options are reported before missing ones, since the missing option may be the misspelled one.
     """
 
     takes_settings = False
-    """Whether unknown options may be settings of a training run, which are read elsewhere."""
+    """Whether unknown options may be settings of a training run, which are parsed elsewhere."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as argparse does, after a look at the names of the options."""
+        """Parse as argparse does, after checking the names of the options."""
         if args is not None:
             self.check_names(args)
         return super().parse_known_args(args, namespace)
 
     def check_names(self, words: Sequence[str]) -> None:
-        """Refuse the first option that is not known, or that is probably a known one misspelt."""
+        """Raise UserError for the first option that is unknown or probably misspelled."""
         known = [name for action in self._actions for name in action.option_strings]
         has_commands = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
         for word in words:
@@ -52,22 +52,22 @@ class OneLineParser(argparse.ArgumentParser):
             raise UserError(self.prog, f"unknown option {name}", f"{question}`{self.prog} --help` lists all options.")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse complains of as a UserError."""
+        """Raise argparse's message as a UserError."""
         raise UserError(self.prog, message, f"`{self.prog} --help` shows the options.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        # The one place where argparse decides about choices, commands included.
+        # argparse checks all choices here, including commands.
         if action.choices is None or value in action.choices:
             return
         what = "unknown command" if isinstance(action, argparse._SubParsersAction) else "invalid choice:"
         name = "" if action.metavar == "COMMAND" else f"{'/'.join(action.option_strings)}: "
         known = [str(choice) for choice in action.choices]
-        cure = f"{suggest(value, known)}Choose from: {', '.join(known)}."
-        raise UserError(self.prog, f"{name}{what} {value!r}", cure)
+        hint = f"{suggest(value, known)}Choose from: {', '.join(known)}."
+        raise UserError(self.prog, f"{name}{what} {value!r}", hint)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions; shows defaults, but not those that say nothing or are written out."""
+    """Keeps line breaks of descriptions, and shows defaults unless they are empty or part of the help text."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or "(default" in (action.help or "")
@@ -75,26 +75,26 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def add_int(parser: argparse.ArgumentParser, name: str, allowed: IntRange, **rest: Any) -> None:
-    """Add an option that takes a whole number within a range; ``rest`` goes to ``add_argument``."""
+    """Add an option for an integer within a range; ``rest`` is passed to ``add_argument``."""
     parser.add_argument(name, type=allowed.option(name), metavar="N", **rest)
 
 
 def read_text(word: str) -> str:
-    """Return a word, or raise argparse.ArgumentTypeError if it is empty: an unset variable of a shell script."""
+    """Return a word, or raise argparse.ArgumentTypeError if it is empty, as unset shell variables are."""
     if not word.strip():
         raise argparse.ArgumentTypeError("is empty")
     return word
 
 
 def read_path(word: str) -> Path:
-    """Return a word as a path. Raises argparse.ArgumentTypeError if it is empty, UserError if it is not UTF-8."""
-    check_spelling(read_text(word))
+    """Return a word as a Path. Raises argparse.ArgumentTypeError if it is empty, UserError if it is not UTF-8."""
+    check_encoding(read_text(word))
     return Path(word)
 
 
 def name_output(image: Path, audio: Path) -> Path:
-    """Return the default name of a video, made of the names of its portrait and its speech."""
+    """Return the default output of a video, named after its portrait and its speech."""
     name = f"{image.stem}_{audio.stem}"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = "_".join(shorten_name(path.stem, LONGEST_NAME // 2) for path in (image, audio))
+    if len(os.fsencode(name)) > MAX_NAME_LENGTH:
+        name = "_".join(shorten_name(path.stem, MAX_NAME_LENGTH // 2) for path in (image, audio))
     return Path("outputs") / f"{name}.mp4"

@@ -1,4 +1,4 @@
-"""Looking at paths that users give: what is there, and whether it can be used."""
+"""Checks of paths that users give."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from s3dnerf.errors import UserError
 
 
 def stat_path(path: str | Path) -> os.stat_result | None:
-    """Return what the system says of a path, or None where nothing is there.
+    """Return the status of a path, or None if nothing is there.
 
     Raises:
-        UserError: the system refuses to look: the name is too long, a folder on the way may not be entered. Or the name
-            is not valid UTF-8, which the libraries that read sound and video cannot open.
+        UserError: the path cannot be looked up, because the name is too long or a parent folder may not be entered; or
+            the name is not valid UTF-8, which the audio and video libraries cannot open.
     """
-    check_spelling(path)
+    check_encoding(path)
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -27,8 +27,8 @@ def stat_path(path: str | Path) -> os.stat_result | None:
         raise UserError(path, f"cannot be used as a path ({error})", "Give another path.") from error
 
 
-def check_spelling(path: str | Path) -> None:
-    """Raise UserError where a path has bytes that are not UTF-8."""
+def check_encoding(path: str | Path) -> None:
+    """Raise UserError if a path is not valid UTF-8."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -47,19 +47,19 @@ def is_folder(path: str | Path) -> bool:
     return state is not None and stat.S_ISDIR(state.st_mode)
 
 
-def require_folder(path: str | Path, cure: str) -> Path:
-    """Return a path as a Path, or raise UserError with this ``cure`` where it is no folder that can be read."""
+def require_folder(path: str | Path, hint: str) -> Path:
+    """Return a path as a Path, or raise UserError with this ``hint`` if it is not a readable folder."""
     path = Path(path)
     state = stat_path(path)
     if state is None:
-        raise UserError(path, "does not exist; it should be a folder", cure)
+        raise UserError(path, "does not exist; it should be a folder", hint)
     if not stat.S_ISDIR(state.st_mode):
-        raise UserError(path, "is a file, not a folder", cure)
+        raise UserError(path, "is a file, not a folder", hint)
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(path, "may not be read", "Give yourself permission to read this folder.")
     return path
 
 
 def shorten_name(name: str, size: int) -> str:
-    """Return as much of the beginning of a file name as fits into ``size`` bytes."""
+    """Return the longest prefix of a file name that fits into ``size`` bytes."""
     return os.fsencode(name)[:size].decode(errors="ignore")

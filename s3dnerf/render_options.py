@@ -1,4 +1,4 @@
-"""Options of rendering: checked before anything is loaded, by the command line and by the pipeline alike."""
+"""Rendering options, checked by the command line and the pipeline before anything is loaded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from s3dnerf.paths import is_file
 MOTIONS = ("static", "idle")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
-FARTHEST_TURN = 40.0
-"""Degrees; beyond, most of what would be seen is not in the photograph."""
+MAX_TURN = 40.0
+"""Degrees. Beyond this, most of the visible surface is not in the source image."""
 
 
 def check_options(
@@ -29,7 +29,7 @@ def check_options(
     face: int | None,
     seed: int,
 ) -> None:
-    """Raise UserError where an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
+    """Raise UserError if an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
     limits.require_choice("--blink", blink, BLINKS)
     limits.require_choice("--framing", framing, FRAMINGS)
     limits.SEED.require("--seed", seed)
@@ -43,22 +43,22 @@ def check_options(
 
 
 def check_turn(turn: tuple[float, float]) -> None:
-    """Raise UserError unless ``turn`` is two angles in degrees that one photograph can show."""
+    """Raise UserError unless ``turn`` is two angles in degrees up to :data:`MAX_TURN`."""
     angles = list(turn) if isinstance(turn, (tuple, list, np.ndarray)) else [turn]
     if len(angles) != 2 or not all(isinstance(angle, Real) for angle in angles):
         words = " ".join(str(angle) for angle in angles)
         raise UserError(f"--turn {words}", "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
-    if not all(abs(angle) <= FARTHEST_TURN for angle in angles):
+    if not all(abs(angle) <= MAX_TURN for angle in angles):
         reason = "turns the head further than one photograph can show"
-        cure = f"Use -{FARTHEST_TURN:g} to {FARTHEST_TURN:g} degrees."
-        raise UserError("--turn {:g} {:g}".format(*angles), reason, cure)
+        hint = f"Use -{MAX_TURN:g} to {MAX_TURN:g} degrees."
+        raise UserError("--turn {:g} {:g}".format(*angles), reason, hint)
 
 
 def check_pose(pose: str | Path) -> None:
-    """Raise UserError unless ``pose`` is a kind of motion or a file."""
+    """Raise UserError unless ``pose`` is one of :data:`MOTIONS` or a file."""
     if pose not in MOTIONS and not is_file(pose):
-        cure = f"{limits.suggest(pose, MOTIONS)}Use static, idle or the path of a video."
-        raise UserError(f"--pose {pose}", "is no video file", cure)
+        hint = f"{limits.suggest(pose, MOTIONS)}Use static, idle or the path of a video."
+        raise UserError(f"--pose {pose}", "is no video file", hint)
 
 
 def parse_color(background: str) -> np.ndarray | None:
@@ -66,11 +66,11 @@ def parse_color(background: str) -> np.ndarray | None:
     if background == "keep":
         return None
     question = limits.suggest(background, ("keep", *ImageColor.colormap))
-    cure = f'{question}Use keep, or a color such as green or "#00ff00".'
+    hint = f'{question}Use keep, or a color such as green or "#00ff00".'
     try:
         color = ImageColor.getrgb(background)
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"--background {background}", "is not a color", cure) from error
+        raise UserError(f"--background {background}", "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
-        raise UserError(f"--background {background}", "is not a color of three values up to 255", cure)
+        raise UserError(f"--background {background}", "is not a color of three values up to 255", hint)
     return np.float32(color) / 255.0

@@ -1,4 +1,4 @@
-"""The command line: what it answers to good words, to wrong ones, and to an interruption."""
+"""The command line: valid and invalid arguments, and interruptions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_wrong_settings_of_train_are_refused_with_the_nearest_name(
     assert "no such settings file" in complain(capsys, "train", "--config", "nothing.yaml")
 
 
-def test_wrong_words_of_ablate_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_of_ablate_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("ablate", "--clips", str(tmp_path), "--out", str(tmp_path / "out"))
     assert "no variant half_face" in complain(capsys, *words, "--variants", "half_face")
     assert "Did you mean 'train.steps'?" in complain(capsys, *words, "--train.step", "4")
@@ -111,7 +111,7 @@ def test_exit_codes(
     def fail(options: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "run_render", fail)
+    monkeypatch.setattr(cli.rendering, "run_render", fail)
     assert cli.main(["render", "--image", "a.png", "--audio", "b.wav"]) == code
     assert capsys.readouterr().err == f"{line}\n"
 

@@ -1,4 +1,4 @@
-"""Failures of the machine are one line; bugs keep their traceback."""
+"""Failures of the machine are reported in one line; bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     def fail(options: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "run_render", fail)
+    monkeypatch.setattr(cli.rendering, "run_render", fail)
     return cli.main(WORDS)
 
 

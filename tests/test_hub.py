@@ -1,4 +1,4 @@
-"""Models by hub id: from the cache, or refused within seconds where nothing answers."""
+"""Models by hub id: from the cache, or refused within seconds without an answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import sys, time
 from s3dnerf import hub
 from s3dnerf.errors import UserError
 import huggingface_hub
-hub.PATIENCE = float(sys.argv[2])
+hub.TIMEOUT = float(sys.argv[2])
 begin = time.perf_counter()
 try:
     print(hub.find_model(sys.argv[1]))
@@ -119,7 +119,7 @@ def test_a_proxy_without_a_port_number_counts_as_no_connection(tmp_path: Path) -
         ({"HTTP_PROXY": "http://proxy.example"}, ("hub.example", 443)),
     ],
 )
-def test_the_first_server_on_the_way_is_found(
+def test_the_proxy_is_preferred_to_the_endpoint(
     variables: dict[str, str], server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
@@ -131,7 +131,7 @@ def test_the_first_server_on_the_way_is_found(
 
 
 @pytest.mark.parametrize("source", ["missing", "a/b/c", "../up", "user/mo del", "", Path("user/model")])
-def test_names_that_are_no_hub_ids_are_not_asked_for(source: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_are_not_hub_ids_are_not_requested(source: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise AssertionError("the hub was asked")
 
@@ -140,7 +140,7 @@ def test_names_that_are_no_hub_ids_are_not_asked_for(source: str | Path, monkeyp
         hub.find_model(source)
 
 
-def test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_folders_are_used_directly(tmp_path: Path) -> None:
     assert hub.find_model(str(tmp_path)) == tmp_path
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match=r"model\.safetensors: is a file"):

@@ -1,4 +1,4 @@
-"""Signals: what is being written is cleaned up, and the exit code tells which signal it was."""
+"""Signals: partial output is removed, and the exit code names the signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(options):
 if "inherit" not in sys.argv:  # a test run in the background may hand its ignored signals on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-cli.run_doctor = write
+cli.diagnostics.run_doctor = write
 sys.exit(cli.main(["doctor"]))
 """
 

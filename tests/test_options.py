@@ -1,4 +1,4 @@
-"""Options of every command: a wrong one is refused in one line that names it, before any work."""
+"""Options of every command: invalid ones are refused in one line, before any work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.options import name_output
 from s3dnerf.paths import is_file, is_folder
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.training.config import S3DNeRFConfig
+from s3dnerf.training import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")
@@ -192,17 +192,17 @@ def test_wrong_options_of_other_commands_are_refused(
     assert not (folder / "out").exists()
 
 
-def test_an_option_misspelt_is_named_before_the_one_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_option_is_reported_before_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--image?" in complain(capsys, "render", "--imag", "a.png", "--audio", "b.wav")
 
 
-def test_negative_numbers_are_no_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_negative_numbers_are_not_options(capsys: pytest.CaptureFixture[str]) -> None:
     line = complain(capsys, "render", "--image", "a.png", "--audio", "b.wav", "--turn", "-20", "-.5")
     assert "b.wav" in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_option_takes_an_empty_word(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_option_accepts_an_empty_word(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     (commands,) = (action for action in cli.build_parser()._actions if action.dest == "command")
     for action in commands.choices[command]._actions:
         if action.nargs != 0:
@@ -313,13 +313,13 @@ def test_wrong_arguments_of_a_pipeline_are_refused(pipeline: TalkingHeadPipeline
         next(pipeline.reenact("clip.mp4", landmarks=np.zeros((3, 4, 3))))
 
 
-def test_ranges_take_what_is_in_them() -> None:
+def test_ranges_accept_the_values_in_them() -> None:
     assert limits.SIZE.require("--size", np.int64(64)) == 64
     assert [limits.SIZE.require("", size) for size in (16, 4096)] == [16, 4096]
     assert limits.SEED.option("--seed")("0") == 0
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"--device cuda: .*--device cpu"):
         choose_device("cuda")
@@ -366,7 +366,7 @@ def test_empty_variables_of_the_environment_count_as_not_set(monkeypatch: pytest
     assert choose_device("cpu").type == "cpu"
 
 
-def test_the_program_ends_quietly_when_nobody_reads_its_output() -> None:
+def test_the_program_exits_silently_when_its_output_is_closed() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "s3dnerf", "--help"]

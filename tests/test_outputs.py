@@ -1,4 +1,4 @@
-"""No command overwrites what it reads, under whatever name, and what cannot be written is refused before any work."""
+"""No command overwrites its inputs, and invalid outputs are refused before any work."""
 
 from __future__ import annotations
 

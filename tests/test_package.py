@@ -16,7 +16,7 @@ PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
     {
-        *("config", "constraints", "limits", "options", "render_options", "paths", "hub"),
+        *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
         *("errors", "failures", "interruption", "media", "ops", "device", "metrics", "precision"),
     },
     {"structures", "encoding", "rendering", "face"},
@@ -66,6 +66,12 @@ FORBIDDEN = {"face": {"rendering", "models", "data"}, "data": {"models"}}
 def test_packages_import_none_of_their_neighbors(package: str) -> None:
     imported = set().union(*(imports_of(path) for path in (PACKAGE / package).glob("*.py")))
     assert not {name for name in imported if name.split(".")[1:2] and name.split(".")[1] in FORBIDDEN[package]}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "evaluation").rglob("*.py")), ids=lambda path: path.stem)
+def test_evaluation_imports_no_trainer(path: Path) -> None:
+    training = {name.split(".")[2] for name in imports_of(path) if name.startswith("s3dnerf.training.")}
+    assert training <= {"config", "losses", "checkpoint"}
 
 
 def test_every_room_stands_on_a_floor() -> None:

@@ -1,4 +1,4 @@
-"""Compare the method with what is left of it without its parts: the command `s3dnerf ablate`."""
+"""Train ablations of the method and rank them: the command ``s3dnerf ablate``."""
 
 import sys
 

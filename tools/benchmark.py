@@ -1,4 +1,4 @@
-"""Measure speed, operator by operator and phase by phase: the command `s3dnerf benchmark`."""
+"""Measure the speed of operators, rendering and training: the command ``s3dnerf benchmark``."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Make s3dnerf/weights/face_mesh/face_mesh.safetensors from the model that mediapipe ships.
+"""Convert the face mesh model of mediapipe to s3dnerf/weights/face_mesh/face_mesh.safetensors.
 
     pip install tflite
     python tools/convert_face_mesh.py
 
-The half-precision numbers are taken over as they are; the branch that tells whether there is a face is left out.
+Half-precision weights are kept as they are. The branch for face presence is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from s3dnerf.face.face_mesh import BLOCK_CHANNELS, FACE_MESH_WEIGHTS, MESH_POINT_COUNT
 from s3dnerf.face.landmarks import load_mediapipe
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 
 KINDS = {tflite.BuiltinOperator.CONV_2D: "conv", tflite.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise"}
 KINDS[tflite.BuiltinOperator.PRELU] = "prelu"
@@ -33,12 +33,12 @@ def main() -> None:
     source = Path(load_mediapipe().__file__).parent / "modules" / "face_landmark" / "face_landmark.tflite"
     weights = name_weights(read_operators(source.read_bytes()))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replace_when_done(options.out) as temporary:
+    with atomic_write(options.out) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
 
 
 def read_operators(content: bytes) -> list[tuple[str, int, list[Tensor]]]:
-    """Return kind, input's number and weights of every layer of the branch that ends in the landmarks, in order."""
+    """Return the kind, input tensor and weights of every layer of the landmark branch, in order."""
     model = tflite.Model.GetRootAsModel(content, 0)
     graph = model.Subgraphs(0)
     made_by = {}
@@ -58,7 +58,7 @@ def read_operators(content: bytes) -> list[tuple[str, int, list[Tensor]]]:
         return seen
 
     def read(tensor: int) -> Tensor:
-        # Weights are stored in half precision, each behind an operator that widens it.
+        # Weights are stored in half precision, each followed by a dequantize operator.
         source = int(made_by[tensor].InputsAsNumpy()[0]) if tensor in made_by else tensor
         place = graph.Tensors(source)
         raw = model.Buffers(place.Buffer()).DataAsNumpy().view(np.float16)
@@ -76,7 +76,7 @@ def read_operators(content: bytes) -> list[tuple[str, int, list[Tensor]]]:
 
 
 def name_weights(layers: list[tuple[str, int, list[Tensor]]]) -> dict[str, Tensor]:
-    """Return the weights under the names of :class:`s3dnerf.face.face_mesh.FaceMesh`.
+    """Return the weights with the names of :class:`s3dnerf.face.face_mesh.FaceMesh`.
 
     Raises:
         ValueError: the layers are not those of the face mesh.

@@ -1,11 +1,11 @@
-"""Make s3dnerf/weights/speech/moonshine_tiny.safetensors from the published encoder.
+"""Convert the published Moonshine encoder to s3dnerf/weights/speech/moonshine_tiny.safetensors.
 
     npm pack @moonshine-ai/moonshine-js@0.1.29 && tar xzf moonshine-ai-moonshine-js-0.1.29.tgz
     pip install onnx
     python tools/convert_moonshine.py --onnx package/dist/model/tiny/quantized/encoder_model.onnx --clips data/prepared
 
-The 8-bit numbers are taken over as they are. Prepared clips (of the train split) give the mean and the variance of the
-first convolution's response to speech at the normal level, which stand in for those of the recording at hand.
+8-bit weights are kept as they are. Mean and variance of the first convolution's response to speech at the normal level
+are measured on prepared clips of the train split; they replace those of the recording at inference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from s3dnerf.data.clip import list_clips, load_clip
 from s3dnerf.media.audio import measure_level, speech_gain
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 from s3dnerf.models.speech_features import MOONSHINE
 
 LAYERS = 3
@@ -37,12 +37,12 @@ def main() -> None:
     weights = read_weights(onnx.load(options.onnx).graph)
     mean, variance = measure_response(weights, options.clips)
     weights |= {"groupnorm.mean": torch.tensor(mean), "groupnorm.variance": torch.tensor(variance)}
-    with replace_when_done(options.out) as temporary:
+    with atomic_write(options.out) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
 
 
 def read_weights(graph: onnx.GraphProto) -> dict[str, Tensor]:
-    """Return the stem and the first layers under the names of transformers' MoonshineEncoder.
+    """Return the stem and the first layers with the names of transformers' MoonshineEncoder.
 
     A quantized tensor ``name`` in int8 comes with ``name.scale`` and ``name.offset``: weight = number x scale + offset.
     """
@@ -66,7 +66,7 @@ def read_weights(graph: onnx.GraphProto) -> dict[str, Tensor]:
         inside = name.startswith("layers.") and int(name.split(".")[1]) < LAYERS
         if inside and name.endswith(("norm.weight", ".bias")):
             weights[name] = torch.tensor(value)
-    # The exporter gave the two parts of the group norm numbers for names.
+    # The exporter named the two parts of the group norm by numbers.
     scale, shift = (next(n for n in graph.node if n.name == f"/groupnorm/{part}").input[1] for part in ("Mul", "Add"))
     weights["groupnorm.weight"], weights["groupnorm.bias"] = (torch.tensor(stored[n][:, 0]) for n in (scale, shift))
     return weights
@@ -81,10 +81,10 @@ def add_quantized(weights: dict[str, Tensor], name: str, number: np.ndarray, sca
 
 
 def measure_response(weights: dict[str, Tensor], clips: Path) -> tuple[float, float]:
-    """Mean over the clips of the mean and the variance of tanh(first convolution)."""
+    """Return mean and variance of tanh(first convolution), averaged over clips."""
     kernel = weights["conv1.weight"].float() * weights["conv1.weight.scale"] + weights["conv1.weight.offset"]
     found = []
-    for folder in tqdm(list_clips(clips, "train"), desc="hearing clips"):
+    for folder in tqdm(list_clips(clips, "train"), desc="encoding clips"):
         clip = load_clip(folder)
         if clip.has_speech and clip.sync in ("ok", "corrected"):
             speech = clip.read_speech()

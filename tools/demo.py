@@ -1,5 +1,7 @@
-"""Write outputs/demo.mp4, in which a public-domain portrait from scikit-image says the shipped sentences, with
-outputs/demo.jpg, eight moments of it, and outputs/turned.jpg, one moment from five sides."""
+"""Render outputs/demo.mp4 from a public-domain portrait of scikit-image and the shipped speech.
+
+Also writes outputs/demo.jpg, eight frames of it, and outputs/turned.jpg, one frame from five views.
+"""
 
 import sys
 from itertools import islice
@@ -21,7 +23,7 @@ SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
 
 def draw_sheet(video: Path, columns: int = 4, rows: int = 2) -> np.ndarray:
-    """Return evenly spaced frames of a video, row by row."""
+    """Return a grid of evenly spaced frames of a video."""
     frames = list(stream_frames(video))
     moments = np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)
     shown = np.stack([frames[moment] for moment in moments]).reshape(rows, columns, *frames[0].shape)
@@ -29,7 +31,7 @@ def draw_sheet(video: Path, columns: int = 4, rows: int = 2) -> np.ndarray:
 
 
 def draw_sides(moment: int = 20, sides: tuple[int, ...] = (-20, -10, 0, 10, 20)) -> np.ndarray:
-    """Return one frame of the demo with the head turned to each of ``sides``, degrees to the viewer's right."""
+    """Return one frame of the demo with the head turned by each of ``sides``, degrees to the viewer's right."""
     pipeline = TalkingHeadPipeline.from_pretrained()
     videos = [pipeline(PORTRAIT, SPEECH, turn=(side, 0)) for side in sides]
     return np.concatenate([next(islice(video, moment, None)) for video in videos], axis=1)

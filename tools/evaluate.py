@@ -1,4 +1,4 @@
-"""Measure self-reenactment on real clips: the command `s3dnerf evaluate`."""
+"""Evaluate self-reenactment on real clips: the command ``s3dnerf evaluate``."""
 
 import sys
 

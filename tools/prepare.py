@@ -1,4 +1,4 @@
-"""Turn a tree of videos into prepared clips for training: the command `s3dnerf prepare`."""
+"""Prepare videos for training: the command ``s3dnerf prepare``."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""Ask of speech features how much they tell of the lips of people never heard before.
+"""Probe speech features: how well do they predict the lip opening of unseen people?
 
     python tools/probe_speech.py --clips data/prepared
 
-Ridge regression from nine frames of features to the opening of the lips; each clip of the train split is predicted by a
-fit that left its person out, and the clips of the validation split by a fit to all of train. Prints the mean over clips
-of the correlation with the real opening. Then, for each clip of the validation split and the last features: by how many
-frames its sound comes late, as the lips tell, and the correlation once that is made up for.
+A ridge regression maps nine frames of features to the lip opening. Each clip of the train split is predicted by a fit
+without its person, the clips of the validation split by a fit to the whole train split. Prints the mean over clips of
+the correlation with the true opening, then for each clip of the validation split and the last features the delay of its
+audio in frames, and the correlation after correction for it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.data.clip import list_clips
 from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
-from s3dnerf.media.audio import SAMPLES_PER_FRAME
 from s3dnerf.models.speech_features import LogMel, Moonshine, space_evenly
 
 REACH = 4
@@ -30,21 +30,21 @@ REACH = 4
 FOLDS = 4
 PENALTIES = (1e2, 1e3, 1e4, 1e5)
 LONGEST = 250
-"""Frames of a clip that count."""
+"""Maximum number of frames used of a clip."""
 FARTHEST = 5
-"""Offsets looked at to either side, frames."""
+"""Largest offset that is searched, in frames to either side."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip as the regression sees it."""
+    """A clip as input and target of the regression."""
 
     clip: str
     person: str
     inputs: Tensor
     """``[T, features]``."""
     opening: Tensor
-    """``[T]``, less its mean."""
+    """``[T]``, zero-mean."""
 
 
 def main() -> None:
@@ -70,29 +70,31 @@ def main() -> None:
 
 
 def read_speaking(root: Path, split: str) -> list[ClipTrack]:
-    """Read the clips whose sound and picture are in step."""
+    """Read the clips whose audio and video are in sync."""
     tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
     return [track for track in tracks if has_usable_speech(track, 2 * REACH)]
 
 
 def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return functions from sound ``[1, samples]`` to features ``[1, C, columns]``."""
+    """Return functions from audio ``[1, samples]`` to features ``[1, C, columns]``, by name."""
     moonshine = Moonshine()
 
-    def hear(layer: int) -> Callable[[Tensor], Tensor]:
+    def make_extractor(layer: int) -> Callable[[Tensor], Tensor]:
         def read(sound: Tensor) -> Tensor:
             hidden = moonshine.network(sound, output_hidden_states=True).hidden_states[layer].transpose(1, 2)
             return space_evenly(hidden, sound.shape[1], moonshine.step, moonshine.first, moonshine.rate)
 
         return read
 
-    layers = {f"Moonshine, layer {layer}": hear(layer) for layer in range(1, len(moonshine.network.layers) + 1)}
-    return {"log-mel": LogMel(), "Moonshine, stem": hear(0), **layers}
+    layers = {
+        f"Moonshine, layer {layer}": make_extractor(layer) for layer in range(1, len(moonshine.network.layers) + 1)
+    }
+    return {"log-mel": LogMel(), "Moonshine, stem": make_extractor(0), **layers}
 
 
 @torch.no_grad()
 def make_example(track: ClipTrack, features: Callable[[Tensor], Tensor]) -> Example:
-    """Bring features to frames, with those of the frames around them beside each."""
+    """Average features over frames, and concatenate those of neighboring frames."""
     frames = min(track.clip.frames, LONGEST)
     sound = torch.from_numpy(track.speech[: track.clip.frames * SAMPLES_PER_FRAME])[None]
     columns = features(sound)[0]
@@ -106,7 +108,7 @@ def make_example(track: ClipTrack, features: Callable[[Tensor], Tensor]) -> Exam
 
 
 def measure_left_out(examples: list[Example], penalty: float) -> Tensor:
-    """Correlation of every clip with the fit to the people of the other folds."""
+    """Return the correlation of every clip with the fit to people of the other folds."""
     people = sorted({example.person for example in examples})
     scores = torch.zeros(len(examples))
     for fold in range(FOLDS):
@@ -119,7 +121,7 @@ def measure_left_out(examples: list[Example], penalty: float) -> Tensor:
 
 
 def fit_ridge(examples: list[Example], penalty: float) -> Tensor:
-    """Solve ridge regression on all frames of the clips; returns ``[features]``."""
+    """Fit a ridge regression to all frames of the clips. Returns ``[features]``."""
     inputs = torch.cat([example.inputs for example in examples])
     opening = torch.cat([example.opening for example in examples])
     scale = inputs.std(dim=0).clamp(min=1e-6)
@@ -130,17 +132,17 @@ def fit_ridge(examples: list[Example], penalty: float) -> Tensor:
 
 
 def correlate(example: Example, fit: Tensor) -> Tensor:
-    """Pearson's correlation of one clip."""
+    """Return the Pearson correlation of one clip."""
     return torch.corrcoef(torch.stack([example.inputs @ fit, example.opening]))[0, 1].nan_to_num()
 
 
 def recover_offset(example: Example, fit: Tensor) -> tuple[int, float]:
-    """Return by how many frames the sound of a clip comes late, and the correlation once that is made up for."""
+    """Return the delay of the audio of a clip in frames, and the correlation after correction for it."""
     frames = len(example.opening)
     scores = {}
     for late in range(-FARTHEST, FARTHEST + 1):
-        heard, seen = (slice(max(0, shift), frames + min(0, shift)) for shift in (late, -late))
-        moved = replace(example, inputs=example.inputs[heard], opening=example.opening[seen])
+        audio, video = (slice(max(0, shift), frames + min(0, shift)) for shift in (late, -late))
+        moved = replace(example, inputs=example.inputs[audio], opening=example.opening[video])
         scores[late] = correlate(moved, fit).item()
     best = max(scores, key=scores.__getitem__)
     return best, scores[best]

@@ -1,4 +1,4 @@
-"""Let a portrait say a speech recording: the command `s3dnerf render`."""
+"""Generate a talking-head video: the command ``s3dnerf render``."""
 
 import sys
 

@@ -14,7 +14,7 @@ BUILD = [sys.executable, str(ROOT / "cuda_ext" / "build.py"), "--sanitize", "--o
 
 
 def find_runtime(compiler: str, name: str) -> str:
-    """Return the path of a sanitizer's library: it must be loaded before the interpreter."""
+    """Return the path of a sanitizer's runtime library, which must be loaded before the interpreter."""
     command = [compiler, f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -26,7 +26,7 @@ def main() -> int:
         environment = {
             **os.environ,
             "LD_PRELOAD": " ".join(find_runtime(compiler, name) for name in ("libasan.so", "libubsan.so")),
-            # The interpreter and PyTorch keep memory until they end; that is no fault of the kernels.
+            # The interpreter and PyTorch keep memory until they exit, which is not a leak of the kernels.
             "ASAN_OPTIONS": "detect_leaks=0",
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "S3DNERF_LIBRARIES": folder,

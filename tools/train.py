@@ -1,4 +1,4 @@
-"""Train on prepared clips: the command `s3dnerf train`."""
+"""Train on prepared clips: the command ``s3dnerf train``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train the lip-sync discriminator, or measure it: the command `s3dnerf train-sync`."""
+"""Train or evaluate the lip-sync discriminator: the command ``s3dnerf train-sync``."""
 
 import sys
 

@@ -32,7 +32,7 @@ from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmenter
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
-from s3dnerf.media.files import replace_folder_when_done, replace_when_done
+from s3dnerf.media.files import atomic_write, atomic_write_folder
 from s3dnerf.media.video import VideoWriter, read_frames
 from s3dnerf.paths import is_folder
 
@@ -125,7 +125,7 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
         ValueError: the number of frames is not ``clip.frames``.
         UserError: mediapipe, which computes the mattes, is missing.
     """
-    with replace_folder_when_done(clip.path) as part:
+    with atomic_write_folder(clip.path) as part:
         _write_images(part, clip, frames)
         if speech is not None:
             write_flac(part / SPEECH_FILE, fit_speech_length(speech, clip.frames))
@@ -142,7 +142,7 @@ def update_sync(clip: Clip, speech: np.ndarray | None = None) -> None:
     # The audio comes first: after a crash between the two, the clip still counts as not measured and is found in sync.
     if speech is not None:
         write_flac(clip.path / SPEECH_FILE, fit_speech_length(speech, clip.frames))
-    with replace_when_done(clip.path / INFO_FILE) as path:
+    with atomic_write(clip.path / INFO_FILE) as path:
         _write_info(path, clip, clip.has_speech)
 
 

@@ -68,8 +68,8 @@ class TalkingFaceDataset(Dataset):
             EmptySplitError: the split has no clips, or none with usable speech.
         """
         if batch_size % config.frames:
-            cure = f"make train.batch_size a multiple of data.frames ({config.frames})"
-            raise UserError("train.batch_size", f"{batch_size} frames cannot share sources evenly", cure)
+            hint = f"make train.batch_size a multiple of data.frames ({config.frames})"
+            raise UserError("train.batch_size", f"{batch_size} frames cannot share sources evenly", hint)
         self.config, self.image_size, self.window = config, image_size, window
         self.sources = batch_size // config.frames
         self.seed, self.augment = seed, augment
@@ -87,8 +87,8 @@ class TalkingFaceDataset(Dataset):
         self.speakers = group_by_identity(speaking)
         if not self.speakers:
             reason = f"split '{split}' has no clip with speech in step"
-            cure = "run tools/prepare.py again: its report.json says how each clip is in step (see docs/data.md)"
-            raise EmptySplitError(config.root, reason, cure)
+            hint = "run tools/prepare.py again: its report.json says how each clip is in step (see docs/data.md)"
+            raise EmptySplitError(config.root, reason, hint)
         self.pixels: dict[str, np.ndarray] = {}
         if config.cache:
             for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):

@@ -116,7 +116,7 @@ def _record_clips(entries: list[VideoEntry], out: Path, report: PrepareReport) -
             try:
                 report.clips.append(record_clip(out / entry.id))
             except UserError as error:
-                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.cure}"))
+                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.hint}"))
 
 
 def check_settings(size: int, workers: int) -> None:
@@ -139,7 +139,7 @@ def _select_entries(
             try:
                 existing[entry.id] = read_info(out / entry.id)
             except UserError as error:
-                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.cure}"))
+                report.failed.append(_describe_failure(entry, f"{error.reason}. {error.hint}"))
     check_sizes(Counter(info["size"] for info in existing.values()), size, out)
     broken = {failure.id for failure in report.failed}
     # An identity stays in its split even if new ones change which are chosen for validation.
@@ -165,8 +165,8 @@ def check_sizes(sizes: Counter[int], size: int, out: Path) -> None:
     if sizes and size not in sizes:
         other, count = sizes.most_common(1)[0]
         reason = f"holds {count} of these clips in {other} x {other} pixels, and --size is {size}"
-        cure = f"Name another --out for {size} x {size}, or --size {other} to go on in this folder."
-        raise UserError(out, reason, cure)
+        hint = f"Name another --out for {size} x {size}, or --size {other} to go on in this folder."
+        raise UserError(out, reason, hint)
 
 
 def _lacks_sync(entry: VideoEntry, info: dict) -> bool:

@@ -12,7 +12,7 @@ from s3dnerf.data.config import DataConfig
 from s3dnerf.data.tracks import has_continuous_face
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import FPS
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 
 REPORT_FILE = "report.json"
 
@@ -86,7 +86,7 @@ def read_failures(out: Path) -> list[Failure]:
 
 def write_report(out: Path, report: PrepareReport) -> None:
     """Write OUT/report.json."""
-    with replace_when_done(out / REPORT_FILE) as path:
+    with atomic_write(out / REPORT_FILE) as path:
         path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

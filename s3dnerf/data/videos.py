@@ -58,8 +58,8 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
     paths = sorted(path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     entries = _match_manifest(paths, videos, manifest) if manifest else _name_videos(paths, videos)
     if not entries:
-        cure = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
-        raise UserError(videos, "holds no video to prepare", cure)
+        hint = "Give a folder with videos" + (" that the manifest lists." if manifest else ".")
+        raise UserError(videos, "holds no video to prepare", hint)
     entries.sort(key=lambda entry: entry.id)
     for entry in entries:
         # The id becomes the name of a folder; hidden folders are incomplete clips.
@@ -100,8 +100,8 @@ def _read_rows(manifest: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise UserError(manifest, f"cannot be read ({error.strerror})", "Check the path of the manifest.") from None
     except (KeyError, csv.Error, UnicodeDecodeError) as error:
-        cure = f"It needs the columns {', '.join(COLUMNS)}."
-        raise UserError(manifest, f"is not a manifest ({error})", cure) from None
+        hint = f"It needs the columns {', '.join(COLUMNS)}."
+        raise UserError(manifest, f"is not a manifest ({error})", hint) from None
     for row, line in rows:
         if None in row.values():
             raise UserError(manifest, f"ends too early in line {line}", f"Each row has {', '.join(COLUMNS)}.")

@@ -1,4 +1,4 @@
-"""Self-reenactment of real clips: scores, tables, contact sheets."""
+"""Evaluation by self-reenactment of real clips: scores, tables and contact sheets."""
 
 from .evaluate import evaluate_clips
 from .report import EvaluationReport

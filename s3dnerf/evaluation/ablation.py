@@ -1,8 +1,8 @@
-"""Ablation: variants of the method, trained alike and ranked beside the order in S3D-NeRF's own ablation.
+"""Ablation study: variants of the method, trained alike and ranked against the ablation table of the S3D-NeRF paper.
 
-A run is one variant with one seed. All runs have the same settings but for what the variant takes away, so the same
-seed means the same batches. OUT/<variant>/seed_<n> holds a run: its checkpoint, its evaluation and `scores.json`, which
-is written last; what is there is not made again.
+A run is one variant with one seed. All settings except those of the variant are equal, so that equal seeds give equal
+batches. OUT/<variant>/seed_<n> holds a run: its checkpoint, its evaluation and ``scores.json``, which is written last.
+Finished runs are not repeated. The function that trains is an argument: this module depends on no trainer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -26,25 +26,28 @@ from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
 from s3dnerf.evaluation.report import REPORT_FILES
 from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
 from s3dnerf.evaluation.tables import COLUMNS, ROW_TITLES, Column, format_score, jsonable_scores, write_number
-from s3dnerf.media.files import check_output, refuse_inputs, replace_when_done
-from s3dnerf.training import S3DNeRFConfig, train
+from s3dnerf.media.files import atomic_write, check_output, refuse_inputs
 from s3dnerf.training.checkpoint import find_latest, read_step
+from s3dnerf.training.config import S3DNeRFConfig
+
+Train = Callable[[S3DNeRFConfig, Path, bool], Path]
+"""Takes settings, the folder of the run and whether to resume; returns the last checkpoint."""
 
 SHOWN = (
     *("psnr", "ssim", "lpips", "cpbd", "f_lmd", "m_lmd"),
     *("lip_correlation", "lip_gain", "lip_slope", "sync_confidence", "lse_c"),
 )
-"""Scores in the table, as far as they were measured."""
+"""Scores in the table, if they were measured."""
 REFERENCE_ROWS = ("unmoved_portrait", "ground_truth")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the paper's ablation."""
+    """One line of the paper's ablation table."""
 
     title: str
     settings: Mapping[str, str]
-    """What differs from the method, by dotted name."""
+    """Settings that differ from the method, by dotted name."""
     paper: float
     """Its Sync score in the paper."""
 
@@ -60,7 +63,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the variants are measured on; see :func:`evaluate_clips`."""
+    """Clips that the variants are evaluated on; see :func:`evaluate_clips`."""
 
     clips: Path
     manifest: Path | None = None
@@ -70,21 +73,21 @@ class Protocol:
     def measure(
         self, out: Path, rows: Sequence[str], checkpoint: Path | None = None, device: str = "cpu"
     ) -> dict[str, Scores]:
-        """Means over clips by row."""
+        """Evaluate a checkpoint and return the means over clips by row."""
         report = evaluate_clips(out=out, rows=rows, checkpoint=checkpoint, device=device, **vars(self))
         return report.means
 
 
 @dataclass
 class AblationReport:
-    """What was found so far."""
+    """Results so far."""
 
     settings: dict[str, object]
     rank_by: Column
     scores: dict[str, dict[int, Scores]] = field(default_factory=dict)
-    """Variant -> seed -> mean over clips."""
+    """Means over clips by variant and seed."""
     reference: dict[str, Scores] = field(default_factory=dict)
-    """Unmoved portrait and ground truth, which have no seed."""
+    """Scores of the unmoved portrait and the ground truth, which have no seed."""
 
     @property
     def means(self) -> dict[str, Scores]:
@@ -97,13 +100,13 @@ class AblationReport:
         return {name: spread_scores(by_seed.values()) for name, by_seed in self.scores.items()}
 
     def rank(self) -> list[str]:
-        """Variants from the worst to the best; one whose score cannot be said is the worst."""
+        """Return the variants from worst to best; NaN is worst."""
         sign = 1.0 if is_better_high(self.rank_by) else -1.0
         values = {name: sign * getattr(mean, self.rank_by.name) for name, mean in self.means.items()}
         return sorted(values, key=lambda name: -math.inf if math.isnan(values[name]) else values[name])
 
-    def judge_order(self) -> str:
-        """One line: whether the order is the paper's, and how many of its steps stand out of the spread."""
+    def describe_order(self) -> str:
+        """Return one line: whether the order is the paper's, and how many of its steps exceed the spread."""
         found = self.rank()
         wanted = sorted(found, key=lambda name: VARIANTS[name].paper)
         clear = sum(self._is_clear(worse, better) for worse, better in zip(found, found[1:], strict=False))
@@ -123,7 +126,7 @@ class AblationReport:
         return abs(a - b) > noise
 
     def format_table(self) -> str:
-        """Markdown: a line for each variant, the best first, with mean ± spread; then the reference rows."""
+        """Return a Markdown table: variants, best first, with mean ± spread, then the reference rows."""
         means, spreads = self.means, self.spreads
         everything = [*means.values(), *self.reference.values()]
         columns = [column for column in COLUMNS if self._shows(column, everything)]
@@ -147,17 +150,17 @@ class AblationReport:
         """Write OUT/table.md, OUT/table.csv and OUT/report.json."""
         texts = self._format_markdown(), self._format_csv(), self._format_json()
         for name, text in zip(REPORT_FILES, texts, strict=True):
-            with replace_when_done(out / name) as temporary:
+            with atomic_write(out / name) as temporary:
                 temporary.write_text(text, "utf-8")
 
     def _format_markdown(self) -> str:
         given = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
         seeds = "; ".join(f"{VARIANTS[name].title}: {len(by_seed)}" for name, by_seed in self.scores.items())
         notes = f"Mean ± standard deviation over seeds ({seeds}). Settings: {given}."
-        return "\n\n".join(["# Ablation", notes, self.format_table(), self.judge_order()]) + "\n"
+        return "\n\n".join(["# Ablation", notes, self.format_table(), self.describe_order()]) + "\n"
 
     def _format_csv(self) -> str:
-        """Lines `variant, seed, scores...`; mean and spread have these words for the seed."""
+        """Return lines ``variant, seed, scores...``, with "mean" and "spread" in place of the seed of a summary."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["variant", "seed", *(column.name for column in COLUMNS)])
@@ -175,7 +178,7 @@ class AblationReport:
             "settings": self.settings,
             "rank_by": self.rank_by.name,
             "order": self.rank(),
-            "verdict": self.judge_order(),
+            "verdict": self.describe_order(),
             "means": {name: jsonable_scores(scores) for name, scores in self.means.items()},
             "spreads": {name: jsonable_scores(scores) for name, scores in self.spreads.items()},
             "seeds": {
@@ -188,6 +191,7 @@ class AblationReport:
 
 
 def run_ablation(
+    train: Train,
     config: str | Path,
     out: Path,
     protocol: Protocol,
@@ -196,19 +200,20 @@ def run_ablation(
     settings: Sequence[str] = (),
     rank_by: str = "lip_correlation",
 ) -> AblationReport:
-    """Train and measure every variant with every seed, as far as that is not done, and write the tables.
+    """Train and evaluate every variant with every seed, except finished runs, and write the tables.
 
     Args:
+        train: the function that trains, such as :func:`s3dnerf.training.train`.
         config: settings of the method, a path or a name in configs/.
         out: folder of the runs and tables.
-        protocol: what the variants are measured on.
+        protocol: clips that the variants are evaluated on.
         seeds: two or more.
         variants: keys of :func:`list_variants`; None for all.
-        settings: command line words that change the settings, for all variants alike.
+        settings: command line words that change the settings of all variants.
         rank_by: name of a score.
 
     Raises:
-        UserError: a setting is wrong, no clip can be measured, or ``out`` holds runs with other settings.
+        UserError: a setting is invalid, no clip can be evaluated, or ``out`` holds runs with other settings.
     """
     configs = configure_variants(config, settings, variants)
     report = AblationReport(describe_settings(configs, protocol), choose_ranking(rank_by))
@@ -222,24 +227,24 @@ def run_ablation(
     refuse_inputs(out, [protocol.clips])
     for name in REPORT_FILES:
         check_output(out / name, [protocol.manifest])
-    # What training needs is looked for before the reference is measured, which takes minutes.
+    # The inputs of training are checked before the reference is measured, which takes minutes.
     some = next(iter(configs.values()))
     choose_device(some.train.device, "train.device")
     list_clips(some.data.root)
     report.reference = measure_reference(out / "reference", protocol)
-    # Seed by seed: a comparison is there as soon as possible.
+    # All variants of one seed come first, so that a comparison is available early.
     runs = [(seed, name) for seed in seeds for name in configs]
     for seed, name in tqdm(runs, desc="runs", unit="run"):
         folder = out / name / f"seed_{seed}"
         tqdm.write(f"{VARIANTS[name].title}, seed {seed}")
-        scores = do_run(replace(configs[name], seed=seed), folder, protocol)
+        scores = evaluate_variant(train, replace(configs[name], seed=seed), folder, protocol)
         report.scores.setdefault(name, {})[seed] = scores
         report.save(out)
     return report
 
 
 def list_variants() -> dict[str, Variant]:
-    """The variants whose settings there are."""
+    """Return the variants whose settings exist."""
     known = dotted_names(S3DNeRFConfig)
     return {name: variant for name, variant in VARIANTS.items() if variant.settings.keys() <= known.keys()}
 
@@ -247,16 +252,16 @@ def list_variants() -> dict[str, Variant]:
 def configure_variants(
     config: str | Path, words: Sequence[str] = (), chosen: Sequence[str] | None = None
 ) -> dict[str, S3DNeRFConfig]:
-    """Settings of the chosen variants.
+    """Return the settings of the chosen variants.
 
     Raises:
-        UserError: a name or a setting is wrong, or a variant is no different from the method as configured.
+        UserError: a name or a setting is invalid, or a variant does not differ from the configured method.
     """
     known = list_variants()
     unknown = [name for name in chosen or () if name not in known]
     if unknown:
-        cure = f"{limits.suggest(unknown[0], known)}Choose from: {', '.join(known)}."
-        raise UserError("--variants", f"no variant {', '.join(unknown)}", cure)
+        hint = f"{limits.suggest(unknown[0], known)}Choose from: {', '.join(known)}."
+        raise UserError("--variants", f"no variant {', '.join(unknown)}", hint)
     method = load_config(S3DNeRFConfig, config, words)
     configs = {}
     for name in chosen or known:
@@ -268,7 +273,7 @@ def configure_variants(
 
 
 def describe_settings(configs: Mapping[str, S3DNeRFConfig], protocol: Protocol) -> dict[str, object]:
-    """What a reader of the table has to know."""
+    """Return the settings that the report states."""
     some = next(iter(configs.values()))
     return {
         "frames of": f"{some.model.image_size} pixels",
@@ -280,33 +285,33 @@ def describe_settings(configs: Mapping[str, S3DNeRFConfig], protocol: Protocol) 
 
 
 def choose_ranking(name: str) -> Column:
-    """The column of that name. Raises UserError where there is none, or neither more nor less is better."""
+    """Return the column of that name. Raises UserError if there is none, or if it has no better direction."""
     ranked = {column.name: column for column in COLUMNS if "↑" in column.heading or "↓" in column.heading}
     if name not in ranked:
-        cure = f"{limits.suggest(name, ranked)}Choose from: {', '.join(ranked)}."
-        raise UserError("--rank-by", f"cannot rank by {name}", cure)
+        hint = f"{limits.suggest(name, ranked)}Choose from: {', '.join(ranked)}."
+        raise UserError("--rank-by", f"cannot rank by {name}", hint)
     return ranked[name]
 
 
 def is_better_high(column: Column) -> bool:
-    """Whether more is better."""
+    """Whether higher is better."""
     return "↑" in column.heading
 
 
 def format_spread(mean: Scores, spread: Scores, column: Column) -> str:
-    """A cell: mean ± spread."""
+    """Format a cell: mean ± spread."""
     numbers = [format_score(getattr(scores, column.name), column.decimals) for scores in (mean, spread)]
     return " ± ".join(numbers)
 
 
-def do_run(config: S3DNeRFConfig, folder: Path, protocol: Protocol) -> Scores:
-    """Train one variant with one seed and measure it; what is done is read back.
+def evaluate_variant(train: Train, config: S3DNeRFConfig, folder: Path, protocol: Protocol) -> Scores:
+    """Train one variant with one seed and evaluate it. Finished steps are read from disk.
 
     Raises:
         UserError: the folder holds a run with other settings.
-        KeyboardInterrupt: training was interrupted; its checkpoint is kept and the next call goes on from there.
+        KeyboardInterrupt: training was interrupted; the next call continues from its checkpoint.
     """
-    checkpoint = train_run(config, folder)
+    checkpoint = train_variant(train, config, folder)
     done = folder / "scores.json"
     known = read_scores(done, protocol)
     if "ours" not in known:
@@ -315,22 +320,22 @@ def do_run(config: S3DNeRFConfig, folder: Path, protocol: Protocol) -> Scores:
     return known["ours"]
 
 
-def train_run(config: S3DNeRFConfig, folder: Path) -> Path:
-    """Train until the last step and return the checkpoint; see :func:`do_run`."""
+def train_variant(train: Train, config: S3DNeRFConfig, folder: Path) -> Path:
+    """Train to the last step and return the checkpoint; see :func:`evaluate_variant`."""
     made_with = folder / "config.yaml"
-    # Read back as it is written, so that only real differences count.
+    # The settings are converted as when they are saved, so that only real differences count.
     if made_with.is_file() and load_config(S3DNeRFConfig, made_with) != from_dict(S3DNeRFConfig, to_dict(config)):
         raise UserError(folder, "holds a run with other settings", "Choose another --out, or delete that folder.")
     latest = find_latest(folder / "checkpoints")
     if latest is None or read_step(latest) < config.train.steps:
-        latest = train(config, folder, resume=True)
+        latest = train(config, folder, True)
     if read_step(latest) < config.train.steps:
         raise KeyboardInterrupt
     return latest
 
 
 def measure_reference(folder: Path, protocol: Protocol) -> dict[str, Scores]:
-    """Scores of the unmoved portrait and of the real frames; read back where they were measured before."""
+    """Return the scores of the unmoved portrait and the ground truth, from disk if they were measured before."""
     done = folder / "scores.json"
     known = read_scores(done, protocol)
     if not known:
@@ -340,17 +345,17 @@ def measure_reference(folder: Path, protocol: Protocol) -> dict[str, Scores]:
 
 
 def write_scores(path: Path, protocol: Protocol, scores: Mapping[str, Scores]) -> None:
-    """Write means by row, and what they were measured on."""
+    """Write the means by row, and the protocol."""
     tree = {
         "protocol": _describe_protocol(protocol),
         "scores": {row: jsonable_scores(mean) for row, mean in scores.items()},
     }
-    with replace_when_done(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(tree, indent=2) + "\n", "utf-8")
 
 
 def read_scores(path: Path, protocol: Protocol) -> dict[str, Scores]:
-    """Read what :func:`write_scores` wrote; nothing if it is not there or was measured on something else."""
+    """Read the file of :func:`write_scores`; empty if it is missing or of another protocol."""
     if not path.is_file():
         return {}
     try:
@@ -367,7 +372,7 @@ def _describe_protocol(protocol: Protocol) -> dict[str, object]:
 
 
 def _restore_scores(numbers: Mapping[str, float | None]) -> Scores:
-    # JSON has null both for what cannot be said and for what was not measured; only the latter may be left out.
+    # JSON has null both for NaN and for scores that were not measured; only the latter are optional.
     optional = {part.name for part in fields(Scores) if part.default is not MISSING}
     unknown = {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
     return Scores(**{**numbers, **unknown})

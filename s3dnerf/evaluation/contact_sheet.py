@@ -1,4 +1,4 @@
-"""Contact sheets: moments of a clip, the real row above the made one, and both mouths enlarged below."""
+"""Contact sheets: sampled frames of a clip, target above generated, with both mouths enlarged below."""
 
 from __future__ import annotations
 
@@ -7,87 +7,93 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from s3dnerf.evaluation.tracking import FaceTrack, cut_window, measured_size
-from s3dnerf.media.audio import FPS
+from s3dnerf.constants import FPS
+from s3dnerf.evaluation.tracking import FaceTrack, crop_window, evaluation_size
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import MOUTH_POINTS
 
-MOMENTS = 10
+SHEET_COLUMNS = 10
 FACE_SIDE = 176
 OVERVIEW_SIDE = 112
-MOUTH_SHARE = 0.55
-"""Height of a mouth strip over its width."""
+MOUTH_ASPECT = 0.55
+"""Height of a mouth crop over its width."""
 LABEL_HEIGHT = 20
 MARGIN_WIDTH = 152
-PAPER, INK = (255, 255, 255), (30, 30, 30)
+BACKGROUND_COLOR, TEXT_COLOR = (255, 255, 255), (30, 30, 30)
 
 
-def choose_moments(track: FaceTrack, count: int = MOMENTS) -> np.ndarray:
-    """Frame numbers that show a clip well, ascending int [count or fewer], never the first frame.
+def select_sheet_frames(track: FaceTrack, count: int = SHEET_COLUMNS) -> np.ndarray:
+    """Select representative frames, ascending ``int [count or fewer]``; never the first frame.
 
-    The clip is cut into `count` stretches; from one the widest lip opening is taken, from the next the
-    narrowest, and so on, so that open and closed mouths are both seen.
+    The clip is cut into ``count`` segments, which contribute their widest and their narrowest lip opening in turn, so
+    that both open and closed mouths are shown.
     """
-    stretches = np.array_split(np.arange(1, len(track)), min(count, len(track) - 1))
+    segments = np.array_split(np.arange(1, len(track)), min(count, len(track) - 1))
     opening = track.lip_opening
-    moments = []
-    for number, frames in enumerate(stretches):
+    selected = []
+    for number, frames in enumerate(segments):
         known = frames[np.isfinite(opening[frames])]
         if len(known):
             pick = np.argmin if number % 2 else np.argmax
-            moments.append(int(known[pick(opening[known])]))
+            selected.append(int(known[pick(opening[known])]))
         else:
-            moments.append(int(frames[len(frames) // 2]))
-    return np.array(moments, int)
+            selected.append(int(frames[len(frames) // 2]))
+    return np.array(selected, int)
 
 
-def cut_mouth(frame: np.ndarray, track: FaceTrack, index: int, width: int) -> np.ndarray:
-    """The mouth of `frame` [H, W, 3], uint8 [width * 0.55, width, 3], where `track` has it at frame `index`.
+def crop_mouth(frame: np.ndarray, track: FaceTrack, index: int, width: int) -> np.ndarray:
+    """Crop the mouth of ``frame [H, W, 3]`` at its place in frame ``index`` of ``track``.
 
-    The window is 1.7 times as wide as the clip's usual mouth, so the enlargement is the same in the whole
-    clip.
+    The crop is 1.7 times as wide as the median mouth of the clip, so the scale is constant within a clip.
+    Returns ``uint8 [0.55 width, width, 3]``.
     """
-    frame = resize_image(frame, measured_size(frame))
+    frame = resize_image(frame, evaluation_size(frame))
     mouth = track.plain[:, MOUTH_POINTS]
     known = np.flatnonzero(np.isfinite(mouth[:, 0, 0]))
     if not len(known):
-        return np.full((round(width * MOUTH_SHARE), width, 3), 255, np.uint8)
+        return np.full((round(width * MOUTH_ASPECT), width, 3), 255, np.uint8)
     nearest = known[np.abs(known - index).argmin()]
     spread = np.ptp(mouth[known, :, 0], axis=1)
-    size = np.array([1.0, MOUTH_SHARE]) * 1.7 * float(np.median(spread))
-    window = cut_window(frame, mouth[nearest].mean(axis=0), size)
-    return resize_image(window, (round(width * MOUTH_SHARE), width))
+    size = np.array([1.0, MOUTH_ASPECT]) * 1.7 * float(np.median(spread))
+    window = crop_window(frame, mouth[nearest].mean(axis=0), size)
+    return resize_image(window, (round(width * MOUTH_ASPECT), width))
 
 
 def draw_clip_sheet(
-    real: Sequence[np.ndarray],
-    made: Sequence[np.ndarray],
+    target: Sequence[np.ndarray],
+    generated: Sequence[np.ndarray],
     track: FaceTrack,
     moments: np.ndarray,
     title: str,
-    made_label: str = "made",
+    generated_label: str = "generated",
     side: int = FACE_SIDE,
 ) -> np.ndarray:
-    """Sheet of one clip, uint8 [H, W, 3]: real faces, made faces, real and made mouths, a column a moment.
+    """Draw the sheet of one clip, ``uint8 [H, W, 3]``: target and generated faces, then both mouths.
 
-    real, made: the frames [H, W, 3] at `moments`. Both mouths are cut where the *real* mouth is, so one
-    that is out of place shows.
+    Args:
+        target: frames ``[H, W, 3]`` numbered ``moments``; a column of the sheet each.
+        generated: the same of the generated clip.
+        track: of the target clip. Both mouths are cropped at the target mouth, so that misplaced ones are visible.
+        moments: frame numbers.
+        title: above the sheet.
+        generated_label: of the rows of the generated clip.
+        side: height of the faces in pixels.
     """
-    faces = [[_fit_height(frame, side) for frame in frames] for frames in (real, made)]
+    faces = [[_fit_height(frame, side) for frame in frames] for frames in (target, generated)]
     width = faces[0][0].shape[1]
     mouths = [
-        [cut_mouth(frame, track, index, width) for frame, index in zip(frames, moments, strict=True)]
-        for frames in (real, made)
+        [crop_mouth(frame, track, index, width) for frame, index in zip(frames, moments, strict=True)]
+        for frames in (target, generated)
     ]
     strips = [np.concatenate(row, axis=1) for row in (*faces, *mouths)]
-    labels = ("real", made_label, "real mouth", f"{made_label} mouth")
+    labels = ("target", generated_label, "target mouth", f"{generated_label} mouth")
     header = _draw_labels(strips[0].shape[1], width, [f"{index / FPS:.2f} s" for index in moments])
     rows = [_draw_margin(strip, label) for strip, label in zip(strips, labels, strict=True)]
     return np.concatenate([_draw_title(title, rows[0].shape[1]), _draw_margin(header, ""), *rows], axis=0)
 
 
 def stack_sheets(sheets: Sequence[np.ndarray]) -> np.ndarray:
-    """Put sheets under each other, the narrower ones padded with white at the right."""
+    """Stack sheets vertically, padded with white on the right."""
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(sheet, ((0, 8), (0, width - sheet.shape[1]), (0, 0)), constant_values=255) for sheet in sheets]
     return np.concatenate(padded, axis=0)
@@ -98,10 +104,10 @@ def _fit_height(frame: np.ndarray, height: int) -> np.ndarray:
 
 
 def _draw_text(width: int, height: int, texts: Sequence[tuple[int, int, str]], size: int) -> np.ndarray:
-    picture = Image.new("RGB", (width, height), PAPER)
+    picture = Image.new("RGB", (width, height), BACKGROUND_COLOR)
     draw = ImageDraw.Draw(picture)
     for x, y, text in texts:
-        draw.text((x, y), text, fill=INK, font=ImageFont.load_default(size))
+        draw.text((x, y), text, fill=TEXT_COLOR, font=ImageFont.load_default(size))
     return np.array(picture)
 
 

@@ -1,4 +1,4 @@
-"""Self-reenactment: a clip's first frame is the portrait, its own sound the speech, its poses the motion."""
+"""Self-reenactment: the first frame of a clip is the source image, its audio and head poses drive the motion."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
 from s3dnerf.paths import is_folder
 
 if TYPE_CHECKING:
-    from s3dnerf.evaluation.networks import NetworkJudge
+    from s3dnerf.evaluation.networks import PretrainedMetrics
     from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
 OVERVIEW_CLIPS = 24
-"""Clips on the overall contact sheet; each of the others still has its own."""
+"""Maximum number of clips on the overview sheet; every clip has a sheet of its own."""
 
 
 def evaluate_clips(
@@ -43,19 +43,29 @@ def evaluate_clips(
     weights_folder: str | Path | None = None,
     fit_steps: int = 0,
 ) -> EvaluationReport:
-    """Reenact every mp4 in the folder `clips` and compare it with the original, frame by frame.
+    """Reenact every mp4 in a folder and score it against the original, frame by frame.
 
-    Writes OUT/<clip>.mp4 (row `ours`), OUT/rows/<row>/<clip>.mp4 (the other rows), OUT/sheets/<clip>.png
-    and OUT/contact_sheet.png (real above ours), and OUT/table.md, table.csv, report.json, brought up to
-    date after each clip. A `.wav` beside a clip is preferred to the sound inside it.
+    Writes OUT/<clip>.mp4 (row ``ours``), OUT/rows/<row>/<clip>.mp4 (the other rows), OUT/sheets/<clip>.png and
+    OUT/contact_sheet.png (target above generated), and OUT/table.md, table.csv and report.json, which are updated after
+    each clip. Clips that cannot be used (no face, no audio, broken) are listed with a reason.
 
-    manifest, split: a CSV with the columns `file` and `split`; only clips of that split are taken.
-    max_frames: take that many frames of each clip at 25 a second. checkpoint: a folder or hub id, None for
-    the weights that ship with the package. pipeline: used instead of loading the checkpoint. weights_folder:
-    where the weights of public networks lie (see `weights_folder.WEIGHTS_FILES`); scores that need others
-    are not measured. fit_steps: steps by which each portrait is first fitted to its photograph. Clips that
-    cannot be used (no face, no sound, broken) are listed with a reason. Raises UserError if none is left or
-    a setting is wrong.
+    Args:
+        clips: folder of the mp4 files. A ``.wav`` next to a clip replaces the audio track of the clip.
+        out: output folder.
+        checkpoint: a folder or hub id; None for the shipped weights.
+        manifest: a CSV file with the columns ``file`` and ``split``.
+        split: evaluate only the clips of this split.
+        max_frames: evaluate only so many frames of each clip, at 25 per second.
+        device: where the model and the networks run.
+        rows: which of :data:`ROWS` to generate.
+        seed: seed of the blinks.
+        pipeline: used instead of loading the checkpoint.
+        weights_folder: folder with the weights of public networks, see ``weights_folder.WEIGHTS_FILES``. Scores whose
+            weights are missing are not measured.
+        fit_steps: optimization steps that fit the model to each source image.
+
+    Raises:
+        UserError: no clip can be evaluated, or an argument is invalid.
     """
     clips, out, rows = Path(clips), Path(out), tuple(dict.fromkeys(rows))
     _check_settings(clips, out, rows, max_frames, seed, fit_steps)
@@ -63,25 +73,25 @@ def evaluate_clips(
         check_output(out / name, [manifest])
     videos = find_clips(clips, manifest, split)
     weights = find_weights(weights_folder)
-    judge, lip_sync = _load_judge(weights, device), _load_lip_sync(device)
+    networks, lip_sync = _load_networks(weights, device), _load_lip_sync(device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
         pipeline = _load_pipeline(checkpoint, device, fit_steps)
     settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
     settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
-    crowds = FeatureCrowds()
+    fid = FIDAccumulator()
     overview: list[np.ndarray] = []
     for video in tqdm(videos, desc="clips", unit="clip"):
-        job = ClipJob(video, out, max_frames, seed, pipeline, judge, lip_sync)
+        job = ClipJob(video, out, max_frames, seed, pipeline, networks, lip_sync)
         try:
             result = job.run(rows)
         except UserError as error:
-            report.skipped[video.stem] = f"{error.reason}. {error.cure}"
+            report.skipped[video.stem] = f"{error.reason}. {error.hint}"
             continue
         for row, measurement in result.rows.items():
             report.clips[row][video.stem] = measurement.scores
-        crowds.add(result)
+        fid.add(result)
         if len(overview) < OVERVIEW_CLIPS:
             overview.append(result.draw_sheet(OVERVIEW_SIDE))
         write_image(out / "sheets" / f"{video.stem}.png", result.draw_sheet())
@@ -90,38 +100,38 @@ def evaluate_clips(
     if not overview:
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in report.skipped.items())
         raise UserError(clips, f"no clip could be evaluated ({reasons})", "Use videos of one person speaking.")
-    report.fid = crowds.measure_fid()
+    report.fid = fid.compute()
     report.save(out)
     return report
 
 
-class FeatureCrowds:
-    """Inception's features of all clips, the real ones and those of each row, as mean and covariance."""
+class FIDAccumulator:
+    """Accumulates Inception features over clips, of the targets and of each row, for FID."""
 
     def __init__(self) -> None:
-        self._real: FeatureStatistics | None = None
-        self._made: dict[str, FeatureStatistics] = {}
+        self._target: FeatureStatistics | None = None
+        self._generated: dict[str, FeatureStatistics] = {}
 
     def add(self, result: ClipResult) -> None:
-        """Take in a clip; nothing if it was seen without Inception."""
+        """Add a clip, unless it was scored without Inception."""
         if result.features is None:
             return
         channels = result.features.shape[1]
-        self._real = self._real or FeatureStatistics(channels)
-        self._real.add(result.features)
+        self._target = self._target or FeatureStatistics(channels)
+        self._target.add(result.features)
         for row, measurement in result.rows.items():
-            self._made.setdefault(row, FeatureStatistics(channels)).add(measurement.features)
+            self._generated.setdefault(row, FeatureStatistics(channels)).add(measurement.features)
 
-    def measure_fid(self) -> dict[str, float]:
-        """FID of each row; empty without features."""
-        return {row: measure_frechet_distance(self._real, made) for row, made in self._made.items()}
+    def compute(self) -> dict[str, float]:
+        """Return the FID of each row; empty without features."""
+        return {row: measure_frechet_distance(self._target, generated) for row, generated in self._generated.items()}
 
 
 def find_clips(clips: Path, manifest: str | Path | None = None, split: str | None = None) -> list[Path]:
-    """The mp4 files in folder `clips`, sorted; with a manifest only those that it lists under `split`.
+    """List the mp4 files in a folder, sorted; with a manifest only those that it lists under ``split``.
 
-    Raises UserError for a missing folder, a manifest without the columns `file` and `split`, or an empty
-    choice.
+    Raises:
+        UserError: the folder is missing, the manifest lacks the columns ``file`` and ``split``, or no file remains.
     """
     if not is_folder(clips):
         raise UserError(clips, "no such folder", "Name the folder that holds the mp4 files.")
@@ -155,7 +165,7 @@ def _check_settings(
 
 
 def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -> Reenactor:
-    # Imported late: measuring rows that need no model needs no torch either.
+    # Imported here because rows without a model do not need torch.
     from s3dnerf.pipeline import TalkingHeadPipeline
 
     return TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
@@ -168,27 +178,27 @@ def _load_lip_sync(device: str) -> SyncDiscriminator:
     return load_discriminator(device=choose_device(device))
 
 
-def _load_judge(weights: FoundWeights, device: str) -> NetworkJudge | None:
+def _load_networks(weights: FoundWeights, device: str) -> PretrainedMetrics | None:
     if not weights.paths:
         return None
     from s3dnerf.device import choose_device
-    from s3dnerf.evaluation.networks import NetworkJudge
+    from s3dnerf.evaluation.networks import PretrainedMetrics
 
-    return NetworkJudge(weights.paths, choose_device(device))
+    return PretrainedMetrics(weights.paths, choose_device(device))
 
 
 def _read_manifest(path: Path, split: str | None) -> set[str]:
-    """Names (without suffix) of the files that a manifest lists, of one split if given."""
+    """Return the stems of the files that a manifest lists, of one split if given."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"file", *(["split"] if split else [])} - set(reader.fieldnames or ())
+            lip_embedder = csv.DictReader(file)
+            missing = {"file", *(["split"] if split else [])} - set(lip_embedder.fieldnames or ())
             if missing:
                 reason = f"has no column {' and no column '.join(sorted(missing))}"
                 raise UserError(path, reason, "The first line must name the columns.")
-            entries = list(reader)
+            entries = list(lip_embedder)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(path, f"cannot be read ({first_line(error)})", "Name a CSV file.") from error
-    # Cells that a short line lacks are None.
+    # csv.DictReader gives None for missing cells.
     chosen = [entry["file"] for entry in entries if split is None or entry["split"] == split]
     return {Path(file).stem for file in chosen if file}

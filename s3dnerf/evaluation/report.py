@@ -1,4 +1,4 @@
-"""The outcome of an evaluation, and the files it is written to."""
+"""Results of an evaluation, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from s3dnerf.evaluation.tables import (
     format_markdown_table,
     list_missing,
 )
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 
 REPORT_FILES = ("table.md", "table.csv", "report.json")
 
 
 @dataclass
 class EvaluationReport:
-    """What an evaluation found.
-
-    clips: row -> clip -> scores; skipped: clip -> reason; fid: row -> FID; missing: score that was not
-    measured -> reason.
-    """
+    """Results of an evaluation."""
 
     settings: dict[str, object]
     clips: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    """Scores by row and clip."""
     skipped: dict[str, str] = field(default_factory=dict)
+    """Reason for each clip that was skipped."""
     fid: dict[str, float] = field(default_factory=dict)
+    """FID by row."""
     missing: dict[str, str] = field(default_factory=dict)
+    """Reason for each score that was not measured."""
 
     @property
     def means(self) -> dict[str, Scores]:
-        """Mean over clips for each row; FID is unknown until all clips are seen."""
+        """Mean over clips for each row; FID is NaN until all clips are scored."""
         unknown = None if "fid" in self.missing else float("nan")
         means = {row: average_scores(by_clip.values()) for row, by_clip in self.clips.items() if by_clip}
         return {row: replace(mean, fid=self.fid.get(row, unknown)) for row, mean in means.items()}
 
     def format_table(self) -> str:
-        """The Markdown table of the means."""
+        """Return the means as a Markdown table."""
         return format_markdown_table(self.means, "mean over clips")
 
     def format_gain_spread(self) -> str:
-        """One line: how much the lip gain differs between clips, a row each."""
+        """Return one line with the spread of the lip gain over clips, for each row."""
         spreads = []
         for row, by_clip in self.clips.items():
             gains = np.array([scores.lip_gain_plain or np.nan for scores in by_clip.values()])
@@ -58,7 +58,7 @@ class EvaluationReport:
         return f"Standard deviation over clips of the logarithm of lip gain, plain: {'; '.join(spreads) or UNKNOWN}."
 
     def format_missing(self) -> str:
-        """What was not measured, and why, a line each; empty if all was."""
+        """Return a line for each score that was not measured, with the reason."""
         return "\n".join(f"not measured: {line}" for line in list_missing(self.missing))
 
     def save(self, out: Path) -> None:
@@ -69,7 +69,7 @@ class EvaluationReport:
             format_json(self.means, self.clips, self.settings, self.skipped, self.missing),
         )
         for name, text in zip(REPORT_FILES, texts, strict=True):
-            with replace_when_done(out / name) as temporary:
+            with atomic_write(out / name) as temporary:
                 temporary.write_text(text, "utf-8")
 
     def _list_notes(self) -> list[str]:

@@ -1,10 +1,10 @@
-"""One clip and its rows: each a video on disk, made from the same clip and measured from that file.
+"""The rows of the evaluation table: videos generated from one clip, written to disk and scored from that file.
 
-- `ours`: the model, given the first frame, the sound and the tracked head poses, nothing else.
-- `frozen_mouth`: the same with speech kept from the lips; what the given poses alone are worth.
-- `frozen_pose`: the same with the head held still; what the lips alone are worth.
-- `unmoved_portrait`: the first frame, repeated.
-- `ground_truth`: the real frames, written by the same video writer; the ceiling that any row can reach.
+- ``ours``: the model, given only the first frame, the audio and the tracked head poses.
+- ``frozen_mouth``: the same without lip motion, a baseline for what the given poses contribute.
+- ``frozen_pose``: the same without head motion, a baseline for what the lips contribute.
+- ``unmoved_portrait``: the first frame, repeated.
+- ``ground_truth``: the target frames, written by the same video writer: the upper bound of every row.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.contact_sheet import FACE_SIDE, choose_moments, draw_clip_sheet
+from s3dnerf.evaluation.contact_sheet import FACE_SIDE, draw_clip_sheet, select_sheet_frames
 from s3dnerf.evaluation.scores import Measurement, Scores, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
-from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
+from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.limits import MAX_FRAMES
-from s3dnerf.media.audio import FPS, read_clean_speech
+from s3dnerf.media.audio import read_clean_speech
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
-    from s3dnerf.evaluation.networks import NetworkJudge, RealClip
+    from s3dnerf.evaluation.networks import PretrainedMetrics, TargetFeatures
     from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
 ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
-MIN_FRAMES = MAX_FRAMES.least
-"""Frames of a clip with which its motion can be measured, at least."""
+MIN_FRAMES = MAX_FRAMES.minimum
+"""Minimum number of frames of a clip; motion cannot be measured on fewer."""
 
 
 class Reenactor(Protocol):
-    """The part of `TalkingHeadPipeline` that evaluation needs."""
+    """The part of ``TalkingHeadPipeline`` that evaluation uses."""
 
     def reenact(
         self,
@@ -50,98 +51,105 @@ class Reenactor(Protocol):
         seed: int = 0,
         landmarks: np.ndarray | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yield uint8 [H, W, 3] in the video's framing and size, one for each frame at 25 a second."""
+        """Yield frames ``uint8 [H, W, 3]`` in the framing and size of the video, 25 per second."""
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What the rows of one clip scored, and the frames for its contact sheet."""
+    """Scores of the rows of one clip, and the frames for its contact sheet."""
 
     title: str
     track: FaceTrack
     moments: np.ndarray
-    real: list[np.ndarray]
+    target: list[np.ndarray]
     rows: dict[str, Measurement]
     features: np.ndarray | None = None
-    """Of the real frames, as `Measurement` has those of the made ones."""
+    """Inception features of the target frames, as in ``Measurement``."""
 
     def draw_sheet(self, side: int = FACE_SIDE) -> np.ndarray:
-        """Contact sheet of the first row made."""
+        """Draw the contact sheet of the first row."""
         row, measurement = next(iter(self.rows.items()))
         label = ROW_TITLES[row].split(",")[0]
-        return draw_clip_sheet(self.real, measurement.picks, self.track, self.moments, self.title, label, side)
+        return draw_clip_sheet(self.target, measurement.sampled, self.track, self.moments, self.title, label, side)
 
 
 @dataclass(frozen=True)
 class ClipJob:
-    """Makes and measures the rows of one clip."""
+    """Generates and scores the rows of one clip."""
 
     video: Path
     out: Path
     max_frames: int | None
     seed: int
     pipeline: Reenactor | None
-    judge: NetworkJudge | None = None
+    networks: PretrainedMetrics | None = None
     lip_sync: SyncDiscriminator | None = None
 
     def run(self, rows: Sequence[str]) -> ClipResult:
-        """Write and measure the videos of `rows`. Raises UserError if the clip cannot be used."""
+        """Write and score the videos of ``rows``. Raises UserError if the clip cannot be used."""
         sound = _find_sound(self.video)
-        track = self._track_real()
-        moments = choose_moments(track)
+        track = self._track_target()
+        moments = select_sheet_frames(track)
         wanted = set(moments.tolist())
-        real = [frame for index, frame in enumerate(self._stream_real()) if index in wanted]
+        target = [frame for index, frame in enumerate(self._stream_target()) if index in wanted]
         speech = read_clean_speech(sound)
-        studied = self.judge.study(self._stream_real(), track, speech) if self.judge else None
+        target_features = self.networks.encode_target(self._stream_target(), track, speech) if self.networks else None
         measured: dict[str, Measurement] = {}
         for row in rows:
             folder = self.out if row == "ours" else self.out / "rows" / row
-            made = folder / f"{self.video.stem}.mp4"
-            self._write(made, self._make_frames(row, sound, track), sound, len(track), row)
-            measured[row] = self._measure(made, track, wanted, studied, speech)
-        features = studied.sight.features if studied else None
-        return ClipResult(self.video.stem, track, moments, real, measured, features)
+            generated = folder / f"{self.video.stem}.mp4"
+            self._write(generated, self._generate_frames(row, sound, track), sound, len(track), row)
+            measured[row] = self._measure(generated, track, wanted, target_features, speech)
+        features = target_features.features.features if target_features else None
+        return ClipResult(self.video.stem, track, moments, target, measured, features)
 
     def _measure(
-        self, made: Path, track: FaceTrack, wanted: set[int], studied: RealClip | None, speech: np.ndarray
+        self,
+        generated: Path,
+        track: FaceTrack,
+        wanted: set[int],
+        target_features: TargetFeatures | None,
+        speech: np.ndarray,
     ) -> Measurement:
-        measurement = measure_clip(self._stream_real(), stream_frames(made, FPS), track, wanted)
+        measurement = measure_clip(self._stream_target(), stream_frames(generated, FPS), track, wanted)
         if self.lip_sync is not None:
-            measurement = replace(measurement, scores=self._judge_sync(made, measurement, speech))
-        if self.judge is None or studied is None:
+            measurement = replace(measurement, scores=self._score_sync(generated, measurement, speech))
+        if self.networks is None or target_features is None:
             return measurement
-        # The networks need the made track as a whole, so the video is read a second time.
-        seen = self.judge.judge(self._stream_real(), stream_frames(made, FPS), studied, measurement.track)
+        # The networks need the whole track of the generated video, so the video is read a second time.
+        seen = self.networks.measure(
+            self._stream_target(), stream_frames(generated, FPS), target_features, measurement.track
+        )
         return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
 
-    def _judge_sync(self, made: Path, measurement: Measurement, speech: np.ndarray) -> Scores:
-        # Imported late: measuring pictures and landmarks needs no torch.
-        from s3dnerf.evaluation.lip_sync import judge_sync
+    def _score_sync(self, generated: Path, measurement: Measurement, speech: np.ndarray) -> Scores:
+        # Imported here because scores of images and landmarks do not need torch.
+        from s3dnerf.evaluation.sync_discriminator import score_tracked_video
 
-        sync = judge_sync(self.lip_sync, stream_frames(made, FPS), measurement.track, speech)
+        sync = score_tracked_video(self.lip_sync, stream_frames(generated, FPS), measurement.track, speech)
         confidence, distance = (sync.confidence, sync.distance) if sync else (np.nan, np.nan)
         return replace(measurement.scores, sync_confidence=confidence, sync_distance=distance)
 
-    def _stream_real(self) -> Iterator[np.ndarray]:
+    def _stream_target(self) -> Iterator[np.ndarray]:
         return islice(stream_frames(self.video, FPS), self.max_frames)
 
-    def _track_real(self) -> FaceTrack:
-        with FaceRuler() as ruler:
+    def _track_target(self) -> FaceTrack:
+        with FaceTrackRecorder() as recorder:
             description = f"{self.video.stem}: tracking"
-            for frame in tqdm(self._stream_real(), desc=description, unit="frame", leave=False):
-                ruler.add(frame)
-            track = ruler.finish()
+            for frame in tqdm(self._stream_target(), desc=description, unit="frame", leave=False):
+                recorder.add(frame)
+            track = recorder.finish()
         if len(track) < MIN_FRAMES:
             raise UserError(self.video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more.")
         if not track.found[0]:
             raise UserError(self.video, "its first frame shows no face", "Start the clip where the face is seen.")
         return track
 
-    def _make_frames(self, row: str, sound: Path, track: FaceTrack) -> Iterable[np.ndarray]:
+    def _generate_frames(self, row: str, sound: Path, track: FaceTrack) -> Iterable[np.ndarray]:
         if row == "ground_truth":
-            return self._stream_real()
+            return self._stream_target()
         if row == "unmoved_portrait":
-            return repeat(next(self._stream_real()), len(track))
+            return repeat(next(self._stream_target()), len(track))
         return self.pipeline.reenact(
             self.video,
             sound,
@@ -162,7 +170,7 @@ class ClipJob:
                 writer.write(frame)
                 progress.update()
             if writer.frames != count:
-                raise ValueError(f"{row} made {writer.frames} frames of {self.video}, which has {count}")
+                raise ValueError(f"{row} has {writer.frames} frames of {self.video}, which has {count}")
 
 
 def _find_sound(video: Path) -> Path:

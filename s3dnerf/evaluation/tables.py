@@ -1,4 +1,4 @@
-"""Scores as Markdown, CSV and JSON."""
+"""Tables of scores in Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from s3dnerf.evaluation.scores import Scores
 
 @dataclass(frozen=True)
 class Column:
-    """How one score is headed, how many decimals it gets, and what it means."""
+    """Heading, number of decimals and meaning of one score."""
 
     name: str
     heading: str
     decimals: int
     meaning: str
     of_row: bool = False
-    """Whether it is measured on all clips of a row together, so that tables of single clips have no such column."""
+    """Whether the score is of all clips of a row together, and left out of tables of single clips."""
 
 
 COLUMNS = (
@@ -103,7 +103,7 @@ NOT_MEASURED = "no weights"
 
 
 def format_score(value: float | None, decimals: int) -> str:
-    """A number for a table; what is unknown becomes a dash, what was not measured says so, infinity is its sign."""
+    """Format a score for a table: a dash for NaN, a note for None, the sign for infinity."""
     if value is None:
         return NOT_MEASURED
     if math.isnan(value):
@@ -115,7 +115,7 @@ def format_score(value: float | None, decimals: int) -> str:
 
 
 def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "", of_clips: bool = False) -> str:
-    """A Markdown table with one line for each named row, or for each clip."""
+    """Return a Markdown table with one line for each row or clip."""
     columns = [column for column in COLUMNS if not (of_clips and column.of_row)]
     lines = [
         "| " + " | ".join([first_heading, *(column.heading for column in columns)]) + " |",
@@ -130,9 +130,12 @@ def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "", o
 def format_markdown(
     means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]], notes: Sequence[str]
 ) -> str:
-    """The whole report: means over clips by row, notes, meanings of the columns, then a table for each row.
+    """Return the whole report: notes, means over clips by row, meanings of the columns, then a table for each row.
 
-    clips: row -> clip -> scores.
+    Args:
+        means: mean scores by row.
+        clips: scores by row and clip.
+        notes: paragraphs above the table.
     """
     meanings = [f"- {column.heading}: {column.meaning}." for column in COLUMNS]
     parts = [
@@ -147,9 +150,9 @@ def format_markdown(
 
 
 def format_csv(means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]]) -> str:
-    """Lines `row, clip, scores...` in full precision; means have the clip name `mean`.
+    """Return lines ``row, clip, scores...`` in full precision; the clip of the means is called ``mean``.
 
-    What is unknown or was not measured is empty.
+    NaN and None are empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -168,10 +171,9 @@ def format_json(
     skipped: Mapping[str, str],
     missing: Mapping[str, str],
 ) -> str:
-    """One JSON object: settings, means by row, scores by row and clip, skipped clips and missing scores with
-    their reasons, meanings.
+    """Return a JSON object with settings, means, scores by row and clip, reasons of what is missing, and meanings.
 
-    Unknown and infinite numbers become null, since JSON has neither; so does what was not measured.
+    NaN and infinity become null, since JSON has neither; so do scores that were not measured.
     """
     tree = {
         "settings": dict(settings),
@@ -187,16 +189,16 @@ def format_json(
 
 
 def jsonable_scores(scores: Scores) -> dict[str, float | None]:
-    """Name to value; unknown and infinite numbers become None, since JSON has neither."""
+    """Return the scores by name, with None for NaN and infinity, which JSON does not have."""
     numbers = scores.as_dict()
     return {name: None if value is None or not math.isfinite(value) else value for name, value in numbers.items()}
 
 
 def write_number(number: float | None) -> str:
-    """A number for CSV in full precision; empty where it is unknown or was not measured."""
+    """Format a number for CSV in full precision; empty for NaN and None."""
     return "" if number is None or math.isnan(number) else repr(number)
 
 
 def list_missing(missing: Mapping[str, str]) -> list[str]:
-    """Lines `heading: reason` of scores that were not measured, in the order of the columns."""
+    """Return lines ``heading: reason`` of the scores that were not measured, in the order of the columns."""
     return [f"{column.heading}: {missing[column.name]}." for column in COLUMNS if column.name in missing]

@@ -1,8 +1,8 @@
-"""The ruler that evaluation lays on a face, the same for real and made videos.
+"""Face tracking for evaluation, the same for target and generated videos.
 
-Two meshes are tracked. The *plain* mesh (468 points, no lip refinement) gives the landmark distances: the
-project's goals were measured with it. The *fine* mesh of `s3dnerf.face` gives the lip opening and the head
-pose; it sees lips more sharply, so distances between its mouths come out about a fifth larger.
+Two meshes are tracked. The *plain* mesh (468 points, no lip refinement) gives the landmark distances, since the
+project's goals were set with it. The *fine* mesh of ``s3dnerf.face`` gives the lip opening and the head pose; it
+resolves lips better, so that distances between mouths are about a fifth larger.
 """
 
 from __future__ import annotations
@@ -20,60 +20,58 @@ from s3dnerf.face.points import LIP_PAIRS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.metrics import FACE_POINT_COUNT
 
-MEASURED_SIDE = 256
+EVALUATION_SIDE = 256
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """Landmarks of every frame of a video; NaN where no face was seen.
-
-    fine: float32 [T, 478, 3], (u, v, d) normalized to the whole frame, as `FaceTracker` gives them.
-    plain: float32 [T, 468, 2], pixels of the frame scaled so that its shorter side is 256.
-    size: (height, width) of that scaled frame.
-    """
+    """Landmarks of every frame of a video; NaN in frames without a face."""
 
     fine: np.ndarray
+    """``float32 [T, 478, 3]``, (u, v, d) normalized to the whole frame, from ``FaceTracker``."""
     plain: np.ndarray
+    """``float32 [T, 468, 2]`` in pixels at evaluation size."""
     size: tuple[int, int]
+    """Evaluation size (height, width)."""
 
     def __len__(self) -> int:
         return len(self.fine)
 
     @property
     def found(self) -> np.ndarray:
-        """Which frames show a face to both meshes, bool [T]."""
+        """Frames in which both meshes found a face, ``bool [T]``."""
         return np.isfinite(self.fine[:, 0, 0]) & np.isfinite(self.plain[:, 0, 0])
 
     @cached_property
     def filled(self) -> np.ndarray:
-        """`fine` without gaps: between known frames landmarks are interpolated, at the ends held."""
-        return fill_gaps(self.fine)
+        """``fine`` with gaps filled by interpolation, and by the nearest frame at the ends."""
+        return interpolate_gaps(self.fine)
 
     @cached_property
     def lip_opening(self) -> np.ndarray:
-        """Gap between the lips in head units, float32 [T]."""
+        """Distance between the lips in head units, ``float32 [T]``."""
         points = to_pixels(self.filled, self.size)
         pose = fit_head_pose(points)
         return np.where(self.found, measure_lip_opening(points, pose), np.nan)
 
     @cached_property
     def plain_lip_opening(self) -> np.ndarray:
-        """The gap as the plain mesh sees it, in pixels of the scaled frame, float32 [T]."""
+        """Distance between the lips of the plain mesh in pixels at evaluation size, ``float32 [T]``."""
         upper, lower = (self.plain[:, list(side)] for side in zip(*LIP_PAIRS, strict=True))
         return np.linalg.norm(upper - lower, axis=-1).mean(axis=1)
 
     @cached_property
     def eye_openness(self) -> np.ndarray:
-        """Openness of both eyes, float32 [T, 2]."""
+        """Openness of both eyes, ``float32 [T, 2]``."""
         openness = measure_eye_openness(to_pixels(self.filled, self.size))
         return np.where(self.found[:, None], openness, np.nan)
 
 
-class FaceRuler:
-    """Collects the `FaceTrack` of a video fed frame by frame; a context manager.
+class FaceTrackRecorder:
+    """Context manager that records the ``FaceTrack`` of a video frame by frame.
 
-    It keeps about 10 kB of landmarks a frame and no picture. Use a fresh one for each video: both meshes
-    follow the face from frame to frame.
+    It keeps about 10 kB of landmarks per frame and no images. Each video needs a new one, since both meshes track the
+    face from frame to frame.
     """
 
     def __init__(self) -> None:
@@ -84,7 +82,7 @@ class FaceRuler:
         self._plain: list[np.ndarray] = []
         self._size = (0, 0)
 
-    def __enter__(self) -> FaceRuler:
+    def __enter__(self) -> FaceTrackRecorder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -92,15 +90,15 @@ class FaceRuler:
         self._plain_mesh.close()
 
     def add(self, frame: np.ndarray) -> np.ndarray:
-        """Track the next frame, uint8 [H, W, 3]. Returns its plain mesh, float32 [468, 2]; see `FaceTrack`."""
-        self._size = measured_size(frame)
+        """Track the next frame ``uint8 [H, W, 3]`` and return its plain mesh, ``float32 [468, 2]``."""
+        self._size = evaluation_size(frame)
         fine = next(self._fine_tracker.track([frame]))
         self._fine.append(np.full((POINT_COUNT, 3), np.nan, np.float32) if fine is None else fine)
         self._plain.append(self._track_plain(frame))
         return self._plain[-1]
 
     def finish(self) -> FaceTrack:
-        """The track of all frames so far; at least one is needed (ValueError)."""
+        """Return the track of all frames so far. Raises ValueError if there are none."""
         if not self._fine:
             raise ValueError("no frame was tracked")
         return FaceTrack(np.stack(self._fine), np.stack(self._plain), self._size)
@@ -108,33 +106,34 @@ class FaceRuler:
     def _track_plain(self, frame: np.ndarray) -> np.ndarray:
         height, width = frame.shape[:2]
         side = max(height, width)
-        # The mesh turns its search window in normalized coordinates, which is only right for square pictures.
+        # The mesh rotates its search window in normalized coordinates, which is only correct for square images.
         square = cv2.copyMakeBorder(frame, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT)
         faces = self._plain_mesh.process(square).multi_face_landmarks
         if not faces:
             return np.full((FACE_POINT_COUNT, 2), np.nan, np.float32)
         points = np.array([(point.x, point.y) for point in faces[0].landmark], np.float32)
-        return points * (side * MEASURED_SIDE / min(height, width)) - 0.5
+        return points * (side * EVALUATION_SIDE / min(height, width)) - 0.5
 
 
-def measured_size(frame: np.ndarray) -> tuple[int, int]:
-    """(height, width) that a frame [H, W, 3] is scaled to for judging: the shorter side becomes 256."""
+def evaluation_size(frame: np.ndarray) -> tuple[int, int]:
+    """Return the (height, width) at which a frame ``[H, W, 3]`` is scored: the shorter side becomes 256."""
     height, width = frame.shape[:2]
-    scale = MEASURED_SIDE / min(height, width)
+    scale = EVALUATION_SIDE / min(height, width)
     return round(height * scale), round(width * scale)
 
 
-def cut_window(frame: np.ndarray, center: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """The part of frame [H, W, 3] of `size` (width, height) around `center` (x, y); the border is repeated beyond."""
+def crop_window(frame: np.ndarray, center: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Crop a window of ``size`` (width, height) around ``center`` (x, y) out of a frame; the border is replicated."""
     corner = np.rint(center - size / 2).astype(int)
     columns, rows = (np.arange(round(float(extent))) + start for extent, start in zip(size, corner, strict=True))
     return frame[rows.clip(0, frame.shape[0] - 1)][:, columns.clip(0, frame.shape[1] - 1)]
 
 
-def fill_gaps(landmarks: np.ndarray) -> np.ndarray:
-    """Interpolate frames of NaN in landmarks [T, P, C] linearly from their neighbors; the ends are held.
+def interpolate_gaps(landmarks: np.ndarray) -> np.ndarray:
+    """Interpolate missing (NaN) frames of landmarks ``[T, P, C]`` linearly; at the ends the nearest frame is repeated.
 
-    Raises ValueError if every frame is missing.
+    Raises:
+        ValueError: every frame is missing.
     """
     known = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
     if not len(known):

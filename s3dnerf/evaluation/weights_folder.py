@@ -1,7 +1,6 @@
-"""The folder with weights of public networks that some scores need. They are not ours to ship: the user brings them.
+"""The user's folder with weights of public networks, which some scores need and the package does not ship.
 
-A score whose files are not there is not measured, and the reason is told; a file that is there but is another one
-than it should be is an error.
+Scores whose files are missing are not measured, and the report says why. A file with the wrong content is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ WEIGHTS_FILES = {
     "inception.pth": "pytorch-fid's pt_inception-2015-12-05-6726825d.pth",
     "syncnet_v2.model": "syncnet_python's syncnet_v2.model",
 }
-"""What the folder may hold, and which public file each is. A .safetensors file of the same name will do as well."""
+"""Files of the folder, and the public file that each one is. A .safetensors file of the same name also works."""
 
 NEEDED_FILES = {
     "lpips": ("alexnet.pth", "lpips_alex.pth"),
@@ -31,21 +30,27 @@ NEEDED_FILES = {
     "lse_c": ("syncnet_v2.model",),
     "lse_d": ("syncnet_v2.model",),
 }
-"""Score to the files that it needs."""
+"""Files that each score needs."""
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """paths: score to its files, for scores that can be measured. missing: score to the reason, for the others."""
+    """Weights that were found."""
 
     paths: dict[str, tuple[Path, ...]]
+    """Files of each score that can be measured."""
     missing: dict[str, str]
+    """Reason for each score that cannot be measured."""
 
 
 def find_weights(folder: str | Path | None) -> FoundWeights:
-    """Look which scores can be measured with the files in `folder`; None for no folder. Opens no file.
+    """Find out which scores can be measured with the files in a folder, without opening them.
 
-    Raises UserError if the folder does not exist.
+    Args:
+        folder: None if the user names no folder.
+
+    Raises:
+        UserError: the folder does not exist.
     """
     if folder is None:
         reasons = {

@@ -19,7 +19,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_similarity
 from s3dnerf.face.landmarks import FaceTracker
 from s3dnerf.face.points import LIP_PAIRS, RIGID_POINTS
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 from s3dnerf.media.video import stream_frames
 
 EYE_DISTANCE = 0.75
@@ -176,7 +176,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write, .npy")
     options = parser.parse_args(words)
     identities = track_identities(options.clips, options.manifest)
-    with replace_when_done(options.out) as path:
+    with atomic_write(options.out) as path:
         np.save(path, fit_canonical_face(identities))
     print(f"{options.out}: mean face of {len(identities)} people")
 

@@ -89,8 +89,8 @@ def read_driving_motion(path: str | Path) -> DrivingMotion:
     detected = np.array([landmarks is not None for landmarks in detections])
     track = interpolate_landmarks(detections)
     if track is None or detected.mean() < MIN_FACE_RATIO:
-        cure = "Use a video of one person's face, or cut it to the part that shows one."
-        raise too_few_faces(path, detections, cure)
+        hint = "Use a video of one person's face, or cut it to the part that shows one."
+        raise too_few_faces(path, detections, hint)
     cuts = find_cuts(candidates, fit_head_pose(track.landmarks), detected)
     pose = estimate_shot_poses(path, detections, frame_size, cuts)
     return DrivingMotion(pose, tuple(cuts), int((~detected).sum()))

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import FPS
-from s3dnerf.media.files import replace_when_done
+from s3dnerf.media.files import atomic_write
 
 HEAD_BLEND_FRAMES = FPS
 """Frames over which the head moves from where it was to another motion."""
@@ -95,18 +95,18 @@ def read_state(path: str | Path) -> MotionState:
     Raises:
         UserError: the file cannot be read or holds no state.
     """
-    cure = "name a file that --end wrote"
+    hint = "name a file that --end wrote"
     try:
         return MotionState.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", cure) from error
+        raise UserError(path, f"cannot be read ({error.strerror})", hint) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(path, f"is no motion state ({error})", cure) from error
+        raise UserError(path, f"is no motion state ({error})", hint) from error
 
 
 def write_state(path: str | Path, state: MotionState) -> None:
     """Write a state as JSON; the file appears when it is complete."""
-    with replace_when_done(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(state.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 

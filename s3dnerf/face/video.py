@@ -158,7 +158,7 @@ def stream_crops(path: str | Path, crop: CropBox, size: int, frames: int | None 
     return (apply_crop(frame, crop, size) for frame in islice(stream_frames(path), frames))
 
 
-def too_few_faces(path: str | Path, detections: Sequence[np.ndarray | None], cure: str) -> UserError:
+def too_few_faces(path: str | Path, detections: Sequence[np.ndarray | None], hint: str) -> UserError:
     """Return the error for a video in which too few frames show a face."""
     count = sum(landmarks is not None for landmarks in detections)
-    return UserError(path, f"a face is seen in only {count} of {len(detections)} frames", cure)
+    return UserError(path, f"a face is seen in only {count} of {len(detections)} frames", hint)

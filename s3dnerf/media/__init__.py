@@ -1,1 +1,1 @@
-"""Bytes to arrays and back: images, sound, video. Import the module you need; this file loads nothing."""
+"""Reading and writing of images, audio and video. This file imports nothing: import the module you need."""

@@ -1,4 +1,4 @@
-"""Opening media files with FFmpeg (through PyAV), its failures turned into messages for the user."""
+"""Opening of media files with FFmpeg (through PyAV), with its failures as UserErrors."""
 
 from __future__ import annotations
 
@@ -11,28 +11,36 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import require_file
 
-# Single pictures, which FFmpeg would also open as if they were films (with every format named "..._pipe").
+# Formats of still images, which FFmpeg opens as videos (like every format named "..._pipe").
 _STILL_FORMATS = {"image2", "ico"}
 _CURES = {
     "speech": "Use a recording such as WAV, MP3, M4A, FLAC or OGG, or a video with sound.",
     "video": "Use a video such as MP4, MOV, MKV or WebM.",
 }
-
+_ACCURATE_ROUNDING, _FULL_CHROMA_OUT, _FULL_CHROMA_IN = 0x40000, 0x2000, 0x4000
+SWSCALE_FLAGS = int(Interpolation.BICUBIC) | _ACCURATE_ROUNDING | _FULL_CHROMA_OUT | _FULL_CHROMA_IN
+"""Flags of color conversion. By default swscale rounds down (one level too dark) and repeats chroma instead of
+interpolating it. The numbers are those of libswscale, since not every PyAV release names them."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def open_media(path: str | Path, kind: str) -> Iterator[InputContainer]:
-    """Open a sound or video file for reading and close it again; `kind` is "speech" or "video".
+    """Open an audio or video file for reading inside the block.
 
-    Raises UserError, naming file, reason and cure, if it is missing, not sound or video at all, or broken,
-    even when FFmpeg finds that out only later, inside the block.
+    Args:
+        path: the file.
+        kind: what is expected, "speech" or "video".
+
+    Raises:
+        UserError: the file is missing, neither audio nor video, or broken, even if FFmpeg fails later in the block.
     """
     path = require_file(path, kind)
     with path.open("rb") as file:
@@ -42,7 +50,7 @@ def open_media(path: str | Path, kind: str) -> Iterator[InputContainer]:
     if is_text(head):
         raise UserError(path, f"is text, not {_describe(kind)}", _CURES[kind])
     try:
-        # An absolute name is never taken for an address such as "http:" or "concat:".
+        # FFmpeg cannot mistake an absolute path for a URL such as "http:" or "concat:".
         container = av.open(str(path.absolute()), metadata_errors="replace")
     except av.error.InvalidDataError as error:
         raise UserError(path, f"is not {_describe(kind)}, or it is cut short", _CURES[kind]) from error
@@ -54,31 +62,31 @@ def open_media(path: str | Path, kind: str) -> Iterator[InputContainer]:
         try:
             yield container
         except av.error.FFmpegError as error:
-            cure = "Convert it once with ffmpeg, or use another file."
-            raise UserError(path, f"cannot be decoded ({error.strerror})", cure) from error
+            hint = "Convert it once with ffmpeg, or use another file."
+            raise UserError(path, f"cannot be decoded ({error.strerror})", hint) from error
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are plain text.
+    """Tell whether the first bytes of a file are plain text.
 
-    FFmpeg would draw text as a film, or follow a playlist to other files and wait for it to grow.
+    FFmpeg would render text as a video, or follow a playlist to other files and wait for it to grow.
     """
     if any(byte < 0x20 and byte not in b"\t\n\r\f\x1b" for byte in head):
         return False
-    # The last character may be cut in the middle.
+    # The last character may be incomplete.
     return any(_is_utf8(head[: len(head) - cut]) for cut in range(4))
 
 
 def find_video_stream(container: InputContainer) -> VideoStream | None:
-    """The first real video stream; the cover picture of a song is none."""
+    """Return the first video stream that is not a cover image, or None."""
     for stream in container.streams.video:
         if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
             return stream
     return None
 
 
-def find_sound_stream(container: InputContainer, path: str | Path) -> AudioStream:
-    """The sound track marked as default, or the one that FFmpeg would play. Raises UserError if there is none."""
+def find_audio_stream(container: InputContainer, path: str | Path) -> AudioStream:
+    """Return the audio stream marked as default, or FFmpeg's choice. Raises UserError if there is none."""
     tracks = container.streams.audio
     if not tracks:
         raise UserError(path, "has no sound", "Use a recording, or a video with a sound track.")
@@ -90,9 +98,9 @@ def find_sound_stream(container: InputContainer, path: str | Path) -> AudioStrea
 
 
 def find_start_time(path: str | Path, kind: str) -> float | None:
-    """Presentation time in seconds of the first picture, in the file's own clock; None if it has no video.
+    """Return the presentation time of the first video frame in seconds of the file's clock, or None without video.
 
-    Sound and picture both count from here, so that they stay in step whatever the clock starts with.
+    Times of both audio and video are relative to it, so that they stay in sync wherever the clock starts.
     """
     with open_media(path, kind) as container:
         stream = find_video_stream(container)
@@ -104,10 +112,10 @@ def find_start_time(path: str | Path, kind: str) -> float | None:
 
 
 def decode_tolerantly(container: InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
-    """Decode one stream, passing over damaged packets as long as they are few.
+    """Decode one stream, skipping a few damaged packets, such as trailing tags of an MP3 or a lost network packet.
 
-    Trailing tags in an MP3 or one lost network packet are no reason to refuse a whole recording; raises the
-    FFmpeg error if more than one packet in ten (and more than three) are damaged.
+    Raises:
+        av.error.InvalidDataError: more than three packets, and more than one in ten, are damaged.
     """
     damaged = 0
     for number, packet in enumerate(container.demux(stream)):

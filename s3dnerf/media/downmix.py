@@ -1,4 +1,4 @@
-"""Many channels to one or two: by what each loudspeaker carries, and without letting channels cancel."""
+"""Downmixing to one or two channels, by the role of each loudspeaker, and without cancellation between channels."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_HALF_POWER = np.sqrt(0.5)
+_MINUS_3_DB = np.sqrt(0.5)
 _STEREO = {
-    # ITU-R BS.775: the centre goes to both sides at half its power, so does each surround to its own side.
+    # ITU-R BS.775: the center goes to both sides at half its power, each surround channel to its own side.
     "FL": (1.0, 0.0),
     "FR": (0.0, 1.0),
-    "FC": (_HALF_POWER, _HALF_POWER),
+    "FC": (_MINUS_3_DB, _MINUS_3_DB),
     "LFE": (0.0, 0.0),
-    "SL": (_HALF_POWER, 0.0),
-    "SR": (0.0, _HALF_POWER),
-    "BL": (_HALF_POWER, 0.0),
-    "BR": (0.0, _HALF_POWER),
+    "SL": (_MINUS_3_DB, 0.0),
+    "SR": (0.0, _MINUS_3_DB),
+    "BL": (_MINUS_3_DB, 0.0),
+    "BR": (0.0, _MINUS_3_DB),
     "BC": (0.5, 0.5),
 }
 _SPEECH = {"FL": 0.5, "FR": 0.5, "FC": 1.0, "LFE": 0.0, "SL": 0.25, "SR": 0.25, "BL": 0.25, "BR": 0.25, "BC": 0.25}
-"""Dialogue is in the centre; music and effects are around it."""
+"""Dialogue is in the center channel, music and effects in the others."""
 _WAV_ORDER = ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR")
-_OPPOSITE = 4.0
-"""How many times the difference of two channels has the energy of their sum, from which on one of them is inverted."""
-_SILENT = 1e-4
-"""Share of a channel's energy in the other's below which it carries noise only (40 dB)."""
+_INVERTED_RATIO = 4.0
+"""Ratio of the energies of difference and sum of two channels, above which one of them is taken to be inverted."""
+_SILENT_RATIO = 1e-4
+"""Ratio of the energies of two channels below which the weaker one holds only noise (-40 dB)."""
 
 
-def make_downmix(names: Sequence[str], channels: int) -> np.ndarray:
-    """Return the matrix ``[channels, len(names)]`` that mixes the channels of a layout down to one or two.
+def downmix_matrix(names: Sequence[str], channels: int) -> np.ndarray:
+    """Return the matrix ``[channels, len(names)]`` that mixes a layout down to one or two channels.
 
     Args:
-        names: FFmpeg's names of the channels, such as FL and LFE. Six or eight channels without known names are taken
-            for 5.1 or 7.1 in the order of WAV files, other layouts with unknown names are averaged.
-        channels: 1 mixes for listening to speech: what is in the centre keeps its level. 2 is ITU-R BS.775.
+        names: FFmpeg's names of the channels, such as FL and LFE. Six or eight channels with unknown names are 5.1 or
+            7.1 in the order of WAV files; other layouts with unknown names are averaged.
+        channels: 1 for a speech mix, in which the center channel keeps its level; 2 for ITU-R BS.775.
     """
     count = len(names)
     if count == channels:
@@ -50,14 +50,14 @@ def make_downmix(names: Sequence[str], channels: int) -> np.ndarray:
 
 @dataclass
 class StereoStatistics:
-    """Energies of two channels and of their product, added up over a recording."""
+    """Accumulated energies and cross-product of two channels."""
 
     left: float = 0.0
     right: float = 0.0
     product: float = 0.0
 
     def add(self, sound: np.ndarray) -> None:
-        """Take in float32 [2, n]."""
+        """Add ``float32 [2, n]``."""
         left, right = sound.astype(np.float64) - sound.mean(axis=1, keepdims=True, dtype=np.float64)
         self.left += float(left @ left)
         self.right += float(right @ right)
@@ -66,15 +66,15 @@ class StereoStatistics:
     def choose_weights(self) -> np.ndarray:
         """Return the weights ``[1, 2]`` of both channels in a mono mix.
 
-        Equal halves; but a channel that is all but silent is left out, so that the other keeps its level, and where
-        the channels would cancel one of them is inverted.
+        They are equal, except that an almost silent channel is left out, so that the other keeps its level, and that
+        one of two channels that would cancel is inverted.
         """
-        if self.right <= _SILENT * self.left:
+        if self.right <= _SILENT_RATIO * self.left:
             weights = (1.0, 0.0) if self.left else (0.5, 0.5)
-        elif self.left <= _SILENT * self.right:
+        elif self.left <= _SILENT_RATIO * self.right:
             weights = (0.0, 1.0)
         else:
             total = self.left + self.right
-            is_opposite = total - 2 * self.product > _OPPOSITE * (total + 2 * self.product)
-            weights = (0.5, -0.5) if is_opposite else (0.5, 0.5)
+            is_inverted = total - 2 * self.product > _INVERTED_RATIO * (total + 2 * self.product)
+            weights = (0.5, -0.5) if is_inverted else (0.5, 0.5)
         return np.array([weights], np.float32)

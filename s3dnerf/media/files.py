@@ -1,4 +1,4 @@
-"""Input and output files. An output is either complete or absent, and no input is ever overwritten."""
+"""Input and output files. Outputs are written atomically, and inputs are never overwritten."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from s3dnerf.paths import is_folder, stat_path
 
 try:
     import fcntl
-except ImportError:  # Windows: an open file cannot be removed there, so no lock is needed.
+except ImportError:  # On Windows open files cannot be removed, so no lock is needed.
     fcntl = None
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _MAX_STEM = 60
-"""Characters of a name that a part file keeps: names may be as long as the file system allows."""
+"""Number of characters of a name that a part file keeps, since the name may have the maximum length."""
 
 
 def require_file(path: str | Path, kind: str) -> Path:
-    """Return `path` as a Path, or raise UserError if it is not a readable file.
+    """Return ``path`` as a Path, or raise UserError if it is not a readable file.
 
-    `kind` names what was expected, for the message ("image", "speech", "video").
+    Args:
+        path: an input file.
+        kind: what is expected, for the message: "image", "speech" or "video".
     """
     path = Path(path)
     state = stat_path(path)
@@ -44,9 +46,10 @@ def require_file(path: str | Path, kind: str) -> Path:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether `path` is a pipe or a character device, such as the standard output: data goes in, nothing is replaced.
+    """Tell whether ``path`` is a pipe or a character device, such as standard output, which is not replaced.
 
-    Raises UserError if `path` cannot be looked up, is a block device or is a socket.
+    Raises:
+        UserError: ``path`` cannot be looked up, or is a block device or a socket.
     """
     state = stat_path(path)
     if state is None:
@@ -59,14 +62,14 @@ def is_stream(path: str | Path) -> bool:
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), can_stream: bool = False) -> None:
-    """Refuse an output before any work is done: one that is an input, or a place that cannot be written.
+    """Check an output before any work is done: it must be writable and not an input.
 
-    Nothing is created. Links and other spellings of the same file are seen through.
+    Nothing is created. Links and other spellings of the same file are resolved.
 
     Args:
         path: the output file.
-        inputs: files and folders that are read; None and missing ones are passed over.
-        can_stream: whether its format can be written to a pipe or a device.
+        inputs: files and folders that are read; None and missing ones are skipped.
+        can_stream: whether the format can be written to a pipe or a device.
 
     Raises:
         UserError: the output cannot be written, or is one of the inputs.
@@ -90,9 +93,9 @@ def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), can
 
 
 def refuse_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
-    """Raise UserError if an output file or folder is one of the inputs, also by a link or another spelling."""
+    """Raise UserError if an output file or folder is one of the inputs, under any link or spelling."""
     for source in inputs:
-        # Names that cannot be looked up are no file that could be lost.
+        # A name that cannot be looked up is not a file that could be overwritten.
         with suppress(OSError, ValueError):
             if source is not None and os.path.samefile(output, source):
                 raise UserError(
@@ -101,7 +104,7 @@ def refuse_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> No
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder for outputs, with those above it, and return its path. Raises UserError if that fails."""
+    """Make an output folder and its parents, and return its path. Raises UserError if that fails."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -117,18 +120,18 @@ def make_folder(path: str | Path) -> Path:
 
 
 @contextmanager
-def replace_when_done(path: str | Path, can_stream: bool = False) -> Iterator[Path]:
-    """Yield the path of a part file that becomes `path` when the block ends without an error.
+def atomic_write(path: str | Path, can_stream: bool = False) -> Iterator[Path]:
+    """Yield the path of a part file that replaces ``path`` when the block ends without an error.
 
     The part file is hidden, has the same suffix and is in the same folder. Missing folders are made. If the block
-    raises (Ctrl-C included) the part file is removed, and a file that was at `path` before stays as it was. A symbolic
-    link stays, and the file that it points to is replaced. What earlier runs left for the same output, because they
-    were killed, is removed; part files of runs that are still alive stay.
+    raises (Ctrl-C included), the part file is removed and an existing file at ``path`` is unchanged. For a symbolic
+    link, the file that it points to is replaced. Part files that killed runs left for the same output are removed;
+    those of running processes stay.
 
-    A pipe or a character device is not replaced: with `can_stream` its own path is yielded.
+    A pipe or a character device is not replaced: with ``can_stream`` its own path is yielded.
 
     Raises:
-        UserError: the place cannot be written, or the disk is full.
+        UserError: the output cannot be written, or the disk is full.
     """
     path = Path(path)
     check_output(path, can_stream=can_stream)
@@ -151,10 +154,10 @@ def replace_when_done(path: str | Path, can_stream: bool = False) -> Iterator[Pa
 
 
 @contextmanager
-def replace_folder_when_done(folder: str | Path) -> Iterator[Path]:
-    """Yield a new hidden folder that becomes `folder` when the block ends without an error.
+def atomic_write_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new hidden folder that replaces ``folder`` when the block ends without an error.
 
-    A folder of that name is replaced then. Leftovers and errors are handled as by :func:`replace_when_done`.
+    Leftovers and errors are handled as by :func:`atomic_write`.
     """
     folder = Path(folder)
     make_folder(folder.parent)
@@ -169,7 +172,7 @@ def replace_folder_when_done(folder: str | Path) -> Iterator[Path]:
                     os.rename(folder, old)
                 os.rename(part, folder)
     finally:
-        # The old folder is only gone once the new one is in its place.
+        # The old folder is removed only after the new one is in place.
         if old.exists() and not folder.exists():
             os.rename(old, folder)
         for leftover in (part, old):
@@ -177,7 +180,7 @@ def replace_folder_when_done(folder: str | Path) -> Iterator[Path]:
 
 
 def _find_target(path: Path) -> Path:
-    """The file that is replaced: symbolic links are followed, also those that point to nothing yet."""
+    """Return the file that is replaced, following symbolic links, including dangling ones."""
     if is_folder(path):
         raise UserError(path, "is a folder, so no file can be written there", "Choose a file name.")
     return Path(os.path.realpath(path))
@@ -188,7 +191,7 @@ def _name_part(target: Path) -> Path:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove part files and folders of this output that no living process holds locked."""
+    """Remove part files and folders of this output that no process has locked."""
     if fcntl is None:
         return
     pattern = re.compile(rf"\.{re.escape(target.stem[:_MAX_STEM])}\.([0-9a-f]{{8}}\.)?part{re.escape(target.suffix)}")
@@ -196,7 +199,7 @@ def _remove_leftovers(target: Path) -> None:
         if not pattern.fullmatch(name):
             continue
         leftover = target.with_name(name)
-        # Another process may remove it, or finish it, at the same moment.
+        # Another process may remove or finish it at the same time.
         with suppress(OSError), _locked(leftover):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
@@ -206,7 +209,7 @@ def _remove_leftovers(target: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file or folder, which the system lets go of when this process ends. OSError if it is held."""
+    """Hold a lock on a file or folder, which ends with this process. Raises OSError if it is locked already."""
     if fcntl is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Still pictures: files to uint8 RGB arrays and back."""
+"""Reading, writing and resizing of images as uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from s3dnerf.errors import UserError
-from s3dnerf.media.files import replace_when_done, require_file
+from s3dnerf.media.files import atomic_write, require_file
 
 _WRITABLE = {".png": {}, ".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"quality": 95}}
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture as uint8 RGB [H, W, 3], the way a viewer shows it.
+    """Read an image as displayed, as RGB ``uint8 [H, W, 3]``.
 
-    EXIF rotation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit
-    values (or the 10 or 12 bits that are used of them) are scaled to 8 bits.
-    Of an animation the first picture is taken. Raises UserError if the file is missing, not a picture, or broken.
+    EXIF rotation is applied, transparency is composited over white, gray is repeated to three channels, and 16-bit
+    values (or the 10 or 12 bits of them that are used) are scaled to 8 bits. Animations give their first frame.
+
+    Raises:
+        UserError: the file is missing, not an image, or broken.
     """
     path = require_file(path, "image")
     try:
@@ -35,24 +37,30 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write uint8 RGB [H, W, 3]; the suffix (.png, .jpg, .jpeg, .webp) chooses the format.
+    """Write an RGB image ``uint8 [H, W, 3]`` in the format of the suffix (.png, .jpg, .jpeg, .webp).
 
-    Raises UserError for another suffix and ValueError for another kind of array.
+    Raises:
+        UserError: the suffix is unknown.
+        ValueError: the array has another type or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITABLE:
         raise UserError(path, f"pictures cannot be written as '{suffix}'", f"Use one of {', '.join(_WRITABLE)}.")
-    with replace_when_done(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, **_WRITABLE[suffix])
 
 
 def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resize uint8 or float32 [H, W, C] (or [H, W]) to `size` = side or (height, width); the type is kept.
+    """Resize ``uint8`` or ``float32`` ``[H, W, C]`` or ``[H, W]``; the type is kept.
 
-    Averages over pixel areas along an axis that shrinks and interpolates cubically along one that grows (so
-    float values may overshoot their range a little).
+    Axes are downsampled by averaging over pixel areas and upsampled by cubic interpolation, which can overshoot the
+    range of float values.
+
+    Args:
+        image: the image.
+        size: side, or (height, width).
     """
     height, width = (size, size) if isinstance(size, int) else size
     shrunk = (min(height, image.shape[0]), min(width, image.shape[1]))
@@ -68,10 +76,10 @@ def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
 
 
 def _count_bits(values: np.ndarray) -> int:
-    """Bits that the values of a 16-bit picture make use of: 10, 12 or 16.
+    """Return the number of bits that a 16-bit image uses: 10, 12 or 16.
 
-    Cameras and scanners store 10 to 14 bits as they are in files of 16, most often without saying so. What would be
-    nearly black, with no value above a sixteenth of the range, is therefore read in the range that it does use.
+    Cameras and scanners store 10 to 14 bits unscaled in 16-bit files, mostly without metadata. An image that would be
+    almost black, with no value above a sixteenth of the range, is therefore read in the range that it uses.
     """
     largest = int(values.max(initial=0))
     return 16 if largest >= 2**12 else 12 if largest >= 2**10 else 10
@@ -79,10 +87,10 @@ def _count_bits(values: np.ndarray) -> int:
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it.
+        # Pillow clips 16-bit gray at 255 instead of scaling it.
         values = np.asarray(image)
-        grey = values.astype(np.float32) * (255.0 / (2 ** _count_bits(values) - 1))
-        return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        gray = values.astype(np.float32) * (255.0 / (2 ** _count_bits(values) - 1))
+        return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise UserError(path, "holds floating-point pixels of unknown range", "Save it as an 8-bit PNG.")
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""When somebody speaks, frame by frame, by the energy of the sound."""
+"""Speech activity per video frame, by the energy of the audio."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from s3dnerf.media.audio import FPS, SAMPLES_PER_FRAME, SpeechLevel, count_frames
+from s3dnerf.constants import FPS, SAMPLES_PER_FRAME
+from s3dnerf.media.audio import SpeechLevel, count_frames
 
-ACTIVE_DECIBELS = -32.0
-"""Energy of a frame relative to that of speech, above which somebody speaks."""
-SHORTEST_PAUSE = 0.4
-"""Seconds: in shorter pauses people keep their lips ready."""
+ACTIVE_THRESHOLD_DB = -32.0
+"""Energy relative to speech above which a frame is active."""
+MIN_PAUSE = 0.4
+"""Shortest pause in seconds in which the activity drops; in shorter ones people keep their lips ready."""
 LEAD, TRAIL = 0.12, 0.2
 """Seconds by which lips open before a sound and close after it."""
 RAMP = 0.12
-"""Seconds that opening and closing take."""
+"""Duration of opening and of closing, in seconds."""
 
 
 def measure_speech_activity(blocks: Iterable[np.ndarray], level: SpeechLevel, frames: int | None = None) -> np.ndarray:
-    """Measure how far each frame belongs to an utterance.
+    """Measure the speech activity of each frame.
 
     Args:
-        blocks: float32 ``[n]`` of 16 kHz sound.
-        level: of the same sound.
-        frames: number of frames; None for as many as the sound lasts. Beyond the sound there is silence.
+        blocks: ``float32 [n]`` of 16 kHz audio.
+        level: of the same audio.
+        frames: number of frames; None for the length of the audio. Audio is followed by silence.
 
-    Returns float32 ``[T]``: 1 in speech and in pauses of under 0.4 s, 0 in longer silences, between them around
-    the ends.
+    Returns:
+        ``float32 [T]``: 1 in speech and in pauses shorter than 0.4 s, 0 in longer ones, with ramps at the ends.
     """
     energies, rest, samples = [], np.zeros(0, np.float32), 0
     for block in blocks:
@@ -41,22 +42,22 @@ def measure_speech_activity(blocks: Iterable[np.ndarray], level: SpeechLevel, fr
     energy = np.concatenate([np.zeros(0), *energies])
     count = count_frames(samples) if frames is None else frames
     energy = np.pad(energy[:count], (0, max(0, count - len(energy))))
-    is_active = energy > level.active_rms**2 * 10 ** (ACTIVE_DECIBELS / 10)
+    is_active = energy > level.active_rms**2 * 10 ** (ACTIVE_THRESHOLD_DB / 10)
     return shape_activity(is_active)
 
 
 def shape_activity(is_active: np.ndarray) -> np.ndarray:
-    """Turn ``bool [T]`` into float32 ``[T]``: short pauses filled, lead and trail added, with smooth edges."""
+    """Turn ``bool [T]`` into ``float32 [T]`` with short pauses filled, lead and trail added, and smooth edges."""
     active = np.flatnonzero(is_active)
     if not len(active):
         return np.zeros(len(is_active), np.float32)
     frames = np.arange(len(is_active))
     after = np.searchsorted(active, frames)
-    # Frames until the next sound, and since the last one; where there is none, far away.
+    # Frames until the next active frame and since the last one; large if there is none.
     until = np.where(after < len(active), active[after.clip(max=len(active) - 1)] - frames, len(frames) + FPS)
     before = np.searchsorted(active, frames, side="right") - 1
     since = np.where(before >= 0, frames - active[before.clip(min=0)], len(frames) + FPS)
-    in_pause = (until + since - 1) / FPS < SHORTEST_PAUSE
+    in_pause = (until + since - 1) / FPS < MIN_PAUSE
     distance = np.minimum(until / FPS - LEAD, since / FPS - TRAIL)
     share = np.clip(1.0 - distance / RAMP, 0.0, 1.0)
     share = np.where(in_pause, 1.0, share)

@@ -1,7 +1,7 @@
-"""Measures of quality as pure functions on numpy arrays. Imports nothing else of the package but its errors.
+"""Quality metrics as pure functions on NumPy arrays. They import only errors and constants of the package.
 
-What needs PyTorch, and weights read from a file that the user names, is in modules of its own: `lpips`, `inception`
-(the features of FID), `identity` (CSIM) and `syncnet` (the embeddings of LSE-C and LSE-D).
+Metrics that need PyTorch and weights from the user are in separate modules: ``lpips``, ``inception`` (features of FID),
+``identity`` (CSIM) and ``syncnet`` (embeddings of LSE-C and LSE-D).
 """
 
 from .frechet import FeatureStatistics, measure_frechet_distance
@@ -9,27 +9,27 @@ from .image import measure_psnr, measure_ssim
 from .lips import (
     FACE_POINT_COUNT,
     MOUTH_POINTS,
-    correlate_openings,
     measure_f_lmd,
     measure_m_lmd,
+    measure_opening_correlation,
     measure_opening_gain,
     measure_opening_slope,
 )
 from .motion import count_blinks, measure_blink_rate, measure_jitter
-from .sharpness import measure_cpbd, measure_detail
-from .sync import SyncScores, compute_mfcc, measure_sync
+from .sharpness import measure_cpbd, measure_rms_gradient
+from .sync import LSEScores, compute_mfcc, measure_lse
 
 __all__ = [
     "FACE_POINT_COUNT",
     "FeatureStatistics",
     "MOUTH_POINTS",
-    "SyncScores",
+    "LSEScores",
     "compute_mfcc",
-    "correlate_openings",
+    "measure_opening_correlation",
     "count_blinks",
     "measure_blink_rate",
     "measure_cpbd",
-    "measure_detail",
+    "measure_rms_gradient",
     "measure_f_lmd",
     "measure_frechet_distance",
     "measure_jitter",
@@ -38,5 +38,5 @@ __all__ = [
     "measure_opening_slope",
     "measure_psnr",
     "measure_ssim",
-    "measure_sync",
+    "measure_lse",
 ]

@@ -1,4 +1,4 @@
-"""Whether two faces are the same person: ArcFace embeddings (Deng et al., 2019) and their cosine (CSIM)."""
+"""Identity preservation: ArcFace embeddings (Deng et al., 2019) and their cosine similarity (CSIM)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from s3dnerf.errors import UserError
 
-from .weights import fill_network, read_state, to_batch
+from .weights import load_weights, read_state_dict, to_batch
 
-FACE_SIDE = 112
+FACE_SIZE = 112
 FACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-"""Where ArcFace wants both eyes (the viewer's left first), the tip of the nose and the corners of the mouth."""
+"""ArcFace's positions of both eyes (the viewer's left first), the tip of the nose and the corners of the mouth."""
 FACE_POINTS = (468, 473, 1, 61, 291)
-"""The same five in the face mesh with irises."""
+"""The same five points in the face mesh with irises."""
 DEPTHS = {"iresnet50": (3, 4, 14, 3), "iresnet100": (3, 13, 30, 3)}
 
 
@@ -43,13 +43,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
-        straight = x if self.downsample is None else self.downsample(x)
+        residual = x if self.downsample is None else self.downsample(x)
         x = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        return self.bn3(self.conv2(x)) + straight
+        return self.bn3(self.conv2(x)) + residual
 
 
 class IResNet(nn.Module):
-    """ArcFace's embedding network; names as in insightface's `arcface_torch`. depths: blocks of each layer."""
+    """ArcFace's embedding network, with the names of insightface's ``arcface_torch``.
+
+    Args:
+        depths: number of blocks of each layer.
+    """
 
     def __init__(self, depths: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class IResNet(nn.Module):
         self.features = nn.BatchNorm1d(512)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Embeddings [B, 512] of aligned faces [B, 3, 112, 112], RGB in [0, 1]."""
+        """Embed aligned faces ``[B, 3, 112, 112]``, RGB in [0, 1], as ``[B, 512]``."""
         x = self.prelu(self.bn1(self.conv1(2.0 * faces - 1.0)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -74,43 +78,47 @@ class IResNet(nn.Module):
 
 
 def load_arcface(path: str | Path) -> IResNet:
-    """Load iresnet50 or iresnet100 (the file tells which) of insightface. Raises UserError if it is neither."""
-    state = read_state(path)
+    """Load insightface's iresnet50 or iresnet100, whichever the file holds. Raises UserError if it is neither."""
+    state = read_state_dict(path)
     depths = _count_blocks(state)
     if depths not in DEPTHS.values():
         reason = f"is neither iresnet50 nor iresnet100 (blocks in its layers: {depths})"
         raise UserError(path, reason, "Use a backbone.pth of insightface's arcface_torch.")
     title = next(name for name, known in DEPTHS.items() if known == depths)
-    return fill_network(IResNet(depths), state, path, title)
+    return load_weights(IResNet(depths), state, path, title)
 
 
 def align_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Turn, scale and move uint8 [H, W, 3] so that its five points [5, 2] come to lie on ArcFace's template.
+    """Align a face with ArcFace's template by the least-squares similarity transform (Umeyama, 1991).
 
-    points: x, y in pixels, pixel centers whole, in the order of FACE_TEMPLATE. The similarity is the
-    least-squares one (Umeyama, 1991). Returns uint8 [112, 112, 3]; black where the frame ends.
+    Args:
+        frame: ``uint8 [H, W, 3]``.
+        points: ``[5, 2]`` x and y in pixels, in the order of :data:`FACE_TEMPLATE`; pixel centers are integers.
+
+    Returns:
+        ``uint8 [112, 112, 3]``, black beyond the frame.
     """
-    # As complex numbers a similarity is template = turn * point + shift, and least squares are one division.
+    # In complex numbers a similarity is template = rotation * point + shift, with a closed-form least-squares fit.
     given, wanted = (np.asarray(places, np.float64) @ (1, 1j) for places in (points, FACE_TEMPLATE))
     centered = given - given.mean()
-    turn = (centered.conj() @ wanted) / (centered.conj() @ centered).real
-    shift = wanted.mean() - turn * given.mean()
-    matrix = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
-    return cv2.warpAffine(frame, matrix, (FACE_SIDE, FACE_SIDE), flags=cv2.INTER_LINEAR)
+    rotation = (centered.conj() @ wanted) / (centered.conj() @ centered).real
+    shift = wanted.mean() - rotation * given.mean()
+    matrix = np.array([[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]])
+    return cv2.warpAffine(frame, matrix, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
 
 
 @torch.inference_mode()
 def embed_faces(network: IResNet, faces: np.ndarray) -> np.ndarray:
-    """Embeddings of aligned faces [T, 112, 112, 3] (uint8, or float in [0, 1]), float32 [T, 512]."""
+    """Embed aligned faces ``[T, 112, 112, 3]`` (uint8, or float in [0, 1]) as ``float32 [T, 512]``."""
     return network(to_batch(faces, network)).float().cpu().numpy()
 
 
-def measure_csim(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """Cosine of embeddings [T, C] with their counterparts [T, C], float64 [T] in [-1, 1]; NaN stays NaN."""
-    real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
-    if real.ndim != 2 or real.shape != made.shape:
-        raise ValueError(f"expected embeddings [T, C] of equal shapes, got {real.shape} and {made.shape}")
-    return (real * made).sum(axis=1) / (np.linalg.norm(real, axis=1) * np.linalg.norm(made, axis=1))
+def measure_csim(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Compute the cosine similarities ``float64 [T]`` of embeddings ``[T, C]``; NaN is propagated."""
+    target, generated = np.asarray(target, np.float64), np.asarray(generated, np.float64)
+    if target.ndim != 2 or target.shape != generated.shape:
+        raise ValueError(f"expected embeddings [T, C] of equal shapes, got {target.shape} and {generated.shape}")
+    return (target * generated).sum(axis=1) / (np.linalg.norm(target, axis=1) * np.linalg.norm(generated, axis=1))
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:

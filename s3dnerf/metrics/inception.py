@@ -1,8 +1,7 @@
-"""The Inception network of FID: 2048 features of a picture (Szegedy et al., 2016; Heusel et al., 2017).
+"""The Inception network of FID: 2048 features per image (Szegedy et al., 2016; Heusel et al., 2017).
 
-Its weights are those of TensorFlow's `inception-2015-12-05`, as pytorch-fid publishes them. It differs from
-torchvision's network of the same names in its pooling: averages leave the padding out, and the last block
-takes maxima.
+The weights are those of TensorFlow's ``inception-2015-12-05``, as published by pytorch-fid. The network differs from
+torchvision's in its pooling: average pooling excludes the padding, and the last block uses max pooling.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .weights import fill_network, read_state, to_batch
+from .weights import load_weights, read_state_dict, to_batch
 
-FEATURES = 2048
-SIDE = 299
+FEATURE_CHANNELS = 2048
+INPUT_SIZE = 299
 Chain = tuple["str | tuple[str, str]", ...]
 
 
 class Conv(nn.Module):
-    """Convolution, batch norm, ReLU; a kernel of odd sides may be padded so that the size stays."""
+    """Convolution, batch norm and ReLU, with optional same-size padding for odd kernels."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, pad: bool = False) -> None:
         super().__init__()
@@ -31,12 +30,12 @@ class Conv(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, h, w]."""
+        """Map ``[B, inputs, H, W]`` to ``[B, outputs, h, w]``."""
         return F.relu(self.bn(self.conv(x)))
 
 
-class Mixed(nn.Module):
-    """Several chains of convolutions on one input, side by side. Two names at one place of a chain are a fork."""
+class Branches(nn.Module):
+    """Parallel chains of convolutions, concatenated. A tuple in a chain is a fork into two convolutions."""
 
     def __init__(self, convolutions: dict[str, Conv], pool: nn.Module, chains: tuple[Chain, ...]) -> None:
         super().__init__()
@@ -46,7 +45,7 @@ class Mixed(nn.Module):
         self.chains = chains
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, sum of the chains' channels, h, w]."""
+        """Map ``[B, C, H, W]`` to ``[B, sum of the chains' channels, h, w]``."""
         return torch.cat([self._run(chain, x) for chain in self.chains], dim=1)
 
     def _run(self, chain: Chain, x: Tensor) -> Tensor:
@@ -57,7 +56,7 @@ class Mixed(nn.Module):
 
 
 class FIDInception(nn.Module):
-    """Inception v3 up to its last pooling; names as in torchvision and pytorch-fid."""
+    """Inception v3 up to its last pooling, with the names of torchvision and pytorch-fid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,21 +65,21 @@ class FIDInception(nn.Module):
         self.Conv2d_2b_3x3 = Conv(32, 64, (3, 3), pad=True)
         self.Conv2d_3b_1x1 = Conv(64, 80, (1, 1))
         self.Conv2d_4a_3x3 = Conv(80, 192, (3, 3))
-        self.Mixed_5b = _mix_35(192, 32)
-        self.Mixed_5c = _mix_35(256, 64)
-        self.Mixed_5d = _mix_35(288, 64)
-        self.Mixed_6a = _shrink_to_17(288)
-        self.Mixed_6b = _mix_17(128)
-        self.Mixed_6c = _mix_17(160)
-        self.Mixed_6d = _mix_17(160)
-        self.Mixed_6e = _mix_17(192)
-        self.Mixed_7a = _shrink_to_8(768)
-        self.Mixed_7b = _mix_8(1280, _average())
-        self.Mixed_7c = _mix_8(2048, nn.MaxPool2d(3, 1, 1))
+        self.Mixed_5b = _inception_35(192, 32)
+        self.Mixed_5c = _inception_35(256, 64)
+        self.Mixed_5d = _inception_35(288, 64)
+        self.Mixed_6a = _reduce_to_17(288)
+        self.Mixed_6b = _inception_17(128)
+        self.Mixed_6c = _inception_17(160)
+        self.Mixed_6d = _inception_17(160)
+        self.Mixed_6e = _inception_17(192)
+        self.Mixed_7a = _reduce_to_8(768)
+        self.Mixed_7b = _inception_8(1280, _average_pool())
+        self.Mixed_7c = _inception_8(2048, nn.MaxPool2d(3, 1, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features [B, 2048] of pictures [B, 3, H, W] in [0, 1], which are resized to 299 x 299 first."""
-        x = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    def forward(self, images: Tensor) -> Tensor:
+        """Extract features ``[B, 2048]`` of images ``[B, 3, H, W]`` in [0, 1], resized to 299 x 299."""
+        x = F.interpolate(images, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(2.0 * x - 1.0)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = F.max_pool2d(x, 3, 2)
@@ -90,22 +89,22 @@ class FIDInception(nn.Module):
 
 
 def load_inception(path: str | Path) -> FIDInception:
-    """Load `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid. Raises UserError if it is missing or another file."""
+    """Load ``pt_inception-2015-12-05-6726825d.pth`` of pytorch-fid. Raises UserError if it is not that file."""
     title = "the Inception network of FID"
-    return fill_network(FIDInception(), read_state(path), path, title, ignored=("fc.", "AuxLogits."))
+    return load_weights(FIDInception(), read_state_dict(path), path, title, ignored=("fc.", "AuxLogits."))
 
 
 @torch.inference_mode()
 def extract_features(network: FIDInception, frames: np.ndarray) -> np.ndarray:
-    """Features of each frame [T, H, W, 3] (uint8, or float in [0, 1]), float32 [T, 2048]."""
+    """Extract the features ``float32 [T, 2048]`` of frames ``[T, H, W, 3]`` (uint8, or float in [0, 1])."""
     return network(to_batch(frames, network)).float().cpu().numpy()
 
 
-def _average() -> nn.Module:
+def _average_pool() -> nn.Module:
     return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
 
 
-def _mix_35(inputs: int, pooled: int) -> Mixed:
+def _inception_35(inputs: int, pooled: int) -> Branches:
     convolutions = {
         "branch1x1": Conv(inputs, 64, (1, 1)),
         "branch5x5_1": Conv(inputs, 48, (1, 1)),
@@ -121,10 +120,10 @@ def _mix_35(inputs: int, pooled: int) -> Mixed:
         ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
         ("pool", "branch_pool"),
     )
-    return Mixed(convolutions, _average(), chains)
+    return Branches(convolutions, _average_pool(), chains)
 
 
-def _shrink_to_17(inputs: int) -> Mixed:
+def _reduce_to_17(inputs: int) -> Branches:
     convolutions = {
         "branch3x3": Conv(inputs, 384, (3, 3), stride=2),
         "branch3x3dbl_1": Conv(inputs, 64, (1, 1)),
@@ -132,10 +131,10 @@ def _shrink_to_17(inputs: int) -> Mixed:
         "branch3x3dbl_3": Conv(96, 96, (3, 3), stride=2),
     }
     chains = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"), ("pool",))
-    return Mixed(convolutions, nn.MaxPool2d(3, 2), chains)
+    return Branches(convolutions, nn.MaxPool2d(3, 2), chains)
 
 
-def _mix_17(middle: int) -> Mixed:
+def _inception_17(middle: int) -> Branches:
     wide, tall = (1, 7), (7, 1)
     convolutions = {
         "branch1x1": Conv(768, 192, (1, 1)),
@@ -155,10 +154,10 @@ def _mix_17(middle: int) -> Mixed:
         tuple(f"branch7x7dbl_{number}" for number in range(1, 6)),
         ("pool", "branch_pool"),
     )
-    return Mixed(convolutions, _average(), chains)
+    return Branches(convolutions, _average_pool(), chains)
 
 
-def _shrink_to_8(inputs: int) -> Mixed:
+def _reduce_to_8(inputs: int) -> Branches:
     convolutions = {
         "branch3x3_1": Conv(inputs, 192, (1, 1)),
         "branch3x3_2": Conv(192, 320, (3, 3), stride=2),
@@ -172,10 +171,10 @@ def _shrink_to_8(inputs: int) -> Mixed:
         tuple(f"branch7x7x3_{number}" for number in range(1, 5)),
         ("pool",),
     )
-    return Mixed(convolutions, nn.MaxPool2d(3, 2), chains)
+    return Branches(convolutions, nn.MaxPool2d(3, 2), chains)
 
 
-def _mix_8(inputs: int, pool: nn.Module) -> Mixed:
+def _inception_8(inputs: int, pool: nn.Module) -> Branches:
     wide, tall = (1, 3), (3, 1)
     convolutions = {
         "branch1x1": Conv(inputs, 320, (1, 1)),
@@ -194,4 +193,4 @@ def _mix_8(inputs: int, pool: nn.Module) -> Mixed:
         ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
         ("pool", "branch_pool"),
     )
-    return Mixed(convolutions, pool, chains)
+    return Branches(convolutions, pool, chains)

@@ -1,7 +1,7 @@
-"""How well a face and its lips follow the real ones: landmark distances, and the lip opening over time.
+"""Motion accuracy of face and lips: landmark distances, and the lip opening over time.
 
-Landmark numbers are those of the MediaPipe face mesh. A frame in which no face was found is a row of NaN; its
-distance is NaN, and the correlation and the gain leave it out.
+Landmarks are numbered as in the MediaPipe face mesh. Frames without a face are rows of NaN: their distance is NaN, and
+correlation and gain ignore them.
 """
 
 from __future__ import annotations
@@ -9,87 +9,91 @@ from __future__ import annotations
 import numpy as np
 
 FACE_POINT_COUNT = 468
-"""The mesh without the ten iris points that some trackers append."""
+"""Points of the mesh without the ten iris points that some trackers append."""
 
 MOUTH_POINTS = (
     *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185),
     *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
 )
-"""Outer and inner outline of the lips, twenty points each."""
+"""Outer and inner contour of the lips, twenty points each."""
 
-STILL_SHARE = 0.05
-"""Lips that move less than this share of the real amount are still: a tracker trembles that much."""
+STILL_GAIN = 0.05
+"""Gain below which lips count as still; tracking noise reaches it."""
 
 
-def measure_f_lmd(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """Whole-face landmark distance of each frame: mean distance over the 468 mesh points, not aligned.
+def measure_f_lmd(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Compute the face landmark distance (F-LMD) of each frame: the mean over the 468 mesh points, not aligned.
 
-    real, made [T, 468 or 478, 2 or more] in one square unit; only the first two coordinates count. Give
-    pixels of a 256 x 256 frame to get the usual unit. Returns float64 [T] in that unit.
+    Args:
+        target: ``[T, 468 or 478, 2 or more]``; only x and y count. The usual unit is pixels of a 256 x 256 frame.
+        generated: the same.
+
+    Returns:
+        ``float64 [T]`` in the unit of the landmarks.
     """
-    real, made = _pair_landmarks(real, made)
-    return _mean_distance(real[:, :FACE_POINT_COUNT], made[:, :FACE_POINT_COUNT])
+    target, generated = _pair_landmarks(target, generated)
+    return _mean_distance(target[:, :FACE_POINT_COUNT], generated[:, :FACE_POINT_COUNT])
 
 
-def measure_m_lmd(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """Mouth landmark distance of each frame: the 40 lip points, each mouth moved to its own mean first.
+def measure_m_lmd(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Compute the mouth landmark distance (M-LMD) of each frame over the 40 lip points, each mouth centered.
 
-    What is left is the mouth's shape, size and tilt; its place is not judged (Chen et al., 2018, align mouths
-    the same way). Arguments, unit and result as for `measure_f_lmd`.
+    It measures the shape, size and tilt of the mouth but not its position (Chen et al., 2018, align mouths in the same
+    way). Arguments, unit and result are those of ``measure_f_lmd``.
     """
-    real, made = (points[:, MOUTH_POINTS] for points in _pair_landmarks(real, made))
-    return _mean_distance(real - real.mean(1, keepdims=True), made - made.mean(1, keepdims=True))
+    target, generated = (points[:, MOUTH_POINTS] for points in _pair_landmarks(target, generated))
+    return _mean_distance(target - target.mean(1, keepdims=True), generated - generated.mean(1, keepdims=True))
 
 
-def correlate_openings(real: np.ndarray, made: np.ndarray) -> float:
-    """Pearson correlation over a clip of the made lip opening [T] with the real one [T], in [-1, 1].
+def measure_opening_correlation(target: np.ndarray, generated: np.ndarray) -> float:
+    """Compute the Pearson correlation of the generated lip opening ``[T]`` with the target one, in [-1, 1].
 
-    0 when the made lips stand still, with a gain below 0.05 (they tell nothing of the speech); NaN when the
-    real ones do not move at all or fewer than three frames are known in both.
+    It is 0 if the generated lips are still (a gain below 0.05), and NaN if the target lips do not move or fewer than
+    three frames are known in both.
     """
-    gain = measure_opening_gain(real, made)
-    if np.isnan(gain) or gain < STILL_SHARE:
+    gain = measure_opening_gain(target, generated)
+    if np.isnan(gain) or gain < STILL_GAIN:
         return gain * 0.0
-    return float(np.corrcoef(*_known_in_both(real, made))[0, 1])
+    return float(np.corrcoef(*_known_in_both(target, generated))[0, 1])
 
 
-def measure_opening_gain(real: np.ndarray, made: np.ndarray) -> float:
-    """How far the made lips move beside the real ones: ratio of the standard deviations of the opening [T].
+def measure_opening_gain(target: np.ndarray, generated: np.ndarray) -> float:
+    """Compute the gain of lip motion: the ratio of the standard deviations of the generated and target opening.
 
-    1 is the real amount, 0 a frozen mouth. It says nothing about when the lips move. NaN as in
-    `correlate_openings`.
+    It is 1 for the same amount of motion and 0 for a frozen mouth, whatever the timing. It is NaN as in
+    ``measure_opening_correlation``.
     """
-    real, made = _known_in_both(real, made)
-    if len(real) < 3 or np.ptp(real) == 0:
+    target, generated = _known_in_both(target, generated)
+    if len(target) < 3 or np.ptp(target) == 0:
         return float("nan")
-    return float(made.std() / real.std())
+    return float(generated.std() / target.std())
 
 
-def measure_opening_slope(real: np.ndarray, made: np.ndarray) -> float:
-    """Slope of the least-squares line from the real opening [T] to the made one: correlation times gain.
+def measure_opening_slope(target: np.ndarray, generated: np.ndarray) -> float:
+    """Compute the least-squares slope from the target opening ``[T]`` to the generated one: correlation times gain.
 
-    The part of the real movement that is made, at the right moment. Beside it the gain alone would praise
-    lips that flap at random, and the correlation alone lips that hardly move.
+    It is the fraction of the target motion that is reproduced at the right time. The gain alone would reward random
+    motion, and the correlation alone lips that barely move.
     """
-    return correlate_openings(real, made) * measure_opening_gain(real, made)
+    return measure_opening_correlation(target, generated) * measure_opening_gain(target, generated)
 
 
-def _pair_landmarks(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    for points in (real, made):
+def _pair_landmarks(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for points in (target, generated):
         if points.ndim != 3 or points.shape[1] < FACE_POINT_COUNT or points.shape[2] < 2:
             raise ValueError(f"expected landmarks [T, 468 or more, 2 or more], got {points.shape}")
-    if len(real) != len(made):
-        raise ValueError(f"landmarks of {len(real)} and {len(made)} frames")
-    return real[:, :FACE_POINT_COUNT, :2].astype(np.float64), made[:, :FACE_POINT_COUNT, :2].astype(np.float64)
+    if len(target) != len(generated):
+        raise ValueError(f"landmarks of {len(target)} and {len(generated)} frames")
+    return target[:, :FACE_POINT_COUNT, :2].astype(np.float64), generated[:, :FACE_POINT_COUNT, :2].astype(np.float64)
 
 
-def _mean_distance(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(real - made, axis=-1).mean(axis=-1)
+def _mean_distance(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(target - generated, axis=-1).mean(axis=-1)
 
 
-def _known_in_both(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
-    if real.ndim != 1 or real.shape != made.shape:
-        raise ValueError(f"expected two openings [T], got {real.shape} and {made.shape}")
-    known = np.isfinite(real) & np.isfinite(made)
-    return real[known], made[known]
+def _known_in_both(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    target, generated = np.asarray(target, np.float64), np.asarray(generated, np.float64)
+    if target.ndim != 1 or target.shape != generated.shape:
+        raise ValueError(f"expected two openings [T], got {target.shape} and {generated.shape}")
+    known = np.isfinite(target) & np.isfinite(generated)
+    return target[known], generated[known]

@@ -1,4 +1,4 @@
-"""How sharp a picture is: CPBD, which needs no reference, and the contrast between neighboring pixels."""
+"""Sharpness without a reference: CPBD and the RMS gradient."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 from scipy import ndimage
 from skimage.feature import canny
 
-from .image import scale_to_white
+from s3dnerf.constants import LUMA_WEIGHTS
 
-GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+from .image import scale_to_white
 
 BLOCK = 64
 EDGE_SHARE = 0.002
-"""A block with a larger share of Canny edge pixels counts."""
+"""Fraction of Canny edge pixels above which a block counts."""
 LOW_CONTRAST = 50
 WIDTH_LOW_CONTRAST, WIDTH_HIGH_CONTRAST = 5.0, 3.0
-"""Just noticeable blur widths in pixels: of blocks up to LOW_CONTRAST gray levels, and of the others."""
+"""Just noticeable blur widths in pixels, of blocks up to LOW_CONTRAST gray levels and of others."""
 BETA = 3.6
 NOTICEABLE_PERCENT = 63
-"""Probability of seeing blur of the just noticeable width, 1 - 1/e."""
+"""Percentage of detection of blur of the just noticeable width, 1 - 1/e."""
 SOBEL_THRESHOLD = 2.0
 LONGEST_RUN = 100
 CANNY_SIGMA = 2.0**0.5
@@ -26,41 +26,49 @@ CANNY_QUANTILE, CANNY_LOW_SHARE = 0.7, 0.4
 
 
 def measure_cpbd(frames: np.ndarray) -> np.ndarray:
-    """Cumulative probability of blur detection of each frame (Narvekar and Karam, 2011), in [0, 1]; 1 is sharp.
+    """Compute the cumulative probability of blur detection (CPBD) of each frame (Narvekar and Karam, 2011).
 
-    frames: as for `measure_psnr`, at least 64 pixels wide and high. Returns float64 [T].
+    The width of every vertical edge is measured along its row, between the local extrema on both sides (Marziliano et
+    al., 2002). Blur of width w is detected with the probability P = 1 - exp(-(w / w_JNB)^3.6). The just noticeable
+    width w_JNB is 5 pixels in 64 x 64 blocks with a contrast up to 50 gray levels, and 3 pixels in others. The score is
+    the fraction of edge pixels with P of at most 63 %, in blocks with edges. Frames without edges score 0, as in the
+    authors' MATLAB program.
 
-    At every vertical edge the width is measured along the row, from the local extremum on one side to that
-    on the other (Marziliano et al., 2002). Blur of width w is seen with the probability
-    P = 1 - exp(-(w / w_JNB)^3.6); the just noticeable width w_JNB is 5 pixels in blocks (64 x 64) of a
-    contrast up to 50 gray levels, 3 in others. The score is the share of edge pixels, in blocks with edges,
-    where P is at most 63 %. A frame without edges scores 0, as in the authors' program.
+    Differences from that program: gray is 0.299 R + 0.587 G + 0.114 B; the Canny edges, which only select blocks, are
+    those of scikit-image with MATLAB's thresholds; edges without a slope along the row are ignored, not counted as
+    rising. Scores depend on image size and noise: compare only images of one size, with those of the targets.
 
-    Where it differs from that program (in MATLAB): gray is 0.299 R + 0.587 G + 0.114 B; the Canny edges,
-    which only choose the blocks, are those of scikit-image with MATLAB's rule for the thresholds; edges
-    with no slope along the row are left out instead of being taken for rising ones. Scores depend on the
-    size of the picture and on noise: compare only pictures of one size, against the real ones.
+    Args:
+        frames: as for ``measure_psnr``, at least 64 pixels wide and high.
+
+    Returns:
+        ``float64 [T]`` in [0, 1]; 1 is sharp.
     """
-    grays = np.rint(scale_to_white(frames) @ np.array(GRAY_WEIGHTS))
+    grays = np.rint(scale_to_white(frames) @ np.array(LUMA_WEIGHTS))
     if min(grays.shape[1:]) < BLOCK:
         raise ValueError(f"expected frames of at least {BLOCK} x {BLOCK} pixels, got {grays.shape[1:]}")
     return np.array([_measure_gray_cpbd(gray) for gray in grays], np.float64)
 
 
-def measure_detail(frames: np.ndarray) -> np.ndarray:
-    """Root mean square gradient of each frame in gray levels per pixel: how much fine contrast it holds.
+def measure_rms_gradient(frames: np.ndarray) -> np.ndarray:
+    """Compute the root mean square gradient of each frame, a measure of fine contrast.
 
-    frames: as for `measure_psnr`, at least 2 pixels wide and high. The gradient is the difference of
-    neighboring gray values along both axes. Blur lowers it, noise raises it. Returns float64 [T].
+    The gradient is the difference of neighboring gray levels along both axes. Blur lowers it, noise raises it.
+
+    Args:
+        frames: as for ``measure_psnr``, at least 2 pixels wide and high.
+
+    Returns:
+        ``float64 [T]`` in gray levels per pixel.
     """
-    grays = scale_to_white(frames) @ np.array(GRAY_WEIGHTS)
+    grays = scale_to_white(frames) @ np.array(LUMA_WEIGHTS)
     across = np.diff(grays, axis=2)[:, 1:]
     down = np.diff(grays, axis=1)[:, :, 1:]
     return np.sqrt((across**2 + down**2).mean(axis=(1, 2)))
 
 
 def _measure_gray_cpbd(gray: np.ndarray) -> float:
-    """CPBD of a gray picture [H, W] of whole numbers from 0 to 255."""
+    """Compute the CPBD of a gray image ``[H, W]`` with integer values from 0 to 255."""
     widths = measure_edge_widths(gray)
     edges = _find_canny_edges(gray)
     height, width = (side // BLOCK * BLOCK for side in gray.shape)
@@ -101,7 +109,7 @@ def _measure_spans(steps: np.ndarray) -> np.ndarray:
 
 
 def _count_run_up_to(steps: np.ndarray) -> np.ndarray:
-    """Length of the run of true values that ends at each place of a row, 0 where it is false."""
+    """Return the length of the run of true values that ends at each element of a row."""
     place = np.arange(steps.shape[1])
     return place - np.maximum.accumulate(np.where(steps, -1, place), axis=1)
 
@@ -110,7 +118,7 @@ def _find_sobel_edges(gray: np.ndarray) -> np.ndarray:
     across, down = (np.abs(ndimage.sobel(gray, axis, mode="nearest")) / 8.0 for axis in (1, 0))
     edges = np.zeros(gray.shape, bool)
     here = across[1:-1, 1:-1]
-    # Of two equal neighbors the later one is the maximum, so that an ideal step has an edge.
+    # The later one of two equal neighbors is the maximum, so that an ideal step has an edge.
     ridge = (across[1:-1, :-2] <= here) & (here > across[1:-1, 2:]) & (here >= down[1:-1, 1:-1])
     ridge |= (across[:-2, 1:-1] <= here) & (here > across[2:, 1:-1])
     edges[1:-1, 1:-1] = (here > SOBEL_THRESHOLD) & ridge
@@ -125,6 +133,6 @@ def _find_canny_edges(gray: np.ndarray) -> np.ndarray:
 
 
 def _cut_blocks(plane: np.ndarray) -> np.ndarray:
-    """Cut [H, W], multiples of 64, into [blocks, 64 * 64]."""
+    """Cut ``[H, W]``, multiples of 64, into ``[blocks, 64 * 64]``."""
     rows, columns = (side // BLOCK for side in plane.shape)
     return plane.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows * columns, BLOCK**2)

@@ -1,4 +1,4 @@
-"""Weights of public networks, read from a file that the user names."""
+"""Loading of the weights of public networks from the user's files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from s3dnerf.errors import UserError, first_line
 from .image import scale_to_white
 
 Network = TypeVar("Network", bound=nn.Module)
-COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict, name to tensor, from a .safetensors file or one that torch.save wrote.
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors file or a file of ``torch.save``, of which only tensors are unpickled.
 
-    Nothing but tensors is unpickled. Raises UserError if the file is missing, broken or holds something else.
+    Raises:
+        UserError: the file is missing or broken, or does not hold a state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,31 +40,40 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fill_network(
+def load_weights(
     network: Network, state: Mapping[str, Tensor], path: str | Path, title: str, ignored: tuple[str, ...] = ()
 ) -> Network:
-    """Copy `state` into `network`, freeze it and return it ready for evaluation.
+    """Load a state dict into a network, freeze it and return it in evaluation mode.
 
-    ignored: beginnings of names that belong to parts that are not used. Counters of seen batches may be
-    absent. Raises UserError, naming `path`, if names or shapes are not those of `title`, the network.
+    Args:
+        network: the network.
+        state: its weights. Counters of batches may be missing.
+        path: file of the weights, for messages.
+        title: name of the network, for messages.
+        ignored: prefixes of the names of unused parts.
+
+    Raises:
+        UserError: names or shapes are not those of the network.
     """
-    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(BATCH_COUNTER)}
     given = {
-        name: value for name, value in state.items() if not name.endswith(COUNTER) and not name.startswith(ignored)
+        name: value
+        for name, value in state.items()
+        if not name.endswith(BATCH_COUNTER) and not name.startswith(ignored)
     }
     wrong = describe_difference(wanted, given)
     if wrong:
-        cure = "Use the public file that is meant for this place."
-        raise UserError(path, f"is not {title}: {wrong}", cure)
+        hint = "Use the public file that is meant for this place."
+        raise UserError(path, f"is not {title}: {wrong}", hint)
     network.load_state_dict(given, strict=False)
     return network.eval().requires_grad_(False)
 
 
 def to_batch(frames: np.ndarray, network: nn.Module) -> Tensor:
-    """Frames uint8 or float in [0, 1] [T, H, W, 3] as float32 [T, 3, H, W] in [0, 1], where the network is."""
-    place = next(network.parameters()).device
+    """Return frames ``[T, H, W, 3]`` as ``float32 [T, 3, H, W]`` in [0, 1] on the device of the network."""
+    device = next(network.parameters()).device
     batch = torch.from_numpy(scale_to_white(frames).astype(np.float32) / 255.0)
-    return batch.permute(0, 3, 1, 2).contiguous().to(place)
+    return batch.permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def _load_pickle(path: Path) -> object:
@@ -71,7 +81,7 @@ def _load_pickle(path: Path) -> object:
 
 
 def describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say how names or shapes of tensors differ from those of a network; "" where they do not."""
+    """Describe how names or shapes of tensors differ from those of a network; "" if they do not."""
     missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing:
         return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")

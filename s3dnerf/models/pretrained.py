@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from s3dnerf.config import from_dict
 from s3dnerf.errors import UserError, first_line
-from s3dnerf.hub import CURE, find_model
+from s3dnerf.hub import HINT, find_model
 from s3dnerf.metrics.weights import describe_difference
 from s3dnerf.paths import is_file
 
@@ -66,7 +66,7 @@ def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
     """Return the contents of ``config.json`` in a folder that was given as ``source``. Raises UserError without one."""
     path = folder / CONFIG_FILE
     if not is_file(path):
-        raise UserError(source, f"holds no model: there is no {CONFIG_FILE} in it", CURE)
+        raise UserError(source, f"holds no model: there is no {CONFIG_FILE} in it", HINT)
     return read_json(path)
 
 
@@ -85,7 +85,7 @@ def read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
     """Return the weights in a folder that was given as ``source``. Raises UserError where there are none."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
-        raise UserError(source, f"holds no weights: there is no {WEIGHTS_FILE} in it", CURE)
+        raise UserError(source, f"holds no weights: there is no {WEIGHTS_FILE} in it", HINT)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

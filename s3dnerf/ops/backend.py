@@ -54,7 +54,7 @@ class Finding:
     present: bool
     detail: str
     """Version or instruction set if present, else the reason for its absence."""
-    cure: str = ""
+    hint: str = ""
     """The command that installs it."""
 
 
@@ -115,21 +115,21 @@ def load_library(name: str, path: Path | None = None) -> Library:
         UserError: it is missing, cannot be loaded, or was built from other sources than this package.
     """
     path = path or Path(os.environ.get(LIBRARIES_VARIABLE) or LIBRARIES) / f"libs3d_{name}.so"
-    cure = build_command(name)
+    hint = build_command(name)
     if not path.is_file():
-        raise UserError(path.name, "has not been built", cure)
+        raise UserError(path.name, "has not been built", hint)
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
-        raise UserError(path.name, f"cannot be loaded ({error})", cure) from error
+        raise UserError(path.name, f"cannot be loaded ({error})", hint) from error
     library = Library(handle, f"s3d_{name}")
     if not hasattr(handle, "s3d_abi_hash"):
-        raise UserError(path.name, "was built from other sources than this package", cure)
+        raise UserError(path.name, "was built from other sources than this package", hint)
     handle.s3d_abi_hash.restype = ctypes.c_char_p
     built, expected = handle.s3d_abi_hash().decode(), abi_hash()
     if built != expected:
         reason = f"was built from other sources than this package (its binary interface is {built}, not {expected})"
-        raise UserError(path.name, reason, cure)
+        raise UserError(path.name, reason, hint)
     if name == "cuda":
         handle.s3d_cuda_error.restype = ctypes.c_char_p
     else:
@@ -176,15 +176,15 @@ def inspect_backend(name: str) -> Finding:
 
 
 def _inspect_tinycudann() -> Finding:
-    cure = "pip install git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"
+    hint = "pip install git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"
     if not torch.cuda.is_available():
         return Finding("tinycudann", False, "PyTorch sees no CUDA device")
     if importlib.util.find_spec("tinycudann") is None:
-        return Finding("tinycudann", False, "is not installed", cure)
+        return Finding("tinycudann", False, "is not installed", hint)
     try:
         importlib.import_module("tinycudann")
     except (ImportError, OSError) as error:
-        return Finding("tinycudann", False, f"cannot be imported ({error})", cure)
+        return Finding("tinycudann", False, f"cannot be imported ({error})", hint)
     return Finding("tinycudann", True, "installed; serves the hash grid")
 
 
@@ -192,7 +192,7 @@ def _inspect_cuda() -> Finding:
     try:
         load_library("cuda")
     except UserError as error:
-        return Finding("cuda", False, error.reason, error.cure)
+        return Finding("cuda", False, error.reason, error.hint)
     if not torch.cuda.is_available():
         return Finding("cuda", False, "the library is there, but PyTorch sees no CUDA device")
     return Finding("cuda", True, torch.cuda.get_device_name())
@@ -202,7 +202,7 @@ def _inspect_cpu() -> Finding:
     try:
         library = load_library("cpu")
     except UserError as error:
-        return Finding("cpu", False, error.reason, error.cure)
+        return Finding("cpu", False, error.reason, error.hint)
     return Finding("cpu", True, f"{library.handle.s3d_cpu_variant().decode()}, {torch.get_num_threads()} threads")
 
 
@@ -214,16 +214,16 @@ def diagnose() -> str:
     lines += [f"GPU: {device}", "", "Backends"]
     for finding in inspect_backends():
         lines.append(f"  {'yes' if finding.present else 'no ':3}  {finding.name:10}  {finding.detail}")
-        if finding.cure:
-            lines.append(f"{'':19}{finding.cure}")
+        if finding.hint:
+            lines.append(f"{'':19}{finding.hint}")
     lines += ["", f"Chosen ({VARIABLE}={wanted})"]
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         chosen = (f"{operator}: {_describe_choice(operator, device)}" for operator in OPERATORS)
         lines.append(f"  on {device:5} {', '.join(chosen)}")
     lines += ["", "Tools"]
-    for name, purpose, cure in TOOLS:
+    for name, purpose, hint in TOOLS:
         path = shutil.which(os.environ.get("CXX", name) if name == "g++" else name)
-        lines.append(f"  {'yes' if path else 'no ':3}  {name:10}  {purpose}{'' if path else f'; {cure}'}")
+        lines.append(f"  {'yes' if path else 'no ':3}  {name:10}  {purpose}{'' if path else f'; {hint}'}")
     return "\n".join(lines)
 
 
@@ -247,8 +247,8 @@ def _choose(operator: str, device: str, wanted: str, libraries: str | None) -> s
         reason = "is no folder with libs3d_cpu.so or libs3d_cuda.so"
         raise UserError(f"{LIBRARIES_VARIABLE}={libraries}", reason, "Name such a folder, or unset the variable.")
     if wanted not in ("auto", *BACKENDS):
-        cure = f"{suggest(wanted, BACKENDS)}use one of: auto, {', '.join(BACKENDS)}"
-        raise UserError(f"{VARIABLE}={wanted}", "is not known", cure)
+        hint = f"{suggest(wanted, BACKENDS)}use one of: auto, {', '.join(BACKENDS)}"
+        raise UserError(f"{VARIABLE}={wanted}", "is not known", hint)
     entry = OPERATORS[operator]
     if device == "cuda" and "cuda" not in entry.devices and wanted != "cpu":
         return "pytorch"
@@ -265,7 +265,7 @@ def _choose(operator: str, device: str, wanted: str, libraries: str | None) -> s
         # tinycudann is optional. Without our own kernels everything is many times slower.
         if name != "tinycudann":
             log.warning(
-                "%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.cure
+                "%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.hint
             )
     raise AssertionError("PyTorch is always there")
 
@@ -276,5 +276,5 @@ def _force(wanted: str, candidates: list[str], device: str) -> str:
         raise UserError(f"{VARIABLE}={wanted}", reason, f"use one of: auto, {', '.join(candidates)}")
     finding = inspect_backend(wanted)
     if not finding.present:
-        raise UserError(f"{VARIABLE}={wanted}", finding.detail, finding.cure or f"unset {VARIABLE}")
+        raise UserError(f"{VARIABLE}={wanted}", finding.detail, finding.hint or f"unset {VARIABLE}")
     return wanted

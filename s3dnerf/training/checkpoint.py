@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from s3dnerf.errors import UserError, first_line
-from s3dnerf.media.files import replace_folder_when_done
+from s3dnerf.media.files import atomic_write_folder
 
 STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
 
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
         tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
     for prefix, optimizer in state.optimizers.items():
         tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
-    with replace_folder_when_done(folder) as part:
+    with atomic_write_folder(folder) as part:
         state.average.save_pretrained(part / MODEL)
         save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
         (part / NUMBERS).write_text(json.dumps({"step": step}))

@@ -31,8 +31,8 @@ def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
 def check_finite(value: Tensor, name: str, step: int) -> None:
     """Raise UserError where training has diverged: the loss or the norm of the gradient is not a finite number."""
     if not torch.isfinite(value):
-        cure = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
-        raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", cure)
+        hint = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
+        raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", hint)
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:

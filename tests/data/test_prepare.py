@@ -191,7 +191,7 @@ def test_another_size_raises_and_changes_nothing(made: Made) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(UserError, match=r"holds 2 of these clips in 256 x 256 pixels, and --size is 128") as caught:
         prepare_videos(videos, out, size=128)
-    assert "--out" in caught.value.cure and "--size 256" in caught.value.cure
+    assert "--out" in caught.value.hint and "--size 256" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 

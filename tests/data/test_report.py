@@ -81,7 +81,7 @@ def test_report_round_trip(tmp_path: Path) -> None:
 def test_only_runs_without_any_clip_fail() -> None:
     with pytest.raises(UserError, match=r"none of 1 videos could be prepared .*0 of 20 frames") as caught:
         check_success(PrepareReport(failed=[FAILURE]), Path("out"))
-    assert "out/report.json" in caught.value.cure
+    assert "out/report.json" in caught.value.hint
     check_success(PrepareReport(failed=[FAILURE], clips=[make_record("a", "unclear", 1.0)]), Path("out"))
     check_success(PrepareReport(), Path("out"))
 

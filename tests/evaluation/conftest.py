@@ -1,4 +1,4 @@
-"""Short clips to evaluate: one drawn from a photograph of an astronaut, and one real where there is data."""
+"""Short clips to evaluate: one synthesized from a photograph of an astronaut, and a real one if there is data."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, write_wav
+from s3dnerf.constants import SAMPLES_PER_FRAME
+from s3dnerf.media.audio import write_wav
 from s3dnerf.media.video import VideoWriter, stream_frames
 
 FRAMES = 16

@@ -1,4 +1,4 @@
-"""The ablation: variants as settings, mean and spread, ranking beside the paper's, and runs that are not done twice."""
+"""Ablation: variants as settings, mean and spread, ranking against the paper, and reuse of finished runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from s3dnerf.evaluation.ablation import (
     choose_ranking,
     configure_variants,
     describe_settings,
-    do_run,
+    evaluate_variant,
     list_variants,
     read_scores,
     run_ablation,
-    train_run,
+    train_variant,
     write_scores,
 )
 from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
+from s3dnerf.training.s3dnerf import train
 
 NAN = float("nan")
 BLANK = Scores(25.0, 0.8, 2.0, 1.5, 1.8, 0.4, 0.9, 0.36, 1.0, 12.0, 1.0, 0.3, 0.75)
@@ -48,7 +49,7 @@ def test_spread_is_the_sample_standard_deviation() -> None:
     assert (found.ssim, found.lse_c) == (0.0, None)
 
 
-def test_spread_leaves_unknown_numbers_out_and_needs_two() -> None:
+def test_spread_ignores_nan_and_needs_two_values() -> None:
     found = spread_scores([replace(BLANK, f_lmd=value, csim=0.5) for value in (1.0, NAN, 3.0)])
     assert found.f_lmd == pytest.approx(math.sqrt(2.0))
     alone = spread_scores([BLANK, replace(BLANK, psnr=NAN)])
@@ -60,22 +61,22 @@ def test_the_papers_order_holds() -> None:
     assert report.rank() == ["without_deformation", "whole_face", "full"]
     assert report.means["full"].lip_correlation == pytest.approx(0.55)
     assert report.spreads["full"].lip_correlation == pytest.approx(0.1 / math.sqrt(2))
-    line = report.judge_order()
+    line = report.describe_order()
     assert "the paper's order holds: without deformation < whole-face deformation < full" in line
     # Steps of 0.3 and 0.2, spreads of 0.071 each.
     assert "2 of 2 steps" in line and "\n" not in line
 
 
-def test_the_papers_order_does_not_hold_and_the_spread_says_how_surely() -> None:
+def test_a_different_order_is_reported_with_its_clear_steps() -> None:
     report = make_report(concatenation=(0.50, 0.60), full=(0.48, 0.58), without_deformation=(NAN, NAN))
     assert report.rank() == ["without_deformation", "full", "concatenation"]
-    line = report.judge_order()
+    line = report.describe_order()
     assert "does not hold: here without deformation < full < concatenation" in line
     assert "paper without deformation < concatenation < full" in line
     assert "0 of 2 steps" in line
 
 
-def test_less_is_better_where_the_arrow_points_down() -> None:
+def test_lower_is_better_for_columns_with_a_down_arrow() -> None:
     report = make_report(full=(0.5, 0.5), whole_face=(0.6, 0.6))
     report.rank_by = choose_ranking("m_lmd")
     report.scores["full"] = {seed: replace(BLANK, m_lmd=1.2) for seed in (0, 1)}
@@ -108,10 +109,10 @@ def test_files_hold_every_seed(tmp_path: Path) -> None:
         "0": tree["seeds"]["full"]["0"],
         "1": {**tree["seeds"]["full"]["0"], "lip_correlation": None},
     }
-    assert report.judge_order() in (tmp_path / "table.md").read_text("utf-8")
+    assert report.describe_order() in (tmp_path / "table.md").read_text("utf-8")
 
 
-def test_variants_differ_from_the_method_in_what_they_name_alone() -> None:
+def test_variants_differ_from_the_method_only_in_their_settings() -> None:
     configs = configure_variants("smoke.yaml", ["--train.steps", "3"])
     assert list(configs) == list(list_variants())
     full = configs["full"]
@@ -129,14 +130,14 @@ def test_the_papers_order_is_that_of_its_table() -> None:
     assert order == ["without_deformation", "whole_face", "without_sync", "concatenation", "full"]
 
 
-def test_a_variant_that_needs_a_setting_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_of_unknown_settings_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "without_hair", ablation.Variant("without hair", {"losses.hair": "0"}, 1.0))
     monkeypatch.setitem(VARIANTS, "without_lips", ablation.Variant("without lips", {"losses.lips": "0"}, 1.0))
     assert "without_hair" not in list_variants()
     assert configure_variants("smoke.yaml", chosen=["without_lips"])["without_lips"].losses.lips == 0.0
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, astronaut_clips: Path) -> None:
+def test_invalid_variants_scores_and_seeds_are_refused(tmp_path: Path, astronaut_clips: Path) -> None:
     with pytest.raises(UserError, match="no variant whole. Choose from: full"):
         configure_variants("smoke.yaml", chosen=["full", "whole"])
     with pytest.raises(UserError, match="is already concatenation"):
@@ -146,13 +147,13 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, astronaut_clips: Pat
             choose_ranking(name)
     protocol = Protocol(astronaut_clips)
     with pytest.raises(UserError, match="two or more"):
-        run_ablation("smoke.yaml", tmp_path, protocol, seeds=[1, 1])
+        run_ablation(train, "smoke.yaml", tmp_path, protocol, seeds=[1, 1])
     with pytest.raises(UserError, match="no such folder"):
-        run_ablation("smoke.yaml", tmp_path, Protocol(tmp_path / "none"))
+        run_ablation(train, "smoke.yaml", tmp_path, Protocol(tmp_path / "none"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_are_read_back_if_they_are_of_the_same_protocol(tmp_path: Path) -> None:
+def test_scores_are_read_back_for_the_same_protocol_only(tmp_path: Path) -> None:
     path, protocol = tmp_path / "scores.json", Protocol(Path("clips"), max_frames=9)
     assert read_scores(path, protocol) == {}
     written = {"ours": replace(BLANK, lip_gain=NAN, csim=0.25)}
@@ -166,7 +167,7 @@ def test_scores_are_read_back_if_they_are_of_the_same_protocol(tmp_path: Path) -
         read_scores(path, protocol)
 
 
-def test_settings_of_the_table_are_those_of_the_runs() -> None:
+def test_the_report_states_the_settings_of_the_runs() -> None:
     told = describe_settings(configure_variants("smoke.yaml"), Protocol(Path("clips"), split="val"))
     assert (told["steps"], told["frames of"], told["split"]) == (12, "64 pixels", "val")
 
@@ -177,7 +178,7 @@ def compared(load_smoke, drawn_clips, astronaut_clips, tmp_path_factory) -> tupl
     out = tmp_path_factory.mktemp("ablation")
     words = ["--data.root", str(drawn_clips), "--train.steps", "2", "--train.motion_steps", "1"]
     protocol = Protocol(astronaut_clips, max_frames=6)
-    run_ablation("smoke.yaml", out, protocol, (0, 1), ("without_deformation",), words)
+    run_ablation(train, "smoke.yaml", out, protocol, (0, 1), ("without_deformation",), words)
     return out, words, protocol
 
 
@@ -194,12 +195,19 @@ def test_a_whole_ablation_writes_its_runs_and_tables(compared) -> None:
     assert (run / "evaluation" / "contact_sheet.png").is_file()
 
 
-def test_what_is_done_is_not_done_again(compared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_runs_are_not_repeated(compared) -> None:
     out, words, protocol = compared
     trained: list[Path] = []
-    monkeypatch.setattr(ablation, "train", lambda config, folder, resume: trained.append(folder))
     before = json.loads((out / "report.json").read_text("utf-8"))
-    report = run_ablation("smoke.yaml", out, protocol, (0, 1), ("without_deformation",), words)
+    report = run_ablation(
+        lambda config, folder, resume: trained.append(folder),
+        "smoke.yaml",
+        out,
+        protocol,
+        (0, 1),
+        ("without_deformation",),
+        words,
+    )
     assert trained == []
     assert json.loads((out / "report.json").read_text("utf-8")) == before
     assert average_scores(report.scores["without_deformation"].values()) == report.means["without_deformation"]
@@ -209,13 +217,12 @@ def test_runs_with_other_settings_are_not_mixed(compared) -> None:
     out, words, protocol = compared
     more = configure_variants("smoke.yaml", [*words, "--train.learning_rate", "1"])["without_deformation"]
     with pytest.raises(UserError, match="other settings"):
-        do_run(more, out / "without_deformation" / "seed_0", protocol)
+        evaluate_variant(train, more, out / "without_deformation" / "seed_0", protocol)
 
 
-def test_an_interrupted_training_is_not_measured(compared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_training_is_not_evaluated(compared, tmp_path: Path) -> None:
     out, words, _ = compared
     checkpoint = out / "without_deformation" / "seed_0" / "checkpoints" / "step_0000002"
     longer = configure_variants("smoke.yaml", [*words, "--train.steps", "3"])["without_deformation"]
-    monkeypatch.setattr(ablation, "train", lambda config, folder, resume: checkpoint)
     with pytest.raises(KeyboardInterrupt):
-        train_run(longer, tmp_path)
+        train_variant(lambda config, folder, resume: checkpoint, longer, tmp_path)

@@ -1,4 +1,4 @@
-"""The benchmarks: what their tables hold, at sizes that take a moment."""
+"""The benchmarks: the contents of their tables, at small sizes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ import pytest
 import torch
 
 from s3dnerf import cli
-from s3dnerf.evaluation.benchmark import PhaseClock, Table, force_backend, measure_kernels, measure_render
-from s3dnerf.evaluation.training_speed import measure_training
+from s3dnerf.evaluation.benchmark import (
+    PhaseProfiler,
+    Table,
+    default_inputs,
+    force_backend,
+    libraries,
+    measure_kernels,
+    measure_render,
+    measure_super_resolution,
+    measure_training,
+    operators,
+)
+from s3dnerf.evaluation.benchmark.operators import make_cases
+from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
 
 def test_a_table_is_markdown_with_aligned_columns() -> None:
@@ -22,21 +34,50 @@ def test_a_table_is_markdown_with_aligned_columns() -> None:
     )
 
 
-def test_a_phase_is_not_charged_for_what_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = PhaseClock(torch.device("cpu"))
-    inner = clock.wrap("inner", lambda: None)
-    outer = clock.wrap("outer", inner)
-    # The outer one begins at 0, the inner one runs from 2 to 7, the outer one ends at 8.
+def test_the_time_of_a_phase_excludes_the_phases_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    profiler = PhaseProfiler(torch.device("cpu"))
+    inner = profiler.wrap("inner", lambda: None)
+    outer = profiler.wrap("outer", inner)
+    # The outer function runs from 0 to 8, the inner one from 2 to 7.
     monkeypatch.setattr(time, "perf_counter", iter([0.0, 2.0, 7.0, 8.0]).__next__)
     outer()
-    assert clock.seconds == {"inner": 5.0, "outer": 3.0}
+    assert profiler.seconds == {"inner": 5.0, "outer": 3.0}
 
 
-def test_every_operator_is_timed_against_another() -> None:
-    table = measure_kernels(points=512, repeats=1, device="cpu")
+def test_every_operator_is_timed_against_a_baseline() -> None:
+    table, best = measure_kernels(points=512, repeats=1, device="cpu")
     names = " ".join(row["operator"] for row in table.rows)
     assert all(word in names for word in ("tri-plane", "hash grid", "compositing", "field", "warp"))
     assert all(row["ours ms"] > 0 for row in table.rows)
+    # One line per operator, and our own separate operators are no library.
+    assert [row["operator"] for row in best.rows] == list(dict.fromkeys(row["operator"] for row in table.rows))
+    assert all(row["best library"] in ("grid_sample", "naive", "embedding_bag", "eager") for row in best.rows)
+    assert all((row["at least 1.5"] == "yes") == (row["times as fast as it"] >= 1.5) for row in best.rows)
+
+
+def test_a_compiled_reference_is_one_more_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case for case in make_cases(512, 1, torch.device("cpu")) if case.compiled]
+    assert not any("bfloat16" in case.operator or "autocast" in case.operator for case in cases)
+    (case,) = (case for case in cases if case.operator == "residual block of 64 channels, 64^2, forward")
+    monkeypatch.setattr(operators, "make_cases", lambda *given: iter([case]))
+    table, best = measure_kernels(points=512, repeats=1, device="cpu", with_libraries=True)
+    assert [row["compared with"] for row in table.rows] == ["eager", "torch.compile"]
+    assert best.rows[0]["torch.compile"].endswith(" ms")
+
+
+def test_without_a_compiler_or_a_package_the_reason_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(libraries, "is_installed", lambda package: False)
+    (case, *_) = (case for case in make_cases(512, 1, torch.device("cpu")) if case.compiled)
+    monkeypatch.setattr(operators, "make_cases", lambda *given: iter([case]))
+    best = measure_kernels(points=512, repeats=1, device="cpu", with_libraries=True)[1]
+    assert "no-such-compiler" in best.rows[0]["torch.compile"]
+    with default_inputs() as (image, audio):
+        table = measure_super_resolution(image, audio, repeats=1)
+    rows = {(row["library"], row["precision"]): row for row in table.rows}
+    assert rows["ours", "float32"]["ms a frame"] > 0 and rows["PyTorch", "float32"]["PSNR to PyTorch, dB"] > 60
+    assert "not installed" in rows["onnxruntime", "int8"]["ms a frame"]
+    assert "not installed" in rows["OpenVINO", "float32"]["ms a frame"]
 
 
 def test_rendering_is_split_into_phases_and_compared() -> None:
@@ -44,25 +85,25 @@ def test_rendering_is_split_into_phases_and_compared() -> None:
     rows = {row["phase"]: row["ms a frame"] for row in phases.rows}
     assert {"speech", "deformation", "super-resolution", "encoding to mp4", "all else", "in all"} <= set(rows)
     assert sum(rows.values()) - rows["in all"] == pytest.approx(rows["in all"], rel=0.02)
-    # The two backends make the same pictures.
+    # Both backends render the same frames.
     assert comparison.rows[0]["PSNR between them, dB"] > 45
 
 
-def test_training_on_both_backends_learns_the_same(drawn_clips: Path) -> None:
-    speed, losses = measure_training(drawn_clips, steps=3, config="smoke.yaml", device="cpu")
+def test_both_backends_have_the_same_training_losses(drawn_clips: Path) -> None:
+    speed, losses = measure_training(S3DNeRFTrainer, drawn_clips, steps=3, config="smoke.yaml", device="cpu")
     assert {row["step"] for row in speed.rows} == {"pictures", "pictures and movement"}
     assert all(row["ours ms"] > 0 and row["PyTorch ms"] > 0 for row in speed.rows)
     assert float(losses.rows[0]["largest relative difference of the loss"]) < 1e-2
 
 
-def test_figures_go_to_a_file_with_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measurements_are_written_with_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "speed.json"
     words = ["benchmark", "--kernels", "--points", "256", "--repeats", "1", "--device", "cpu", "--json", str(out)]
     assert cli.main(words) == 0
     content = json.loads(out.read_text())
     assert {"processor", "threads", "torch"} <= set(content["machine"])
-    (title,) = content["tables"]
-    assert title in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert len(content["tables"]) == 2 and all(title in printed for title in content["tables"])
 
 
 def test_nothing_to_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +111,7 @@ def test_nothing_to_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "Name --kernels, --render or --train DIR." in capsys.readouterr().err
 
 
-def test_one_backend_can_be_forced_for_a_while() -> None:
+def test_a_backend_is_forced_inside_the_block_only() -> None:
     from s3dnerf.ops.backend import choose_backend
 
     before = choose_backend("field", "cpu")

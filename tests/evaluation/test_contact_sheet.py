@@ -3,9 +3,9 @@ import numpy as np
 from s3dnerf.evaluation.contact_sheet import (
     LABEL_HEIGHT,
     MARGIN_WIDTH,
-    choose_moments,
-    cut_mouth,
+    crop_mouth,
     draw_clip_sheet,
+    select_sheet_frames,
     stack_sheets,
 )
 from s3dnerf.evaluation.tracking import FaceTrack
@@ -23,28 +23,28 @@ class ScriptedTrack(FaceTrack):
         self.__dict__["lip_opening"] = opening
 
 
-def test_moments_show_open_and_closed_mouths_and_never_the_portrait():
+def test_sheet_frames_show_open_and_closed_mouths_but_not_the_source():
     opening = np.zeros(41)
     opening[[0, 5, 25]] = [9.0, 1.0, 2.0]
     opening[[15, 39]] = -1.0
-    moments = choose_moments(ScriptedTrack(opening), 4)
+    moments = select_sheet_frames(ScriptedTrack(opening), 4)
     assert moments.tolist() == [5, 15, 25, 39]
 
 
-def test_moments_of_a_clip_shorter_than_the_sheet():
-    moments = choose_moments(ScriptedTrack(np.arange(5.0)), 10)
+def test_sheet_frames_of_a_clip_shorter_than_the_sheet():
+    moments = select_sheet_frames(ScriptedTrack(np.arange(5.0)), 10)
     assert moments.tolist() == [1, 2, 3, 4]
 
 
-def test_moments_without_a_face_are_the_middle_ones():
-    moments = choose_moments(ScriptedTrack(np.full(21, np.nan)), 2)
+def test_sheet_frames_without_a_face_are_segment_centers():
+    moments = select_sheet_frames(ScriptedTrack(np.full(21, np.nan)), 2)
     assert moments.tolist() == [6, 16]
 
 
-def test_mouth_is_cut_around_the_lips():
+def test_mouth_is_cropped_around_the_lips():
     frame = np.zeros((256, 256, 3), np.uint8)
     frame[160, 120] = 255
-    mouth = cut_mouth(frame, ScriptedTrack(np.zeros(3)), 1, 136)
+    mouth = crop_mouth(frame, ScriptedTrack(np.zeros(3)), 1, 136)
     assert mouth.shape == (75, 136, 3)
     brightest = np.unravel_index(mouth[..., 0].argmax(), mouth.shape[:2])
     assert abs(brightest[0] - 37) <= 3 and abs(brightest[1] - 68) <= 3
@@ -53,10 +53,10 @@ def test_mouth_is_cut_around_the_lips():
 def test_mouth_at_the_border_is_padded():
     track = ScriptedTrack(np.zeros(3))
     track.plain[...] -= 118
-    assert cut_mouth(np.full((256, 256, 3), 7, np.uint8), track, 1, 60).shape == (33, 60, 3)
+    assert crop_mouth(np.full((256, 256, 3), 7, np.uint8), track, 1, 60).shape == (33, 60, 3)
 
 
-def test_sheet_has_real_frames_above_made_ones():
+def test_sheet_has_target_frames_above_generated_ones():
     red, blue = np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     moments = np.array([3, 8])

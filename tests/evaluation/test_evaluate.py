@@ -58,7 +58,7 @@ def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
     assert means["unmoved_portrait"].lip_slope == pytest.approx(0.0, abs=0.1)
 
 
-def test_pipeline_is_given_the_clip_its_sound_and_its_landmarks(replayed, astronaut_clips):
+def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_clips):
     calls = replayed[2].calls
     assert [(call["freeze_mouth"], call["freeze_pose"]) for call in calls] == [
         (False, False),
@@ -130,7 +130,7 @@ def test_unusable_clips_are_listed_and_do_not_stop_the_rest(astronaut_clips, tmp
     assert "faceless" in (tmp_path / "out" / "table.md").read_text("utf-8")
 
 
-def test_manifest_chooses_a_split(tmp_path):
+def test_manifest_selects_a_split(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.mp4").touch()
     manifest = tmp_path / "list.csv"
@@ -144,7 +144,7 @@ def test_manifest_chooses_a_split(tmp_path):
         find_clips(tmp_path, None, "val")
 
 
-def test_wrong_settings_are_refused(astronaut_clips, tmp_path):
+def test_invalid_settings_are_refused(astronaut_clips, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         evaluate_clips(tmp_path / "missing", tmp_path)
     with pytest.raises(UserError, match="no mp4"):

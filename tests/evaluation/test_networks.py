@@ -43,11 +43,11 @@ def save(path: Path, network: nn.Module | dict[str, Tensor], prefix: str = "") -
 
 @pytest.fixture(scope="module")
 def report(astronaut_clips: Path, weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
-    rows, out = ("ground_truth", "unmoved_portrait"), tmp_path_factory.mktemp("judged")
+    rows, out = ("ground_truth", "unmoved_portrait"), tmp_path_factory.mktemp("compared")
     return evaluate_clips(astronaut_clips, out, max_frames=FRAMES, rows=rows, weights_folder=weights_folder)
 
 
-def test_what_the_networks_say_is_in_the_table(report):
+def test_scores_of_networks_are_in_the_table(report):
     real, still = (report.means[row] for row in ("ground_truth", "unmoved_portrait"))
     assert 0 < real.lpips < 0.5 * still.lpips
     assert 0 <= real.fid < still.fid
@@ -59,7 +59,7 @@ def test_what_the_networks_say_is_in_the_table(report):
     assert report.clips["ground_truth"]["astronaut"].fid is None
 
 
-def test_what_has_no_weights_is_not_measured(report):
+def test_scores_without_weights_are_not_measured(report):
     assert report.means["ground_truth"].lpips_vgg is None
     assert report.missing == {"lpips_vgg": "vgg16.pth and lpips_vgg.pth not in the weights folder"}
     assert "| no weights |" in report.format_table()
@@ -86,7 +86,7 @@ def test_a_wrong_file_is_an_error_before_anything_is_measured(astronaut_clips, w
     assert not (tmp_path / "out").exists()
 
 
-def test_help_teaches_every_file(capsys):
+def test_help_lists_every_file(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     text = capsys.readouterr().out

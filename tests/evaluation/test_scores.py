@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from s3dnerf.evaluation.scores import measure_clip
-from s3dnerf.evaluation.tracking import FaceRuler, FaceTrack
+from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.media.video import VideoWriter, stream_frames
 from s3dnerf.metrics import MOUTH_POINTS, measure_cpbd
 
@@ -13,56 +13,56 @@ FRAMES = 6
 
 
 def track_all(frames: list[np.ndarray]) -> FaceTrack:
-    with FaceRuler() as ruler:
+    with FaceTrackRecorder() as ruler:
         for frame in frames:
             ruler.add(frame)
         return ruler.finish()
 
 
 @pytest.fixture(scope="module")
-def real(astronaut_clips) -> list[np.ndarray]:
+def target(astronaut_clips) -> list[np.ndarray]:
     return list(islice(stream_frames(astronaut_clips / "astronaut.mp4"), FRAMES))
 
 
 @pytest.fixture(scope="module")
-def track(real) -> FaceTrack:
-    return track_all(real)
+def track(target) -> FaceTrack:
+    return track_all(target)
 
 
-def test_equal_frames_have_no_distance(real, track):
-    measured = measure_clip(real, real, track, picked=[2, 4])
+def test_equal_frames_have_no_distance(target, track):
+    measured = measure_clip(target, target, track, sampled_at=[2, 4])
     scores = measured.scores
     assert (scores.psnr, scores.ssim, scores.f_lmd, scores.m_lmd) == (np.inf, 1.0, 0.0, 0.0)
     assert (scores.lip_correlation, scores.lip_gain, scores.found) == (pytest.approx(1.0), 1.0, 1.0)
     assert scores.mouth_detail == 1.0 and scores.lip_gain_plain == 1.0
-    assert scores.cpbd == pytest.approx(measure_cpbd(np.stack(real[1:])).mean())
+    assert scores.cpbd == pytest.approx(measure_cpbd(np.stack(target[1:])).mean())
     assert {scores.lpips, scores.csim, scores.lse_c, scores.fid} == {None}
-    np.testing.assert_array_equal(measured.picks, [real[2], real[4]])
+    np.testing.assert_array_equal(measured.sampled, [target[2], target[4]])
 
 
-def test_a_soft_mouth_shows_in_its_detail_alone(real, track):
-    blurred = [gaussian_filter(frame, (1.5, 1.5, 0)) for frame in real]
-    soft = measure_clip(real, blurred, track).scores
+def test_a_blurred_mouth_lowers_only_its_detail(target, track):
+    blurred = [gaussian_filter(frame, (1.5, 1.5, 0)) for frame in target]
+    soft = measure_clip(target, blurred, track).scores
     mouth = track.plain[0, MOUTH_POINTS].mean(axis=0)
     rows, columns = (slice(round(place) - 30, round(place) + 30) for place in mouth[::-1])
-    patched = [frame.copy() for frame in real]
+    patched = [frame.copy() for frame in target]
     for frame, other in zip(patched, blurred, strict=True):
         frame[rows, columns] = other[rows, columns]
-    local = measure_clip(real, patched, track).scores
+    local = measure_clip(target, patched, track).scores
     assert soft.mouth_detail < 0.75
     assert local.mouth_detail == pytest.approx(soft.mouth_detail, abs=0.1)
     assert soft.cpbd < 0.5 * local.cpbd
 
 
-def test_the_first_frame_is_not_judged(real, track):
-    made = [np.zeros_like(real[0]), *(frame // 2 for frame in real[1:])]
-    with_portrait = [real[0], *made[1:]]
-    assert measure_clip(real, made, track).scores.psnr == measure_clip(real, with_portrait, track).scores.psnr
+def test_the_first_frame_is_not_scored(target, track):
+    generated = [np.zeros_like(target[0]), *(frame // 2 for frame in target[1:])]
+    with_portrait = [target[0], *generated[1:]]
+    assert measure_clip(target, generated, track).scores.psnr == measure_clip(target, with_portrait, track).scores.psnr
 
 
-def test_a_shifted_face_is_as_far_off_as_the_shift(real, track):
-    shifted = [np.roll(frame, 6, axis=1) for frame in real]
-    scores = measure_clip(real, shifted, track).scores
+def test_a_shifted_face_is_as_far_off_as_the_shift(target, track):
+    shifted = [np.roll(frame, 6, axis=1) for frame in target]
+    scores = measure_clip(target, shifted, track).scores
     assert scores.f_lmd == pytest.approx(6.0, abs=0.4)
     assert scores.m_lmd < 0.5
     assert scores.lip_gain == pytest.approx(1.0, abs=0.15)
@@ -70,14 +70,14 @@ def test_a_shifted_face_is_as_far_off_as_the_shift(real, track):
     assert scores.mouth_detail == pytest.approx(1.0, abs=0.03)
 
 
-def test_distances_do_not_depend_on_the_size_of_the_video(real):
-    large = [np.kron(frame, np.ones((2, 2, 1), np.uint8)) for frame in real]
+def test_distances_do_not_depend_on_the_size_of_the_video(target):
+    large = [np.kron(frame, np.ones((2, 2, 1), np.uint8)) for frame in target]
     shifted = [np.roll(frame, 12, axis=1) for frame in large]
     assert measure_clip(large, shifted, track_all(large)).scores.f_lmd == pytest.approx(6.0, abs=0.4)
 
 
-def test_a_video_of_odd_sides_is_compared_in_its_own_size(real, tmp_path):
-    odd = [frame[:255, :253] for frame in real]
+def test_a_video_of_odd_sides_is_compared_in_its_own_size(target, tmp_path):
+    odd = [frame[:255, :253] for frame in target]
     with VideoWriter(tmp_path / "odd.mp4", (253, 255)) as writer:
         for frame in odd:
             writer.write(frame)
@@ -85,8 +85,8 @@ def test_a_video_of_odd_sides_is_compared_in_its_own_size(real, tmp_path):
     assert scores.psnr > 35
 
 
-def test_streams_of_unequal_length_are_refused(real, track):
-    with pytest.raises(ValueError, match="made video ends first, after 3 frames"):
-        measure_clip(real, real[:3], track)
-    with pytest.raises(ValueError, match="real video ends first, after 3 frames"):
-        measure_clip(real[:3], real, track)
+def test_streams_of_unequal_length_are_refused(target, track):
+    with pytest.raises(ValueError, match="generated video ends first, after 3 frames"):
+        measure_clip(target, target[:3], track)
+    with pytest.raises(ValueError, match="target video ends first, after 3 frames"):
+        measure_clip(target[:3], target, track)

@@ -27,7 +27,7 @@ def read_cells(line: str) -> dict[str, str]:
     return dict(zip(NAMES, line.strip("| ").split(" | ")[1:], strict=True))
 
 
-def test_mean_leaves_unknown_numbers_out():
+def test_mean_ignores_nan():
     mean = average_scores([FIRST, SECOND])
     assert (mean.psnr, mean.f_lmd, mean.lip_correlation, mean.found) == (26.0, 1.5, 0.4, 0.75)
     assert (mean.csim, mean.lpips) == (0.8, pytest.approx(0.3))
@@ -58,7 +58,7 @@ def test_there_is_one_column_for_each_score():
         (None, 2, "no weights"),
     ],
 )
-def test_numbers_are_written_for_people(value, decimals, text):
+def test_numbers_are_formatted_for_tables(value, decimals, text):
     assert format_score(value, decimals) == text
 
 
@@ -75,13 +75,13 @@ def test_markdown_table_has_equal_columns_and_titles():
     assert (second["lip_gain"], second["mouth_detail"], second["lse_d"]) == ("–", "–", "no weights")
 
 
-def test_tables_of_clips_have_no_scores_of_a_row():
+def test_tables_of_clips_have_no_row_scores():
     header = format_markdown_table({"a": FIRST}, "clip", of_clips=True).splitlines()[0]
     assert "FID" not in header
     assert "FID" in format_markdown_table({"ours": FIRST}).splitlines()[0]
 
 
-def test_what_was_not_measured_is_told_with_its_reason():
+def test_missing_scores_are_listed_with_reasons():
     missing = {"lse_c": "syncnet_v2.model not in the weights folder", "lpips": "a and b not in the weights folder"}
     report = EvaluationReport({}, {"ours": {"a": SECOND}}, missing=missing)
     assert report.format_missing().splitlines() == [

@@ -1,4 +1,4 @@
-"""Films for the media tests, written without the code under test, which must not vouch for itself."""
+"""Videos for the media tests, written without the code under test."""
 
 from __future__ import annotations
 

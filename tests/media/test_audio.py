@@ -1,4 +1,4 @@
-"""Sound of every kind comes in at 16 kHz, in time; windows stand at the exact sample; bad speech is named."""
+"""Audio: decoding of all formats to 16 kHz in sync, exact windows, and messages for unusable speech."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from av.stream import Disposition
 from PIL import Image
 
 import s3dnerf
+from s3dnerf.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import (
-    SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
     TARGET_RMS,
     SpeechLevel,
     check_speech,
@@ -26,7 +25,7 @@ from s3dnerf.media.audio import (
     read_speech,
     remove_rumble,
     speech_gain,
-    stream_sound,
+    stream_audio,
     stream_speech,
     stream_speech_windows,
     write_flac,
@@ -112,12 +111,12 @@ def test_two_different_channels_are_averaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("channels", "centre"), [(6, 2), (8, 2)])
-def test_what_is_in_the_centre_keeps_its_level(tmp_path: Path, channels: int, centre: int) -> None:
+def test_the_center_channel_keeps_its_level(tmp_path: Path, channels: int, centre: int) -> None:
     sound = np.zeros((round(SECONDS * SAMPLE_RATE), channels))
     sound[:, centre] = sweep(SAMPLE_RATE)
     soundfile.write(tmp_path / "a.wav", sound, SAMPLE_RATE, subtype="FLOAT")
     np.testing.assert_allclose(read_speech(tmp_path / "a.wav"), sweep(SAMPLE_RATE), atol=1e-6)
-    stereo = np.concatenate(list(stream_sound(tmp_path / "a.wav", SAMPLE_RATE)), axis=1)
+    stereo = np.concatenate(list(stream_audio(tmp_path / "a.wav", SAMPLE_RATE)), axis=1)
     np.testing.assert_allclose(stereo, np.sqrt(0.5) * np.stack([sweep(SAMPLE_RATE)] * 2), atol=1e-6)
 
 
@@ -139,7 +138,7 @@ def test_a_silent_channel_does_not_halve_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("default", [None, 1])
-def test_the_default_track_is_heard(tmp_path: Path, default: int | None) -> None:
+def test_the_default_track_is_used(tmp_path: Path, default: int | None) -> None:
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         tracks = [container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono") for _ in range(2)]
         for number, track in enumerate(tracks):
@@ -189,7 +188,7 @@ def test_every_sample_format_has_full_scale_one(tmp_path: Path, subtype: str) ->
 def test_stereo_is_kept_when_asked_for(tmp_path: Path) -> None:
     sound = np.stack([sweep(44100), -sweep(44100)])
     soundfile.write(tmp_path / "a.wav", sound.T, 44100)
-    blocks = list(stream_sound(tmp_path / "a.wav", 48000))
+    blocks = list(stream_audio(tmp_path / "a.wav", 48000))
     stereo = np.concatenate(blocks, axis=1)
     assert stereo.shape == (2, round(SECONDS * 48000))
     np.testing.assert_allclose(stereo[0], -stereo[1], atol=1e-4)
@@ -197,7 +196,7 @@ def test_stereo_is_kept_when_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("picture_start", "sound_start"), [(0.0, 0.5), (0.5, 0.0), (0.25, 0.5), (0.0, 0.0)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_first_sample_belongs_to_the_first_picture(
+def test_the_first_sample_is_at_the_first_video_frame(
     tmp_path: Path, make_film: Callable[..., None], suffix: str, picture_start: float, sound_start: float
 ) -> None:
     path = tmp_path / f"a{suffix}"
@@ -266,7 +265,7 @@ def test_windows_of_many_frames_and_beyond_the_ends() -> None:
     np.testing.assert_array_equal(cut_speech_window(np.zeros(0, np.float32), 3, 5), np.zeros(5))
 
 
-def test_shifting_sound_by_a_frame_shifts_windows_by_one() -> None:
+def test_shifting_audio_by_a_frame_shifts_windows_by_one() -> None:
     speech = np.random.default_rng(0).standard_normal(30 * 640).astype(np.float32)
     frames = np.arange(5, 20)
     shifted = np.concatenate([np.zeros(640, np.float32), speech])
@@ -285,7 +284,7 @@ def test_streamed_windows_equal_cut_ones(window: int, samples: int, block: int) 
     np.testing.assert_array_equal(np.stack(windows), expected)
 
 
-def test_frames_are_counted_to_the_nearest() -> None:
+def test_the_number_of_frames_is_rounded() -> None:
     assert [count_frames(n) for n in (0, 1, 640, 959, 960, 1280, 16000)] == [1, 1, 1, 1, 2, 2, 25]
 
 
@@ -311,7 +310,7 @@ def check(path: Path) -> None:
     check_speech(path, measure_level(stream_speech(path)))
 
 
-def test_useless_speech_is_named(tmp_path: Path) -> None:
+def test_unusable_speech_is_reported(tmp_path: Path) -> None:
     cases = {
         "empty.wav": (np.zeros(0), r"holds no sound at all \(0 samples\)\. Use"),
         "short.wav": (0.1 * np.ones(1600), r"is too short \(0\.100 s; at least 0\.2 s are needed\)\. Use"),
@@ -327,7 +326,7 @@ def test_useless_speech_is_named(tmp_path: Path) -> None:
     check(tmp_path / "enough.wav")
 
 
-def test_what_is_no_sound_is_named(tmp_path: Path, make_film: Callable[..., None]) -> None:
+def test_files_without_audio_are_reported(tmp_path: Path, make_film: Callable[..., None]) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "picture.png")
     (tmp_path / "text.wav").write_text("Good morning.\n" * 50)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:9,\nother.ts\n")
@@ -351,7 +350,7 @@ def test_what_is_no_sound_is_named(tmp_path: Path, make_film: Callable[..., None
         assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
 
 
-def test_trailing_tags_and_a_cover_picture_do_no_harm(tmp_path: Path) -> None:
+def test_trailing_tags_and_a_cover_image_are_ignored(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.mp3", sweep(44100), 44100)
     with (tmp_path / "a.mp3").open("ab") as file:
         file.write(b"TAG" + b"\x00" * 125)

@@ -1,23 +1,25 @@
-"""Channels are mixed by what they carry."""
+"""Downmixing by the role of each channel."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from s3dnerf.media.downmix import StereoStatistics, make_downmix
+from s3dnerf.media.downmix import StereoStatistics, downmix_matrix
 
 
 def test_five_one_by_hand() -> None:
     names = ("FL", "FR", "FC", "LFE", "BL", "BR")
     half = np.sqrt(0.5)
-    np.testing.assert_allclose(make_downmix(names, 1), [[0.5, 0.5, 1, 0, 0.25, 0.25]])
-    np.testing.assert_allclose(make_downmix(names, 2), [[1, 0, half, 0, half, 0], [0, 1, half, 0, 0, half]], rtol=1e-6)
+    np.testing.assert_allclose(downmix_matrix(names, 1), [[0.5, 0.5, 1, 0, 0.25, 0.25]])
+    np.testing.assert_allclose(
+        downmix_matrix(names, 2), [[1, 0, half, 0, half, 0], [0, 1, half, 0, 0, half]], rtol=1e-6
+    )
 
 
 def test_unknown_layouts_are_averaged() -> None:
-    np.testing.assert_allclose(make_downmix(("NONE",) * 4, 1), np.full((1, 4), 0.25))
-    np.testing.assert_allclose(make_downmix(("FL", "FR"), 2), np.eye(2))
+    np.testing.assert_allclose(downmix_matrix(("NONE",) * 4, 1), np.full((1, 4), 0.25))
+    np.testing.assert_allclose(downmix_matrix(("FL", "FR"), 2), np.eye(2))
 
 
 @pytest.mark.parametrize(

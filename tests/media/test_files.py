@@ -1,4 +1,4 @@
-"""Files are either complete or not there."""
+"""Output files are either complete or absent."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import (
+    atomic_write,
+    atomic_write_folder,
     check_output,
     make_folder,
-    replace_folder_when_done,
-    replace_when_done,
     require_file,
 )
 
 
 def test_new_content_appears_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "result.txt"
-    with replace_when_done(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert temporary.parent == path.parent
         assert temporary.suffix == ".txt"
@@ -37,7 +37,7 @@ def test_new_content_appears_only_at_the_end(tmp_path: Path) -> None:
 def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(error), replace_when_done(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old"
@@ -46,20 +46,20 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: ty
 
 def test_very_long_names_fit(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".txt")
-    with replace_when_done(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
 
 
-def test_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No space left.*Free some space"), replace_when_done(tmp_path / "a"):
+def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No space left.*Free some space"), atomic_write(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_folders_and_missing_files_are_named(tmp_path: Path) -> None:
+def test_folders_and_missing_files_are_reported(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="is a folder, so no file can be written"),
-        replace_when_done(tmp_path),
+        atomic_write(tmp_path),
     ):
         pass
     with pytest.raises(UserError, match="is a folder, not an image file"):
@@ -68,9 +68,9 @@ def test_folders_and_missing_files_are_named(tmp_path: Path) -> None:
         require_file(tmp_path / "none.wav", "speech")
 
 
-def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is not a folder"), replace_when_done(tmp_path / "file" / "a.txt"):
+    with pytest.raises(UserError, match="is not a folder"), atomic_write(tmp_path / "file" / "a.txt"):
         pass
 
 
@@ -79,7 +79,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> Non
     target, link = tmp_path / "real" / "a.txt", tmp_path / "link.txt"
     target.write_text("old")
     link.symlink_to("real/a.txt")
-    with replace_when_done(link) as part:
+    with atomic_write(link) as part:
         part.write_text("new")
         assert part.parent == target.parent
     assert link.is_symlink() and target.read_text() == "new"
@@ -90,10 +90,10 @@ def test_a_dangling_link_gets_its_target_and_a_loop_is_refused(tmp_path: Path) -
     dangling, loop = tmp_path / "dangling", tmp_path / "loop"
     dangling.symlink_to("target")
     loop.symlink_to("loop")
-    with replace_when_done(dangling) as part:
+    with atomic_write(dangling) as part:
         part.write_text("new")
     assert dangling.is_symlink() and (tmp_path / "target").read_text() == "new"
-    with pytest.raises(UserError, match="symbolic links"), replace_when_done(loop):
+    with pytest.raises(UserError, match="symbolic links"), atomic_write(loop):
         pass
     assert loop.is_symlink()
 
@@ -103,10 +103,10 @@ def test_a_pipe_is_written_into_where_the_format_allows_it(tmp_path: Path) -> No
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as thread:
         read = thread.submit(pipe.read_text)
-        with replace_when_done(pipe, can_stream=True) as path:
+        with atomic_write(pipe, can_stream=True) as path:
             path.write_text("through the pipe")
         assert read.result(timeout=10) == "through the pipe"
-    with pytest.raises(UserError, match="pipe or a device"), replace_when_done(pipe):
+    with pytest.raises(UserError, match="pipe or a device"), atomic_write(pipe):
         pass
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert list(tmp_path.iterdir()) == [pipe]
@@ -118,22 +118,22 @@ def test_a_device_is_written_into_and_a_block_device_is_refused(tmp_path: Path) 
     try:
         os.mknod(null, stat.S_IFCHR | 0o600, os.makedev(1, 3))
         os.mknod(disk, stat.S_IFBLK | 0o600, os.makedev(7, 200))
-        with replace_when_done(null, can_stream=True) as path:
+        with atomic_write(null, can_stream=True) as path:
             path.write_text("gone")
     except PermissionError:
         pytest.skip("device nodes cannot be made or opened here")
     assert stat.S_ISCHR(null.stat().st_mode)
-    with pytest.raises(UserError, match="block device"), replace_when_done(disk, can_stream=True):
+    with pytest.raises(UserError, match="block device"), atomic_write(disk, can_stream=True):
         pass
     assert stat.S_ISBLK(disk.stat().st_mode)
 
 
-def test_a_reader_that_leaves_ends_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="closed by its reader"), replace_when_done(tmp_path / "a"):
+def test_a_closed_reader_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="closed by its reader"), atomic_write(tmp_path / "a"):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
-def test_an_input_is_no_output_under_any_name(tmp_path: Path) -> None:
+def test_an_input_is_refused_as_output_under_any_name(tmp_path: Path) -> None:
     source = tmp_path / "speech.wav"
     source.write_text("precious")
     (tmp_path / "link.wav").symlink_to(source)
@@ -155,23 +155,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "deep").exists()
 
 
-def test_what_a_killed_run_left_is_removed_but_not_what_a_living_one_writes(tmp_path: Path) -> None:
+def test_part_files_of_killed_runs_are_removed_but_not_those_of_running_ones(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     code = (
-        "import sys, time\nfrom s3dnerf.media.files import replace_when_done\n"
-        "with replace_when_done(sys.argv[1]) as part:\n"
+        "import sys, time\nfrom s3dnerf.media.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as part:\n"
         "    part.write_text('half'); print(part, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as other:
         part = Path(other.stdout.readline().strip())
-        with replace_when_done(path) as mine:
+        with atomic_write(path) as mine:
             mine.write_text("mine")
         assert part.read_text() == "half"
         other.kill()
     assert part.exists()
     stranger = tmp_path / ".b.00000000.part.txt"
     stranger.write_text("another output's")
-    with replace_when_done(path) as mine:
+    with atomic_write(path) as mine:
         mine.write_text("new")
     assert sorted(tmp_path.iterdir()) == [stranger, path]
 
@@ -179,14 +179,14 @@ def test_what_a_killed_run_left_is_removed_but_not_what_a_living_one_writes(tmp_
 def test_folders_appear_when_they_are_complete_and_replace_older_ones(tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     for content in ("first", "second"):
-        with replace_folder_when_done(folder) as part:
+        with atomic_write_folder(folder) as part:
             (part / "a.txt").write_text(content)
     assert (folder / "a.txt").read_text() == "second"
-    with pytest.raises(RuntimeError), replace_folder_when_done(folder) as part:
+    with pytest.raises(RuntimeError), atomic_write_folder(folder) as part:
         (part / "a.txt").write_text("third")
         raise RuntimeError
     (tmp_path / ".clip.part").mkdir()  # as a killed run of an earlier version left it
-    with replace_folder_when_done(tmp_path / "clip") as part:
+    with atomic_write_folder(tmp_path / "clip") as part:
         (part / "a.txt").write_text("fourth")
     assert (folder / "a.txt").read_text() == "fourth"
     assert list(tmp_path.iterdir()) == [folder]

@@ -1,4 +1,4 @@
-"""Pictures of every kind come in upright, as uint8 RGB; broken ones are named."""
+"""Images: decoding of all formats to upright uint8 RGB, and messages for broken files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_array_equal(read_image(path), UPRIGHT)
 
 
-def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
+def test_alpha_is_composited_over_white(tmp_path: Path) -> None:
     pixels = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [100, 0, 200, 51]]], np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     # A fifth of the color and four fifths of white.
@@ -74,7 +74,7 @@ def test_sixteen_bit_color_is_scaled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 0), (".jpg", 6), (".webp", 8)])
-def test_written_pictures_come_back(tmp_path: Path, suffix: str, tolerance: int) -> None:
+def test_written_images_are_read_back(tmp_path: Path, suffix: str, tolerance: int) -> None:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.uint8(90)), axis=2)
     write_image(tmp_path / f"a{suffix}", image)
@@ -92,7 +92,7 @@ def test_unknown_suffix_and_wrong_arrays_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_cut_off_pictures_are_named(tmp_path: Path, suffix: str) -> None:
+def test_truncated_images_are_reported(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write_image(path, np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:1500])
@@ -100,7 +100,7 @@ def test_cut_off_pictures_are_named(tmp_path: Path, suffix: str) -> None:
         read_image(path)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("Hello there.")
     with pytest.raises(UserError, match=r"a\.png: is not a picture that can be read\. Use a PNG"):
         read_image(tmp_path / "a.png")
@@ -111,12 +111,12 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
         read_image(tmp_path / "float.tiff")
 
 
-def test_shrinking_averages_areas() -> None:
+def test_downsampling_averages_areas() -> None:
     image = np.array([[0, 4, 10, 10], [8, 12, 10, 30]], np.float32)[..., None]
     np.testing.assert_allclose(resize_image(image, (1, 2)), [[[6.0], [15.0]]])
 
 
-def test_growing_keeps_pixel_centers() -> None:
+def test_upsampling_keeps_pixel_centers() -> None:
     ramp = np.arange(8, dtype=np.float32)[None, :, None] * np.ones((8, 1, 3), np.float32)
     grown = resize_image(ramp, 16)
     assert grown.shape == (16, 16, 3)
@@ -136,7 +136,7 @@ def test_shape_and_type_are_kept_and_flat_color_stays(shape: tuple[int, ...], dt
 
 
 @pytest.mark.parametrize(("bits", "suffix"), [(10, ".png"), (12, ".png"), (12, ".tif"), (16, ".png")])
-def test_the_bits_that_are_used_of_sixteen_become_eight(tmp_path: Path, bits: int, suffix: str) -> None:
+def test_the_used_bits_of_sixteen_are_scaled_to_eight(tmp_path: Path, bits: int, suffix: str) -> None:
     values = np.linspace(0, 2**bits - 1, 256 * 16).round().astype(np.uint16).reshape(16, 256)
     path = tmp_path / f"a{suffix}"
     Image.fromarray(values).save(path)

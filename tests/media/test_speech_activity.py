@@ -1,4 +1,4 @@
-"""Utterances are found with their pauses, and lips get time to open and to close."""
+"""Speech activity: pauses, and time for lips to open and close."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import s3dnerf
-from s3dnerf.media.audio import SAMPLE_RATE, measure_level, read_clean_speech
+from s3dnerf.constants import SAMPLE_RATE
+from s3dnerf.media.audio import measure_level, read_clean_speech
 from s3dnerf.media.speech_activity import measure_speech_activity, shape_activity
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
@@ -51,7 +52,7 @@ def test_silence_around_real_speech_is_found_whatever_the_blocks_and_the_noise()
     np.testing.assert_array_equal(measure_speech_activity(pieces, level), activity)
 
 
-def test_beyond_the_sound_there_is_silence() -> None:
+def test_audio_is_followed_by_silence() -> None:
     speech = read_clean_speech(SPEECH)[: 2 * SAMPLE_RATE]
     longer = measure_speech_activity([speech], measure_level([speech]), frames=100)
     assert len(longer) == 100 and longer[65:].max() == 0.0

@@ -1,4 +1,4 @@
-"""Video keeps the number, time and color of its pictures, its sound in step, the old file until done."""
+"""Video: number, timing and color of frames, audio in sync, and atomic output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import soundfile
 from PIL import Image
 
 import s3dnerf
+from s3dnerf.constants import FPS, SAMPLE_RATE
 from s3dnerf.errors import UserError
-from s3dnerf.media.audio import FPS, SAMPLE_RATE, read_speech
+from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video import VIDEO_FORMATS, VideoWriter, probe_video, read_frames, stream_frames
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
@@ -35,7 +36,7 @@ def write_numbers(path: Path, count: int, numbers: Numbers, **settings: object) 
 
 
 @pytest.mark.parametrize("rate", [10, 15, 24000 / 1001, 25, 30000 / 1001, 30, 50, 60])
-def test_any_rate_becomes_25_in_step(
+def test_any_frame_rate_becomes_25_in_sync(
     tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, rate: float
 ) -> None:
     draw, read = number_pictures
@@ -66,7 +67,7 @@ def test_containers(tmp_path: Path, number_pictures: Numbers, suffix: str) -> No
     assert info.duration == pytest.approx(1.6, abs=0.05)
 
 
-def test_variable_rate_goes_by_presentation_time(tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers) -> None:
+def test_variable_rate_follows_presentation_time(tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers) -> None:
     draw, read = number_pictures
     times = np.concatenate([np.arange(30) / 60, 0.5 + np.arange(10) / 10, [1.9, 1.93, 2.5, 2.54]])
     make_film(tmp_path / "a.mp4", [draw(k) for k in range(len(times))], times)
@@ -101,7 +102,7 @@ def test_read_frames_is_exact(tmp_path: Path, number_pictures: Numbers, gop: int
     np.testing.assert_array_equal(pictures[4], streamed[11])
 
 
-def test_read_frames_names_what_is_not_there(tmp_path: Path, number_pictures: Numbers) -> None:
+def test_read_frames_reports_missing_frames(tmp_path: Path, number_pictures: Numbers) -> None:
     write_numbers(tmp_path / "a.mp4", 20, number_pictures)
     with pytest.raises(UserError, match=r"a\.mp4: has no frame 20"):
         read_frames(tmp_path / "a.mp4", [3, 20])
@@ -110,7 +111,7 @@ def test_read_frames_names_what_is_not_there(tmp_path: Path, number_pictures: Nu
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_rotation_is_honored(tmp_path: Path, make_film: MakeFilm, rotation: int) -> None:
+def test_rotation_is_applied(tmp_path: Path, make_film: MakeFilm, rotation: int) -> None:
     upright = np.zeros((96, 64, 3), np.uint8)
     upright[:32, :32] = 255  # a white corner, top left
     upright[64:, :32] = 128
@@ -133,7 +134,7 @@ def test_oblong_pixels_are_made_square(tmp_path: Path) -> None:
     assert next(stream_frames(tmp_path / "a.mp4")).shape == (64, 128, 3)
 
 
-def test_colors_come_back(tmp_path: Path) -> None:
+def test_colors_survive_a_round_trip(tmp_path: Path) -> None:
     corners = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 120]])
     picture = np.repeat(np.repeat(corners[None].astype(np.uint8), 16, axis=1), 32, axis=0)
     grey = np.broadcast_to(np.arange(0, 256, 16, dtype=np.uint8)[None, :, None], (32, 16, 3))
@@ -151,7 +152,7 @@ def test_colors_come_back(tmp_path: Path) -> None:
     assert np.abs(other[16, 8::16, ::-1].astype(int) - corners).max() <= 4
 
 
-def test_file_is_what_every_player_reads(tmp_path: Path, number_pictures: Numbers) -> None:
+def test_files_are_widely_playable(tmp_path: Path, number_pictures: Numbers) -> None:
     path = tmp_path / "a.mp4"
     write_numbers(path, 30, number_pictures, audio=np.zeros(SAMPLE_RATE, np.float32), gop=12)
     content = path.read_bytes()
@@ -172,7 +173,7 @@ def test_file_is_what_every_player_reads(tmp_path: Path, number_pictures: Number
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 2.0, 3.7])
 @pytest.mark.parametrize("kind", ["array", "mono", "stereo"])
-def test_sound_is_as_long_as_the_picture(tmp_path: Path, number_pictures: Numbers, kind: str, seconds: float) -> None:
+def test_audio_is_as_long_as_the_video(tmp_path: Path, number_pictures: Numbers, kind: str, seconds: float) -> None:
     sound = 0.1 * np.ones(round(seconds * 22050), np.float32)
     audio: Path | np.ndarray = tmp_path / "a.wav"
     if kind == "array":
@@ -189,7 +190,7 @@ def test_sound_is_as_long_as_the_picture(tmp_path: Path, number_pictures: Number
     assert abs(len(read_speech(path)) - 2 * SAMPLE_RATE) < 640
 
 
-def test_sound_is_like_its_source(tmp_path: Path, number_pictures: Numbers) -> None:
+def test_audio_is_close_to_its_source(tmp_path: Path, number_pictures: Numbers) -> None:
     speech = read_speech(SPEECH)[: 2 * SAMPLE_RATE]
     write_numbers(tmp_path / "a.mp4", 50, number_pictures, audio=speech)
     noise = read_speech(tmp_path / "a.mp4")[: len(speech)] - speech
@@ -214,7 +215,7 @@ def find_flash_and_beep(path: Path) -> tuple[float, float]:
         (".ts", 25, 0.3, 0.0),
     ],
 )
-def test_flash_and_beep_stay_together(
+def test_flash_and_beep_stay_in_sync(
     tmp_path: Path, make_film: MakeFilm, suffix: str, rate: int, picture_start: float, sound_start: float
 ) -> None:
     path, first, last = tmp_path / f"a{suffix}", round(1.5 * rate), round(1.6 * rate)
@@ -260,7 +261,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writer_refuses_what_it_cannot_write(tmp_path: Path, number_pictures: Numbers) -> None:
+def test_writer_refuses_invalid_outputs_and_frames(tmp_path: Path, number_pictures: Numbers) -> None:
     (tmp_path / "in").mkdir()
     text = tmp_path / "in" / "text.wav"
     text.write_text("Good morning.")
@@ -277,7 +278,7 @@ def test_writer_refuses_what_it_cannot_write(tmp_path: Path, number_pictures: Nu
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "in.mp4"]
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
@@ -293,7 +294,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_video_is_named(tmp_path: Path, number_pictures: Numbers) -> None:
+def test_files_that_are_not_videos_are_reported(tmp_path: Path, number_pictures: Numbers) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "picture.jpg")
     (tmp_path / "text.mp4").write_text("Good morning.\n" * 50)
     soundfile.write(tmp_path / "sound.wav", np.zeros(16000), SAMPLE_RATE)
@@ -317,7 +318,9 @@ def test_what_is_no_video_is_named(tmp_path: Path, number_pictures: Numbers) -> 
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_cut_off_file_is_named(tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, suffix: str) -> None:
+def test_a_truncated_file_is_refused(
+    tmp_path: Path, make_film: MakeFilm, number_pictures: Numbers, suffix: str
+) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".mp4":
         write_numbers(path, 200, number_pictures)
@@ -328,7 +331,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path, make_film: MakeFilm, number_pic
         list(stream_frames(path))
 
 
-def test_reading_and_writing_hold_little_memory(
+def test_reading_and_writing_need_little_memory(
     tmp_path: Path, number_pictures: Numbers, resident_mebibytes: Callable[[], float]
 ) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 22050 * 10), 22050)
@@ -348,7 +351,7 @@ def test_reading_and_writing_hold_little_memory(
     assert resident_mebibytes() - before < 6
 
 
-def test_real_clip_keeps_frames_and_sound_in_step(shared_data: Path, tmp_path: Path) -> None:
+def test_a_real_clip_keeps_frames_and_audio_in_sync(shared_data: Path, tmp_path: Path) -> None:
     source = sorted((shared_data / "clips").glob("grid_s1_*.mp4"))[0]
     info = probe_video(source)
     with VideoWriter(tmp_path / "a.mp4", (info.width, info.height), audio=source, gop=12) as writer:
@@ -381,7 +384,7 @@ def write_flash(path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", VIDEO_FORMATS)
-def test_the_suffix_chooses_the_container_and_sound_stays_in_step(tmp_path: Path, suffix: str) -> None:
+def test_the_suffix_selects_the_container_and_audio_stays_in_sync(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"flash{suffix}"
     write_flash(path)
     with av.open(str(path)) as container:
@@ -403,7 +406,7 @@ def test_other_suffixes_are_refused_with_those_that_can_be_written(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.mkv", "pipe.webm"])
-def test_a_pipe_carries_a_video_as_it_is_made(tmp_path: Path, name: str) -> None:
+def test_a_pipe_gets_a_video_while_it_is_written(tmp_path: Path, name: str) -> None:
     pipe, copy = tmp_path / name, tmp_path / "copy.bin"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as thread:

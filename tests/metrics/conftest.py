@@ -1,4 +1,4 @@
-"""Weights files with random numbers, in the layouts of the public ones."""
+"""Weight files with random values, in the layouts of the public ones."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

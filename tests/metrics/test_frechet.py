@@ -17,7 +17,7 @@ def features() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(400, 6)) @ np.diag([1, 2, 0.5, 1, 3, 0.1]) + 1000.0
 
 
-def test_parts_add_up_to_the_whole(features):
+def test_merged_statistics_equal_those_of_the_whole_set(features):
     statistics = collect(features[:1], features[1:150], features[:0], features[150:])
     assert statistics.count == 400
     np.testing.assert_allclose(statistics.mean, features.mean(axis=0), rtol=1e-12)

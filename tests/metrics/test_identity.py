@@ -42,7 +42,7 @@ def test_both_networks_have_the_public_layout(depth, parameters):
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
-def test_embeddings_are_those_of_a_slow_program(write_weights):
+def test_embeddings_equal_a_slow_reference(write_weights):
     network = load_arcface(write_weights("arcface.safetensors", public_layout(50)))
     faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     embeddings = embed_faces(network, faces)
@@ -57,7 +57,7 @@ def test_other_networks_are_refused(write_weights):
         load_arcface(write_weights("r.pth", layout))
 
 
-def test_a_turned_face_is_put_upright():
+def test_a_rotated_face_is_aligned():
     # The template, turned by 30 degrees, twice as large and moved; a dot at the tip of the nose.
     angle = np.pi / 6
     turn = 2.0 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -72,11 +72,11 @@ def test_a_turned_face_is_put_upright():
 
 
 def test_cosine_of_known_vectors():
-    real = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 1.0], [np.nan, 1.0]])
-    made = np.array([[5.0, 0.0], [1.0, -1.0], [-2.0, -1.0], [1.0, 1.0]])
-    np.testing.assert_allclose(measure_csim(real, made), [1.0, 0.0, -1.0, np.nan], atol=1e-12)
+    target = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 1.0], [np.nan, 1.0]])
+    generated = np.array([[5.0, 0.0], [1.0, -1.0], [-2.0, -1.0], [1.0, 1.0]])
+    np.testing.assert_allclose(measure_csim(target, generated), [1.0, 0.0, -1.0, np.nan], atol=1e-12)
     with pytest.raises(ValueError, match="equal shapes"):
-        measure_csim(real, made[:3])
+        measure_csim(target, generated[:3])
 
 
 def run_slowly(state: dict[str, Tensor], faces: np.ndarray) -> np.ndarray:
@@ -96,10 +96,10 @@ def run_slowly(state: dict[str, Tensor], faces: np.ndarray) -> np.ndarray:
     for layer, blocks in enumerate(DEPTHS[50], start=1):
         for block in range(blocks):
             name, stride = f"layer{layer}.{block}", 2 if block == 0 else 1
-            straight = norm(f"{name}.downsample.1", conv(f"{name}.downsample.0", x, 2)) if block == 0 else x
+            residual = norm(f"{name}.downsample.1", conv(f"{name}.downsample.0", x, 2)) if block == 0 else x
             x = F.prelu(
                 norm(f"{name}.bn2", conv(f"{name}.conv1", norm(f"{name}.bn1", x))), state[f"{name}.prelu.weight"]
             )
-            x = norm(f"{name}.bn3", conv(f"{name}.conv2", x, stride)) + straight
+            x = norm(f"{name}.bn3", conv(f"{name}.conv2", x, stride)) + residual
     x = F.linear(norm("bn2", x).flatten(1), state["fc.weight"], state["fc.bias"])
     return norm("features", x).numpy()

@@ -29,18 +29,18 @@ def test_equal_frames_have_infinite_psnr_each_alone(pictures):
     assert values[1] == pytest.approx(28.1308, abs=1e-4)
 
 
-def test_a_single_picture_gives_one_value(pictures):
+def test_a_single_image_gives_one_value(pictures):
     assert measure_psnr(pictures[0], pictures[0] + 1).shape == (1,)
     assert measure_ssim(pictures[0], pictures[0]).shape == (1,)
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_ssim_of_identical_and_inverted_pictures(pictures, gaussian):
+def test_ssim_of_identical_and_inverted_images(pictures, gaussian):
     np.testing.assert_allclose(measure_ssim(pictures, pictures, gaussian), 1.0)
     assert (measure_ssim(pictures, 255 - pictures, gaussian) < -0.7).all()
 
 
-def test_ssim_of_flat_pictures_is_the_luminance_term():
+def test_ssim_of_flat_images_is_the_luminance_term():
     dark, light = np.full((16, 16, 3), 100, np.uint8), np.full((16, 16, 3), 150, np.uint8)
     c1 = (0.01 * 255) ** 2
     expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)

@@ -58,7 +58,7 @@ def test_public_layout_is_complete(network):
     assert sum(parameter.numel() for parameter in network.parameters()) == 21_785_568
 
 
-def test_features_are_those_of_a_slow_program(network):
+def test_features_equal_a_slow_reference(network):
     picture = np.random.default_rng(0).integers(0, 256, (1, 80, 100, 3), dtype=np.uint8)
     features = extract_features(network, picture)
     assert features.shape == (1, 2048)

@@ -3,9 +3,9 @@ import pytest
 
 from s3dnerf.metrics import (
     MOUTH_POINTS,
-    correlate_openings,
     measure_f_lmd,
     measure_m_lmd,
+    measure_opening_correlation,
     measure_opening_gain,
     measure_opening_slope,
 )
@@ -53,43 +53,43 @@ def test_mouth_points_are_forty_different_ones():
 
 
 def test_scaled_and_shifted_openings_correlate_fully(opening):
-    assert correlate_openings(opening, 0.5 * opening + 3) == pytest.approx(1.0)
-    assert correlate_openings(opening, -2.0 * opening) == pytest.approx(-1.0)
+    assert measure_opening_correlation(opening, 0.5 * opening + 3) == pytest.approx(1.0)
+    assert measure_opening_correlation(opening, -2.0 * opening) == pytest.approx(-1.0)
     assert measure_opening_gain(opening, 0.5 * opening + 3) == pytest.approx(0.5)
     assert measure_opening_slope(opening, 0.5 * opening + 3) == pytest.approx(0.5)
     assert measure_opening_slope(opening, -2.0 * opening) == pytest.approx(-2.0)
 
 
 def test_slope_is_that_of_the_fitted_line(opening):
-    made = 0.6 * opening + np.random.default_rng(2).normal(0, 0.5, len(opening))
-    slope = np.polyfit(opening, made, 1)[0]
-    assert measure_opening_slope(opening, made) == pytest.approx(slope)
-    assert measure_opening_gain(opening, made) > slope
+    generated = 0.6 * opening + np.random.default_rng(2).normal(0, 0.5, len(opening))
+    slope = np.polyfit(opening, generated, 1)[0]
+    assert measure_opening_slope(opening, generated) == pytest.approx(slope)
+    assert measure_opening_gain(opening, generated) > slope
 
 
 def test_still_lips_have_no_gain_and_no_correlation(opening):
     still = np.full_like(opening, 0.3)
-    assert correlate_openings(opening, still) == 0.0
+    assert measure_opening_correlation(opening, still) == 0.0
     assert measure_opening_gain(opening, still) == pytest.approx(0.0, abs=1e-12)
     trembling = still + 0.01 * opening
-    assert correlate_openings(opening, trembling) == 0.0
+    assert measure_opening_correlation(opening, trembling) == 0.0
     assert measure_opening_gain(opening, trembling) == pytest.approx(0.01)
 
 
-def test_nothing_can_be_said_of_a_still_or_unseen_reference(opening):
+def test_scores_of_a_still_or_missing_target_are_nan(opening):
     still, unseen = np.full_like(opening, 0.3), np.full_like(opening, np.nan)
-    for real in (still, unseen):
-        assert np.isnan(correlate_openings(real, opening))
-        assert np.isnan(measure_opening_gain(real, opening))
-        assert np.isnan(measure_opening_slope(real, opening))
+    for target in (still, unseen):
+        assert np.isnan(measure_opening_correlation(target, opening))
+        assert np.isnan(measure_opening_gain(target, opening))
+        assert np.isnan(measure_opening_slope(target, opening))
 
 
-def test_unknown_frames_are_left_out(opening):
-    made = 0.5 * opening
-    made[10:20] = np.nan
-    assert correlate_openings(opening, made) == pytest.approx(1.0)
-    known = np.isfinite(made)
-    assert measure_opening_gain(opening[known], made[known]) == measure_opening_gain(opening, made)
+def test_missing_frames_are_ignored(opening):
+    generated = 0.5 * opening
+    generated[10:20] = np.nan
+    assert measure_opening_correlation(opening, generated) == pytest.approx(1.0)
+    known = np.isfinite(generated)
+    assert measure_opening_gain(opening[known], generated[known]) == measure_opening_gain(opening, generated)
 
 
 def test_unequal_lengths_are_refused(face, opening):
@@ -98,4 +98,4 @@ def test_unequal_lengths_are_refused(face, opening):
     with pytest.raises(ValueError, match="expected landmarks"):
         measure_m_lmd(face[:, :68], face[:, :68])
     with pytest.raises(ValueError, match="two openings"):
-        correlate_openings(opening, opening[1:])
+        measure_opening_correlation(opening, opening[1:])

@@ -40,16 +40,16 @@ def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), dtype=np.uint8)
 
 
-def test_equal_pictures_have_no_distance_and_others_the_same_both_ways(alex, pictures):
-    real, made = pictures
-    np.testing.assert_array_equal(measure_lpips(alex, real, real), [0.0, 0.0])
-    there, back = measure_lpips(alex, real, made), measure_lpips(alex, made, real)
+def test_equal_images_have_no_distance_and_the_distance_is_symmetric(alex, pictures):
+    target, generated = pictures
+    np.testing.assert_array_equal(measure_lpips(alex, target, target), [0.0, 0.0])
+    there, back = measure_lpips(alex, target, generated), measure_lpips(alex, generated, target)
     np.testing.assert_allclose(there, back, rtol=1e-5)
     assert (there > 0).all()
-    np.testing.assert_allclose(measure_lpips(alex, real / 255.0, made / 255.0), there, rtol=1e-4)
+    np.testing.assert_allclose(measure_lpips(alex, target / 255.0, generated / 255.0), there, rtol=1e-4)
 
 
-def test_distance_of_flat_pictures_by_hand():
+def test_distance_of_flat_images_by_hand():
     # Channel 0 sees red, channel 1 is always 1: unit features are (r, 1) / sqrt(r^2 + 1).
     network = LPIPS("alex")
     for parameter in network.parameters():
@@ -59,15 +59,16 @@ def test_distance_of_flat_pictures_by_hand():
     network.heads[0].weight.data[0, :2, 0, 0] = torch.tensor([3.0, 0.5])
     red = np.array([2.0 * 1.0 - 1.0 + 0.030, 2.0 * 0.6 - 1.0 + 0.030]) / 0.458
     (a, b), (c, d) = (red / np.sqrt(red**2 + 1)), (1 / np.sqrt(red**2 + 1))
-    real, made = (np.full((1, 40, 40, 3), value) for value in (1.0, 0.6))
-    np.testing.assert_allclose(measure_lpips(network, real, made), 3.0 * (a - b) ** 2 + 0.5 * (c - d) ** 2, rtol=1e-5)
+    target, generated = (np.full((1, 40, 40, 3), value) for value in (1.0, 0.6))
+    expected = 3.0 * (a - b) ** 2 + 0.5 * (c - d) ** 2
+    np.testing.assert_allclose(measure_lpips(network, target, generated), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_public_vgg_layout_loads_and_is_cut_after_its_relus(write_weights, suffix):
     trunk, heads = trunk_layout("vgg"), heads_layout("vgg")
     network = load_lpips("vgg", write_weights("t" + suffix, trunk), write_weights("h" + suffix, heads))
-    features = network.see(torch.rand(1, 3, 64, 64))
+    features = network.extract_features(torch.rand(1, 3, 64, 64))
     assert [part.shape[1:] for part in features] == [
         (64, 64, 64),
         (128, 32, 32),
@@ -81,7 +82,7 @@ def test_public_vgg_layout_loads_and_is_cut_after_its_relus(write_weights, suffi
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_layers_are_those_of_a_slow_program(alex):
+def test_layers_equal_a_slow_reference(alex):
     picture = torch.rand(1, 3, 70, 70, generator=torch.Generator().manual_seed(1))
     state = alex.features.state_dict()
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
@@ -91,10 +92,10 @@ def test_layers_are_those_of_a_slow_program(alex):
             x = torch.nn.functional.max_pool2d(x, 3, 2)
         x = torch.nn.functional.conv2d(x, state[f"{index}.weight"], state[f"{index}.bias"], stride, padding).relu()
         expected = x / x.norm(dim=1, keepdim=True)
-        torch.testing.assert_close(alex.see(picture)[number], expected)
+        torch.testing.assert_close(alex.extract_features(picture)[number], expected)
 
 
-def test_wrong_files_are_named(write_weights, tmp_path):
+def test_wrong_files_are_reported(write_weights, tmp_path):
     trunk, heads = write_weights("trunk.pth", trunk_layout("alex")), write_weights("heads.pth", heads_layout("alex"))
     with pytest.raises(UserError, match=r"missing\.pth: is not there"):
         load_lpips("alex", tmp_path / "missing.pth", heads)

@@ -19,7 +19,7 @@ def test_jitter_of_a_zigzag():
     assert measure_jitter(zigzag) == pytest.approx(2.0)
 
 
-def test_jitter_leaves_unknown_frames_out():
+def test_jitter_ignores_missing_frames():
     zigzag = np.zeros((10, 3, 2))
     zigzag[4] = np.nan
     assert measure_jitter(zigzag) == 0.0
@@ -35,7 +35,7 @@ def test_blinks_are_counted_once_in_spite_of_noise_at_the_threshold():
     assert measure_blink_rate(openness, 25) == pytest.approx(12.0)
 
 
-def test_blinks_are_judged_by_the_openness_around_them():
+def test_blinks_are_relative_to_the_openness_around_them():
     # The gaze sinks over eight seconds to 0.55 of the first openness; one blink at the top, one at the bottom.
     openness = np.linspace(1.0, 0.55, 200)
     openness[[30, 170]] *= 0.6

@@ -4,7 +4,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.data import astronaut
 from skimage.feature import canny
 
-from s3dnerf.metrics import measure_cpbd, measure_detail
+from s3dnerf.metrics import measure_cpbd, measure_rms_gradient
 from s3dnerf.metrics.sharpness import measure_edge_widths
 
 
@@ -29,7 +29,7 @@ def test_a_sharp_edge_has_full_sharpness():
 
 
 @pytest.mark.parametrize(("width", "score"), [(2, 1.0), (3, 1.0), (4, 0.0), (5, 0.0), (8, 0.0)])
-def test_blur_is_seen_from_a_width_of_four_on(width, score):
+def test_blur_is_detected_from_a_width_of_four(width, score):
     # P(3 / 3) = 0.632 rounds to 63 %, the limit; P(4 / 3) = 0.94.
     np.testing.assert_array_equal(measure_cpbd(draw_ramp(width)), [score])
 
@@ -40,7 +40,7 @@ def test_in_flat_blocks_wider_edges_pass_as_sharp(width, score):
     np.testing.assert_array_equal(measure_cpbd(draw_ramp(width, 100, 148)), [score])
 
 
-def test_a_constant_picture_and_horizontal_edges_have_no_score():
+def test_a_constant_image_and_horizontal_edges_score_zero():
     assert measure_cpbd(np.full((70, 90, 3), 128, np.uint8)) == [0.0]
     assert measure_cpbd(draw_ramp(1).swapaxes(0, 1)) == [0.0]
 
@@ -55,12 +55,12 @@ def test_mirrored_and_inverted_edges_are_equally_wide(photo):
 def test_blur_lowers_both_measures_step_by_step(photo):
     blurred = np.stack([photo, *(blur(photo, sigma) for sigma in (0.5, 0.8, 1.2, 2.0))])
     assert (np.diff(measure_cpbd(blurred)) < 0).all()
-    assert (np.diff(measure_detail(blurred)) < 0).all()
+    assert (np.diff(measure_rms_gradient(blurred)) < 0).all()
     assert measure_cpbd(blurred)[0] > 5 * measure_cpbd(blurred)[3]
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.7])
-def test_cpbd_agrees_with_a_slow_program(photo, sigma):
+def test_cpbd_equals_a_slow_reference(photo, sigma):
     picture = blur(photo, sigma)[90:158, 30:164]
     score = measure_slowly(picture)
     assert 0.05 < score < 0.95
@@ -69,21 +69,21 @@ def test_cpbd_agrees_with_a_slow_program(photo, sigma):
 
 def test_bytes_and_unit_floats_score_alike(photo):
     np.testing.assert_array_equal(measure_cpbd(photo), measure_cpbd(photo / 255.0))
-    np.testing.assert_allclose(measure_detail(photo), measure_detail(photo / 255.0))
+    np.testing.assert_allclose(measure_rms_gradient(photo), measure_rms_gradient(photo / 255.0))
 
 
-def test_too_small_pictures_are_refused(photo):
+def test_too_small_images_are_refused(photo):
     with pytest.raises(ValueError, match="at least 64 x 64"):
         measure_cpbd(photo[:63])
 
 
-def test_detail_of_a_slope():
+def test_rms_gradient_of_a_slope():
     # 3 levels a pixel to the right, 4 downwards: 5 along the gradient, and twice that when contrast doubles.
     rows, columns = np.mgrid[0:20, 0:20]
     slope = np.repeat((4 * rows + 3 * columns)[..., None], 3, axis=2)
-    np.testing.assert_allclose(measure_detail((slope / 255.0)[None]), [5.0])
-    np.testing.assert_allclose(measure_detail((2 * slope / 255.0)[None]), [10.0])
-    np.testing.assert_allclose(measure_detail(np.full((8, 8, 3), 9, np.uint8)), [0.0])
+    np.testing.assert_allclose(measure_rms_gradient((slope / 255.0)[None]), [5.0])
+    np.testing.assert_allclose(measure_rms_gradient((2 * slope / 255.0)[None]), [10.0])
+    np.testing.assert_allclose(measure_rms_gradient(np.full((8, 8, 3), 9, np.uint8)), [0.0])
 
 
 def measure_slowly(picture: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from s3dnerf.metrics import compute_mfcc, measure_sync
+from s3dnerf.metrics import compute_mfcc, measure_lse
 
 
 @pytest.fixture
@@ -12,14 +12,14 @@ def rows() -> np.ndarray:
 @pytest.mark.parametrize("late", [0, 4, -7])
 def test_an_offset_is_found(rows, late):
     # What is heard at frame k is seen at frame k + late.
-    scores = measure_sync(np.roll(rows, late, axis=0), rows)
+    scores = measure_lse(np.roll(rows, late, axis=0), rows)
     assert scores.offset == late
     assert scores.confidence > 1.0
 
 
-def test_scores_are_those_of_a_slow_program(rows):
+def test_scores_equal_a_slow_reference(rows):
     sounds = rows + np.random.default_rng(1).normal(size=rows.shape)
-    scores = measure_sync(rows, sounds)
+    scores = measure_lse(rows, sounds)
     means = []
     for shift in range(-15, 16):
         distances = []
@@ -35,21 +35,21 @@ def test_scores_are_those_of_a_slow_program(rows):
 def test_distances_by_hand():
     # Lips and sound are 5 apart in step. Moved by more than a frame, lips of length 10 meet zeros.
     lips = np.array([[10.0, 0.0]])
-    scores = measure_sync(lips, np.array([[7.0, 4.0]]))
+    scores = measure_lse(lips, np.array([[7.0, 4.0]]))
     assert scores.distance == pytest.approx(5.0, abs=1e-5)
     assert scores.confidence == pytest.approx(5.0, abs=1e-5)
     assert scores.offset == 0
 
 
 def test_no_rows_have_no_scores_and_unequal_ones_are_refused(rows):
-    nothing = measure_sync(rows[:0], rows[:0])
+    nothing = measure_lse(rows[:0], rows[:0])
     assert np.isnan([nothing.distance, nothing.confidence]).all()
     with pytest.raises(ValueError, match="equal shapes"):
-        measure_sync(rows, rows[:-1])
+        measure_lse(rows, rows[:-1])
 
 
 @pytest.mark.parametrize("samples", [100, 400, 401, 3200, 4000])
-def test_cepstra_are_those_of_a_slow_program(samples):
+def test_cepstra_equal_a_slow_reference(samples):
     speech = np.random.default_rng(samples).uniform(-1, 1, samples) * np.sin(np.arange(samples) * 0.02)
     np.testing.assert_allclose(compute_mfcc(speech), compute_slowly(speech), rtol=1e-7, atol=1e-7)
 

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from s3dnerf.errors import UserError
 from s3dnerf.metrics.sync import compute_mfcc
 from s3dnerf.metrics.syncnet import (
+    compute_boxes,
     count_windows,
     crop_face,
     embed_faces,
     embed_speech,
     load_syncnet,
-    place_boxes,
 )
 
 CONVOLUTIONS = {
@@ -61,21 +61,21 @@ def test_other_files_are_refused(write_weights):
         load_syncnet(write_weights("s.model", layout))
 
 
-def test_sound_of_frame_k_begins_at_its_fourfold_cepstrum(network):
+def test_audio_of_frame_k_starts_at_cepstrum_4k(network):
     speech = np.random.default_rng(0).uniform(-0.5, 0.5, 640 * 12)
     embedded = embed_speech(network, speech, count_windows(12, len(speech)))
     assert embedded.shape == (7, 1024)
     window = torch.from_numpy(compute_mfcc(speech)[12:32].T.copy()).float()
-    np.testing.assert_allclose(embedded[3], network.hear(window[None, None])[0].numpy(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(embedded[3], network.embed_audio(window[None, None])[0].numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_faces_are_seen_in_blue_green_red_from_0_to_255(network):
+def test_faces_are_bgr_from_0_to_255(network):
     faces = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
     expected = torch.from_numpy(faces.astype(np.float32)).flip(-1).permute(3, 0, 1, 2)
-    np.testing.assert_allclose(embed_faces(network, faces), network.see(expected[None])[0].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(embed_faces(network, faces), network.embed_lips(expected[None])[0].numpy(), rtol=1e-5)
 
 
-def test_embeddings_are_those_of_a_slow_program(network):
+def test_embeddings_equal_a_slow_reference(network):
     state = {name: value.double() for name, value in network.state_dict().items()}
 
     def conv(name: str, x: torch.Tensor, index: int, stride, padding) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_embeddings_are_those_of_a_slow_program(network):
     for index in (8, 11, 14):
         x = conv("netcnnaud", x, index, 1, 1)
     x = conv("netcnnaud", F.max_pool2d(x, 3, 2), 18, 1, 0)
-    torch.testing.assert_close(network.hear(sound).double(), head("netfcaud", x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network.embed_audio(sound).double(), head("netfcaud", x), rtol=1e-3, atol=1e-4)
 
     faces = torch.rand(1, 3, 5, 224, 224, generator=generator)
     pool = F.max_pool3d
@@ -107,10 +107,10 @@ def test_embeddings_are_those_of_a_slow_program(network):
     for index in (8, 11, 14):
         x = conv("netcnnlip", x, index, 1, (0, 1, 1))
     x = conv("netcnnlip", pool(x, (1, 3, 3), (1, 2, 2)), 18, 1, 0)
-    torch.testing.assert_close(network.see(faces).double(), head("netfclip", x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network.embed_lips(faces).double(), head("netfclip", x), rtol=1e-3, atol=1e-4)
 
 
-def test_windows_end_with_the_shorter_of_lips_and_sound():
+def test_windows_end_with_the_shorter_of_lips_and_audio():
     assert [count_windows(*given) for given in ((30, 640 * 30), (30, 640 * 20 + 639), (5, 9999), (3, 0))] == [
         25,
         15,
@@ -123,11 +123,11 @@ def test_windows_end_with_the_shorter_of_lips_and_sound():
 def test_boxes_enclose_the_landmarks_and_are_smoothed():
     points = np.tile([[10.0, 20.0], [50.0, 100.0], [30.0, 60.0]], (40, 1, 1))
     points[20] += 300.0
-    np.testing.assert_allclose(place_boxes(points), np.tile([30.0, 60.0, 40.0], (40, 1)))
-    np.testing.assert_allclose(place_boxes(points[:3]), np.tile([30.0, 60.0, 40.0], (3, 1)))
+    np.testing.assert_allclose(compute_boxes(points), np.tile([30.0, 60.0, 40.0], (40, 1)))
+    np.testing.assert_allclose(compute_boxes(points[:3]), np.tile([30.0, 60.0, 40.0], (3, 1)))
 
 
-def test_a_face_is_cut_as_by_syncnet_python():
+def test_a_face_is_cropped_as_by_syncnet_python():
     frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     half, x, y = 70.5, 128.3, 110.9
     padded = np.pad(frame, ((126, 126), (126, 126), (0, 0)), constant_values=110)

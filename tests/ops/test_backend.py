@@ -93,7 +93,7 @@ def test_forcing_a_missing_library_names_the_command(without_libraries, monkeypa
 def test_a_broken_library_is_found_out(without_libraries, tmp_path: Path) -> None:
     (tmp_path / "libs3d_cpu.so").write_bytes(b"no library")
     finding = backend.inspect_backend("cpu")
-    assert not finding.present and "cannot be loaded" in finding.detail and "make kernels" in finding.cure
+    assert not finding.present and "cannot be loaded" in finding.detail and "make kernels" in finding.hint
 
 
 def test_a_stale_library_is_rejected(build, without_libraries, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""The command ``prepare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from s3dnerf import limits
+from s3dnerf.cli.arguments import add_command
+from s3dnerf.options import add_int, read_path
+
+
+def add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "prepare",
+        run_prepare,
+        "Prepare videos for training",
+        "Reads VoxCeleb2's mp4/<person>/<video>/<clip>.mp4, a flat folder (HDTF), or what a manifest names.\n"
+        "Audio-video synchronization is measured unless a manifest states it (docs/data.md).\n"
+        "A second run prepares only what is missing. OUT/report.json lists failures.",
+        "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --workers 8\n"
+        "  s3dnerf prepare --videos clips --out data/own --manifest clips/MANIFEST.csv",
+    )
+    parser.add_argument("--videos", type=read_path, required=True, metavar="DIR", help="folder with the videos")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for the prepared clips")
+    parser.add_argument(
+        "--manifest",
+        type=read_path,
+        metavar="CSV",
+        help="table with one row per clip and the columns id, kind, file, identity, split, sync and notes (default: "
+        "all videos are used, with one person in twenty for validation)",
+    )
+    add_int(
+        parser,
+        "--size",
+        limits.PREPARED_SIZE,
+        default=256,
+        help="side of the prepared frames in pixels, an even number from 64 to 2048",
+    )
+    add_int(
+        parser,
+        "--workers",
+        limits.WORKERS,
+        default=2,
+        help="number of worker processes, one video each",
+    )
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    from s3dnerf.data.prepare import prepare_videos
+    from s3dnerf.data.report import check_success, format_summary
+    from s3dnerf.sync_embedder import load_sync_embedder
+
+    report = prepare_videos(
+        videos=options.videos,
+        out=options.out,
+        manifest=options.manifest,
+        size=options.size,
+        workers=options.workers,
+        load_embedder=load_sync_embedder,
+    )
+    check_success(report, options.out)
+    for failure in report.failed:
+        print(f"{failure.video}: {failure.reason}", file=sys.stderr)
+    print(format_summary(report, options.out))

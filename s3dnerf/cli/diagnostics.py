@@ -1,0 +1,104 @@
+"""The commands ``benchmark`` and ``doctor``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from s3dnerf import limits
+from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, add_command
+from s3dnerf.errors import UserError
+from s3dnerf.options import add_int, read_path
+
+if TYPE_CHECKING:
+    from s3dnerf.evaluation.benchmark import Table
+
+
+def add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "benchmark",
+        run_benchmark,
+        "Measure the speed of this machine",
+        "Times are the best of several runs; our operators and PyTorch's take turns.",
+        "  s3dnerf benchmark --kernels --render\n  s3dnerf benchmark --train data/prepared --json speed.json",
+    )
+    parser.add_argument("--kernels", action="store_true", help="each operator against PyTorch's")
+    parser.add_argument(
+        "--libraries",
+        action="store_true",
+        help="the super-resolution network in torch.compile, onnxruntime and OpenVINO (where they are installed); with "
+        "--kernels also torch.compile of each operator, which takes minutes",
+    )
+    parser.add_argument("--render", action="store_true", help="a whole frame, by phase")
+    parser.add_argument(
+        "--train", type=read_path, metavar="DIR", help="a training step on the prepared clips in this folder"
+    )
+    parser.add_argument("--json", type=read_path, metavar="FILE", help="also write the measurements to this file")
+    add_int(parser, "--steps", limits.STEPS, default=50, help="training steps to make on each backend, 2 or more")
+    add_int(parser, "--points", limits.POINTS, default=2**18, help="points that an operator processes, 64 or more")
+    add_int(parser, "--repeats", limits.REPEATS, default=5, help="runs of each implementation")
+    add_int(parser, "--frames", limits.FRAMES, default=75, help="maximum number of frames to render")
+    parser.add_argument(
+        "--image", type=read_path, metavar="FILE", help="portrait to render (default: a public-domain one)"
+    )
+    parser.add_argument(
+        "--audio", type=read_path, metavar="FILE", help="speech to render (default: the shipped sentence)"
+    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--device", **DEVICE)
+
+
+def show(tables: list[Table]) -> list[Table]:
+    """Print tables and return them."""
+    for table in tables:
+        print(table.format(), flush=True)
+    return tables
+
+
+def run_benchmark(options: argparse.Namespace) -> None:
+    from s3dnerf.evaluation.benchmark import (
+        default_inputs,
+        measure_kernels,
+        measure_render,
+        measure_super_resolution,
+        measure_training,
+        write_json,
+    )
+    from s3dnerf.media.files import check_output
+    from s3dnerf.training.s3dnerf import S3DNeRFTrainer
+
+    if not (options.kernels or options.libraries or options.render or options.train):
+        raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or --train DIR.")
+    if options.json:
+        check_output(options.json, [options.image, options.audio], can_stream=True)
+    tables = []
+    if options.kernels:
+        tables += show(measure_kernels(options.points, options.repeats, options.device, options.libraries))
+    if options.libraries:
+        with default_inputs(options.image, options.audio) as (image, audio):
+            tables += show([measure_super_resolution(image, audio, options.checkpoint, options.repeats)])
+    if options.render:
+        given = (options.image, options.audio, options.checkpoint, options.frames, options.device)
+        tables += show(measure_render(*given))
+    if options.train:
+        tables += show(measure_training(S3DNeRFTrainer, options.train, options.steps, device=options.device))
+    if options.json:
+        write_json(options.json, tables)
+
+
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    add_command(
+        commands,
+        "doctor",
+        run_doctor,
+        "Print the available backends, the chosen ones, and how to install what is missing",
+        "Lists the backends of the operators, the choice for each operator (S3DNERF_BACKEND=tinycudann, cuda, cpu or\n"
+        "pytorch forces one), and the tools that build them.",
+    )
+
+
+def run_doctor(options: argparse.Namespace) -> None:
+    from s3dnerf.ops.backend import diagnose
+
+    print(diagnose())

@@ -1,0 +1,152 @@
+"""The commands ``evaluate`` and ``ablate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from s3dnerf import limits
+from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
+from s3dnerf.options import add_int, read_path, read_text
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "Evaluate self-reenactment on real clips",
+        "Regenerates every clip from its first frame, its audio and its tracked head poses.\n"
+        "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of target above generated to OUT.\n\n"
+        "LPIPS, CSIM, FID, LSE-C and LSE-D need weights of public networks, which are not shipped; the table names\n"
+        "missing files. --weights-folder names a folder with some or all of these, .safetensors as well:\n"
+        "  alexnet.pth, lpips_alex.pth  LPIPS: torchvision's alexnet-owt-7be5be79, weights/v0.1/alex of lpips\n"
+        "  vgg16.pth, lpips_vgg.pth     LPIPS-VGG: torchvision's vgg16-397923af, weights/v0.1/vgg of lpips\n"
+        "  arcface.pth                  CSIM: backbone.pth of insightface's arcface_torch, iresnet50 or iresnet100\n"
+        "  inception.pth                FID: pytorch-fid's pt_inception-2015-12-05-6726825d\n"
+        "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
+        "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
+        "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours",
+    )
+    parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for videos and tables")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--manifest", **MANIFEST)
+    parser.add_argument("--split", **SPLIT)
+    add_int(
+        parser,
+        "--max-frames",
+        limits.MAX_FRAMES,
+        help="use only the first N frames of a clip, 5 or more (default: all)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=read_text,
+        nargs="+",
+        metavar="ROW",
+        help="only these rows of the table: ours, frozen_mouth, frozen_pose, unmoved_portrait, ground_truth "
+        "(default: all)",
+    )
+    parser.add_argument(
+        "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
+    )
+    add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of the blinks, 0 or more")
+    parser.add_argument("--device", **DEVICE)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from s3dnerf.evaluation.evaluate import ROWS, evaluate_clips
+    from s3dnerf.ops.backend import keep_freed_memory
+
+    keep_freed_memory()
+    report = evaluate_clips(
+        clips=options.clips,
+        out=options.out,
+        checkpoint=options.checkpoint,
+        manifest=options.manifest,
+        split=options.split,
+        max_frames=options.max_frames,
+        device=options.device,
+        rows=options.rows or ROWS,
+        seed=options.seed,
+        weights_folder=options.weights_folder,
+        fit_steps=options.fit_steps,
+    )
+    for clip, reason in report.skipped.items():
+        print(f"{clip}: {reason}", file=sys.stderr)
+    print(report.format_table())
+    print(f"\n{report.format_gain_spread()}")
+    if report.missing:
+        print(f"\n{report.format_missing()}")
+
+
+def add_ablate(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "ablate",
+        run_ablate,
+        "Train ablations of the method and rank them against the paper",
+        "Every variant is trained from scratch with the same seeds, data and steps, then evaluated as by `evaluate`.\n"
+        "The table has the mean and the standard deviation over the seeds.\n"
+        "  full                 the method\n"
+        "  concatenation        speech concatenated to region tokens instead of cross-attention\n"
+        "  without_sync         no lip-sync discriminator loss\n"
+        "  whole_face           one motion code for the whole face instead of regions\n"
+        "  without_deformation  no deformation by speech; the head still follows its pose\n\n"
+        "Training settings for all variants can be given by their dotted names, such as --train.steps 2000.\n"
+        "Finished runs in OUT are not repeated, so that seeds can be added later, and Ctrl-C loses little.",
+        "  s3dnerf ablate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation\n"
+        "  s3dnerf ablate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/ablation \\\n"
+        "      --seeds 0 1 2",
+        takes_settings=True,
+    )
+    parser.add_argument(
+        "--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files to reenact"
+    )
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR", help="folder for runs, videos and tables"
+    )
+    parser.add_argument(
+        "--config",
+        type=read_text,
+        default="ablation.yaml",
+        metavar="NAME",
+        help="settings file of full: a path, or a name in configs/",
+    )
+    parser.add_argument("--manifest", **MANIFEST)
+    parser.add_argument("--split", **SPLIT)
+    add_int(parser, "--max-frames", limits.MAX_FRAMES, default=100, help="use the first N frames of a clip, 5 or more")
+    add_int(parser, "--seeds", limits.SEED, nargs="+", default=[0, 1], help="two or more seeds (default: 0 1)")
+    parser.add_argument(
+        "--variants",
+        type=read_text,
+        nargs="+",
+        metavar="NAME",
+        help="only these of the variants above (default: all)",
+    )
+    parser.add_argument(
+        "--rank-by",
+        type=read_text,
+        default="lip_correlation",
+        metavar="SCORE",
+        help="score to rank by, such as psnr, ssim, m_lmd or sync_confidence",
+    )
+
+
+def run_ablate(options: argparse.Namespace) -> None:
+    from s3dnerf.evaluation.ablation import Protocol, run_ablation
+    from s3dnerf.training.s3dnerf import train
+
+    protocol = Protocol(options.clips, options.manifest, options.split, options.max_frames)
+    report = run_ablation(
+        train=train,
+        config=options.config,
+        settings=options.settings,
+        out=options.out,
+        protocol=protocol,
+        seeds=options.seeds,
+        variants=options.variants,
+        rank_by=options.rank_by,
+    )
+    print(f"{report.format_table()}\n\n{report.describe_order()}")

@@ -1,0 +1,147 @@
+"""The commands ``train`` and ``train-sync``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from s3dnerf.cli.arguments import add_command
+from s3dnerf.errors import UserError
+from s3dnerf.options import read_path, read_text
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        run_train,
+        "Train on prepared clips",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file. Ctrl-C saves a checkpoint, from which --resume continues.",
+        "  s3dnerf train --config smoke.yaml --data.root data/own --out runs/smoke\n"
+        "  s3dnerf train --config base.yaml --data.root data/own --train.learning_rate 5e-4\n"
+        "  s3dnerf train --config base.yaml --data.root data/own --resume",
+        takes_settings=True,
+        add_help=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=read_text,
+        default="base.yaml",
+        metavar="NAME",
+        help="settings file: a path, or a name in configs/",
+    )
+    parser.add_argument(
+        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
+    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and exit")
+    parser.set_defaults(parser=parser)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    import cv2
+
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.media.files import refuse_inputs
+    from s3dnerf.ops.backend import keep_freed_memory
+    from s3dnerf.training import S3DNeRFConfig, train
+
+    config = load_config(S3DNeRFConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(S3DNeRFConfig, config, prog=options.parser.prog)
+    keep_freed_memory()
+    # Set before any worker process starts: a worker that inherits OpenCV's threads deadlocks when it sets their number.
+    cv2.setNumThreads(1)
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not options.resume:
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    checkpoint = train(config, run_dir=run_dir, resume=options.resume)
+    print(f"last checkpoint: {checkpoint}")
+
+
+def add_train_sync(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "train-sync",
+        run_train_sync,
+        "Train the lip-sync discriminator on prepared clips, or evaluate it",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file.",
+        "  s3dnerf train-sync --data.root data/own\n"
+        "  s3dnerf train-sync --data.root data/own --evaluate val\n"
+        "  s3dnerf train-sync --data.root data/own --offsets data/own/offsets.csv",
+        takes_settings=True,
+        add_help=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=read_text,
+        default="sync.yaml",
+        metavar="NAME",
+        help="settings file: a path, or a name in configs/",
+    )
+    parser.add_argument(
+        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--evaluate",
+        type=read_text,
+        metavar="SPLIT",
+        help="do not train: print the accuracy of a discriminator on the clips of this split",
+    )
+    instead.add_argument(
+        "--evaluate-offsets",
+        type=read_text,
+        metavar="SPLIT",
+        help="do not train: print how often the audio offset that prepare measures is right on the clips of this split",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=read_text,
+        metavar="DIR",
+        help="the discriminator to evaluate: a folder or a hub id (default: the shipped weights)",
+    )
+    instead.add_argument(
+        "--offsets",
+        type=read_path,
+        metavar="FILE",
+        help="write the constant offset of each training clip, found by a discriminator trained on the other half of "
+        "the people",
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and exit")
+    parser.set_defaults(parser=parser)
+
+
+def run_train_sync(options: argparse.Namespace) -> None:
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.evaluation.sync_discriminator import evaluate_discriminator, format_reports
+    from s3dnerf.evaluation.sync_offsets import evaluate_offsets, format_offset_scores
+    from s3dnerf.media.files import check_output, refuse_inputs
+    from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
+    from s3dnerf.training.sync import SyncConfig, train_sync
+    from s3dnerf.training.sync_offsets import write_offsets
+
+    config = load_config(SyncConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(SyncConfig, config, prog=options.parser.prog)
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not (options.resume or options.evaluate):
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    if options.evaluate:
+        model = load_discriminator(options.checkpoint or SHIPPED)
+        print(format_reports(evaluate_discriminator(model, config.data.root, options.evaluate)))
+    elif options.evaluate_offsets:
+        model = load_discriminator(options.checkpoint or SHIPPED)
+        print(format_offset_scores(evaluate_offsets(model, config.data.root, options.evaluate_offsets)))
+    elif options.checkpoint:
+        raise UserError("--checkpoint", "is for measuring a discriminator, and this would train one", "Add --evaluate.")
+    elif options.offsets:
+        check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
+        write_offsets(config, run_dir, options.offsets)
+    else:
+        print(f"last checkpoint: {train_sync(config, run_dir=run_dir, resume=options.resume)}")

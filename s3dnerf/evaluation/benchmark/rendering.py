@@ -1,0 +1,158 @@
+"""Speed of rendering, phase by phase, and against PyTorch's own operators."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s3dnerf import backend, limits
+from s3dnerf.device import choose_device
+from s3dnerf.evaluation.benchmark.report import Table
+from s3dnerf.evaluation.benchmark.timing import force_backend
+from s3dnerf.media.image import write_image
+from s3dnerf.media.video import VideoWriter
+from s3dnerf.metrics import measure_psnr
+from s3dnerf.models.s3dnerf import s3dnerf as model_module
+from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformationField
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
+from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
+
+PHASES: tuple[tuple[str, object, str], ...] = (
+    ("speech", S3DNeRF, "encode_speech"),
+    ("deformation", S3DNeRF, "drive"),
+    ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
+    ("lookup, MLP and compositing, fused", model_module, "render_rays"),
+    ("warp of the photograph", model_module, "warp_source_image"),
+    ("super-resolution", SuperResolution, "forward"),
+    ("inside of the mouth", S3DNeRF, "composite_mouth_interior"),
+    ("encoding to mp4", VideoWriter, "write"),
+)
+"""Phases of a frame, and the functions that make them up. Functions that the model does not call are left out."""
+
+
+class PhaseProfiler:
+    """Measures the time spent in named functions, less the time of the named functions that they call."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.stack = threading.local()
+
+    def wrap(self, phase: str, function: Callable) -> Callable:
+        """Return ``function`` with its time added to ``phase``."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            inner, self.stack.inner = getattr(self.stack, "inner", 0.0), 0.0
+            begin = time.perf_counter()
+            try:
+                result = function(*args, **kwargs)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                return result
+            finally:
+                spent = time.perf_counter() - begin
+                self.seconds[phase] += spent - self.stack.inner
+                self.stack.inner = inner + spent
+
+        return timed
+
+    @contextmanager
+    def profile(self) -> Iterator[None]:
+        """Time the functions of :data:`PHASES` inside the block."""
+        with ExitStack() as stack:
+            for phase, owner, name in PHASES:
+                if hasattr(owner, name):
+                    stack.callback(setattr, owner, name, getattr(owner, name))
+                    setattr(owner, name, self.wrap(phase, getattr(owner, name)))
+            yield
+
+
+def measure_render(
+    image: Path | None = None,
+    audio: Path | None = None,
+    checkpoint: str | None = None,
+    frames: int = 75,
+    device: str = "auto",
+) -> list[Table]:
+    """Render frames into an mp4, with the time of each phase, and compare with PyTorch's operators.
+
+    Args:
+        image: a source image; None for the portrait of scikit-image.
+        audio: speech; None for the shipped sentence.
+        checkpoint: as in ``TalkingHeadPipeline.from_pretrained``.
+        frames: maximum number of frames.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: there is no model, no usable face or speech, or an argument is invalid.
+    """
+    limits.FRAMES.require("--frames", frames)
+    place = choose_device(device)
+    backend.keep_freed_memory()
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
+    profiler = PhaseProfiler(place)
+    with default_inputs(image, audio) as (image, audio), tempfile.TemporaryDirectory() as folder:
+        video = pipeline(image, audio)
+        next(iter(video))
+        with profiler.profile():
+            begin = time.perf_counter()
+            with video.open_file(Path(folder) / "video.mp4") as writer:
+                count = 0
+                for frame in islice(video, frames):
+                    writer.write(frame)
+                    count += 1
+            total = time.perf_counter() - begin
+        comparison = _compare_renderings(video, min(count, 40))
+    seconds = {**profiler.seconds, "all else": max(total - sum(profiler.seconds.values()), 0.0), "in all": total}
+    rows = [
+        {"phase": phase, "ms a frame": 1e3 * spent / count, "frames a second": count / spent}
+        for phase, spent in seconds.items()
+    ]
+    width, height = video.size
+    machine = f"{width} x {height}, {torch.get_num_threads()} threads, {place.type}"
+    return [
+        Table(f"Rendering, {count} frames {machine}", rows),
+        Table(f"Frames without the file, {machine}", comparison),
+    ]
+
+
+@contextmanager
+def default_inputs(image: Path | None = None, audio: Path | None = None) -> Iterator[tuple[Path, Path]]:
+    """Yield a source image and speech: those given, or the portrait of scikit-image and the shipped sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        if image is None:
+            from skimage.data import astronaut
+
+            image = Path(folder) / "portrait.png"
+            write_image(image, astronaut())
+        yield image, audio or Path(backend.__file__).parent / "assets" / "speech.wav"
+
+
+def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]]:
+    """Render the same frames on our kernels and on PyTorch's operators, in turns; the best of two counts."""
+    seconds, rendered = {}, {}
+    for name in ("auto", "pytorch") * 2:
+        with force_backend(name):
+            begin = time.perf_counter()
+            rendered[name] = list(islice(video, frames))
+            seconds[name] = min(time.perf_counter() - begin, seconds.get(name, math.inf))
+    psnr = [float(measure_psnr(a, b)[0]) for a, b in zip(*rendered.values(), strict=True)]
+    return [
+        {
+            "ours ms a frame": 1e3 * seconds["auto"] / frames,
+            "PyTorch ms a frame": 1e3 * seconds["pytorch"] / frames,
+            "times as fast": seconds["pytorch"] / seconds["auto"],
+            "PSNR between them, dB": sum(psnr) / len(psnr),
+        }
+    ]

@@ -1,0 +1,249 @@
+"""Writing of video: streaming H.264 and AAC in MP4, MOV and Matroska, VP9 and Opus in WebM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace
+
+from s3dnerf.constants import FPS, SAMPLE_RATE
+from s3dnerf.errors import UserError
+from s3dnerf.media.audio import LAYOUTS, resample_audio, stream_audio
+from s3dnerf.media.container import SWSCALE_FLAGS
+from s3dnerf.media.files import atomic_write, check_output, is_stream
+
+AUDIO_RATE = 48_000
+"""Sample rate of written audio."""
+_VP9_SPEED = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
+"""The fastest setting of libvpx; its default takes many times as long as rendering."""
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """An output container and its codecs."""
+
+    container: str
+    video: str = "libx264"
+    audio: str = "aac"
+    file_options: tuple[tuple[str, str], ...] = ()
+    """Muxer options for files."""
+    stream_options: tuple[tuple[str, str], ...] = ()
+    """Muxer options for pipes and devices, which cannot seek."""
+
+
+_MOOV_FIRST = (("movflags", "+faststart"),)
+_FRAGMENTS = (("movflags", "+frag_keyframe+delay_moov+default_base_moof"),)
+_MP4 = VideoFormat("mp4", file_options=_MOOV_FIRST, stream_options=_FRAGMENTS)
+VIDEO_FORMATS = {
+    ".mp4": _MP4,
+    ".m4v": _MP4,
+    ".mov": replace(_MP4, container="mov"),
+    ".mkv": VideoFormat("matroska"),
+    ".webm": VideoFormat("webm", "libvpx-vp9", "libopus"),
+}
+"""Output formats by suffix."""
+
+
+def choose_video_format(path: str | Path) -> VideoFormat:
+    """Return the format for the suffix of an output; pipes and devices without a suffix get fragmented MP4.
+
+    Raises:
+        UserError: the suffix is missing or unknown.
+    """
+    suffix = Path(path).suffix.lower()
+    if not suffix and is_stream(path):
+        return _MP4
+    if suffix not in VIDEO_FORMATS:
+        reason = f"videos cannot be written as '{suffix}'" if suffix else "has no suffix that names a video format"
+        raise UserError(path, reason, f"Use one of {', '.join(VIDEO_FORMATS)}.")
+    return VIDEO_FORMATS[suffix]
+
+
+def check_video_output(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise UserError early for an invalid video output; see ``check_output`` and ``choose_video_format``."""
+    check_output(path, inputs, can_stream=True)
+    choose_video_format(path)
+
+
+class _WriteOnly:
+    """A file object without seeking, so that FFmpeg's muxers do not try to seek in a pipe or device."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class VideoWriter:
+    """Context manager that writes a video with audio frame by frame.
+
+    The suffix selects the format (``VIDEO_FORMATS``): H.264 (yuv420p) and AAC in MP4, MOV and Matroska, VP9 and Opus in
+    WebM. Pipes and character devices are written as the frames arrive, MP4 in fragments. A file appears under its name
+    only when the block ends without an error; otherwise an older file stays.
+
+    Args:
+        path: the output.
+        size: (width, height) of the frames. Odd sides are padded by repeating the last column or row, since yuv420p
+            needs even sides.
+        fps: frames per second.
+        audio: an audio or video file (written at 48 kHz, in mono or stereo as it is), or ``float32 [n]`` at 16 kHz. It
+            is cut or padded with silence to the length of the video. None for no audio.
+        crf: x264 quality, lower is better; mapped to an equivalent value for VP9.
+        gop: frames between key frames, None for the encoder's choice. Short ones make ``read_frames`` fast.
+        preset: speed of x264, "ultrafast" to "veryslow".
+
+    Raises:
+        UserError: the output cannot be written, the audio cannot be read, or no frame is written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        fps: int | float | Fraction = FPS,
+        audio: str | Path | np.ndarray | None = None,
+        crf: float = 18,
+        gop: int | None = None,
+        preset: str = "medium",
+    ) -> None:
+        self.path = Path(path)
+        self.format = choose_video_format(path)
+        self.size = size
+        self.fps = Fraction(fps).limit_denominator(1001)
+        self.frames = 0
+        self._audio = audio
+        self._options = {"crf": str(crf), "preset": preset}
+        if self.format.video == "libvpx-vp9":
+            # Unless the bit rate is zero, crf is only a bound. At 1.6 times the crf, VP9 is as close to its source as
+            # x264 (38.2 and 38.4 dB on a real clip at 18), in a file of about the same size.
+            self._options = {"crf": str(min(63, round(1.6 * crf))), "b": "0", **_VP9_SPEED}
+        self._gop = gop
+
+    def __enter__(self) -> VideoWriter:
+        with ExitStack() as stack:
+            part = stack.enter_context(atomic_write(self.path, can_stream=True))
+            options, file = self.format.file_options, str(part)
+            if is_stream(part):
+                options, file = self.format.stream_options, stack.enter_context(closing(_WriteOnly(part)))
+            container = av.open(file, "w", format=self.format.container, options=dict(options))
+            self._container = stack.enter_context(container)
+            self._video = self._add_video_stream()
+            self._audio_track = None
+            if self._audio is not None:
+                self._audio_track = _AudioTrack(self._container, self._audio, self.format.audio)
+                stack.callback(self._audio_track.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append an RGB frame ``uint8 [H, W, 3]``. Raises ValueError if it does not have the size of the video."""
+        width, height = self.size
+        if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
+            raise ValueError(f"expected uint8 [{height}, {width}, 3], got {frame.dtype} {list(frame.shape)}")
+        if width % 2 or height % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+        image = image.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, interpolation=SWSCALE_FLAGS)
+        image.pts, image.time_base = self.frames, 1 / self.fps
+        self._container.mux(self._video.encode(image))
+        self.frames += 1
+        if self._audio_track:
+            self._audio_track.write_until(self.frames / self.fps)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if not self.frames:
+                raise UserError(self.path, "would hold no picture", "Give at least one frame.")
+            self._container.mux(self._video.encode(None))
+            if self._audio_track:
+                self._audio_track.finish()
+
+    def _add_video_stream(self) -> av.VideoStream:
+        stream = self._container.add_stream(self.format.video, rate=self.fps, options=self._options)
+        stream.width, stream.height = (side + side % 2 for side in self.size)
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = 1 / self.fps
+        context = stream.codec_context
+        # Limited range and the BT.601 matrix, which readers that ignore these tags (OpenCV) also assume; primaries and
+        # transfer function of BT.709, as in sRGB.
+        context.color_range, context.colorspace = 1, 6
+        context.color_primaries, context.color_trc = 1, 1
+        if self._gop is not None:
+            stream.gop_size = self._gop
+        return stream
+
+
+class _AudioTrack:
+    """The audio track of a file being written; takes as many samples from its source as the video lasts."""
+
+    def __init__(self, container: av.container.OutputContainer, audio: str | Path | np.ndarray, codec: str) -> None:
+        if isinstance(audio, np.ndarray):
+            self._blocks = resample_audio(iter(_split(audio)), SAMPLE_RATE, AUDIO_RATE)
+        else:
+            self._blocks = stream_audio(audio, AUDIO_RATE)
+        self._rest = next(self._blocks, np.zeros((1, 0), np.float32))
+        self._layout = LAYOUTS[len(self._rest)]
+        self._container = container
+        # At this bit rate AAC's default coder is slower and less accurate.
+        options = {"aac_coder": "fast"} if codec == "aac" else {}
+        self._stream = container.add_stream(codec, rate=AUDIO_RATE, layout=self._layout, options=options)
+        self._stream.bit_rate = 96000 * len(self._rest)
+        self._samples = 0
+
+    def write_until(self, seconds: Fraction) -> None:
+        """Encode up to this time; the source is padded with silence after its end."""
+        needed = round(seconds * AUDIO_RATE) - self._samples
+        while needed > 0:
+            if not self._rest.shape[1]:
+                silence = np.zeros((len(self._rest), needed), np.float32)
+                self._rest = next(self._blocks, silence)
+            self._encode(self._rest[:, :needed])
+            taken = min(needed, self._rest.shape[1])
+            self._rest = self._rest[:, taken:]
+            needed -= taken
+
+    def finish(self) -> None:
+        """Flush the encoder."""
+        self._container.mux(self._stream.encode(None))
+
+    def close(self) -> None:
+        """Stop reading the source."""
+        self._blocks.close()
+
+    def _encode(self, sound: np.ndarray) -> None:
+        sound = np.clip(sound, -1, 1)
+        planar = self._stream.format.is_planar
+        packed = np.ascontiguousarray(sound if planar else sound.T.reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(packed, "fltp" if planar else "flt", self._layout)
+        frame.sample_rate = AUDIO_RATE
+        frame.pts, frame.time_base = self._samples, Fraction(1, AUDIO_RATE)
+        self._container.mux(self._stream.encode(frame))
+        self._samples += sound.shape[1]
+
+
+def _split(speech: np.ndarray, length: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """Cut speech ``[n]`` into blocks ``[1, length]``; the last one may be shorter."""
+    for first in range(0, len(speech), length):
+        yield speech[None, first : first + length].astype(np.float32)
