@@ -9,24 +9,24 @@ namespace {
 
 constexpr int COLORS = 3;
 constexpr int CHANNELS = 4 * COLORS;  // of a pixel of the change: two by two pixels of the image, of each color in turn
-constexpr int BAND = 16;              // rows of the change; even, as the agreement is of two by two of its pixels
+constexpr int BAND_ROWS = 16;              // rows of the change; even, as the agreement is of two by two of its pixels
 
-// Buffers of one thread, cut from one allocation. Rows that are read beyond their ends have room there.
+// Buffers of one thread, arena from one allocation. Rows that are read beyond their ends have room there.
 struct Scratch {
     float* memory = nullptr;
     int64_t pitch;
     float *row, *smooth, *agreement, *pixels, *blended, *shares;
 
     explicit Scratch(const S3dDetail& detail) : pitch(pad_to_pack(detail.width) + 2 * WIDTH) {
-        Cutter cut = {nullptr};
+        Arena arena = {nullptr};
         for (int pass = 0; pass < 2; ++pass) {
-            row = cut.take(CHANNELS * detail.width);
-            smooth = cut.take(COLORS * (BAND + 4) * pitch);
-            agreement = cut.take((BAND / 2 + 2) * pitch);
-            pixels = cut.take(CHANNELS * pitch);
-            blended = cut.take(pitch);
-            shares = cut.take(2 * pitch);
-            if (pass == 0) cut = {memory = allocate(cut.taken)};
+            row = arena.take(CHANNELS * detail.width);
+            smooth = arena.take(COLORS * (BAND_ROWS + 4) * pitch);
+            agreement = arena.take((BAND_ROWS / 2 + 2) * pitch);
+            pixels = arena.take(CHANNELS * pitch);
+            blended = arena.take(pitch);
+            shares = arena.take(2 * pitch);
+            if (pass == 0) arena = {memory = allocate_zeros(arena.used)};
         }
     }
 
@@ -41,7 +41,7 @@ struct Band {
 
     // Rows of the mean pixels from two above the band on, and of the agreement from one above it.
     float* smooth(const Scratch& scratch, int color, int32_t y) const {
-        return scratch.smooth + (color * (BAND + 4) + y - first + 2) * scratch.pitch;
+        return scratch.smooth + (color * (BAND_ROWS + 4) + y - first + 2) * scratch.pitch;
     }
     float* agreement(const Scratch& scratch, int32_t y) const {
         return scratch.agreement + (y - first / 2 + 1) * scratch.pitch;
@@ -54,16 +54,16 @@ void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
     const T* from = static_cast<const T*>(detail.change) + (item * detail.height + y) * count;
     for (int64_t i = 0; i < count; i += WIDTH) {
         const int lanes = count_lanes(i, count);
-        store_part(row + i, load_part(from + i, lanes), lanes);
+        store_partial(row + i, load_partial(from + i, lanes), lanes);
     }
 }
 
 void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
-    (detail.storage == S3D_FLOAT32 ? read_row<float> : read_row<Bfloat>)(detail, item, y, row);
+    (detail.storage == S3D_FLOAT32 ? read_row<float> : read_row<BFloat16>)(detail, item, y, row);
 }
 
 // The mean of two by two pixels of the image, of each color, and how far they agree with the photograph.
-void measure_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
+void compute_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
     const int32_t begin = band.first < 2 ? 0 : band.first - 2;
     const int32_t end = band.first + band.count + 2 > detail.height ? detail.height : band.first + band.count + 2;
     for (int32_t y = begin; y < end; ++y) {
@@ -103,10 +103,10 @@ void blend_rows(const float* near, const float* far, float share, int32_t count,
     row[count] = row[count - 1];
 }
 
-// How much of the detail is taken out of every second pixel of a row of the image: of the left ones, and of the right.
-void enlarge_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch, int32_t row) {
+// How much of the detail is used out of every second pixel of a row of the image: of the left ones, and of the right.
+void upsample_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch, int32_t row) {
     const int32_t size = detail.height / 2, near = row / 4, phase = row % 4;
-    const int32_t far = hold(phase < 2 ? near - 1 : near + 1, size);
+    const int32_t far = clamp_index(phase < 2 ? near - 1 : near + 1, size);
     float* blended = scratch.blended + WIDTH;
     blend_rows(band.agreement(scratch, near), band.agreement(scratch, far), phase == 0 || phase == 3 ? 0.375f : 0.125f,
                detail.width / 2, blended);
@@ -121,7 +121,7 @@ void enlarge_agreement(const S3dDetail& detail, const Band& band, const Scratch&
 
 // One color of a row of the image.
 void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch, int color, int32_t row) {
-    const int32_t near = row / 2, far = hold(row % 2 ? near + 1 : near - 1, detail.height);
+    const int32_t near = row / 2, far = clamp_index(row % 2 ? near + 1 : near - 1, detail.height);
     float* blended = scratch.blended + WIDTH;
     blend_rows(band.smooth(scratch, color, near), band.smooth(scratch, color, far), 0.25f, detail.width, blended);
     const float* pixels = scratch.pixels + (4 * color + row % 2 * 2) * scratch.pitch;
@@ -130,25 +130,25 @@ void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch
         const auto keep = [&](const float* from, const float* share, int step) {
             const Pack pixel = load(from + x);
             const Pack smooth = 0.75f * load(blended + x) + 0.25f * load(blended + x + step);
-            return fused(load(share + x), smooth - pixel, pixel);
+            return fused_multiply_add(load(share + x), smooth - pixel, pixel);
         };
         const Pack left = keep(pixels, scratch.shares, -1);
         const Pack right = keep(pixels + scratch.pitch, scratch.shares + scratch.pitch, 1);
-        const PackHalves both = interleave({left, right});
+        const ConsecutivePacks both = interleave({left, right});
         const int32_t count = 2 * count_lanes(x, detail.width);
         const float* warped = detail.warped + begin + 2 * x;
         float* image = detail.image + begin + 2 * x;
         const int first = count < WIDTH ? count : WIDTH;
-        store_part(image, load_part(warped, first) + both.first, first);
+        store_partial(image, load_partial(warped, first) + both.first, first);
         if (count > WIDTH) {
             const int second = count - WIDTH;
-            store_part(image + WIDTH, load_part(warped + WIDTH, second) + both.second, second);
+            store_partial(image + WIDTH, load_partial(warped + WIDTH, second) + both.second, second);
         }
     }
 }
 
 void write_band(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
-    measure_agreement(detail, band, scratch);
+    compute_agreement(detail, band, scratch);
     for (int32_t y = band.first; y < band.first + band.count; ++y) {
         read_row(detail, band.item, y, scratch.row);
         for (int channel = 0; channel < CHANNELS; ++channel) {
@@ -156,7 +156,7 @@ void write_band(const S3dDetail& detail, const Band& band, const Scratch& scratc
             for (int32_t x = 0; x < detail.width; ++x) pixels[x] = scratch.row[CHANNELS * x + channel];
         }
         for (int32_t row = 2 * y; row < 2 * y + 2; ++row) {
-            enlarge_agreement(detail, band, scratch, row);
+            upsample_agreement(detail, band, scratch, row);
             for (int color = 0; color < COLORS; ++color) write_row(detail, band, scratch, color, row);
         }
     }
@@ -170,7 +170,7 @@ int detail_forward(const S3dDetail& detail, int threads) {
     if (int64_t{4} * CHANNELS * detail.height * detail.width > INT32_MAX) return S3D_BAD_SIZE;
     if (detail.storage != S3D_FLOAT32 && detail.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
     if (detail.height == 0 || detail.width == 0) return S3D_OK;
-    const int64_t bands = (detail.height + BAND - 1) / BAND;
+    const int64_t bands = (detail.height + BAND_ROWS - 1) / BAND_ROWS;
     int error = S3D_OK;
 #pragma omp parallel num_threads(threads)
     {
@@ -182,8 +182,8 @@ int detail_forward(const S3dDetail& detail, int threads) {
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < detail.batch * bands; ++task) {
             if (scratch.memory == nullptr) continue;
-            const int32_t first = static_cast<int32_t>(task % bands) * BAND, left = detail.height - first;
-            write_band(detail, {task / bands, first, left < BAND ? left : BAND}, scratch);
+            const int32_t first = static_cast<int32_t>(task % bands) * BAND_ROWS, left = detail.height - first;
+            write_band(detail, {task / bands, first, left < BAND_ROWS ? left : BAND_ROWS}, scratch);
         }
     }
     return error;

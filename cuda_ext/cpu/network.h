@@ -2,7 +2,7 @@
 #pragma once
 
 #include "elementary.h"
-#include "narrow.h"
+#include "bf16.h"
 
 namespace S3D_VARIANT {
 
@@ -12,10 +12,10 @@ struct Layer {
     int inputs = 0, outputs = 0, stride = 0, input_stride = 0;
     float* weights = nullptr;  // [inputs, stride]: transposed and padded with zeros
     float* bias = nullptr;     // [stride]
-    float* turned = nullptr;   // [outputs, input_stride]: padded with zeros, for the way back
+    float* transposed = nullptr;   // [outputs, input_stride]: padded with zeros, for the way back
     float* zeros = nullptr;    // [input_stride]
     // The two matrices rounded, in pairs of rows; null where products are in float32.
-    uint32_t *narrow_weights = nullptr, *narrow_turned = nullptr;
+    uint32_t *bf16_weights = nullptr, *bf16_transposed = nullptr;
 
     bool pack(int input_count, int output_count, const float* weight, const float* offset) {
         inputs = input_count;
@@ -23,14 +23,14 @@ struct Layer {
         stride = pad_to_pack(outputs);
         input_stride = pad_to_pack(inputs);
         const size_t forward = static_cast<size_t>(inputs) * stride, back = static_cast<size_t>(outputs) * input_stride;
-        weights = allocate(forward + stride + back + input_stride);
+        weights = allocate_zeros(forward + stride + back + input_stride);
         if (weights == nullptr) return false;
         bias = weights + forward;
-        turned = bias + stride;
-        zeros = turned + back;
+        transposed = bias + stride;
+        zeros = transposed + back;
         for (int o = 0; o < outputs; ++o) {
             for (int i = 0; i < inputs; ++i) {
-                weights[i * stride + o] = turned[o * input_stride + i] = weight[static_cast<size_t>(o) * inputs + i];
+                weights[i * stride + o] = transposed[o * input_stride + i] = weight[static_cast<size_t>(o) * inputs + i];
             }
             bias[o] = offset[o];
         }
@@ -38,27 +38,27 @@ struct Layer {
     }
 
     // Rounds the matrices, for products in bfloat16.
-    bool pack_narrow() {
-#if defined(S3D_NARROW)
+    bool pack_bf16() {
+#if defined(S3D_BF16_PRODUCTS)
         const size_t forward = static_cast<size_t>(pad_to_depth(inputs)) / 2 * stride;
         const size_t back = static_cast<size_t>(pad_to_depth(outputs)) / 2 * input_stride;
-        narrow_weights = reinterpret_cast<uint32_t*>(allocate(forward + back));
-        if (narrow_weights == nullptr) return false;
-        narrow_turned = narrow_weights + forward;
-        round_to_pairs(weights, stride, inputs, stride, narrow_weights);
-        round_to_pairs(turned, input_stride, outputs, input_stride, narrow_turned);
+        bf16_weights = reinterpret_cast<uint32_t*>(allocate_zeros(forward + back));
+        if (bf16_weights == nullptr) return false;
+        bf16_transposed = bf16_weights + forward;
+        round_to_pairs(weights, stride, inputs, stride, bf16_weights);
+        round_to_pairs(transposed, input_stride, outputs, input_stride, bf16_transposed);
 #endif
         return true;
     }
 
     // `rows` of `from` -> rows of `to`. In bfloat16 there must be room for whole tiles.
     void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
-               const NarrowScratch& scratch) const {
-#if defined(S3D_NARROW)
+               const Bf16Scratch& scratch) const {
+#if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {
             round_rows(from, from_stride, rows, inputs, scratch.rows);
-            multiply_narrow(scratch.rows, narrow_weights, pad_to_tile(rows), stride, stride,
-                            pad_to_depth(inputs) / TILE_DEPTH, {bias, 0}, {to, to_stride});
+            multiply_bf16(scratch.rows, bf16_weights, pad_to_tile(rows), stride, stride,
+                            pad_to_depth(inputs) / BF16_TILE_DEPTH, {bias, 0}, {to, to_stride});
             for (int row = 0; activate && row < rows; ++row, to += to_stride) {
                 for (int c = 0; c < stride; c += WIDTH) store(to + c, silu(load(to + c)));
             }
@@ -67,8 +67,8 @@ struct Layer {
 #else
         (void)scratch;
 #endif
-        const LeftFactor left = {from, from_stride, 1};
-        const RightFactor right = {weights, stride, inputs};
+        const LeftMatrix left = {from, from_stride, 1};
+        const RightMatrix right = {weights, stride, inputs};
         if (activate) {
             multiply(left, right, rows, outputs, {bias, 0}, {to, to_stride}, [](Pack sum) { return silu(sum); });
         } else {
@@ -77,19 +77,19 @@ struct Layer {
     }
 
     // The gradient to the first `columns` inputs from that to the outputs.
-    void apply_back(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
-                    const NarrowScratch& scratch) const {
-#if defined(S3D_NARROW)
+    void backward_input(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
+                    const Bf16Scratch& scratch) const {
+#if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {
             round_rows(from, from_stride, rows, outputs, scratch.rows);
-            multiply_narrow(scratch.rows, narrow_turned, pad_to_tile(rows), pad_to_tile(columns), input_stride,
-                            pad_to_depth(outputs) / TILE_DEPTH, {zeros, 0}, {to, to_stride});
+            multiply_bf16(scratch.rows, bf16_transposed, pad_to_tile(rows), pad_to_tile(columns), input_stride,
+                            pad_to_depth(outputs) / BF16_TILE_DEPTH, {zeros, 0}, {to, to_stride});
             return;
         }
 #else
         (void)scratch;
 #endif
-        const RightFactor right = {turned, input_stride, outputs};
+        const RightMatrix right = {transposed, input_stride, outputs};
         multiply({from, from_stride, 1}, right, rows, columns, {zeros, 0}, {to, to_stride},
                  [](Pack sum) { return sum; });
     }
@@ -102,7 +102,7 @@ struct LayerGradient {
 
     // Adds what `rows` of the gradient to the layer's outputs and of its inputs give.
     void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
-             const NarrowScratch& scratch) {
+             const Bf16Scratch& scratch) {
         add_weights(layer, gradient, stride, rows, from, from_stride, scratch);
         for (int o = 0; o < layer.outputs; o += WIDTH) {
             Pack sum = load(bias + o);
@@ -112,14 +112,14 @@ struct LayerGradient {
     }
 
     void add_weights(const Layer& layer, const float* gradient, int stride, int rows, const float* from,
-                     int from_stride, const NarrowScratch& scratch) {
+                     int from_stride, const Bf16Scratch& scratch) {
         const int width = layer.input_stride;
-#if defined(S3D_NARROW)
+#if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {
-            round_and_turn(gradient, stride, rows, layer.outputs, scratch.turned);
+            round_and_transpose(gradient, stride, rows, layer.outputs, scratch.transposed);
             round_to_pairs(from, from_stride, rows, width, scratch.pairs);
-            multiply_narrow(scratch.turned, scratch.pairs, pad_to_tile(layer.outputs), width, width,
-                            pad_to_depth(rows) / TILE_DEPTH, {weights, width}, {weights, width});
+            multiply_bf16(scratch.transposed, scratch.pairs, pad_to_tile(layer.outputs), width, width,
+                            pad_to_depth(rows) / BF16_TILE_DEPTH, {weights, width}, {weights, width});
             return;
         }
 #else
@@ -143,22 +143,22 @@ struct Network {
     ~Network() {
         for (Layer& part : layer) {
             free(part.weights);
-            free(part.narrow_weights);
+            free(part.bf16_weights);
         }
     }
 
-    bool pack(const LayerSize (&size)[LAYERS], const float* const* weights, const float* const* biases, bool narrow) {
+    bool pack(const LayerSize (&size)[LAYERS], const float* const* weights, const float* const* biases, bool bf16) {
         for (int i = 0; i < LAYERS; ++i) {
             if (!layer[i].pack(size[i].inputs, size[i].outputs, weights[i], biases[i])) return false;
-            if (narrow && !layer[i].pack_narrow()) return false;
+            if (bf16 && !layer[i].pack_bf16()) return false;
         }
         return true;
     }
 
-    bool narrow() const { return layer[0].narrow_weights != nullptr; }
+    bool uses_bf16() const { return layer[0].bf16_weights != nullptr; }
 
     // Words a thread needs to round one factor of any product of `rows` rows.
-    size_t count_narrow_words(int rows) const {
+    size_t count_bf16_words(int rows) const {
         int widest = 0;
         for (const Layer& part : layer) {
             const int wide = part.stride > part.input_stride ? part.stride : part.input_stride;
@@ -174,9 +174,9 @@ struct NetworkGradient {
     float* memory = nullptr;
 
     bool reserve(const Network& network) {
-        memory = allocate(cut(network, nullptr));
+        memory = allocate_zeros(assign_buffers(network, nullptr));
         if (memory == nullptr) return false;
-        cut(network, memory);
+        assign_buffers(network, memory);
         return true;
     }
 
@@ -197,24 +197,24 @@ struct NetworkGradient {
     }
 
 private:
-    size_t cut(const Network& network, float* buffer) {
-        Cutter cutter = {buffer};
+    size_t assign_buffers(const Network& network, float* buffer) {
+        Arena arena = {buffer};
         for (int i = 0; i < LAYERS; ++i) {
             const Layer& part = network.layer[i];
-            layer[i].weights = cutter.take(static_cast<size_t>(pad_to_tile(part.outputs)) * part.input_stride);
-            layer[i].bias = cutter.take(part.stride);
+            layer[i].weights = arena.take(static_cast<size_t>(pad_to_tile(part.outputs)) * part.input_stride);
+            layer[i].bias = arena.take(part.stride);
         }
-        return cutter.taken;
+        return arena.used;
     }
 };
 
 // Activates `rows` of a layer's sums in place and keeps the derivatives.
-static inline void activate_rows(float* values, float* slopes, int64_t stride, int rows, int columns) {
-    for (int row = 0; row < rows; ++row, values += stride, slopes += stride) {
+static inline void activate_rows(float* values, float* derivatives, int64_t stride, int rows, int columns) {
+    for (int row = 0; row < rows; ++row, values += stride, derivatives += stride) {
         for (int c = 0; c < columns; c += WIDTH) {
-            const Activation<Pack> part = silu_with_slope(load(values + c));
+            const Activation<Pack> part = silu_with_derivative(load(values + c));
             store(values + c, part.value);
-            store(slopes + c, part.slope);
+            store(derivatives + c, part.derivative);
         }
     }
 }

@@ -6,7 +6,7 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int PHOTOGRAPH = 12;  // channels of two by two pixels of three colors
+constexpr int SOURCE_CHANNELS = 12;  // channels of two by two pixels of three colors
 constexpr int MAX_INPUTS = 512;
 
 // Up to WIDTH pixels, side by side in a row of what was rendered.
@@ -17,7 +17,7 @@ struct Pixels {
 };
 
 // One image coordinate of pixel centers, moved by the flow.
-Pack place_pixels(Pack pixel, int32_t size, Pack flow) {
+Pack warp_coordinates(Pack pixel, int32_t size, Pack flow) {
     return (2.0f * pixel + 1.0f) / static_cast<float>(size) - 1.0f + flow;
 }
 
@@ -28,16 +28,16 @@ struct Neighbors {
 // Columns between which one half of each pixel lies: a quarter of a pixel left (0) or right (1) of its middle.
 Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
     const PackInt low = pixel + (side - 1), high = pixel + side;
-    return {choose(low < 0, PackInt{}, low), choose(high > size - 1, PackInt{} + (size - 1), high)};
+    return {select(low < 0, PackInt{}, low), select(high > size - 1, PackInt{} + (size - 1), high)};
 }
 
 // The flow, enlarged twice, in one quarter of each pixel.
-Pack enlarge_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
+Pack upsample_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
     const int32_t first = pixels.column + right - 1;
     const bool inside = first >= 0 && first + WIDTH < photograph.width;
-    const Neighbors columns = find_neighbors(count_up() + pixels.column, right, photograph.width);
-    const int32_t top = hold(pixels.row + below - 1, photograph.height);
-    const int32_t bottom = hold(pixels.row + below, photograph.height);
+    const Neighbors columns = find_neighbors(iota() + pixels.column, right, photograph.width);
+    const int32_t top = clamp_index(pixels.row + below - 1, photograph.height);
+    const int32_t bottom = clamp_index(pixels.row + below, photograph.height);
     const float column = right ? 0.25f : 0.75f, row = below ? 0.25f : 0.75f;
     const auto read_row = [&](int32_t number) {
         const float* place = flow + static_cast<int64_t>(number) * photograph.width;
@@ -55,7 +55,7 @@ const float* find_flow(const S3dPhotograph& photograph, int64_t item, int axis) 
 
 struct Corners {
     PackInt offset[4];
-    Pack share[4];
+    Pack weight[4];
 
     Corners(Pack u, Pack v, int32_t height, int32_t width) {
         const PlaneAxis<Pack> column = locate_on_plane(u, width), row = locate_on_plane(v, height);
@@ -63,7 +63,7 @@ struct Corners {
         offset[1] = row.low * width + column.high;
         offset[2] = row.high * width + column.low;
         offset[3] = row.high * width + column.high;
-        share_corners(column.weight, row.weight, splat<Pack>(1.0f), share);
+        bilinear_weights(column.weight, row.weight, splat<Pack>(1.0f), weight);
     }
 };
 
@@ -73,44 +73,44 @@ constexpr int TAPS = 4;
 
 struct Taps {
     PackInt place[TAPS];
-    Pack share[TAPS];
+    Pack weight[TAPS];
 
     Taps(Pack coordinate, int32_t size) {
-        const Pack exact = limit(((coordinate + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f, -2.0f,
+        const Pack exact = clamp(((coordinate + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f, -2.0f,
                                  static_cast<float>(size) + 1.0f);
-        const Pack known = choose(exact == exact, exact, Pack{});
+        const Pack known = select(exact == exact, exact, Pack{});
         const Pack low = round_down(known);
         const Pack rest = exact - low, left = 1.0f - rest;
         for (int tap = 0; tap < TAPS; ++tap) {
             const PackInt pixel = to_int(low) + (tap - 1);
-            const PackInt above = choose(pixel < 0, PackInt{}, pixel);
-            place[tap] = choose(above > size - 1, PackInt{} + (size - 1), above);
+            const PackInt above = select(pixel < 0, PackInt{}, pixel);
+            place[tap] = select(above > size - 1, PackInt{} + (size - 1), above);
         }
-        share[0] = SHARPNESS * rest * left * left;
-        share[1] = weigh_near(rest);
-        share[2] = weigh_near(left);
-        share[3] = SHARPNESS * left * rest * rest;
+        weight[0] = CUBIC_A * rest * left * left;
+        weight[1] = near_weight(rest);
+        weight[2] = near_weight(left);
+        weight[3] = CUBIC_A * left * rest * rest;
     }
 
    private:
-    static constexpr float SHARPNESS = -0.75f;
+    static constexpr float CUBIC_A = -0.75f;
 
     // Of a pixel less than one away.
-    static Pack weigh_near(Pack distance) {
-        return ((SHARPNESS + 2.0f) * distance - (SHARPNESS + 3.0f)) * distance * distance + 1.0f;
+    static Pack near_weight(Pack distance) {
+        return ((CUBIC_A + 2.0f) * distance - (CUBIC_A + 3.0f)) * distance * distance + 1.0f;
     }
 };
 
 // Three colors of one quarter of each pixel: into `inputs`, rows of `stride` channels, and into the warped photograph.
-void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
+void warp_subpixel(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
                   int stride) {
     const float* const flow[2] = {find_flow(photograph, pixels.item, 0), find_flow(photograph, pixels.item, 1)};
     const int32_t height = 2 * photograph.height, width = 2 * photograph.width;
     const int32_t row = 2 * pixels.row + below;
-    const Pack column = to_float(2 * (count_up() + pixels.column) + right);
-    const Pack u = place_pixels(column, width, enlarge_flow(flow[0], photograph, pixels, below, right));
-    const Pack v = place_pixels(splat<Pack>(static_cast<float>(row)), height,
-                                enlarge_flow(flow[1], photograph, pixels, below, right));
+    const Pack column = to_float(2 * (iota() + pixels.column) + right);
+    const Pack u = warp_coordinates(column, width, upsample_flow(flow[0], photograph, pixels, below, right));
+    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(row)), height,
+                                upsample_flow(flow[1], photograph, pixels, below, right));
     const Taps columns(u, photograph.image_width), rows(v, photograph.image_height);
     const int64_t size = int64_t{photograph.image_height} * photograph.image_width;
     for (int color = 0; color < 3; ++color) {
@@ -120,9 +120,9 @@ void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int bel
             const PackInt line = rows.place[down] * photograph.image_width;
             Pack along{};
             for (int across = 0; across < TAPS; ++across) {
-                along += columns.share[across] * gather(image, line + columns.place[across], pixels.lanes);
+                along += columns.weight[across] * gather(image, line + columns.place[across], pixels.lanes);
             }
-            value += rows.share[down] * along;
+            value += rows.weight[down] * along;
         }
         float* warped = photograph.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
         for (int lane = 0; lane < pixels.lanes; ++lane) {
@@ -133,12 +133,12 @@ void warp_quarter(const S3dPhotograph& photograph, const Pixels& pixels, int bel
 }
 
 template <class T>
-void warp_detail(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
+void warp_features(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
     const int64_t pixel = int64_t{pixels.row} * photograph.width + pixels.column;
-    const Pack flow_u = load_part(find_flow(photograph, pixels.item, 0) + pixel, pixels.lanes);
-    const Pack flow_v = load_part(find_flow(photograph, pixels.item, 1) + pixel, pixels.lanes);
-    const Pack u = place_pixels(to_float(count_up() + pixels.column), photograph.width, flow_u);
-    const Pack v = place_pixels(splat<Pack>(static_cast<float>(pixels.row)), photograph.height, flow_v);
+    const Pack flow_u = load_partial(find_flow(photograph, pixels.item, 0) + pixel, pixels.lanes);
+    const Pack flow_v = load_partial(find_flow(photograph, pixels.item, 1) + pixel, pixels.lanes);
+    const Pack u = warp_coordinates(to_float(iota() + pixels.column), photograph.width, flow_u);
+    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(pixels.row)), photograph.height, flow_v);
     const Corners corners(u, v, photograph.detail_height, photograph.detail_width);
     const T* detail = static_cast<const T*>(photograph.detail) + pixels.item * photograph.detail_stride;
     const int channels = photograph.detail_channels;
@@ -148,9 +148,9 @@ void warp_detail(const S3dPhotograph& photograph, const Pixels& pixels, float* i
             Pack value{};
             for (int corner = 0; corner < 4; ++corner) {
                 const int64_t offset = int64_t{corners.offset[corner][lane]} * channels;
-                value += corners.share[corner][lane] * load_part(detail + offset + c, count);
+                value += corners.weight[corner][lane] * load_partial(detail + offset + c, count);
             }
-            store_part(inputs + c, value, count);
+            store_partial(inputs + c, value, count);
         }
     }
 }
@@ -171,19 +171,19 @@ void write_inputs(const S3dPhotograph& photograph, const Pixels& pixels, const f
         memcpy(static_cast<float*>(photograph.inputs) + begin, inputs, sizeof(float) * count);
         return;
     }
-    Bfloat* place = static_cast<Bfloat*>(photograph.inputs) + begin;
-    for (int64_t i = 0; i < count; i += WIDTH) store_rounded(place + i, load(inputs + i), count_lanes(i, count));
+    BFloat16* place = static_cast<BFloat16*>(photograph.inputs) + begin;
+    for (int64_t i = 0; i < count; i += WIDTH) store_bf16(place + i, load(inputs + i), count_lanes(i, count));
 }
 
-void read_pixels(const S3dPhotograph& photograph, const Pixels& pixels) {
-    const int stride = PHOTOGRAPH + photograph.detail_channels + photograph.rendered;
+void write_pixels(const S3dPhotograph& photograph, const Pixels& pixels) {
+    const int stride = SOURCE_CHANNELS + photograph.detail_channels + photograph.rendered;
     alignas(64) float inputs[WIDTH * MAX_INPUTS];
     for (int below = 0; below < 2; ++below) {
-        for (int right = 0; right < 2; ++right) warp_quarter(photograph, pixels, below, right, inputs, stride);
+        for (int right = 0; right < 2; ++right) warp_subpixel(photograph, pixels, below, right, inputs, stride);
     }
     const bool full = photograph.detail_storage == S3D_FLOAT32;
-    (full ? warp_detail<float> : warp_detail<Bfloat>)(photograph, pixels, inputs + PHOTOGRAPH, stride);
-    copy_rendered(photograph, pixels, inputs + PHOTOGRAPH + photograph.detail_channels, stride);
+    (full ? warp_features<float> : warp_features<BFloat16>)(photograph, pixels, inputs + SOURCE_CHANNELS, stride);
+    copy_rendered(photograph, pixels, inputs + SOURCE_CHANNELS + photograph.detail_channels, stride);
     write_inputs(photograph, pixels, inputs, stride);
 }
 
@@ -198,7 +198,7 @@ int check(const S3dPhotograph& photograph, int threads) {
         !fits(photograph.detail_height, photograph.detail_width)) {
         return S3D_BAD_SIZE;
     }
-    if (int64_t{PHOTOGRAPH} + photograph.detail_channels + photograph.rendered > MAX_INPUTS) return S3D_BAD_SIZE;
+    if (int64_t{SOURCE_CHANNELS} + photograph.detail_channels + photograph.rendered > MAX_INPUTS) return S3D_BAD_SIZE;
     const auto known = [](int32_t storage) { return storage == S3D_FLOAT32 || storage == S3D_BFLOAT16; };
     return known(photograph.detail_storage) && known(photograph.inputs_storage) ? S3D_OK : S3D_BAD_STORAGE;
 }
@@ -211,7 +211,7 @@ int photograph_forward(const S3dPhotograph& photograph, int threads) {
     for (int64_t index = 0; index < photograph.batch * photograph.height; ++index) {
         const int32_t row = static_cast<int32_t>(index % photograph.height);
         for (int32_t column = 0; column < photograph.width; column += WIDTH) {
-            read_pixels(photograph, {index / photograph.height, row, column, count_lanes(column, photograph.width)});
+            write_pixels(photograph, {index / photograph.height, row, column, count_lanes(column, photograph.width)});
         }
     }
     return S3D_OK;

@@ -9,12 +9,12 @@
 
 namespace S3D_VARIANT {
 
-constexpr int64_t MAX_SORTED = 1 << 17;  // points sorted at a time
-constexpr int CUBE = 8;                  // pixels a side of what is read together
+constexpr int64_t MAX_SORTED_POINTS = 1 << 17;  // points sorted at a time
+constexpr int CUBE_SIZE = 8;                  // pixels a side of what is read together
 constexpr int MAX_CUBE_BITS = 5;         // of a cube's number along one axis
 
 // The bits of up to five, three places apart.
-S3D_HD PackWord spread_bits(PackWord value) {
+S3D_HD PackUInt spread_bits(PackUInt value) {
     value = (value | (value << 8)) & 0x100fu;
     value = (value | (value << 4)) & 0x10c3u;
     return (value | (value << 2)) & 0x1249u;
@@ -24,7 +24,7 @@ class PointOrder {
 public:
     // For up to `capacity` points on planes whose longer side has `size` pixels.
     PointOrder(int64_t capacity, int32_t size) {
-        while (bits_ < MAX_CUBE_BITS && (CUBE << bits_) < size) ++bits_;
+        while (bits_ < MAX_CUBE_BITS && (CUBE_SIZE << bits_) < size) ++bits_;
         const int64_t padded = (capacity + WIDTH - 1) / WIDTH * WIDTH;
         cubes_.reset(new (std::nothrow) uint16_t[padded]);
         points_.reset(new (std::nothrow) int32_t[padded]());
@@ -62,13 +62,13 @@ private:
         const float half = 0.5f * static_cast<float>(1 << bits_), last = static_cast<float>((1 << bits_) - 1);
         for (int64_t first = 0; first < count; first += WIDTH) {
             const int lanes = count_lanes(first, count);
-            PackWord cube{};
+            PackUInt cube{};
             for (int axis = 0; axis < 3; ++axis) {
-                const Pack x = gather(positions + first * 3 + axis, count_up() * 3, lanes);
+                const Pack x = gather(positions + first * 3 + axis, iota() * 3, lanes);
                 const Pack place = x * half + half;
                 // NaN is not above zero.
-                const Pack inside = choose(place > Pack{}, choose(place < last, place, splat<Pack>(last)), Pack{});
-                cube |= spread_bits(to_word(to_int(inside))) << axis;
+                const Pack inside = select(place > Pack{}, select(place < last, place, splat<Pack>(last)), Pack{});
+                cube |= spread_bits(to_unsigned(to_int(inside))) << axis;
             }
             for (int lane = 0; lane < lanes; ++lane) cubes_[first + lane] = static_cast<uint16_t>(cube[lane]);
         }

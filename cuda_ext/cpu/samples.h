@@ -23,7 +23,7 @@ struct Item {
 
 // Samples and what is made of them. Arrays have room for whole packs.
 struct SampleRows {
-    float *position[3], *warped[3], *seen[3];
+    float *position[3], *warped[3], *projected[3];
     float* inputs;  // of the network, a row a sample
     int stride;     // of these rows
     int count;
@@ -44,7 +44,7 @@ static inline Item find_item(const S3dField& field, int64_t index) {
 // The cells of the lattice around up to WIDTH points: their first corner, and what each corner weighs.
 struct LatticeCells {
     alignas(64) int32_t point[WIDTH];
-    alignas(64) float share[8][WIDTH];
+    alignas(64) float weight[8][WIDTH];
 };
 
 static inline void find_cells(const S3dField& field, const SampleRows& rows, int first, LatticeCells& cells) {
@@ -58,11 +58,11 @@ static inline void find_cells(const S3dField& field, const SampleRows& rows, int
         weight[d] = axis.weight;
     }
     store(cells.point, point);
-    for (int corner = 0; corner < 8; ++corner) store(cells.share[corner], share_of_corner(corner, weight));
+    for (int corner = 0; corner < 8; ++corner) store(cells.weight[corner], corner_weight(corner, weight));
 }
 
 // Distance from the first corner of a cell to `corner`, in points.
-S3D_HD int64_t corner_distance(const S3dField& field, int corner) {
+S3D_HD int64_t corner_offset(const S3dField& field, int corner) {
     const int64_t row = field.lattice_size[0], layer = row * field.lattice_size[1];
     return (corner & 1) + (corner >> 1 & 1) * row + (corner >> 2) * layer;
 }
@@ -71,7 +71,7 @@ S3D_HD int64_t corner_distance(const S3dField& field, int corner) {
 static inline void deform(const S3dField& field, const Item& item, SampleRows& rows) {
     const int channels = 3 + field.ambient, columns = field.scales * field.plane_channels;
     int64_t distance[8];
-    for (int corner = 0; corner < 8; ++corner) distance[corner] = corner_distance(field, corner) * channels;
+    for (int corner = 0; corner < 8; ++corner) distance[corner] = corner_offset(field, corner) * channels;
     LatticeCells cells;
     for (int first = 0; first < rows.count; first += WIDTH) {
         find_cells(field, rows, first, cells);
@@ -83,7 +83,7 @@ static inline void deform(const S3dField& field, const Item& item, SampleRows& r
                 const int count = channels - c < WIDTH ? channels - c : WIDTH;
                 Pack sum{};
                 for (int corner = 0; corner < 8; ++corner) {
-                    sum += load_all(cells.share[corner] + lane) * load_part(from + distance[corner] + c, count);
+                    sum += load_broadcast(cells.weight[corner] + lane) * load_partial(from + distance[corner] + c, count);
                 }
                 store(value + c, sum);
             }
@@ -124,12 +124,12 @@ static inline void encode_positions(const S3dField& field, SampleRows& rows) {
 // Projects the warped points into the portrait.
 static inline void project_samples(const Item& item, SampleRows& rows) {
     for (int first = 0; first < rows.count; first += WIDTH) {
-        const SeenPoint<Pack> seen =
+        const ProjectedPoint<Pack> projected =
             project(load(rows.warped[0] + first), load(rows.warped[1] + first), load(rows.warped[2] + first),
                     item.rotation, item.scale, item.center);
-        store(rows.seen[0] + first, seen.u);
-        store(rows.seen[1] + first, seen.v);
-        store(rows.seen[2] + first, seen.depth);
+        store(rows.projected[0] + first, projected.u);
+        store(rows.projected[1] + first, projected.v);
+        store(rows.projected[2] + first, projected.depth);
     }
 }
 
@@ -153,15 +153,15 @@ void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) 
             const T* plane[3];
             for (int p = 0; p < 3; ++p) {
                 plane[p] = planes + p * plane_stride;
-                const Pack column = load(rows.seen[column_axis(p)] + first);
-                const Pack row = load(rows.seen[row_axis(p)] + first);
+                const Pack column = load(rows.projected[column_axis(p)] + first);
+                const Pack row = load(rows.projected[row_axis(p)] + first);
                 find_corners(locate_on_plane(column, field.plane_width[s]),
                              locate_on_plane(row, field.plane_height[s]), field.plane_channels,
                              field.plane_channels * field.plane_width[s], corners[p]);
             }
             float* inputs = rows.inputs + static_cast<int64_t>(first) * rows.stride + s * field.plane_channels;
             read_channels(plane, corners, count_lanes(first, rows.count), field.plane_channels,
-                          RowsInOrder{inputs, rows.stride});
+                          ContiguousRows{inputs, rows.stride});
         }
     }
 }

@@ -6,250 +6,250 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int POINTS = 64;  // of a chunk: a multiple of a tile
+constexpr int CHUNK_POSITIONS = 64;  // of a chunk: a multiple of a tile
 
 // What frames say to the regions, in rows of whole packs. The pose is one more region, of which everything is part.
-struct Mixture {
+struct MotionCodes {
     int parts, stride, share_stride;
     float* codes = nullptr;   // [batch, parts, stride]
-    float* turned = nullptr;  // [batch, hidden, share_stride]
+    float* transposed = nullptr;  // [batch, hidden, share_stride]
 
-    explicit Mixture(const S3dWarp& warp)
+    explicit MotionCodes(const S3dWarp& warp)
         : parts(warp.regions + 1), stride(pad_to_pack(warp.hidden)), share_stride(pad_to_pack(parts)) {
         const size_t count = warp.batch * parts * stride;
-        codes = allocate(count + warp.batch * warp.hidden * share_stride);
+        codes = allocate_zeros(count + warp.batch * warp.hidden * share_stride);
         if (codes == nullptr) return;
-        turned = codes + count;
+        transposed = codes + count;
         for (int64_t row = 0; row < warp.batch * parts; ++row) {
             const int64_t item = row / parts, part = row % parts;
             const float* from = part == warp.regions
                                     ? warp.pose + item * warp.hidden
                                     : warp.by_region + (item * warp.regions + part) * warp.hidden;
             memcpy(codes + row * stride, from, sizeof(float) * warp.hidden);
-            for (int c = 0; c < warp.hidden; ++c) turned[(item * warp.hidden + c) * share_stride + part] = from[c];
+            for (int c = 0; c < warp.hidden; ++c) transposed[(item * warp.hidden + c) * share_stride + part] = from[c];
         }
     }
-    Mixture(const Mixture&) = delete;
-    Mixture& operator=(const Mixture&) = delete;
-    ~Mixture() { free(codes); }
+    MotionCodes(const MotionCodes&) = delete;
+    MotionCodes& operator=(const MotionCodes&) = delete;
+    ~MotionCodes() { free(codes); }
 
     const float* find_codes(int64_t item) const { return codes + item * parts * stride; }
-    const float* find_turned(int64_t item, int hidden) const { return turned + item * hidden * share_stride; }
+    const float* find_transposed(int64_t item, int hidden) const { return transposed + item * hidden * share_stride; }
 };
 
-// Buffers of one thread, cut from one allocation.
+// Buffers of one thread, assign_buffers from one allocation.
 struct Scratch {
     float *position, *shares;       // of the chunk, in rows of whole packs
-    float* ends;                    // [POINTS, end_stride]: the first and, beside it, the last layer
-    float* middle;                  // [POINTS, *]: the narrow one
-    float* outputs;                 // [POINTS, *], on the way back the gradient to them
-    float *end_slopes, *mid_slopes;  // from here on for the way back: derivatives of the activations
-    float *by_ends, *by_middle, *by_mixed;  // the gradients
-    float *by_position, *by_shares;
-    int end_stride;
-    NarrowScratch narrow;
+    float* outer;                    // [CHUNK_POSITIONS, outer_stride]: the first and, beside it, the last layer
+    float* bottleneck;                  // [CHUNK_POSITIONS, *]: the bf16 one
+    float* outputs;                 // [CHUNK_POSITIONS, *], on the way back the gradient to them
+    float *outer_derivatives, *bottleneck_derivatives;  // from here on for the way back: derivatives of the activations
+    float *outer_gradient, *bottleneck_gradient, *mixed_gradient;  // the gradients
+    float *position_gradient, *shares_gradient;
+    int outer_stride;
+    Bf16Scratch bf16;
 };
 
 // What one thread adds up.
-struct Sums {
+struct ThreadState {
     NetworkGradient network;
     float* codes = nullptr;  // [batch, parts, stride]
     Scratch scratch = {};
     float* buffer = nullptr;  // of the scratch
 };
 
-size_t cut(const S3dWarp& warp, const Network& network, const Mixture& mixture, bool back, float* buffer,
+size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, bool back, float* buffer,
            Scratch& scratch) {
-    Cutter cutter = {buffer};
-    const auto take_rows = [&](int stride) { return cutter.take(static_cast<size_t>(POINTS) * stride); };
-    const int middle = network.layer[0].stride;
-    scratch.end_stride = pad_to_pack(warp.hidden + mixture.stride);
-    scratch.position = take_rows(mixture.stride);
-    scratch.shares = take_rows(mixture.share_stride);
-    scratch.ends = take_rows(scratch.end_stride);
-    scratch.middle = take_rows(middle);
+    Arena arena = {buffer};
+    const auto take_rows = [&](int stride) { return arena.take(static_cast<size_t>(CHUNK_POSITIONS) * stride); };
+    const int bottleneck = network.layer[0].stride;
+    scratch.outer_stride = pad_to_pack(warp.hidden + motion_codes.stride);
+    scratch.position = take_rows(motion_codes.stride);
+    scratch.shares = take_rows(motion_codes.share_stride);
+    scratch.outer = take_rows(scratch.outer_stride);
+    scratch.bottleneck = take_rows(bottleneck);
     scratch.outputs = take_rows(network.layer[2].stride);
     if (back) {
-        scratch.end_slopes = take_rows(scratch.end_stride);
-        scratch.mid_slopes = take_rows(middle);
-        scratch.by_ends = take_rows(scratch.end_stride);
-        scratch.by_middle = take_rows(middle);
-        scratch.by_mixed = take_rows(mixture.stride);
-        scratch.by_position = take_rows(mixture.stride);
-        scratch.by_shares = take_rows(mixture.share_stride);
+        scratch.outer_derivatives = take_rows(scratch.outer_stride);
+        scratch.bottleneck_derivatives = take_rows(bottleneck);
+        scratch.outer_gradient = take_rows(scratch.outer_stride);
+        scratch.bottleneck_gradient = take_rows(bottleneck);
+        scratch.mixed_gradient = take_rows(motion_codes.stride);
+        scratch.position_gradient = take_rows(motion_codes.stride);
+        scratch.shares_gradient = take_rows(motion_codes.share_stride);
     }
-    if (network.narrow()) {
-        const size_t words = network.count_narrow_words(POINTS);
-        scratch.narrow.rows = reinterpret_cast<uint16_t*>(cutter.take(words));
-        if (back) scratch.narrow.pairs = reinterpret_cast<uint32_t*>(cutter.take(words));
-        if (back) scratch.narrow.turned = reinterpret_cast<uint32_t*>(cutter.take(words));
+    if (network.uses_bf16()) {
+        const size_t words = network.count_bf16_words(CHUNK_POSITIONS);
+        scratch.bf16.rows = reinterpret_cast<uint16_t*>(arena.take(words));
+        if (back) scratch.bf16.pairs = reinterpret_cast<uint32_t*>(arena.take(words));
+        if (back) scratch.bf16.transposed = reinterpret_cast<uint32_t*>(arena.take(words));
     }
-    return cutter.taken;
+    return arena.used;
 }
 
 // Rows of `columns` numbers, from and to rows of whole packs.
 void read_rows(const float* from, int rows, int columns, float* to, int stride) {
     for (int row = 0; row < rows; ++row, from += columns, to += stride) {
-        for (int c = 0; c < columns; c += WIDTH) store(to + c, load_part(from + c, count_lanes(c, columns)));
+        for (int c = 0; c < columns; c += WIDTH) store(to + c, load_partial(from + c, count_lanes(c, columns)));
     }
 }
 
 void write_rows(const float* from, int stride, int rows, int columns, float* to) {
     for (int row = 0; row < rows; ++row, from += stride, to += columns) {
-        for (int c = 0; c < columns; c += WIDTH) store_part(to + c, load(from + c), count_lanes(c, columns));
+        for (int c = 0; c < columns; c += WIDTH) store_partial(to + c, load(from + c), count_lanes(c, columns));
     }
 }
 
-void read_points(const S3dWarp& warp, const Mixture& mixture, int64_t first, int points, Scratch& scratch) {
-    read_rows(warp.position + first * warp.hidden, points, warp.hidden, scratch.position, mixture.stride);
-    read_rows(warp.shares + first * warp.regions, points, warp.regions, scratch.shares, mixture.share_stride);
-    for (int i = 0; i < points; ++i) scratch.shares[i * mixture.share_stride + warp.regions] = 1.0f;
+void read_points(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t first, int points, Scratch& scratch) {
+    read_rows(warp.position + first * warp.hidden, points, warp.hidden, scratch.position, motion_codes.stride);
+    read_rows(warp.shares + first * warp.regions, points, warp.regions, scratch.shares, motion_codes.share_stride);
+    for (int i = 0; i < points; ++i) scratch.shares[i * motion_codes.share_stride + warp.regions] = 1.0f;
 }
 
 // What the first layer activates.
-template <class Finish>
-void mix(const S3dWarp& warp, const Mixture& mixture, int64_t item, int points, Scratch& scratch, Finish finish) {
-    multiply({scratch.shares, mixture.share_stride, 1}, {mixture.find_codes(item), mixture.stride, mixture.parts},
-             points, warp.hidden, {scratch.position, mixture.stride}, {scratch.ends, scratch.end_stride}, finish);
+template <class Epilogue>
+void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch, Epilogue epilogue) {
+    multiply({scratch.shares, motion_codes.share_stride, 1}, {motion_codes.find_codes(item), motion_codes.stride, motion_codes.parts},
+             points, warp.hidden, {scratch.position, motion_codes.stride}, {scratch.outer, scratch.outer_stride}, epilogue);
 }
 
-void warp_chunk(const S3dWarp& warp, const Network& network, const Mixture& mixture, int64_t first, Scratch& scratch) {
-    const int points = warp.points - first < POINTS ? static_cast<int>(warp.points - first) : POINTS;
-    const int end_stride = scratch.end_stride, middle_stride = network.layer[0].stride;
+void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first, Scratch& scratch) {
+    const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
+    const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const int output_stride = network.layer[2].stride;
-    const NarrowScratch& narrow = scratch.narrow;
-    float* last = scratch.ends + warp.hidden;
-    read_points(warp, mixture, first, points, scratch);
+    const Bf16Scratch& bf16 = scratch.bf16;
+    float* last = scratch.outer + warp.hidden;
+    read_points(warp, motion_codes, first, points, scratch);
     for (int64_t item = 0; item < warp.batch; ++item) {
-        mix(warp, mixture, item, points, scratch, [](Pack sum) { return silu(sum); });
-        network.layer[0].apply(scratch.ends, end_stride, points, scratch.middle, middle_stride, true, narrow);
-        network.layer[1].apply(scratch.middle, middle_stride, points, last, end_stride, true, narrow);
-        network.layer[2].apply(scratch.ends, end_stride, points, scratch.outputs, output_stride, false, narrow);
+        mix_codes(warp, motion_codes, item, points, scratch, [](Pack sum) { return silu(sum); });
+        network.layer[0].apply(scratch.outer, outer_stride, points, scratch.bottleneck, bottleneck_stride, true, bf16);
+        network.layer[1].apply(scratch.bottleneck, bottleneck_stride, points, last, outer_stride, true, bf16);
+        network.layer[2].apply(scratch.outer, outer_stride, points, scratch.outputs, output_stride, false, bf16);
         float* to = warp.output + (item * warp.points + first) * warp.outputs;
         write_rows(scratch.outputs, output_stride, points, warp.outputs, to);
     }
 }
 
 // The layers once more, with the derivatives of their activations.
-void repeat_layers(const S3dWarp& warp, const Network& network, const Mixture& mixture, int64_t item, int points,
+void recompute_layers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t item, int points,
                    Scratch& scratch) {
-    const int end_stride = scratch.end_stride, middle_stride = network.layer[0].stride;
-    const NarrowScratch& narrow = scratch.narrow;
-    float *ends = scratch.ends, *last = ends + warp.hidden, *middle = scratch.middle;
-    mix(warp, mixture, item, points, scratch, [](Pack sum) { return sum; });
-    activate_rows(ends, scratch.end_slopes, end_stride, points, warp.hidden);
-    network.layer[0].apply(ends, end_stride, points, middle, middle_stride, false, narrow);
-    activate_rows(middle, scratch.mid_slopes, middle_stride, points, warp.narrow);
-    network.layer[1].apply(middle, middle_stride, points, last, end_stride, false, narrow);
-    activate_rows(last, scratch.end_slopes + warp.hidden, end_stride, points, warp.hidden);
+    const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
+    const Bf16Scratch& bf16 = scratch.bf16;
+    float *outer = scratch.outer, *last = outer + warp.hidden, *bottleneck = scratch.bottleneck;
+    mix_codes(warp, motion_codes, item, points, scratch, [](Pack sum) { return sum; });
+    activate_rows(outer, scratch.outer_derivatives, outer_stride, points, warp.hidden);
+    network.layer[0].apply(outer, outer_stride, points, bottleneck, bottleneck_stride, false, bf16);
+    activate_rows(bottleneck, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.narrow);
+    network.layer[1].apply(bottleneck, bottleneck_stride, points, last, outer_stride, false, bf16);
+    activate_rows(last, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
 }
 
 // From the gradient to the outputs to that of what the first layer activates.
-void differentiate_layers(const S3dWarp& warp, const Network& network, int points, Sums& sums) {
-    Scratch& scratch = sums.scratch;
-    LayerGradient* layer = sums.network.layer;
-    const int end_stride = scratch.end_stride, middle_stride = network.layer[0].stride;
+void layers_backward(const S3dWarp& warp, const Network& network, int points, ThreadState& state) {
+    Scratch& scratch = state.scratch;
+    LayerGradient* layer = state.network.layer;
+    const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const int output_stride = network.layer[2].stride, mixed_stride = pad_to_pack(warp.hidden);
-    const NarrowScratch& narrow = scratch.narrow;
-    float *by_ends = scratch.by_ends, *by_last = by_ends + warp.hidden, *by_middle = scratch.by_middle;
-    layer[2].add(network.layer[2], scratch.outputs, output_stride, points, scratch.ends, end_stride, narrow);
-    network.layer[2].apply_back(scratch.outputs, output_stride, points, by_ends, end_stride, 2 * warp.hidden, narrow);
-    multiply_rows_by(by_last, end_stride, scratch.end_slopes + warp.hidden, end_stride, points, warp.hidden);
-    layer[1].add(network.layer[1], by_last, end_stride, points, scratch.middle, middle_stride, narrow);
-    network.layer[1].apply_back(by_last, end_stride, points, by_middle, middle_stride, warp.narrow, narrow);
-    multiply_rows_by(by_middle, middle_stride, scratch.mid_slopes, middle_stride, points, warp.narrow);
-    layer[0].add(network.layer[0], by_middle, middle_stride, points, scratch.ends, end_stride, narrow);
-    network.layer[0].apply_back(by_middle, middle_stride, points, scratch.by_mixed, mixed_stride, warp.hidden, narrow);
+    const Bf16Scratch& bf16 = scratch.bf16;
+    float *outer_gradient = scratch.outer_gradient, *last_gradient = outer_gradient + warp.hidden, *bottleneck_gradient = scratch.bottleneck_gradient;
+    layer[2].add(network.layer[2], scratch.outputs, output_stride, points, scratch.outer, outer_stride, bf16);
+    network.layer[2].backward_input(scratch.outputs, output_stride, points, outer_gradient, outer_stride, 2 * warp.hidden, bf16);
+    multiply_rows_by(last_gradient, outer_stride, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
+    layer[1].add(network.layer[1], last_gradient, outer_stride, points, scratch.bottleneck, bottleneck_stride, bf16);
+    network.layer[1].backward_input(last_gradient, outer_stride, points, bottleneck_gradient, bottleneck_stride, warp.narrow, bf16);
+    multiply_rows_by(bottleneck_gradient, bottleneck_stride, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.narrow);
+    layer[0].add(network.layer[0], bottleneck_gradient, bottleneck_stride, points, scratch.outer, outer_stride, bf16);
+    network.layer[0].backward_input(bottleneck_gradient, bottleneck_stride, points, scratch.mixed_gradient, mixed_stride, warp.hidden, bf16);
     for (int row = 0; row < points; ++row) {
-        float* mixed = scratch.by_mixed + row * mixed_stride;
-        const float *slope = scratch.end_slopes + row * end_stride, *beside = by_ends + row * end_stride;
+        float* mixed = scratch.mixed_gradient + row * mixed_stride;
+        const float *derivative = scratch.outer_derivatives + row * outer_stride, *beside = outer_gradient + row * outer_stride;
         for (int c = 0; c < warp.hidden; c += WIDTH) {
-            store(mixed + c, (load(mixed + c) + load(beside + c)) * load(slope + c));
+            store(mixed + c, (load(mixed + c) + load(beside + c)) * load(derivative + c));
         }
     }
 }
 
 // Adds the gradients to the codes of a frame, and of the positions and their shares those that come from it.
-void differentiate_mixture(const S3dWarp& warp, const Mixture& mixture, int64_t item, int points, Sums& sums) {
-    const Scratch& scratch = sums.scratch;
-    const auto keep = [](Pack sum) { return sum; };
-    const int stride = mixture.stride, share_stride = mixture.share_stride;
-    float* codes = sums.codes + item * mixture.parts * stride;
-    multiply({scratch.shares, 1, share_stride}, {scratch.by_mixed, stride, points}, mixture.parts, warp.hidden,
-             {codes, stride}, {codes, stride}, keep);
-    multiply({scratch.by_mixed, stride, 1}, {mixture.find_turned(item, warp.hidden), share_stride, warp.hidden}, points,
-             warp.regions, {scratch.by_shares, share_stride}, {scratch.by_shares, share_stride}, keep);
+void codes_backward(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, ThreadState& state) {
+    const Scratch& scratch = state.scratch;
+    const auto identity = [](Pack sum) { return sum; };
+    const int stride = motion_codes.stride, share_stride = motion_codes.share_stride;
+    float* codes = state.codes + item * motion_codes.parts * stride;
+    multiply({scratch.shares, 1, share_stride}, {scratch.mixed_gradient, stride, points}, motion_codes.parts, warp.hidden,
+             {codes, stride}, {codes, stride}, identity);
+    multiply({scratch.mixed_gradient, stride, 1}, {motion_codes.find_transposed(item, warp.hidden), share_stride, warp.hidden}, points,
+             warp.regions, {scratch.shares_gradient, share_stride}, {scratch.shares_gradient, share_stride}, identity);
     for (int64_t i = 0; i < static_cast<int64_t>(points) * stride; i += WIDTH) {
-        store(scratch.by_position + i, load(scratch.by_position + i) + load(scratch.by_mixed + i));
+        store(scratch.position_gradient + i, load(scratch.position_gradient + i) + load(scratch.mixed_gradient + i));
     }
 }
 
-void differentiate_chunk(const S3dWarp& warp, const Network& network, const Mixture& mixture, int64_t first,
-                         Sums& sums) {
-    Scratch& scratch = sums.scratch;
-    const int points = warp.points - first < POINTS ? static_cast<int>(warp.points - first) : POINTS;
-    read_points(warp, mixture, first, points, scratch);
-    memset(scratch.by_shares, 0, sizeof(float) * points * mixture.share_stride);
-    memset(scratch.by_position, 0, sizeof(float) * points * mixture.stride);
+void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
+                         ThreadState& state) {
+    Scratch& scratch = state.scratch;
+    const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
+    read_points(warp, motion_codes, first, points, scratch);
+    memset(scratch.shares_gradient, 0, sizeof(float) * points * motion_codes.share_stride);
+    memset(scratch.position_gradient, 0, sizeof(float) * points * motion_codes.stride);
     for (int64_t item = 0; item < warp.batch; ++item) {
-        repeat_layers(warp, network, mixture, item, points, scratch);
+        recompute_layers(warp, network, motion_codes, item, points, scratch);
         const float* from = warp.output_gradient + (item * warp.points + first) * warp.outputs;
         read_rows(from, points, warp.outputs, scratch.outputs, network.layer[2].stride);
-        differentiate_layers(warp, network, points, sums);
-        differentiate_mixture(warp, mixture, item, points, sums);
+        layers_backward(warp, network, points, state);
+        codes_backward(warp, motion_codes, item, points, state);
     }
-    write_rows(scratch.by_position, mixture.stride, points, warp.hidden, warp.position_gradient + first * warp.hidden);
-    write_rows(scratch.by_shares, mixture.share_stride, points, warp.regions,
+    write_rows(scratch.position_gradient, motion_codes.stride, points, warp.hidden, warp.position_gradient + first * warp.hidden);
+    write_rows(scratch.shares_gradient, motion_codes.share_stride, points, warp.regions,
                warp.shares_gradient + first * warp.regions);
 }
 
 // The chunks `begin` to `end`, for one thread.
-int differentiate_part(const S3dWarp& warp, const Network& network, const Mixture& mixture, int64_t begin, int64_t end,
-                       Sums& sums) {
+int range_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin, int64_t end,
+                       ThreadState& state) {
     if (begin == end) return S3D_OK;
-    sums.codes = allocate(warp.batch * mixture.parts * mixture.stride);
-    sums.buffer = allocate(cut(warp, network, mixture, true, nullptr, sums.scratch));
-    if (!sums.network.reserve(network) || sums.codes == nullptr || sums.buffer == nullptr) return S3D_NO_MEMORY;
-    cut(warp, network, mixture, true, sums.buffer, sums.scratch);
-    const Tiles tiles(network.narrow());
+    state.codes = allocate_zeros(warp.batch * motion_codes.parts * motion_codes.stride);
+    state.buffer = allocate_zeros(assign_buffers(warp, network, motion_codes, true, nullptr, state.scratch));
+    if (!state.network.reserve(network) || state.codes == nullptr || state.buffer == nullptr) return S3D_NO_MEMORY;
+    assign_buffers(warp, network, motion_codes, true, state.buffer, state.scratch);
+    const AmxTiles tiles(network.uses_bf16());
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-        differentiate_chunk(warp, network, mixture, chunk * POINTS, sums);
+        chunk_backward(warp, network, motion_codes, chunk * CHUNK_POSITIONS, state);
     }
     return S3D_OK;
 }
 
-void add_sums(const S3dWarp& warp, const Network& network, const Mixture& mixture, const Sums& sums) {
-    sums.network.add_to(network, warp.weights_gradient, warp.biases_gradient);
-    for (int64_t row = 0; sums.codes != nullptr && row < warp.batch * mixture.parts; ++row) {
-        const int64_t item = row / mixture.parts, part = row % mixture.parts;
+void add_thread_gradients(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, const ThreadState& state) {
+    state.network.add_to(network, warp.weights_gradient, warp.biases_gradient);
+    for (int64_t row = 0; state.codes != nullptr && row < warp.batch * motion_codes.parts; ++row) {
+        const int64_t item = row / motion_codes.parts, part = row % motion_codes.parts;
         float* to = part == warp.regions ? warp.pose_gradient + item * warp.hidden
                                          : warp.by_region_gradient + (item * warp.regions + part) * warp.hidden;
-        for (int c = 0; c < warp.hidden; ++c) to[c] += sums.codes[row * mixture.stride + c];
+        for (int c = 0; c < warp.hidden; ++c) to[c] += state.codes[row * motion_codes.stride + c];
     }
 }
 
-int differentiate(const S3dWarp& warp, const Network& network, const Mixture& mixture, Sums* sums, int threads) {
-    const int64_t chunks = (warp.points + POINTS - 1) / POINTS;
+int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* state, int threads) {
+    const int64_t chunks = (warp.points + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int part = 0; part < threads; ++part) {
         const int64_t begin = chunks * part / threads, end = chunks * (part + 1) / threads;
-        if (int failure = differentiate_part(warp, network, mixture, begin, end, sums[part])) {
+        if (int failure = range_backward(warp, network, motion_codes, begin, end, state[part])) {
 #pragma omp atomic write
             error = failure;
         }
     }
     if (error != S3D_OK) return error;
     // In the order of the threads, so that the sum is the same each time.
-    for (int part = 0; part < threads; ++part) add_sums(warp, network, mixture, sums[part]);
+    for (int part = 0; part < threads; ++part) add_thread_gradients(warp, network, motion_codes, state[part]);
     return S3D_OK;
 }
 
 int check(const S3dWarp& warp, int threads) {
-    constexpr int MOST = 1 << 20;
+    constexpr int MAX_SIZE = 1 << 20;
     const int32_t sizes[] = {warp.regions, warp.hidden, warp.narrow, warp.outputs};
     for (const int32_t size : sizes) {
-        if (size < 1 || size > MOST) return S3D_BAD_SIZE;
+        if (size < 1 || size > MAX_SIZE) return S3D_BAD_SIZE;
     }
     return warp.batch < 0 || warp.points < 0 || threads < 1 ? S3D_BAD_SIZE : S3D_OK;
 }
@@ -263,25 +263,25 @@ bool pack(const S3dWarp& warp, Network& network) {
 
 int warp_forward(const S3dWarp& warp, int threads) {
     if (int error = check(warp, threads)) return error;
-    const Mixture mixture(warp);
+    const MotionCodes motion_codes(warp);
     Network network;
-    if (!pack(warp, network) || mixture.codes == nullptr) return S3D_NO_MEMORY;
-    const int64_t chunks = (warp.points + POINTS - 1) / POINTS;
+    if (!pack(warp, network) || motion_codes.codes == nullptr) return S3D_NO_MEMORY;
+    const int64_t chunks = (warp.points + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
     int error = S3D_OK;
 #pragma omp parallel num_threads(threads)
     {
         Scratch scratch = {};
-        float* buffer = allocate(cut(warp, network, mixture, false, nullptr, scratch));
+        float* buffer = allocate_zeros(assign_buffers(warp, network, motion_codes, false, nullptr, scratch));
         if (buffer == nullptr) {
 #pragma omp atomic write
             error = S3D_NO_MEMORY;
         } else {
-            cut(warp, network, mixture, false, buffer, scratch);
+            assign_buffers(warp, network, motion_codes, false, buffer, scratch);
         }
-        const Tiles tiles(network.narrow());
+        const AmxTiles tiles(network.uses_bf16());
 #pragma omp for schedule(dynamic, 4)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            if (buffer != nullptr) warp_chunk(warp, network, mixture, chunk * POINTS, scratch);
+            if (buffer != nullptr) warp_chunk(warp, network, motion_codes, chunk * CHUNK_POSITIONS, scratch);
         }
         free(buffer);
     }
@@ -290,19 +290,19 @@ int warp_forward(const S3dWarp& warp, int threads) {
 
 int warp_backward(const S3dWarp& warp, int threads) {
     if (int error = check(warp, threads)) return error;
-    const Mixture mixture(warp);
+    const MotionCodes motion_codes(warp);
     Network network;
-    if (!pack(warp, network) || mixture.codes == nullptr) return S3D_NO_MEMORY;
-    Sums* sums = static_cast<Sums*>(malloc(sizeof(Sums) * threads));
-    if (sums == nullptr) return S3D_NO_MEMORY;
-    for (int part = 0; part < threads; ++part) sums[part] = Sums();
-    const int error = differentiate(warp, network, mixture, sums, threads);
+    if (!pack(warp, network) || motion_codes.codes == nullptr) return S3D_NO_MEMORY;
+    ThreadState* state = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
+    if (state == nullptr) return S3D_NO_MEMORY;
+    for (int part = 0; part < threads; ++part) state[part] = ThreadState();
+    const int error = run_backward(warp, network, motion_codes, state, threads);
     for (int part = 0; part < threads; ++part) {
-        sums[part].network.release();
-        free(sums[part].codes);
-        free(sums[part].buffer);
+        state[part].network.release();
+        free(state[part].codes);
+        free(state[part].buffer);
     }
-    free(sums);
+    free(state);
     return error;
 }
 

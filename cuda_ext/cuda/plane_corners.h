@@ -6,12 +6,12 @@
 
 namespace S3D_VARIANT {
 
-constexpr float THIRD = 1.0f / 3.0f;
+constexpr float PLANE_WEIGHT = 1.0f / 3.0f;
 
 struct PlaneCorners {
     PlaneAxis<float> column, row;
     int64_t offset[4];  // from the plane's first pixel
-    float share[4];     // of a third
+    float weight[4];     // of a third
 };
 
 __device__ static inline PlaneCorners locate_corners(const float* position, int plane, int32_t height, int32_t width,
@@ -24,7 +24,7 @@ __device__ static inline PlaneCorners locate_corners(const float* position, int 
         const int64_t row = corner & 2 ? found.row.high : found.row.low;
         found.offset[corner] = row * row_stride + column * column_stride;
     }
-    share_corners(found.column.weight, found.row.weight, THIRD, found.share);
+    bilinear_weights(found.column.weight, found.row.weight, PLANE_WEIGHT, found.weight);
     return found;
 }
 

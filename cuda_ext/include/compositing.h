@@ -1,4 +1,4 @@
-// Emission and absorption along a ray (Max, 1995). A sample of optical depth o (density times length) behind the optical
+// Emission and absorption along a ray (Max, 1995). A sample of optical depth o (density times length) behind the optical_depth
 // depth b has the weight exp(-b) (1 - exp(-o)).
 #pragma once
 
@@ -11,15 +11,15 @@
 namespace S3D_VARIANT {
 
 template <class F>
-S3D_HD F weigh_sample(F optical, F before) {
-    return exponential(-before) * one_minus_exp(optical);
+S3D_HD F sample_weight(F optical_depth, F before) {
+    return exponential(-before) * one_minus_exp(optical_depth);
 }
 
 // The same from what is left of the light, which it takes with it.
 template <class F>
-S3D_HD F absorb(F optical, F& light) {
-    const F weight = light * one_minus_exp(optical);
-    light = light - weight;
+S3D_HD F absorb(F optical_depth, F& transmittance) {
+    const F weight = transmittance * one_minus_exp(optical_depth);
+    transmittance = transmittance - weight;
     return weight;
 }
 
@@ -40,12 +40,12 @@ S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
 }
 
 // Optical depth behind which nothing is seen: transmittance `stop`.
-S3D_HD float last_seen_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
+S3D_HD float max_visible_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
 
 // Derivative of a ray's result by the optical depth of one sample: it takes the light behind it (transmittance `after`),
 // and dims all samples behind it, whose weighted gradients sum to `behind`.
 template <class F>
-S3D_HD F differentiate_depth(F weight_gradient, F after, F behind) {
+S3D_HD F depth_derivative(F weight_gradient, F after, F behind) {
     return weight_gradient * after - behind;
 }
 

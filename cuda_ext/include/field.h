@@ -20,28 +20,28 @@ template <class F>
 S3D_HD LatticeAxis<F> locate_in_lattice(F x, float center, float focus, float extent, int32_t points) {
     const float last = static_cast<float>(points - 1);
     const F unit = inverse_sinh((x - center) * (1.0f / focus)) * (1.0f / extent);
-    const F place = limit((unit + 1.0f) * (0.5f * last), 0.0f, last);
-    const F known = choose(place == place, place, splat<F>(0.0f));
-    const F low = limit(round_down(known), 0.0f, last - 1.0f);
+    const F place = clamp((unit + 1.0f) * (0.5f * last), 0.0f, last);
+    const F known = select(place == place, place, splat<F>(0.0f));
+    const F low = clamp(round_down(known), 0.0f, last - 1.0f);
     return {to_int(low), place - low};
 }
 
 template <class F>
-struct SeenPoint {
+struct ProjectedPoint {
     F u, v, depth;  // image coordinates, and head units toward the viewer
 };
 
 // What corner `corner` of a cell weighs: bit d of it says which of the two points along axis d it is.
 template <class F>
-S3D_HD F share_of_corner(int corner, const F (&weight)[3]) {
-    F share = (corner & 1) ? weight[0] : 1.0f - weight[0];
-    share = share * ((corner & 2) ? weight[1] : 1.0f - weight[1]);
-    return share * ((corner & 4) ? weight[2] : 1.0f - weight[2]);
+S3D_HD F corner_weight(int corner, const F (&weight)[3]) {
+    F product = (corner & 1) ? weight[0] : 1.0f - weight[0];
+    product = product * ((corner & 2) ? weight[1] : 1.0f - weight[1]);
+    return product * ((corner & 4) ? weight[2] : 1.0f - weight[2]);
 }
 
 // A scaled-orthographic camera: `rotation [3, 3]` head to camera, `scale`, `center [2]`.
 template <class F>
-S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
+S3D_HD ProjectedPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
     const F across = x * rotation[0] + y * rotation[1] + z * rotation[2];
     const F upward = x * rotation[3] + y * rotation[4] + z * rotation[5];
     const F nearer = x * rotation[6] + y * rotation[7] + z * rotation[8];
@@ -50,7 +50,7 @@ S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, c
 
 // The gradient to coordinate `axis` of a point, from the gradient to where `project` sees it.
 template <class F>
-S3D_HD F differentiate_projection(const SeenPoint<F>& gradient, const float* rotation, float scale, int axis) {
+S3D_HD F projection_backward(const ProjectedPoint<F>& gradient, const float* rotation, float scale, int axis) {
     const F flat = gradient.u * rotation[axis] - gradient.v * rotation[3 + axis];
     return scale * flat + gradient.depth * rotation[6 + axis];
 }
@@ -75,13 +75,13 @@ S3D_HD F to_density(F raw) {
 
 // Its derivative.
 template <class F>
-S3D_HD F density_slope(F raw) {
+S3D_HD F density_derivative(F raw) {
     return DENSITY_GAIN * sigmoid(raw);
 }
 
 // The derivative of a sigmoid, from its value.
 template <class F>
-S3D_HD F sigmoid_slope(F value) {
+S3D_HD F sigmoid_derivative(F value) {
     return value * (1.0f - value);
 }
 

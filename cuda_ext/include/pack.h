@@ -24,55 +24,55 @@ constexpr int WIDTH = 4;
 
 typedef float Pack __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t PackInt __attribute__((vector_size(4 * WIDTH)));
-typedef uint32_t PackWord __attribute__((vector_size(4 * WIDTH)));
-typedef uint16_t PackHalf __attribute__((vector_size(2 * WIDTH)));
+typedef uint32_t PackUInt __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t PackUInt16 __attribute__((vector_size(2 * WIDTH)));
 
 template <>
 struct Lanes<Pack> {
     using Int = PackInt;
-    using Word = PackWord;
+    using UInt = PackUInt;
 };
 
 S3D_HD Pack to_float(PackInt value) { return __builtin_convertvector(value, Pack); }
 
 S3D_HD PackInt to_int(Pack value) { return __builtin_convertvector(value, PackInt); }
 
-S3D_HD PackWord to_word(PackInt value) { return reinterpret_cast<PackWord>(value); }
+S3D_HD PackUInt to_unsigned(PackInt value) { return reinterpret_cast<PackUInt>(value); }
 
-S3D_HD PackInt to_signed(PackWord value) { return reinterpret_cast<PackInt>(value); }
+S3D_HD PackInt to_signed(PackUInt value) { return reinterpret_cast<PackInt>(value); }
 
-S3D_HD Pack from_bits(PackWord value) { return reinterpret_cast<Pack>(value); }
+S3D_HD Pack from_bits(PackUInt value) { return reinterpret_cast<Pack>(value); }
 
-S3D_HD PackWord to_bits(Pack value) { return reinterpret_cast<PackWord>(value); }
+S3D_HD PackUInt to_bits(Pack value) { return reinterpret_cast<PackUInt>(value); }
 
-S3D_HD Pack load(const float* place) {
+S3D_HD Pack load(const float* address) {
     Pack value;
-    memcpy(&value, place, sizeof value);
+    memcpy(&value, address, sizeof value);
     return value;
 }
 
-S3D_HD Pack load(const Bfloat* place) {
-    PackHalf stored;
-    memcpy(&stored, place, sizeof stored);
-    return from_bits(__builtin_convertvector(stored, PackWord) << 16);
+S3D_HD Pack load(const BFloat16* address) {
+    PackUInt16 stored;
+    memcpy(&stored, address, sizeof stored);
+    return from_bits(__builtin_convertvector(stored, PackUInt) << 16);
 }
 
-S3D_HD void store(float* place, Pack value) { memcpy(place, &value, sizeof value); }
+S3D_HD void store(float* address, Pack value) { memcpy(address, &value, sizeof value); }
 
-S3D_HD void store(uint32_t* place, PackWord value) { memcpy(place, &value, sizeof value); }
+S3D_HD void store(uint32_t* address, PackUInt value) { memcpy(address, &value, sizeof value); }
 
-S3D_HD void store(int32_t* place, PackInt value) { memcpy(place, &value, sizeof value); }
+S3D_HD void store(int32_t* address, PackInt value) { memcpy(address, &value, sizeof value); }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // All bits of the first `count` lanes.
-S3D_HD __m256i first_lanes(int count) {
+S3D_HD __m256i first_lanes_mask(int count) {
     alignas(64) static const int32_t bits[2 * WIDTH] = {-1, -1, -1, -1, -1, -1, -1, -1};
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + WIDTH - count));
 }
 
 // The first 1 to 8 stored values in two or three reads, none of them beyond the last one.
-S3D_HD __m128i load_halves(const void* place, int count) {
-    const char* from = static_cast<const char*>(place);
+S3D_HD __m128i load_uint16(const void* address, int count) {
+    const char* from = static_cast<const char*>(address);
     if (count >= 4) {
         uint64_t first, last;
         memcpy(&first, from, 8);
@@ -92,48 +92,48 @@ S3D_HD __m128i load_halves(const void* place, int count) {
 #endif
 
 // The first `count` <= WIDTH values, zeros behind them; memory beyond them is not touched.
-S3D_HD Pack load_some(const float* place, int count) {
+S3D_HD Pack load_masked(const float* address, int count) {
 #if defined(__AVX512F__)
-    return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), place);
+    return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), address);
 #elif defined(__AVX2__)
-    return (Pack)_mm256_maskload_ps(place, first_lanes(count));
+    return (Pack)_mm256_maskload_ps(address, first_lanes_mask(count));
 #else
     float values[WIDTH] = {};
-    for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
+    for (int lane = 0; lane < count; ++lane) values[lane] = address[lane];
     return load(values);
 #endif
 }
 
-S3D_HD Pack load_some(const Bfloat* place, int count) {
+S3D_HD Pack load_masked(const BFloat16* address, int count) {
 #if defined(__AVX512F__)
-    const __m256i stored = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1u), place);
-    return from_bits((PackWord)_mm512_cvtepu16_epi32(stored) << 16);
+    const __m256i stored = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1u), address);
+    return from_bits((PackUInt)_mm512_cvtepu16_epi32(stored) << 16);
 #elif defined(__AVX2__)
-    return from_bits((PackWord)_mm256_cvtepu16_epi32(load_halves(place, count)) << 16);
+    return from_bits((PackUInt)_mm256_cvtepu16_epi32(load_uint16(address, count)) << 16);
 #else
-    Bfloat values[WIDTH] = {};
-    for (int lane = 0; lane < count; ++lane) values[lane] = place[lane];
+    BFloat16 values[WIDTH] = {};
+    for (int lane = 0; lane < count; ++lane) values[lane] = address[lane];
     return load(values);
 #endif
 }
 
 // 2 * WIDTH stored values as two packs: those at even and at odd places.
-struct PackPair {
+struct DeinterleavedPacks {
     Pack even, odd;
 };
 
-S3D_HD PackPair load_pairs(const Bfloat* place) {
-    PackWord words;
-    memcpy(&words, place, sizeof words);
+S3D_HD DeinterleavedPacks load_deinterleaved(const BFloat16* address) {
+    PackUInt words;
+    memcpy(&words, address, sizeof words);
     return {from_bits(words << 16), from_bits(words & 0xffff0000u)};
 }
 
 // The same values in their order.
-struct PackHalves {
+struct ConsecutivePacks {
     Pack first, second;
 };
 
-S3D_HD PackHalves interleave(PackPair pair) {
+S3D_HD ConsecutivePacks interleave(DeinterleavedPacks pair) {
 #if defined(__AVX512F__)
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
@@ -153,88 +153,88 @@ S3D_HD PackHalves interleave(PackPair pair) {
 #endif
 }
 
-// Whether `store_past_cache` can write rows of `channels` at `place`, `stride` floats apart, in whole cache lines.
-S3D_HD bool can_store_past_cache(const float* place, int64_t stride, int channels) {
+// Whether `stream_store` can write rows of `channels` at `address`, `stride` floats apart, in whole cache lines.
+S3D_HD bool can_stream_store(const float* address, int64_t stride, int channels) {
 #if defined(__AVX2__)
-    return reinterpret_cast<uintptr_t>(place) % 64 == 0 && stride % 16 == 0 && channels % 16 == 0;
+    return reinterpret_cast<uintptr_t>(address) % 64 == 0 && stride % 16 == 0 && channels % 16 == 0;
 #else
-    (void)place, (void)stride, (void)channels;
+    (void)address, (void)stride, (void)channels;
     return false;
 #endif
 }
 
 // Writes a cache line, whole or in two packs that follow each other, without reading it first; to be followed by
-// `finish_stores`.
-S3D_HD void store_past_cache(float* place, Pack value) {
+// `stream_fence`.
+S3D_HD void stream_store(float* address, Pack value) {
 #if defined(__AVX512F__)
-    _mm512_stream_ps(place, (__m512)value);
+    _mm512_stream_ps(address, (__m512)value);
 #elif defined(__AVX2__)
-    _mm256_stream_ps(place, (__m256)value);
+    _mm256_stream_ps(address, (__m256)value);
 #else
-    store(place, value);
+    store(address, value);
 #endif
 }
 
 // Makes what was written past the cache visible to other threads.
-S3D_HD void finish_stores() {
+S3D_HD void stream_fence() {
 #if defined(__AVX2__)
     _mm_sfence();
 #endif
 }
 
-S3D_HD void store_some(float* place, Pack value, int count) {
+S3D_HD void store_masked(float* address, Pack value, int count) {
 #if defined(__AVX512F__)
-    _mm512_mask_storeu_ps(place, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
+    _mm512_mask_storeu_ps(address, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
 #elif defined(__AVX2__)
     // In parts: a masked store takes longer on many processors.
     __m128 part = _mm256_castps256_ps128((__m256)value);
-    if (count & 8) return store(place, value);
+    if (count & 8) return store(address, value);
     if (count & 4) {
-        _mm_storeu_ps(place, part);
+        _mm_storeu_ps(address, part);
         part = _mm256_extractf128_ps((__m256)value, 1);
-        place += 4;
+        address += 4;
     }
     if (count & 2) {
-        _mm_storel_pi(reinterpret_cast<__m64*>(place), part);
+        _mm_storel_pi(reinterpret_cast<__m64*>(address), part);
         part = _mm_movehl_ps(part, part);
-        place += 2;
+        address += 2;
     }
-    if (count & 1) _mm_store_ss(place, part);
+    if (count & 1) _mm_store_ss(address, part);
 #else
-    for (int lane = 0; lane < count; ++lane) place[lane] = value[lane];
+    for (int lane = 0; lane < count; ++lane) address[lane] = value[lane];
 #endif
 }
 
 // Rounded to the nearest, ties to even; NaN stays NaN.
-S3D_HD void store_rounded(Bfloat* place, Pack value, int count) {
-    const PackWord bits = to_bits(value);
-    const PackWord rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const PackWord chosen = choose(value == value, rounded, PackWord{} + 0x7fc0u);
-    const PackHalf stored = __builtin_convertvector(chosen, PackHalf);
+S3D_HD void store_bf16(BFloat16* address, Pack value, int count) {
+    const PackUInt bits = to_bits(value);
+    const PackUInt rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const PackUInt chosen = select(value == value, rounded, PackUInt{} + 0x7fc0u);
+    const PackUInt16 stored = __builtin_convertvector(chosen, PackUInt16);
     if (count == WIDTH) {
-        memcpy(place, &stored, sizeof stored);
+        memcpy(address, &stored, sizeof stored);
     } else {
-        memcpy(place, &stored, sizeof(Bfloat) * count);
+        memcpy(address, &stored, sizeof(BFloat16) * count);
     }
 }
 
-// The values at `place[index]` of the first `count` lanes, zeros behind them.
-S3D_HD Pack gather(const float* place, PackInt index, int count) {
+// The values at `address[index]` of the first `count` lanes, zeros behind them.
+S3D_HD Pack gather(const float* address, PackInt index, int count) {
 #if defined(__AVX512F__)
     const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1u);
-    return (Pack)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, (__m512i)index, place, 4);
+    return (Pack)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, (__m512i)index, address, 4);
 #elif defined(__AVX2__)
-    const __m256 lanes = _mm256_castsi256_ps(first_lanes(count));
-    return (Pack)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), place, (__m256i)index, lanes, 4);
+    const __m256 lanes = _mm256_castsi256_ps(first_lanes_mask(count));
+    return (Pack)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), address, (__m256i)index, lanes, 4);
 #else
     float values[WIDTH] = {};
-    for (int lane = 0; lane < count; ++lane) values[lane] = place[index[lane]];
+    for (int lane = 0; lane < count; ++lane) values[lane] = address[index[lane]];
     return load(values);
 #endif
 }
 
 // 0, 1, 2, ...
-S3D_HD PackInt count_up() {
+S3D_HD PackInt iota() {
     int32_t numbers[WIDTH];
     for (int lane = 0; lane < WIDTH; ++lane) numbers[lane] = lane;
     PackInt value;
@@ -243,25 +243,25 @@ S3D_HD PackInt count_up() {
 }
 
 // One stored value in all lanes.
-S3D_HD Pack load_all(const float* place) {
+S3D_HD Pack load_broadcast(const float* address) {
 #if defined(__AVX512F__)
-    return (Pack)_mm512_set1_ps(*place);
+    return (Pack)_mm512_set1_ps(*address);
 #else
-    return *place - Pack{};
+    return *address - Pack{};
 #endif
 }
 
 // The same for counts up to WIDTH.
 template <class T>
-S3D_HD Pack load_part(const T* place, int count) {
-    return count == WIDTH ? load(place) : load_some(place, count);
+S3D_HD Pack load_partial(const T* address, int count) {
+    return count == WIDTH ? load(address) : load_masked(address, count);
 }
 
-S3D_HD void store_part(float* place, Pack value, int count) {
+S3D_HD void store_partial(float* address, Pack value, int count) {
     if (count == WIDTH) {
-        store(place, value);
+        store(address, value);
     } else {
-        store_some(place, value, count);
+        store_masked(address, value, count);
     }
 }
 
@@ -283,12 +283,12 @@ S3D_HD float sum_lanes(Pack value) {
 #endif
 }
 
-struct TwoSums {
-    float one, other;
+struct SumPair {
+    float first, second;
 };
 
 // The sums of two packs, in fewer steps than one after the other.
-S3D_HD TwoSums sum_lanes(Pack one, Pack other) {
+S3D_HD SumPair sum_lanes(Pack one, Pack other) {
 #if defined(__AVX512F__)
     const __m512 a = (__m512)one, b = (__m512)other;
     const __m256 halves_a = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -343,13 +343,13 @@ S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
 // Each lane takes the value `step` lanes before it in its segment (behind it if negative), zero where there is none.
 // Segments have a power of two of lanes.
 S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
-    const PackInt place = (count_up() & (segment - 1)) - step;
-    const PackInt inside = (place >= 0) & (place < segment);
+    const PackInt address = (iota() & (segment - 1)) - step;
+    const PackInt inside = (address >= 0) & (address < segment);
 #if defined(__AVX512F__)
     const __mmask16 lanes = _mm512_movepi32_mask((__m512i)inside);
-    return (Pack)_mm512_maskz_permutexvar_ps(lanes, (__m512i)(count_up() - step), (__m512)value);
+    return (Pack)_mm512_maskz_permutexvar_ps(lanes, (__m512i)(iota() - step), (__m512)value);
 #elif defined(__AVX2__)
-    const __m256 moved = _mm256_permutevar8x32_ps((__m256)value, (__m256i)(count_up() - step));
+    const __m256 moved = _mm256_permutevar8x32_ps((__m256)value, (__m256i)(iota() - step));
     return (Pack)_mm256_and_ps(moved, (__m256)inside);
 #else
     Pack shifted{};
@@ -361,19 +361,19 @@ S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
 }
 
 // Sums of each lane and all before it in its segment.
-S3D_HD Pack sum_up(Pack value, int segment) {
+S3D_HD Pack prefix_sum(Pack value, int segment) {
     for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, step, segment);
     return value;
 }
 
 // Sums of each lane and all behind it in its segment.
-S3D_HD Pack sum_down(Pack value, int segment) {
+S3D_HD Pack suffix_sum(Pack value, int segment) {
     for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, -step, segment);
     return value;
 }
 
 // The lanes with these numbers out of two packs; those of the other follow those of the first.
-S3D_HD Pack pick(Pack one, Pack other, PackInt lanes) {
+S3D_HD Pack permute(Pack one, Pack other, PackInt lanes) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_permutex2var_ps((__m512)one, (__m512i)lanes, (__m512)other);
 #else
@@ -386,7 +386,7 @@ S3D_HD Pack pick(Pack one, Pack other, PackInt lanes) {
 }
 
 // The lanes with these numbers, all of them below WIDTH.
-S3D_HD Pack pick(Pack value, PackInt lanes) {
+S3D_HD Pack permute(Pack value, PackInt lanes) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_permutexvar_ps((__m512i)lanes, (__m512)value);
 #elif defined(__AVX2__)
@@ -424,18 +424,18 @@ S3D_HD void transpose(Pack (&rows)[WIDTH]) {
         high[lane] = low[lane] + WIDTH / 2;
     }
     for (int step = 1; step < WIDTH; step *= 2) {
-        Pack turned[WIDTH];
+        Pack transposed[WIDTH];
         for (int i = 0; i < WIDTH / 2; ++i) {
-            turned[2 * i] = pick(rows[i], rows[i + WIDTH / 2], low);
-            turned[2 * i + 1] = pick(rows[i], rows[i + WIDTH / 2], high);
+            transposed[2 * i] = permute(rows[i], rows[i + WIDTH / 2], low);
+            transposed[2 * i + 1] = permute(rows[i], rows[i + WIDTH / 2], high);
         }
-        for (int i = 0; i < WIDTH; ++i) rows[i] = turned[i];
+        for (int i = 0; i < WIDTH; ++i) rows[i] = transposed[i];
     }
 #endif
 }
 
 // A mask as one bit a lane.
-S3D_HD uint32_t to_lane_bits(PackInt mask) {
+S3D_HD uint32_t mask_to_bits(PackInt mask) {
 #if defined(__AVX512F__)
     return _mm512_movepi32_mask((__m512i)mask);
 #elif defined(__AVX2__)
@@ -491,7 +491,7 @@ S3D_HD Pack round_down(Pack value) {
 #endif
 }
 
-S3D_HD Pack fused(Pack a, Pack b, Pack c) {
+S3D_HD Pack fused_multiply_add(Pack a, Pack b, Pack c) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
@@ -510,20 +510,20 @@ S3D_HD Pack fused(Pack a, Pack b, Pack c) {
 
 #if defined(__AVX512F__)
 // One instruction each; of two operands, the second is kept where either is NaN.
-S3D_HD Pack limit(Pack value, float low, float high) {
+S3D_HD Pack clamp(Pack value, float low, float high) {
     return (Pack)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)value));
 }
 
-S3D_HD Pack scale_by_power(Pack value, Pack power) {
+S3D_HD Pack scale_by_power_of_two(Pack value, Pack power) {
     return (Pack)_mm512_scalef_ps((__m512)value, (__m512)power);
 }
 #elif defined(__AVX2__)
-S3D_HD Pack limit(Pack value, float low, float high) {
+S3D_HD Pack clamp(Pack value, float low, float high) {
     return (Pack)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)value));
 }
 #endif
 
-S3D_HD PackWord remainder_of(PackWord value, uint32_t divisor) {
+S3D_HD PackUInt modulo(PackUInt value, uint32_t divisor) {
     if (!any(value >= divisor)) return value;
     for (int lane = 0; lane < WIDTH; ++lane) value[lane] %= divisor;
     return value;

@@ -6,25 +6,25 @@
 
 namespace S3D_VARIANT {
 
-struct PrivateGradient {
+struct ThreadGradient {
     int64_t rows = 0;
     int channels = 0, stride = 0;
     float* data = nullptr;    // [rows, stride] of the item worked on
-    float* parked = nullptr;  // the same of an item whose gradient another thread has begun
+    float* deferred = nullptr;  // the same of an item whose gradient another thread has begun
     float* output = nullptr;  // where `data` goes: [rows, channels]
-    float* parked_output = nullptr;
+    float* deferred_output = nullptr;
 
     bool reserve(int64_t row_count, int channel_count) {
         rows = row_count;
         channels = channel_count;
         stride = pad_to_pack(channels);
-        data = allocate(static_cast<size_t>(rows) * stride);
+        data = allocate_zeros(static_cast<size_t>(rows) * stride);
         return data != nullptr;
     }
 
     void release() {
         free(data);
-        free(parked);
+        free(deferred);
     }
 
     // Adds rows `begin` to `end` of `from` to those of an output.
@@ -33,21 +33,21 @@ struct PrivateGradient {
             for (int c = 0; c < channels; c += WIDTH) {
                 const int count = channels - c < WIDTH ? channels - c : WIDTH;
                 float* place = to + row * channels + c;
-                store_part(place, load_part(place, count) + load(from + row * stride + c), count);
+                store_partial(place, load_partial(place, count) + load(from + row * stride + c), count);
             }
         }
     }
 
     // Is done with an item. Only the thread that began it may write its output now; others wait until all are done.
-    bool finish(bool began) {
-        if (began) {
+    bool flush(bool owns) {
+        if (owns) {
             add_rows(data, 0, rows, output);
             memset(data, 0, sizeof(float) * rows * stride);
             return true;
         }
-        parked = data;
-        parked_output = output;
-        data = allocate(static_cast<size_t>(rows) * stride);
+        deferred = data;
+        deferred_output = output;
+        data = allocate_zeros(static_cast<size_t>(rows) * stride);
         return data != nullptr;
     }
 };
