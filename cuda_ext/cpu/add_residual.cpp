@@ -9,7 +9,7 @@ namespace {
 
 constexpr int COLORS = 3;
 constexpr int CHANNELS = 4 * COLORS;  // of a pixel of the change: two by two pixels of the image, of each color in turn
-constexpr int BAND_ROWS = 16;              // rows of the change; even, as the agreement is of two by two of its pixels
+constexpr int BAND_ROWS = 16;         // rows of the change; even, as the agreement is of two by two of its pixels
 
 // Buffers of one thread, arena from one allocation. Rows that are read beyond their ends have room there.
 struct Scratch {

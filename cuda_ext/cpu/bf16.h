@@ -10,7 +10,7 @@
 
 namespace S3D_VARIANT {
 
-constexpr int BF16_TILE = 16;       // rows of a tile, and columns of sums
+constexpr int BF16_TILE = 16;        // rows of a tile, and columns of sums
 constexpr int BF16_TILE_DEPTH = 32;  // bfloat16 numbers in a row
 
 S3D_HD int pad_to_tile(int count) { return (count + BF16_TILE - 1) / BF16_TILE * BF16_TILE; }
@@ -18,8 +18,8 @@ S3D_HD int pad_to_depth(int count) { return (count + BF16_TILE_DEPTH - 1) / BF16
 
 // Where one thread keeps rounded factors; all null where products are in float32.
 struct Bf16Scratch {
-    uint16_t* rows = nullptr;    // a left factor, row by row
-    uint32_t* pairs = nullptr;   // a right factor: a word holds two rows of a column
+    uint16_t* rows = nullptr;        // a left factor, row by row
+    uint32_t* pairs = nullptr;       // a right factor: a word holds two rows of a column
     uint32_t* transposed = nullptr;  // a left factor that was stored column by column
 };
 
@@ -126,8 +126,9 @@ static inline void round_and_transpose(const float* from, int64_t stride, int ro
 // One tile of sums, or two beside, below or beside and below each other. `depth` counts tiles; strides are in bytes.
 template <bool BELOW, bool BESIDE>
 void multiply_tiles(const char* left, int64_t left_stride, const char* right, int64_t right_stride, int depth,
-                           const char* addend, int64_t addend_stride, char* target, int64_t target_stride) {
-    const int64_t down = BF16_TILE * left_stride, addend_down = BF16_TILE * addend_stride, target_down = BF16_TILE * target_stride;
+                    const char* addend, int64_t addend_stride, char* target, int64_t target_stride) {
+    const int64_t down = BF16_TILE * left_stride, addend_down = BF16_TILE * addend_stride,
+                  target_down = BF16_TILE * target_stride;
     _tile_loadd(0, addend, addend_stride);
     if (BESIDE) _tile_loadd(1, addend + 64, addend_stride);
     if (BELOW) _tile_loadd(2, addend + addend_down, addend_stride);
@@ -155,7 +156,7 @@ void multiply_tiles(const char* left, int64_t left_stride, const char* right, in
 // target = addend + left * right, with left [rows, 32 depth] and right in pairs [16 depth, width], of which the first
 // `columns` are used; `rows` and `columns` are multiples of a tile.
 static inline void multiply_bf16(const void* left, const uint32_t* right, int rows, int columns, int width, int depth,
-                                   Addend addend, OutputMatrix target) {
+                                 Addend addend, OutputMatrix target) {
     const int64_t left_stride = depth * 64, right_stride = width * 4;
     // The compiler does not know that loading a tile reads memory.
     asm volatile("" ::: "memory");

@@ -167,7 +167,8 @@ void composite_rays(const S3dComposite& rays, int64_t first, int lanes, float ma
     for (int lane = 0; lane < lanes; ++lane) {
         const int64_t begin = group.range[lane].begin, count = group.range[lane].end - begin;
         rays.alpha[first + lane] = alpha[lane];
-        accumulate_values(rays, first + lane, begin, static_cast<int32_t>(visible[lane] < count ? visible[lane] : count));
+        accumulate_values(rays, first + lane, begin,
+                          static_cast<int32_t>(visible[lane] < count ? visible[lane] : count));
     }
 }
 
@@ -193,7 +194,7 @@ Pack weights_backward(const S3dComposite& rays, const SamplePack& samples, int64
 
 // Writes the derivatives by density and length; `behind` is what lies behind the samples, and moves before them.
 void depths_backward(const S3dComposite& rays, const SamplePack& samples, Pack weight_gradient, Pack after,
-                          PackInt visible, float& behind) {
+                     PackInt visible, float& behind) {
     const Pack from_here = suffix_sum(weight_gradient * samples.read(rays.weights), samples.segment);
     const Pack from_next = behind + shift_lanes(from_here, -1, samples.segment);
     const Pack slope = select(visible, depth_derivative(weight_gradient, after, from_next), Pack{});
@@ -222,7 +223,7 @@ void ray_backward(const S3dComposite& rays, int64_t ray, float max_depth) {
         const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
         const int32_t left = visible_end - s < WIDTH ? static_cast<int32_t>(visible_end - s) : WIDTH;
         depths_backward(rays, samples, samples.read(rays.density_gradient), samples.read(rays.lengths_gradient),
-                             iota() < left, behind);
+                        iota() < left, behind);
     }
 }
 
@@ -231,8 +232,8 @@ void short_rays_backward(const S3dComposite& rays, int64_t first, int lanes, int
     const Pack weight_gradient = weights_backward(rays, samples, first);
     const Depth depth(samples, samples.read(rays.density) * samples.read(rays.lengths), 0.0f);
     float behind = 0.0f;
-    depths_backward(rays, samples, weight_gradient, exponential(-depth.after),
-                         ~(depth.before > splat<Pack>(max_depth)), behind);
+    depths_backward(rays, samples, weight_gradient, exponential(-depth.after), ~(depth.before > splat<Pack>(max_depth)),
+                    behind);
 }
 
 int check(const S3dComposite& rays, int threads) {

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t CACHE_BYTES = size_t{200} << 10;  // bytes of transformed patches and products at a time
 constexpr int MAX_TILES = 32;
 constexpr int GRADIENT_TILES = 48;  // whose gradients to the filters are added up at a time
-constexpr int SKEW = 16;           // floats between the parts of a buffer, so that they do not compete for the same lines
+constexpr int SKEW = 16;  // floats between the parts of a buffer, so that they do not compete for the same lines
 
 // The transformed filters: of each of the 36 points a matrix [inputs, columns].
 struct Filters {
@@ -58,7 +58,7 @@ struct Filters {
 // Sizes that all threads range.
 struct Plan {
     int tiles, bands;    // of a row, of a column
-    int tile_batch;        // tiles transformed at a time
+    int tile_batch;      // tiles transformed at a time
     int depth, columns;  // channels, in whole packs
     int pitch;           // pixels of a row with its borders
     int64_t row_step, patch_step, product_step;
@@ -163,8 +163,8 @@ void multiply_points(const S3dConvolution& layer, const Plan& plan, const Filter
 }
 
 // Some channels of one tile of output, from its upper left pixel on.
-void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][WINOGRAD_TILE], int64_t pixel, int rows, int columns,
-                int channel) {
+void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][WINOGRAD_TILE], int64_t pixel, int rows,
+                int columns, int channel) {
     const int lanes = count_lanes(channel, layer.outputs);
     const Pack bias = load_partial(layer.bias + channel, lanes);
     for (int y = 0; y < rows; ++y) {
@@ -180,9 +180,11 @@ void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][W
 
 void transform_outputs(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
                        const Scratch& scratch) {
-    const int top = band * WINOGRAD_TILE, rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
+    const int top = band * WINOGRAD_TILE,
+              rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
     for (int tile = 0; tile < count; ++tile) {
-        const int left = (first + tile) * WINOGRAD_TILE, columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
+        const int left = (first + tile) * WINOGRAD_TILE,
+                  columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
         const int64_t pixel = (item * layer.height + top) * layer.width + left;
         const float* from = scratch.products + static_cast<int64_t>(tile) * plan.columns;
         for (int c = 0; c < layer.outputs; c += WIDTH) {
@@ -213,10 +215,12 @@ struct FilterGradient {
 
     // Spreads the output's gradient in tiles from `first` of a band on; they become those from `place` on.
     void transform_gradient(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
-                         int place, const Scratch& scratch) const {
-        const int top = band * WINOGRAD_TILE, rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
+                            int place, const Scratch& scratch) const {
+        const int top = band * WINOGRAD_TILE,
+                  rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
         for (int tile = 0; tile < count; ++tile) {
-            const int left = (first + tile) * WINOGRAD_TILE, columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
+            const int left = (first + tile) * WINOGRAD_TILE,
+                      columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
             const int64_t pixel = (item * layer.height + top) * layer.width + left;
             float* to = scratch.products + static_cast<int64_t>(place + tile) * plan.columns;
             for (int c = 0; c < layer.outputs; c += WIDTH) {
@@ -290,7 +294,7 @@ struct BandRange {
 };
 
 void accumulate_bands(const S3dConvolution& layer, const Plan& plan, BandRange range, const FilterGradient& gradient,
-               const Scratch& scratch) {
+                      const Scratch& scratch) {
     int pending = 0;
     for (int64_t task = range.begin; task < range.end; ++task) {
         const int64_t item = task / plan.bands;

@@ -11,7 +11,7 @@ constexpr int CHUNK_POSITIONS = 64;  // of a chunk: a multiple of a tile
 // What frames say to the regions, in rows of whole packs. The pose is one more region, of which everything is part.
 struct MotionCodes {
     int parts, stride, share_stride;
-    float* codes = nullptr;   // [batch, parts, stride]
+    float* codes = nullptr;       // [batch, parts, stride]
     float* transposed = nullptr;  // [batch, hidden, share_stride]
 
     explicit MotionCodes(const S3dWarp& warp)
@@ -22,9 +22,8 @@ struct MotionCodes {
         transposed = codes + count;
         for (int64_t row = 0; row < warp.batch * parts; ++row) {
             const int64_t item = row / parts, part = row % parts;
-            const float* from = part == warp.regions
-                                    ? warp.pose + item * warp.hidden
-                                    : warp.by_region + (item * warp.regions + part) * warp.hidden;
+            const float* from = part == warp.regions ? warp.pose + item * warp.hidden
+                                                     : warp.by_region + (item * warp.regions + part) * warp.hidden;
             memcpy(codes + row * stride, from, sizeof(float) * warp.hidden);
             for (int c = 0; c < warp.hidden; ++c) transposed[(item * warp.hidden + c) * share_stride + part] = from[c];
         }
@@ -39,10 +38,10 @@ struct MotionCodes {
 
 // Buffers of one thread, assign_buffers from one allocation.
 struct Scratch {
-    float *position, *shares;       // of the chunk, in rows of whole packs
-    float* outer;                    // [CHUNK_POSITIONS, outer_stride]: the first and, beside it, the last layer
-    float* bottleneck;                  // [CHUNK_POSITIONS, *]: the bf16 one
-    float* outputs;                 // [CHUNK_POSITIONS, *], on the way back the gradient to them
+    float *position, *shares;  // of the chunk, in rows of whole packs
+    float* outer;              // [CHUNK_POSITIONS, outer_stride]: the first and, beside it, the last layer
+    float* bottleneck;         // [CHUNK_POSITIONS, *]: the bf16 one
+    float* outputs;            // [CHUNK_POSITIONS, *], on the way back the gradient to them
     float *outer_derivatives, *bottleneck_derivatives;  // from here on for the way back: derivatives of the activations
     float *outer_gradient, *bottleneck_gradient, *mixed_gradient;  // the gradients
     float *position_gradient, *shares_gradient;
@@ -58,8 +57,8 @@ struct ThreadState {
     float* buffer = nullptr;  // of the scratch
 };
 
-size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, bool back, float* buffer,
-           Scratch& scratch) {
+size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, bool back,
+                      float* buffer, Scratch& scratch) {
     Arena arena = {buffer};
     const auto take_rows = [&](int stride) { return arena.take(static_cast<size_t>(CHUNK_POSITIONS) * stride); };
     const int bottleneck = network.layer[0].stride;
@@ -108,12 +107,15 @@ void read_points(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t f
 
 // What the first layer activates.
 template <class Epilogue>
-void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch, Epilogue epilogue) {
-    multiply({scratch.shares, motion_codes.share_stride, 1}, {motion_codes.find_codes(item), motion_codes.stride, motion_codes.parts},
-             points, warp.hidden, {scratch.position, motion_codes.stride}, {scratch.outer, scratch.outer_stride}, epilogue);
+void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch,
+               Epilogue epilogue) {
+    multiply({scratch.shares, motion_codes.share_stride, 1},
+             {motion_codes.find_codes(item), motion_codes.stride, motion_codes.parts}, points, warp.hidden,
+             {scratch.position, motion_codes.stride}, {scratch.outer, scratch.outer_stride}, epilogue);
 }
 
-void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first, Scratch& scratch) {
+void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
+                Scratch& scratch) {
     const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const int output_stride = network.layer[2].stride;
@@ -131,8 +133,8 @@ void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& 
 }
 
 // The layers once more, with the derivatives of their activations.
-void recompute_layers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t item, int points,
-                   Scratch& scratch) {
+void recompute_layers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t item,
+                      int points, Scratch& scratch) {
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const Bf16Scratch& bf16 = scratch.bf16;
     float *outer = scratch.outer, *last = outer + warp.hidden, *bottleneck = scratch.bottleneck;
@@ -151,18 +153,25 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const int output_stride = network.layer[2].stride, mixed_stride = pad_to_pack(warp.hidden);
     const Bf16Scratch& bf16 = scratch.bf16;
-    float *outer_gradient = scratch.outer_gradient, *last_gradient = outer_gradient + warp.hidden, *bottleneck_gradient = scratch.bottleneck_gradient;
+    float *outer_gradient = scratch.outer_gradient, *last_gradient = outer_gradient + warp.hidden,
+          *bottleneck_gradient = scratch.bottleneck_gradient;
     layer[2].add(network.layer[2], scratch.outputs, output_stride, points, scratch.outer, outer_stride, bf16);
-    network.layer[2].backward_input(scratch.outputs, output_stride, points, outer_gradient, outer_stride, 2 * warp.hidden, bf16);
-    multiply_rows_by(last_gradient, outer_stride, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
+    network.layer[2].backward_input(scratch.outputs, output_stride, points, outer_gradient, outer_stride,
+                                    2 * warp.hidden, bf16);
+    multiply_rows_by(last_gradient, outer_stride, scratch.outer_derivatives + warp.hidden, outer_stride, points,
+                     warp.hidden);
     layer[1].add(network.layer[1], last_gradient, outer_stride, points, scratch.bottleneck, bottleneck_stride, bf16);
-    network.layer[1].backward_input(last_gradient, outer_stride, points, bottleneck_gradient, bottleneck_stride, warp.narrow, bf16);
-    multiply_rows_by(bottleneck_gradient, bottleneck_stride, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.narrow);
+    network.layer[1].backward_input(last_gradient, outer_stride, points, bottleneck_gradient, bottleneck_stride,
+                                    warp.narrow, bf16);
+    multiply_rows_by(bottleneck_gradient, bottleneck_stride, scratch.bottleneck_derivatives, bottleneck_stride, points,
+                     warp.narrow);
     layer[0].add(network.layer[0], bottleneck_gradient, bottleneck_stride, points, scratch.outer, outer_stride, bf16);
-    network.layer[0].backward_input(bottleneck_gradient, bottleneck_stride, points, scratch.mixed_gradient, mixed_stride, warp.hidden, bf16);
+    network.layer[0].backward_input(bottleneck_gradient, bottleneck_stride, points, scratch.mixed_gradient,
+                                    mixed_stride, warp.hidden, bf16);
     for (int row = 0; row < points; ++row) {
         float* mixed = scratch.mixed_gradient + row * mixed_stride;
-        const float *derivative = scratch.outer_derivatives + row * outer_stride, *beside = outer_gradient + row * outer_stride;
+        const float *derivative = scratch.outer_derivatives + row * outer_stride,
+                    *beside = outer_gradient + row * outer_stride;
         for (int c = 0; c < warp.hidden; c += WIDTH) {
             store(mixed + c, (load(mixed + c) + load(beside + c)) * load(derivative + c));
         }
@@ -170,22 +179,24 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
 }
 
 // Adds the gradients to the codes of a frame, and of the positions and their shares those that come from it.
-void codes_backward(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, ThreadState& state) {
+void codes_backward(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points,
+                    ThreadState& state) {
     const Scratch& scratch = state.scratch;
     const auto identity = [](Pack sum) { return sum; };
     const int stride = motion_codes.stride, share_stride = motion_codes.share_stride;
     float* codes = state.codes + item * motion_codes.parts * stride;
-    multiply({scratch.shares, 1, share_stride}, {scratch.mixed_gradient, stride, points}, motion_codes.parts, warp.hidden,
-             {codes, stride}, {codes, stride}, identity);
-    multiply({scratch.mixed_gradient, stride, 1}, {motion_codes.find_transposed(item, warp.hidden), share_stride, warp.hidden}, points,
-             warp.regions, {scratch.shares_gradient, share_stride}, {scratch.shares_gradient, share_stride}, identity);
+    multiply({scratch.shares, 1, share_stride}, {scratch.mixed_gradient, stride, points}, motion_codes.parts,
+             warp.hidden, {codes, stride}, {codes, stride}, identity);
+    multiply({scratch.mixed_gradient, stride, 1},
+             {motion_codes.find_transposed(item, warp.hidden), share_stride, warp.hidden}, points, warp.regions,
+             {scratch.shares_gradient, share_stride}, {scratch.shares_gradient, share_stride}, identity);
     for (int64_t i = 0; i < static_cast<int64_t>(points) * stride; i += WIDTH) {
         store(scratch.position_gradient + i, load(scratch.position_gradient + i) + load(scratch.mixed_gradient + i));
     }
 }
 
 void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
-                         ThreadState& state) {
+                    ThreadState& state) {
     Scratch& scratch = state.scratch;
     const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
     read_points(warp, motion_codes, first, points, scratch);
@@ -198,14 +209,15 @@ void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCod
         layers_backward(warp, network, points, state);
         codes_backward(warp, motion_codes, item, points, state);
     }
-    write_rows(scratch.position_gradient, motion_codes.stride, points, warp.hidden, warp.position_gradient + first * warp.hidden);
+    write_rows(scratch.position_gradient, motion_codes.stride, points, warp.hidden,
+               warp.position_gradient + first * warp.hidden);
     write_rows(scratch.shares_gradient, motion_codes.share_stride, points, warp.regions,
                warp.shares_gradient + first * warp.regions);
 }
 
 // The chunks `begin` to `end`, for one thread.
-int range_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin, int64_t end,
-                       ThreadState& state) {
+int range_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin,
+                   int64_t end, ThreadState& state) {
     if (begin == end) return S3D_OK;
     state.codes = allocate_zeros(warp.batch * motion_codes.parts * motion_codes.stride);
     state.buffer = allocate_zeros(assign_buffers(warp, network, motion_codes, true, nullptr, state.scratch));
@@ -218,7 +230,8 @@ int range_backward(const S3dWarp& warp, const Network& network, const MotionCode
     return S3D_OK;
 }
 
-void add_thread_gradients(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, const ThreadState& state) {
+void add_thread_gradients(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes,
+                          const ThreadState& state) {
     state.network.add_to(network, warp.weights_gradient, warp.biases_gradient);
     for (int64_t row = 0; state.codes != nullptr && row < warp.batch * motion_codes.parts; ++row) {
         const int64_t item = row / motion_codes.parts, part = row % motion_codes.parts;
@@ -228,7 +241,8 @@ void add_thread_gradients(const S3dWarp& warp, const Network& network, const Mot
     }
 }
 
-int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* state, int threads) {
+int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* state,
+                 int threads) {
     const int64_t chunks = (warp.points + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)

@@ -46,14 +46,23 @@ struct Kernels {
     int (*enlarging_forward)(const S3dEnlarging&, int);
 };
 
-#define S3D_LIST_KERNELS(name, variant)                                                                    \
-    {                                                                                                      \
-        name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
-            variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward, \
-            variant::photograph_forward, variant::convolution_forward, variant::convolution_backward,      \
-            variant::detail_forward, variant::enlarging_forward                                            \
-    }
+#define S3D_LIST_KERNELS(name, variant) \
+    {name,                              \
+     variant::hash_grid_forward,        \
+     variant::hash_grid_backward,       \
+     variant::triplane_forward,         \
+     variant::triplane_backward,        \
+     variant::composite_forward,        \
+     variant::composite_backward,       \
+     variant::field_forward,            \
+     variant::field_backward,           \
+     variant::warp_forward,             \
+     variant::warp_backward,            \
+     variant::photograph_forward,       \
+     variant::convolution_forward,      \
+     variant::convolution_backward,     \
+     variant::detail_forward,           \
+     variant::enlarging_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)

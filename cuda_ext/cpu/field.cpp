@@ -11,14 +11,14 @@ constexpr int CHUNK_RAYS = 48;  // of a chunk: a multiple of a tile, small enoug
 
 // Buffers of one thread, assign_buffers from one allocation.
 struct Scratch {
-    SampleRows rows;                   // the inputs' rows have room for a hidden layer too
-    float *hidden, *outputs;           // [CHUNK_RAYS, *]: the network's layers
-    float* sums;                       // [CHUNK_RAYS, *]: composited so far
+    SampleRows rows;          // the inputs' rows have room for a hidden layer too
+    float *hidden, *outputs;  // [CHUNK_RAYS, *]: the network's layers
+    float* sums;              // [CHUNK_RAYS, *]: composited so far
     Bf16Scratch bf16;
     alignas(64) float place[9][CHUNK_RAYS];  // position, warped and seen of `rows`
     alignas(64) float density[CHUNK_RAYS], length[CHUNK_RAYS], before[CHUNK_RAYS], weight[CHUNK_RAYS];
     alignas(64) float depth[CHUNK_RAYS], alpha[CHUNK_RAYS];  // of each ray, so far
-    int ray[CHUNK_RAYS];                               // the rays still seen: as many as there are rows
+    int ray[CHUNK_RAYS];                                     // the rays still seen: as many as there are rows
 };
 
 struct Strides {
@@ -96,7 +96,7 @@ void composite_samples(const S3dField& field, const Strides& stride, float max_d
 
 template <class T>
 void march_rays(const S3dField& field, const Item& item, const Network& network, const Strides& stride, int64_t first,
-           Scratch& scratch) {
+                Scratch& scratch) {
     const int rays = field.rays - first < CHUNK_RAYS ? static_cast<int>(field.rays - first) : CHUNK_RAYS;
     const int channels = 5 + field.features;
     const float max_depth = max_visible_depth(field.stop);
@@ -113,8 +113,7 @@ void march_rays(const S3dField& field, const Item& item, const Network& network,
         const Bf16Scratch& bf16 = scratch.bf16;
         network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, bf16);
         network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, bf16);
-        network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false,
-                               bf16);
+        network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false, bf16);
         activate_outputs(field, stride, scratch);
         composite_samples(field, stride, max_depth, scratch);
     }

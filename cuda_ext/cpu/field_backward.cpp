@@ -11,14 +11,16 @@ constexpr int CHUNK_RAYS = 16;  // of a chunk, one beside the other: sample s of
 
 // Buffers of one thread, assign_buffers from one allocation.
 struct Scratch {
-    SampleRows rows;                     // the inputs, later the gradient to them
-    float* projected_gradient[3];                     // the gradient to where samples are projected
-    float *length, *raw, *weight, *transmittance;  // of each sample: raw density, what it weighs, transmittance behind it
-    float* weight_gradient;                    // the derivative by its weight, later that by its raw density
-    float *hidden[2], *derivative[2];         // the activations of the layers and their derivatives, later the gradients
-    float* outputs;                      // of the network, later the gradient to them
-    float* lattice;                      // [WIDTH, *] the gradient to what the lattice gave
-    float *value_gradient, *flow_gradient[2], *alpha_gradient;  // the gradients to what the chunk's rays see; the first like `outputs`
+    SampleRows rows;               // the inputs, later the gradient to them
+    float* projected_gradient[3];  // the gradient to where samples are projected
+    float *length, *raw, *weight,
+        *transmittance;                // of each sample: raw density, what it weighs, transmittance behind it
+    float* weight_gradient;            // the derivative by its weight, later that by its raw density
+    float *hidden[2], *derivative[2];  // the activations of the layers and their derivatives, later the gradients
+    float* outputs;                    // of the network, later the gradient to them
+    float* lattice;                    // [WIDTH, *] the gradient to what the lattice gave
+    float *value_gradient, *flow_gradient[2],
+        *alpha_gradient;  // the gradients to what the chunk's rays see; the first like `outputs`
     int hidden_stride, output_stride;
     Bf16Scratch bf16;
 };
@@ -31,7 +33,9 @@ struct ThreadState {
     float* buffer = nullptr;  // of the scratch
 };
 
-int count_inputs_with_gradient(const S3dField& field) { return field.scales * field.plane_channels + field.ambient + 3; }
+int count_inputs_with_gradient(const S3dField& field) {
+    return field.scales * field.plane_channels + field.ambient + 3;
+}
 
 size_t assign_buffers(const S3dField& field, const Network& network, float* buffer, Scratch& scratch) {
     const size_t rows = static_cast<size_t>(CHUNK_RAYS) * field.samples;
@@ -108,8 +112,7 @@ void apply_network(const Network& network, Scratch& scratch) {
     activate_rows(scratch.hidden[0], scratch.derivative[0], stride, rows.count, stride);
     network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, bf16);
     activate_rows(scratch.hidden[1], scratch.derivative[1], stride, rows.count, stride);
-    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false,
-                           bf16);
+    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false, bf16);
 }
 
 // Colors are the outputs 1 to 3, all in the first pack.
@@ -148,11 +151,13 @@ void rays_backward(const S3dField& field, float max_depth, int begin, Scratch& s
     for (int s = field.samples - 1; s >= 0; --s) {
         const int i = s * CHUNK_RAYS + begin;
         const Pack weight = load(scratch.weight + i);
-        const Pack weight_gradient = load(scratch.weight_gradient + i) + alpha + flow[0] * load(scratch.rows.projected[0] + i) +
-                               flow[1] * load(scratch.rows.projected[1] + i);
+        const Pack weight_gradient = load(scratch.weight_gradient + i) + alpha +
+                                     flow[0] * load(scratch.rows.projected[0] + i) +
+                                     flow[1] * load(scratch.rows.projected[1] + i);
         const Pack depth_gradient = depth_derivative(weight_gradient, load(scratch.transmittance + i), behind);
         behind += weight_gradient * weight;
-        store(scratch.weight_gradient + i, depth_gradient * load(scratch.length + i) * density_derivative(load(scratch.raw + i)));
+        store(scratch.weight_gradient + i,
+              depth_gradient * load(scratch.length + i) * density_derivative(load(scratch.raw + i)));
         store(scratch.projected_gradient[0] + i, weight * flow[0]);
         store(scratch.projected_gradient[1] + i, weight * flow[1]);
         store(scratch.projected_gradient[2] + i, Pack{});
@@ -167,7 +172,8 @@ void values_backward(Scratch& scratch) {
         const float* gradient = scratch.value_gradient + i % CHUNK_RAYS * scratch.output_stride;
         const Pack weight = load_broadcast(scratch.weight + i), value = load(row);
         const Pack derivative = select(colors, sigmoid_derivative(value), splat<Pack>(1.0f));
-        store(row, select(iota() > 0, weight * load(gradient) * derivative, load_broadcast(scratch.weight_gradient + i)));
+        store(row,
+              select(iota() > 0, weight * load(gradient) * derivative, load_broadcast(scratch.weight_gradient + i)));
         for (int c = WIDTH; c < scratch.output_stride; c += WIDTH) store(row + c, weight * load(gradient + c));
     }
 }
@@ -190,8 +196,8 @@ void network_backward(const S3dField& field, const Network& network, ThreadState
         stride = hidden_stride;
     }
     layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, bf16);
-    network.layer[0].backward_input(gradient, stride, rows.count, rows.inputs, rows.stride, count_inputs_with_gradient(field),
-                                bf16);
+    network.layer[0].backward_input(gradient, stride, rows.count, rows.inputs, rows.stride,
+                                    count_inputs_with_gradient(field), bf16);
 }
 
 // Adds the gradient to the lattice of samples `first` and the lanes behind it.
@@ -200,8 +206,9 @@ void deformation_backward(const S3dField& field, const Item& item, int first, Th
     const SampleRows& rows = scratch.rows;
     const int stride = state.lattice.stride, ambient = field.scales * field.plane_channels;
     const float* inputs = rows.inputs + static_cast<int64_t>(first) * rows.stride + ambient;
-    const ProjectedPoint<Pack> projected = {load(scratch.projected_gradient[0] + first), load(scratch.projected_gradient[1] + first),
-                                  load(scratch.projected_gradient[2] + first)};
+    const ProjectedPoint<Pack> projected = {load(scratch.projected_gradient[0] + first),
+                                            load(scratch.projected_gradient[1] + first),
+                                            load(scratch.projected_gradient[2] + first)};
     for (int d = 0; d < 3; ++d) {
         const Pack offset = gather(inputs + field.ambient + d, iota() * rows.stride, WIDTH);
         const Pack value = OFFSET_GAIN * offset + projection_backward(projected, item.rotation, item.scale, d);
@@ -227,7 +234,8 @@ void deformation_backward(const S3dField& field, const Item& item, int first, Th
 }
 
 template <class T>
-void chunk_backward(const S3dField& field, const Network& network, const Item& item, int64_t first, ThreadState& state) {
+void chunk_backward(const S3dField& field, const Network& network, const Item& item, int64_t first,
+                    ThreadState& state) {
     Scratch& scratch = state.scratch;
     read_chunk(field, item, first, scratch);
     prepare_inputs<T>(field, item, scratch.rows);

@@ -10,10 +10,10 @@ constexpr int LAYERS = 3;
 
 struct Layer {
     int inputs = 0, outputs = 0, stride = 0, input_stride = 0;
-    float* weights = nullptr;  // [inputs, stride]: transposed and padded with zeros
-    float* bias = nullptr;     // [stride]
-    float* transposed = nullptr;   // [outputs, input_stride]: padded with zeros, for the way back
-    float* zeros = nullptr;    // [input_stride]
+    float* weights = nullptr;     // [inputs, stride]: transposed and padded with zeros
+    float* bias = nullptr;        // [stride]
+    float* transposed = nullptr;  // [outputs, input_stride]: padded with zeros, for the way back
+    float* zeros = nullptr;       // [input_stride]
     // The two matrices rounded, in pairs of rows; null where products are in float32.
     uint32_t *bf16_weights = nullptr, *bf16_transposed = nullptr;
 
@@ -30,7 +30,8 @@ struct Layer {
         zeros = transposed + back;
         for (int o = 0; o < outputs; ++o) {
             for (int i = 0; i < inputs; ++i) {
-                weights[i * stride + o] = transposed[o * input_stride + i] = weight[static_cast<size_t>(o) * inputs + i];
+                weights[i * stride + o] = transposed[o * input_stride + i] =
+                    weight[static_cast<size_t>(o) * inputs + i];
             }
             bias[o] = offset[o];
         }
@@ -58,7 +59,7 @@ struct Layer {
         if (scratch.rows != nullptr) {
             round_rows(from, from_stride, rows, inputs, scratch.rows);
             multiply_bf16(scratch.rows, bf16_weights, pad_to_tile(rows), stride, stride,
-                            pad_to_depth(inputs) / BF16_TILE_DEPTH, {bias, 0}, {to, to_stride});
+                          pad_to_depth(inputs) / BF16_TILE_DEPTH, {bias, 0}, {to, to_stride});
             for (int row = 0; activate && row < rows; ++row, to += to_stride) {
                 for (int c = 0; c < stride; c += WIDTH) store(to + c, silu(load(to + c)));
             }
@@ -78,12 +79,12 @@ struct Layer {
 
     // The gradient to the first `columns` inputs from that to the outputs.
     void backward_input(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
-                    const Bf16Scratch& scratch) const {
+                        const Bf16Scratch& scratch) const {
 #if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {
             round_rows(from, from_stride, rows, outputs, scratch.rows);
             multiply_bf16(scratch.rows, bf16_transposed, pad_to_tile(rows), pad_to_tile(columns), input_stride,
-                            pad_to_depth(outputs) / BF16_TILE_DEPTH, {zeros, 0}, {to, to_stride});
+                          pad_to_depth(outputs) / BF16_TILE_DEPTH, {zeros, 0}, {to, to_stride});
             return;
         }
 #else
@@ -119,7 +120,7 @@ struct LayerGradient {
             round_and_transpose(gradient, stride, rows, layer.outputs, scratch.transposed);
             round_to_pairs(from, from_stride, rows, width, scratch.pairs);
             multiply_bf16(scratch.transposed, scratch.pairs, pad_to_tile(layer.outputs), width, width,
-                            pad_to_depth(rows) / BF16_TILE_DEPTH, {weights, width}, {weights, width});
+                          pad_to_depth(rows) / BF16_TILE_DEPTH, {weights, width}, {weights, width});
             return;
         }
 #else

@@ -74,12 +74,13 @@ S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&cor
 // Two packs of channels at a time in bfloat16: a word holds two channels, and unpacks in one instruction each.
 template <class Rows>
 S3D_HD void read_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel,
-                       const Rows& output) {
+                            const Rows& output) {
     for (int lane = 0; lane < lanes; ++lane) {
         DeinterleavedPacks sum = {};
         for (int p = 0; p < 3; ++p) {
             for (int corner = 0; corner < 4; ++corner) {
-                const DeinterleavedPacks pixel = load_deinterleaved(plane[p] + corners[p].offset[corner][lane] + channel);
+                const DeinterleavedPacks pixel =
+                    load_deinterleaved(plane[p] + corners[p].offset[corner][lane] + channel);
                 const Pack weight = load_broadcast(corners[p].weight[corner] + lane);
                 sum.even += weight * pixel.even;
                 sum.odd += weight * pixel.odd;
@@ -98,8 +99,8 @@ S3D_HD int read_whole_bf16_pairs(const float* const (&)[3], const PlaneCorners (
 
 // Reads what `read_bf16_pairs` can; returns the number of channels read.
 template <class Rows>
-S3D_HD int read_whole_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
-                            const Rows& output) {
+S3D_HD int read_whole_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes,
+                                 int channels, const Rows& output) {
     int read = 0;
     for (; channels - read >= 2 * WIDTH; read += 2 * WIDTH) read_bf16_pairs(plane, corners, lanes, read, output);
     return read;

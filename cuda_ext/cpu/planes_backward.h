@@ -9,12 +9,12 @@ namespace S3D_VARIANT {
 struct PlaneSample {
     PlaneCorners from;
     alignas(64) int32_t to[4][WIDTH];
-    alignas(64) float column[WIDTH], row[WIDTH];              // weight of the higher pixel
+    alignas(64) float column[WIDTH], row[WIDTH];                        // weight of the higher pixel
     alignas(64) float column_derivative[WIDTH], row_derivative[WIDTH];  // of a third of the value, pixels a unit
 };
 
 static inline void locate_plane_sample(const S3dField& field, const SampleRows& rows, int first, int scale, int plane,
-                                int stride, PlaneSample& sample) {
+                                       int stride, PlaneSample& sample) {
     const int32_t width = field.plane_width[scale], height = field.plane_height[scale];
     const PlaneAxis<Pack> column = locate_on_plane(load(rows.projected[column_axis(plane)] + first), width);
     const PlaneAxis<Pack> row = locate_on_plane(load(rows.projected[row_axis(plane)] + first), height);
@@ -32,7 +32,8 @@ template <class T>
 S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* plane, const float* gradient,
                                   int channels, float* pixels, Pack& by_column, Pack& by_row) {
     const Pack column = load_broadcast(sample.column + lane), row = load_broadcast(sample.row + lane);
-    const Pack column_derivative = load_broadcast(sample.column_derivative + lane), row_derivative = load_broadcast(sample.row_derivative + lane);
+    const Pack column_derivative = load_broadcast(sample.column_derivative + lane),
+               row_derivative = load_broadcast(sample.row_derivative + lane);
     for (int c = 0; c < channels; c += WIDTH) {
         const int count = channels - c < WIDTH ? channels - c : WIDTH;
         const Pack value = load(gradient + c);
@@ -42,7 +43,8 @@ S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* 
             float* pixel = pixels + sample.to[i][lane] + c;
             store(pixel, multiply_add(load_broadcast(sample.from.weight[i] + lane), value, load(pixel)));
         }
-        const PlaneDerivative<Pack> slope = bilinear_derivative(corner[0], corner[1], corner[2], corner[3], column, row);
+        const PlaneDerivative<Pack> slope =
+            bilinear_derivative(corner[0], corner[1], corner[2], corner[3], column, row);
         by_column = multiply_add(value * column_derivative, slope.column, by_column);
         by_row = multiply_add(value * row_derivative, slope.row, by_row);
     }
@@ -52,7 +54,7 @@ S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* 
 // v and depth is added to `place`.
 template <class T>
 void planes_backward(const S3dField& field, const Item& item, const SampleRows& rows, int first,
-                         const ThreadGradient (&planes)[S3D_MAX_SCALES], float* const (&place)[3]) {
+                     const ThreadGradient (&planes)[S3D_MAX_SCALES], float* const (&place)[3]) {
     PlaneSample sample[S3D_MAX_SCALES][3];
     const T* plane[S3D_MAX_SCALES][3];
     float* pixels[S3D_MAX_SCALES][3];

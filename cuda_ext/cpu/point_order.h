@@ -10,8 +10,8 @@
 namespace S3D_VARIANT {
 
 constexpr int64_t MAX_SORTED_POINTS = 1 << 17;  // points sorted at a time
-constexpr int CUBE_SIZE = 8;                  // pixels a side of what is read together
-constexpr int MAX_CUBE_BITS = 5;         // of a cube's number along one axis
+constexpr int CUBE_SIZE = 8;                    // pixels a side of what is read together
+constexpr int MAX_CUBE_BITS = 5;                // of a cube's number along one axis
 
 // The bits of up to five, three places apart.
 S3D_HD PackUInt spread_bits(PackUInt value) {

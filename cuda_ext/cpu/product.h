@@ -76,7 +76,8 @@ S3D_HD void multiply_block(LeftMatrix left, RightMatrix right, Addend addend, Ou
 }
 
 template <int R, class Epilogue>
-void multiply_rows(LeftMatrix left, RightMatrix right, int columns, Addend addend, OutputMatrix target, Epilogue epilogue) {
+void multiply_rows(LeftMatrix left, RightMatrix right, int columns, Addend addend, OutputMatrix target,
+                   Epilogue epilogue) {
     int column = 0;
     const auto step = [&](int packs) {
         column += packs * WIDTH;
@@ -93,7 +94,8 @@ void multiply_rows(LeftMatrix left, RightMatrix right, int columns, Addend adden
 
 // target = epilogue(addend + left * right) for `rows` rows and `columns` columns, rounded up to whole packs.
 template <class Epilogue>
-void multiply(LeftMatrix left, RightMatrix right, int rows, int columns, Addend addend, OutputMatrix target, Epilogue epilogue) {
+void multiply(LeftMatrix left, RightMatrix right, int rows, int columns, Addend addend, OutputMatrix target,
+              Epilogue epilogue) {
     int row = 0;
     const auto step = [&](int count) {
         row += count;

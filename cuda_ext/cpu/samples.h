@@ -83,7 +83,8 @@ static inline void deform(const S3dField& field, const Item& item, SampleRows& r
                 const int count = channels - c < WIDTH ? channels - c : WIDTH;
                 Pack sum{};
                 for (int corner = 0; corner < 8; ++corner) {
-                    sum += load_broadcast(cells.weight[corner] + lane) * load_partial(from + distance[corner] + c, count);
+                    sum +=
+                        load_broadcast(cells.weight[corner] + lane) * load_partial(from + distance[corner] + c, count);
                 }
                 store(value + c, sum);
             }
@@ -155,9 +156,8 @@ void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) 
                 plane[p] = planes + p * plane_stride;
                 const Pack column = load(rows.projected[column_axis(p)] + first);
                 const Pack row = load(rows.projected[row_axis(p)] + first);
-                find_corners(locate_on_plane(column, field.plane_width[s]),
-                             locate_on_plane(row, field.plane_height[s]), field.plane_channels,
-                             field.plane_channels * field.plane_width[s], corners[p]);
+                find_corners(locate_on_plane(column, field.plane_width[s]), locate_on_plane(row, field.plane_height[s]),
+                             field.plane_channels, field.plane_channels * field.plane_width[s], corners[p]);
             }
             float* inputs = rows.inputs + static_cast<int64_t>(first) * rows.stride + s * field.plane_channels;
             read_channels(plane, corners, count_lanes(first, rows.count), field.plane_channels,

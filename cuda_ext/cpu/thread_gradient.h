@@ -9,9 +9,9 @@ namespace S3D_VARIANT {
 struct ThreadGradient {
     int64_t rows = 0;
     int channels = 0, stride = 0;
-    float* data = nullptr;    // [rows, stride] of the item worked on
+    float* data = nullptr;      // [rows, stride] of the item worked on
     float* deferred = nullptr;  // the same of an item whose gradient another thread has begun
-    float* output = nullptr;  // where `data` goes: [rows, channels]
+    float* output = nullptr;    // where `data` goes: [rows, channels]
     float* deferred_output = nullptr;
 
     bool reserve(int64_t row_count, int channel_count) {

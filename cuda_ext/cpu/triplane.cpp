@@ -36,9 +36,7 @@ struct ScatteredRows {
     int64_t stride;
     const int32_t* point;
 
-    void write(int lane, int channel, Pack value) const {
-        stream_store(first + point[lane] * stride + channel, value);
-    }
+    void write(int lane, int channel, Pack value) const { stream_store(first + point[lane] * stride + channel, value); }
 
     void write_masked(int lane, int channel, Pack value, int count) const {
         store_masked(first + point[lane] * stride + channel, value, count);
@@ -198,9 +196,9 @@ void add_positions_gradient(const S3dTriplane& lookup, int64_t item, int64_t beg
         for (int p = 0; p < 3; ++p) {
             const Axes axes = locate(lookup, lookup.positions + origin * 3, lanes, p, corners);
             for (int lane = 0; lane < lanes; ++lane) {
-                const SumPair slope = differentiate_point(plane + p * lookup.plane_stride, corners, lane,
-                                                          axes.column.weight[lane], axes.row.weight[lane],
-                                                          gradient + lane * lookup.output_stride, lookup.channels);
+                const SumPair slope =
+                    differentiate_point(plane + p * lookup.plane_stride, corners, lane, axes.column.weight[lane],
+                                        axes.row.weight[lane], gradient + lane * lookup.output_stride, lookup.channels);
                 slopes[lane * 3 + column_axis(p)] += PLANE_WEIGHT * slope.first * axes.column.slope[lane];
                 slopes[lane * 3 + row_axis(p)] += PLANE_WEIGHT * slope.second * axes.row.slope[lane];
             }
@@ -215,7 +213,8 @@ void run_blocks(const S3dTriplane& lookup, int threads, BlockWork work) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t index = 0; index < lookup.batch * blocks; ++index) {
         const int64_t begin = index % blocks * BLOCK_POINTS;
-        work(lookup, index / blocks, begin, begin + BLOCK_POINTS < lookup.points ? begin + BLOCK_POINTS : lookup.points);
+        work(lookup, index / blocks, begin,
+             begin + BLOCK_POINTS < lookup.points ? begin + BLOCK_POINTS : lookup.points);
     }
 }
 

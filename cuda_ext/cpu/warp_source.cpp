@@ -92,7 +92,7 @@ struct Taps {
         weight[3] = CUBIC_A * left * rest * rest;
     }
 
-   private:
+private:
     static constexpr float CUBIC_A = -0.75f;
 
     // Of a pixel less than one away.
@@ -103,14 +103,14 @@ struct Taps {
 
 // Three colors of one quarter of each pixel: into `inputs`, rows of `stride` channels, and into the warped photograph.
 void warp_subpixel(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
-                  int stride) {
+                   int stride) {
     const float* const flow[2] = {find_flow(photograph, pixels.item, 0), find_flow(photograph, pixels.item, 1)};
     const int32_t height = 2 * photograph.height, width = 2 * photograph.width;
     const int32_t row = 2 * pixels.row + below;
     const Pack column = to_float(2 * (iota() + pixels.column) + right);
     const Pack u = warp_coordinates(column, width, upsample_flow(flow[0], photograph, pixels, below, right));
     const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(row)), height,
-                                upsample_flow(flow[1], photograph, pixels, below, right));
+                                    upsample_flow(flow[1], photograph, pixels, below, right));
     const Taps columns(u, photograph.image_width), rows(v, photograph.image_height);
     const int64_t size = int64_t{photograph.image_height} * photograph.image_width;
     for (int color = 0; color < 3; ++color) {

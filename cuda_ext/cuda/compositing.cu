@@ -82,7 +82,8 @@ __global__ void rays_backward(S3dComposite rays) {
     float behind = 0.0f;
     for (int64_t s = range.end - 1; s >= range.begin; --s) {
         const float weight_gradient = rays.density_gradient[s];
-        const float slope = s < visible_end ? depth_derivative(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
+        const float slope =
+            s < visible_end ? depth_derivative(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
         behind += weight_gradient * rays.weights[s];
         rays.density_gradient[s] = slope * rays.lengths[s];
         rays.lengths_gradient[s] = slope * rays.density[s];

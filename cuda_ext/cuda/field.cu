@@ -12,11 +12,11 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int MAX_WIDTH = 256;    // of inputs and hidden layers
-constexpr int MAX_OUTPUTS = 128;  // of the network
-constexpr int MAX_CHANNELS = 64;  // of the lattice
-constexpr int MAX_SAMPLES_PER_PASS = 8;       // samples of a ray at most that are in shared memory at once
-constexpr int ROWS_PER_THREAD = 16;          // of a layer that a thread computes at once
+constexpr int MAX_WIDTH = 256;           // of inputs and hidden layers
+constexpr int MAX_OUTPUTS = 128;         // of the network
+constexpr int MAX_CHANNELS = 64;         // of the lattice
+constexpr int MAX_SAMPLES_PER_PASS = 8;  // samples of a ray at most that are in shared memory at once
+constexpr int ROWS_PER_THREAD = 16;      // of a layer that a thread computes at once
 
 // One sample of a ray.
 struct Sample {
@@ -78,7 +78,8 @@ __device__ bool is_aligned(const T* pointer) {
 }
 
 template <class T>
-__device__ void read_appearance(const S3dField& field, int64_t item, const ProjectedPoint<float>& projected, float* input) {
+__device__ void read_appearance(const S3dField& field, int64_t item, const ProjectedPoint<float>& projected,
+                                float* input) {
     const float place[3] = {projected.u, projected.v, projected.depth};
     const int channels = field.plane_channels;
     for (int s = 0; s < field.scales; ++s) {
@@ -159,7 +160,9 @@ S3D_HD RayPartition partition_rays(const S3dField& field) {
 
 // In shared memory: optical depth and values of the sample of each thread, channel by channel; then how deep the block's
 // rays had become before these samples, and are after them.
-size_t count_shared_floats(const RayPartition& partition) { return static_cast<size_t>(S3D_THREADS) * (1 + partition.channels + 2); }
+size_t count_shared_floats(const RayPartition& partition) {
+    return static_cast<size_t>(S3D_THREADS) * (1 + partition.channels + 2);
+}
 
 __device__ float* find_depths(const RayPartition& partition, float* shared, int pass) {
     return shared + S3D_THREADS * (1 + partition.channels + pass % 2);
@@ -178,7 +181,8 @@ struct March {
 
     // One thread a sample.
     __device__ static void evaluate(int pass, const RayPartition& partition, float* shared, const S3dField& field) {
-        const int local_ray = threadIdx.x / partition.samples_per_pass, s = pass * partition.samples_per_pass + threadIdx.x % partition.samples_per_pass;
+        const int local_ray = threadIdx.x / partition.samples_per_pass,
+                  s = pass * partition.samples_per_pass + threadIdx.x % partition.samples_per_pass;
         const int64_t number = static_cast<int64_t>(blockIdx.x) * partition.rays + local_ray, item = blockIdx.y;
         if (local_ray >= partition.rays || number >= field.rays || s >= field.samples) return;
         if (pass > 0 && find_depths(partition, shared, pass)[local_ray] > max_visible_depth(field.stop)) return;
@@ -189,8 +193,9 @@ struct March {
         for (int d = 0; d < 3; ++d) sample.position[d] = field.positions[place * 3 + d];
         deform(field, item, sample, input + columns);
         encode_position(field, sample, input + columns + field.ambient + 3);
-        const ProjectedPoint<float> projected = project(sample.warped[0], sample.warped[1], sample.warped[2],
-                                              field.rotation + item * 9, field.scale[item], field.center + item * 2);
+        const ProjectedPoint<float> projected =
+            project(sample.warped[0], sample.warped[1], sample.warped[2], field.rotation + item * 9, field.scale[item],
+                    field.center + item * 2);
         read_appearance<T>(field, item, projected, input);
         apply_layer(field, 0, input, count_inputs(field), hidden, field.hidden);
         apply_layer(field, 1, hidden, field.hidden, input, field.hidden);
@@ -206,14 +211,16 @@ struct March {
     // One thread a ray and channel, alpha behind the others.
     __device__ static void accumulate(int pass, const RayPartition& partition, float* shared, const S3dField& field) {
         const float max_depth = max_visible_depth(field.stop);
-        const int rest = field.samples - pass * partition.samples_per_pass, count = rest < partition.samples_per_pass ? rest : partition.samples_per_pass;
+        const int rest = field.samples - pass * partition.samples_per_pass,
+                  count = rest < partition.samples_per_pass ? rest : partition.samples_per_pass;
         for (int job = threadIdx.x; job < partition.rays * (partition.channels + 1); job += S3D_THREADS) {
             const int local_ray = job % partition.rays, c = job / partition.rays;
             const int64_t number = static_cast<int64_t>(blockIdx.x) * partition.rays + local_ray;
             if (number >= field.rays) continue;
             const int64_t ray = blockIdx.y * field.rays + number;
             float* total = c < partition.channels ? field.output + ray * partition.channels + c : field.alpha + ray;
-            float depth = pass > 0 ? find_depths(partition, shared, pass)[local_ray] : 0.0f, sum = pass > 0 ? *total : 0.0f;
+            float depth = pass > 0 ? find_depths(partition, shared, pass)[local_ray] : 0.0f,
+                  sum = pass > 0 ? *total : 0.0f;
             const float* staged = shared + local_ray * partition.samples_per_pass;
             for (int k = 0; k < count && !(depth > max_depth); ++k) {
                 const float weight = sample_weight(staged[k], depth);

@@ -120,10 +120,6 @@ int run(const S3dHashGrid& grid, void* stream, bool backward) {
 }  // namespace
 }  // namespace S3D_VARIANT
 
-int s3d_cuda_hash_grid_forward(const S3dHashGrid* grid, void* stream) {
-    return S3D_VARIANT::run(*grid, stream, false);
-}
+int s3d_cuda_hash_grid_forward(const S3dHashGrid* grid, void* stream) { return S3D_VARIANT::run(*grid, stream, false); }
 
-int s3d_cuda_hash_grid_backward(const S3dHashGrid* grid, void* stream) {
-    return S3D_VARIANT::run(*grid, stream, true);
-}
+int s3d_cuda_hash_grid_backward(const S3dHashGrid* grid, void* stream) { return S3D_VARIANT::run(*grid, stream, true); }

@@ -103,6 +103,4 @@ static inline unsigned count_blocks(int64_t count, int64_t items_a_block = S3D_T
 }
 
 // The item of this thread.
-__device__ static inline int64_t find_thread() {
-    return static_cast<int64_t>(blockIdx.x) * S3D_THREADS + threadIdx.x;
-}
+__device__ static inline int64_t find_thread() { return static_cast<int64_t>(blockIdx.x) * S3D_THREADS + threadIdx.x; }

@@ -37,7 +37,8 @@ __global__ void read_planes(S3dTriplane lookup) {
         const PlaneCorners corners = find_corners(lookup, position, p);
         for (int corner = 0; corner < 4; ++corner) {
             const T* pixel = planes + p * lookup.plane_stride + corners.offset[corner];
-            for (int c = part.first; c < part.last; ++c) sum[c - part.first] += corners.weight[corner] * read(pixel + c);
+            for (int c = part.first; c < part.last; ++c)
+                sum[c - part.first] += corners.weight[corner] * read(pixel + c);
         }
     }
     float* output = lookup.output + (part.item * lookup.points + part.point) * lookup.output_stride;

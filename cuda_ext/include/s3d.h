@@ -24,10 +24,10 @@ typedef struct {
 
 typedef struct {
     int64_t points;
-    int32_t dimensions;  // 2 or 3
-    int32_t features;    // 1, 2, 4 or 8 at a vertex
-    int32_t levels;      // at most S3D_MAX_LEVELS
-    int32_t storage;     // of the table; float16 and bfloat16 on CUDA only
+    int32_t dimensions;            // 2 or 3
+    int32_t features;              // 1, 2, 4 or 8 at a vertex
+    int32_t levels;                // at most S3D_MAX_LEVELS
+    int32_t storage;               // of the table; float16 and bfloat16 on CUDA only
     const float* positions;        // [points, dimensions]
     const void* table;             // [entries, features]
     float* output;                 // [points, levels * features]
@@ -74,33 +74,33 @@ typedef struct {
 
 typedef struct {
     int64_t batch, rays;
-    int32_t samples;             // a ray, nearest first
-    int32_t lattice_size[3];     // points along x, y, z
-    int32_t ambient;             // channels of the lattice behind its three offsets
-    int32_t scales;              // tri-planes, at most S3D_MAX_SCALES
-    int32_t plane_channels;      // of each
-    int32_t storage;             // of the planes
-    int32_t frequencies;         // octaves of the position encoding
-    int32_t hidden, features;    // widths of the network: inputs -> hidden -> hidden -> 1 + 3 + features
-    float stop;                  // as in S3dComposite
+    int32_t samples;           // a ray, nearest first
+    int32_t lattice_size[3];   // points along x, y, z
+    int32_t ambient;           // channels of the lattice behind its three offsets
+    int32_t scales;            // tri-planes, at most S3D_MAX_SCALES
+    int32_t plane_channels;    // of each
+    int32_t storage;           // of the planes
+    int32_t frequencies;       // octaves of the position encoding
+    int32_t hidden, features;  // widths of the network: inputs -> hidden -> hidden -> 1 + 3 + features
+    float stop;                // as in S3dComposite
     float lattice_center[3], lattice_focus[3], lattice_extent[3];
     int32_t plane_height[S3D_MAX_SCALES], plane_width[S3D_MAX_SCALES];
     int64_t plane_batch_stride[S3D_MAX_SCALES];  // 0: all items of the batch share the planes
     const void* planes[S3D_MAX_SCALES];          // [batch, 3, height, width, plane_channels]
-    const float* positions;              // [batch, rays, samples, 3]
-    const float* lengths;                // [batch, rays, samples]
-    const float* lattice;                // [batch, z, y, x, 3 + ambient]
-    const float* rotation;               // [batch, 3, 3] of the portrait's camera
-    const float* scale;                  // [batch]
-    const float* center;                 // [batch, 2]
-    const float* weights[3];             // [outputs, inputs] of the three layers
+    const float* positions;                      // [batch, rays, samples, 3]
+    const float* lengths;                        // [batch, rays, samples]
+    const float* lattice;                        // [batch, z, y, x, 3 + ambient]
+    const float* rotation;                       // [batch, 3, 3] of the portrait's camera
+    const float* scale;                          // [batch]
+    const float* center;                         // [batch, 2]
+    const float* weights[3];                     // [outputs, inputs] of the three layers
     const float* biases[3];
-    float* output;                       // [batch, rays, 3 + features + 2]: color, features, u and v in the portrait
-    float* alpha;                        // [batch, rays]
-    int32_t bfloat_products;             // 1: the network may multiply in bfloat16 where that is faster
-    const float* output_gradient;        // as output
-    const float* alpha_gradient;         // as alpha
-    float* lattice_gradient;             // as lattice; these are added to
+    float* output;                 // [batch, rays, 3 + features + 2]: color, features, u and v in the portrait
+    float* alpha;                  // [batch, rays]
+    int32_t bfloat_products;       // 1: the network may multiply in bfloat16 where that is faster
+    const float* output_gradient;  // as output
+    const float* alpha_gradient;   // as alpha
+    float* lattice_gradient;       // as lattice; these are added to
     float* planes_gradient[S3D_MAX_SCALES];  // [batch, 3, height, width, plane_channels], batch 1 if planes are shared
     float* weights_gradient[3];              // as weights
     float* biases_gradient[3];
@@ -117,20 +117,20 @@ typedef struct {
     const float* pose;                // [batch, hidden]
     const float* weights[3];          // [outputs, inputs] of the three layers
     const float* biases[3];
-    float* output;                    // [batch, points, outputs]
-    const float* output_gradient;     // as output
-    float* position_gradient;         // as position; these two are overwritten
-    float* shares_gradient;           // as shares
-    float* by_region_gradient;        // as by_region; these are added to
-    float* pose_gradient;             // as pose
-    float* weights_gradient[3];       // as weights
+    float* output;                 // [batch, points, outputs]
+    const float* output_gradient;  // as output
+    float* position_gradient;      // as position; these two are overwritten
+    float* shares_gradient;        // as shares
+    float* by_region_gradient;     // as by_region; these are added to
+    float* pose_gradient;          // as pose
+    float* weights_gradient[3];    // as weights
     float* biases_gradient[3];
 } S3dWarp;
 
 typedef struct {
     int64_t batch;
-    int32_t height, width;                // pixels of what was rendered; the photograph is warped to twice as many
-    int32_t rendered;                     // its channels beside the flow
+    int32_t height, width;  // pixels of what was rendered; the photograph is warped to twice as many
+    int32_t rendered;       // its channels beside the flow
     int32_t image_height, image_width;
     int32_t detail_channels, detail_height, detail_width, detail_storage;
     int32_t inputs_storage;               // float32 or bfloat16

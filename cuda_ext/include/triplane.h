@@ -37,8 +37,7 @@ S3D_HD int row_axis(int plane) { return plane == 0 ? 1 : 2; }
 template <class F>
 S3D_HD F interpolate(F a, F b, F c, F d, const float (&weight)[4]) {
     return multiply_add(d, splat<F>(weight[3]),
-                        multiply_add(c, splat<F>(weight[2]),
-                                     multiply_add(b, splat<F>(weight[1]), a * weight[0])));
+                        multiply_add(c, splat<F>(weight[2]), multiply_add(b, splat<F>(weight[1]), a * weight[0])));
 }
 
 template <class F>
