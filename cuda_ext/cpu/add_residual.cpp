@@ -1,5 +1,5 @@
-// The end of super-resolution: its change is added to the warped photograph, without the change's own detail where the
-// change is small. A thread takes bands of rows; all that lies between reading and writing stays in its cache.
+// Final step of super-resolution: adds the residual to the warped source and removes the residual's own detail where
+// the residual is small. A thread processes bands of rows and keeps all intermediate values in its cache.
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -8,10 +8,10 @@ namespace S3D_VARIANT {
 namespace {
 
 constexpr int COLORS = 3;
-constexpr int CHANNELS = 4 * COLORS;  // of a pixel of the change: two by two pixels of the image, of each color in turn
-constexpr int BAND_ROWS = 16;         // rows of the change; even, as the agreement is of two by two of its pixels
+constexpr int CHANNELS = 4 * COLORS;  // per pixel of the residual: two by two image pixels of each color in turn
+constexpr int BAND_ROWS = 16;         // rows of the residual; even, so that it holds whole agreement cells
 
-// Buffers of one thread, arena from one allocation. Rows that are read beyond their ends have room there.
+// One thread's buffers, taken from one allocation and padded for reads beyond the ends of rows.
 struct Scratch {
     float* memory = nullptr;
     int64_t pitch;
@@ -37,9 +37,9 @@ struct Scratch {
 
 struct Band {
     int64_t item;
-    int32_t first, count;  // rows of the change
+    int32_t first, count;  // rows of the residual
 
-    // Rows of the mean pixels from two above the band on, and of the agreement from one above it.
+    // Rows of the averaged pixels start two above the band, rows of the agreement one above it.
     float* smooth(const Scratch& scratch, int color, int32_t y) const {
         return scratch.smooth + (color * (BAND_ROWS + 4) + y - first + 2) * scratch.pitch;
     }
@@ -62,7 +62,7 @@ void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
     (detail.storage == S3D_FLOAT32 ? read_row<float> : read_row<BFloat16>)(detail, item, y, row);
 }
 
-// The mean of two by two pixels of the image, of each color, and how far they agree with the photograph.
+// Averages two by two image pixels of each color and computes the agreement with the source.
 void compute_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
     const int32_t begin = band.first < 2 ? 0 : band.first - 2;
     const int32_t end = band.first + band.count + 2 > detail.height ? detail.height : band.first + band.count + 2;
@@ -94,7 +94,7 @@ void compute_agreement(const S3dDetail& detail, const Band& band, const Scratch&
     }
 }
 
-// A row between two others, with room for a neighbor before its first and behind its last value.
+// Interpolates two rows and pads the result with a neighbor at both ends.
 void blend_rows(const float* near, const float* far, float share, int32_t count, float* row) {
     for (int32_t x = 0; x < count; x += WIDTH) {
         store(row + x, (1.0f - share) * load(near + x) + share * load(far + x));
@@ -103,7 +103,7 @@ void blend_rows(const float* near, const float* far, float share, int32_t count,
     row[count] = row[count - 1];
 }
 
-// How much of the detail is used out of every second pixel of a row of the image: of the left ones, and of the right.
+// Fraction of the detail removed from a row of the image: left pixels of each pair first, then right ones.
 void upsample_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch, int32_t row) {
     const int32_t size = detail.height / 2, near = row / 4, phase = row % 4;
     const int32_t far = clamp_index(phase < 2 ? near - 1 : near + 1, size);
@@ -119,7 +119,7 @@ void upsample_agreement(const S3dDetail& detail, const Band& band, const Scratch
     }
 }
 
-// One color of a row of the image.
+// Writes one color of an image row.
 void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch, int color, int32_t row) {
     const int32_t near = row / 2, far = clamp_index(row % 2 ? near + 1 : near - 1, detail.height);
     float* blended = scratch.blended + WIDTH;

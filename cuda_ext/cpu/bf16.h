@@ -1,5 +1,5 @@
-// Matrix products of bfloat16 numbers with float32 sums, on the matrix registers (AMX) that some processors have: eight
-// tiles of 16 rows of 64 bytes. Factors are rounded from float32 to the layouts that tiles are loaded from.
+// Matrix products in bfloat16 with float32 accumulation on AMX: eight tiles of 16 rows of 64 bytes. Operands are
+// rounded from float32 into the layouts that tiles are loaded from.
 #pragma once
 
 #include "product.h"
@@ -10,22 +10,22 @@
 
 namespace S3D_VARIANT {
 
-constexpr int BF16_TILE = 16;        // rows of a tile, and columns of sums
-constexpr int BF16_TILE_DEPTH = 32;  // bfloat16 numbers in a row
+constexpr int BF16_TILE = 16;        // rows of a tile, and columns of accumulators
+constexpr int BF16_TILE_DEPTH = 32;  // bfloat16 values per row
 
 S3D_HD int pad_to_tile(int count) { return (count + BF16_TILE - 1) / BF16_TILE * BF16_TILE; }
 S3D_HD int pad_to_depth(int count) { return (count + BF16_TILE_DEPTH - 1) / BF16_TILE_DEPTH * BF16_TILE_DEPTH; }
 
-// Where one thread keeps rounded factors; all null where products are in float32.
+// One thread's buffers for rounded operands; all null if products run in float32.
 struct Bf16Scratch {
-    uint16_t* rows = nullptr;        // a left factor, row by row
-    uint32_t* pairs = nullptr;       // a right factor: a word holds two rows of a column
-    uint32_t* transposed = nullptr;  // a left factor that was stored column by column
+    uint16_t* rows = nullptr;        // left operand, row by row
+    uint32_t* pairs = nullptr;       // right operand; a word holds two rows of a column
+    uint32_t* transposed = nullptr;  // left operand that is stored column by column
 };
 
 #if defined(S3D_BF16_PRODUCTS)
 
-// Sets the thread's tiles up, and leaves them as it found them: others use them too.
+// Configures the thread's AMX tiles and restores the previous configuration, because other code uses them too.
 struct AmxTiles {
     bool used;
     alignas(64) uint8_t before[64];
@@ -50,7 +50,7 @@ struct AmxTiles {
     }
 };
 
-// `high` and `low` rounded, element by element in one word.
+// Rounds `high` and `low` and packs their elements in pairs, one pair per word.
 S3D_HD __m512i round_pairs(Pack high, Pack low) {
     const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
     alignas(64) uint16_t order[32];
@@ -58,7 +58,7 @@ S3D_HD __m512i round_pairs(Pack high, Pack low) {
     return _mm512_permutexvar_epi16(_mm512_load_si512(order), halves);
 }
 
-// `rows` of `columns` numbers -> [rows, pad_to_depth(columns)], zeros behind them.
+// `rows` x `columns` -> [rows, pad_to_depth(columns)], zero-padded.
 static inline void round_rows(const float* from, int64_t stride, int rows, int columns, uint16_t* to) {
     for (int row = 0; row < rows; ++row, from += stride) {
         for (int c = 0; c < columns; c += BF16_TILE_DEPTH, to += BF16_TILE_DEPTH) {
@@ -76,7 +76,7 @@ S3D_HD __m512i round_two_rows(const float* from, int64_t stride, int row, int ro
     return round_pairs(row + 1 < rows ? load(from + (row + 1) * stride) : Pack{}, low);
 }
 
-// `rows` of `columns` numbers -> words [pad_to_depth(rows) / 2, pad_to_tile(columns)], zeros below them.
+// `rows` x `columns` -> words [pad_to_depth(rows) / 2, pad_to_tile(columns)], zero-padded below.
 static inline void round_to_pairs(const float* from, int64_t stride, int rows, int columns, uint32_t* to) {
     for (int row = 0; row < pad_to_depth(rows); row += 2) {
         for (int c = 0; c < columns; c += BF16_TILE, to += BF16_TILE) {
@@ -85,7 +85,7 @@ static inline void round_to_pairs(const float* from, int64_t stride, int rows, i
     }
 }
 
-// Swaps the upper right and lower left blocks of SIZE by SIZE words in every two by two of them.
+// Swaps the upper right and lower left SIZE x SIZE blocks of words in every group of two by two blocks.
 template <int SIZE>
 S3D_HD void swap_blocks(__m512i (&row)[BF16_TILE]) {
     alignas(64) int32_t first[BF16_TILE], second[BF16_TILE];
@@ -102,7 +102,7 @@ S3D_HD void swap_blocks(__m512i (&row)[BF16_TILE]) {
     }
 }
 
-// Makes columns of the rows of 16 words each.
+// Transposes a block of 16 x 16 words.
 S3D_HD void transpose_words(__m512i (&row)[BF16_TILE]) {
     swap_blocks<8>(row);
     swap_blocks<4>(row);
@@ -110,7 +110,7 @@ S3D_HD void transpose_words(__m512i (&row)[BF16_TILE]) {
     swap_blocks<1>(row);
 }
 
-// `rows` of `columns` numbers -> the columns as rows: [pad_to_tile(columns), pad_to_depth(rows)], two numbers a word.
+// `rows` x `columns` -> the transpose [pad_to_tile(columns), pad_to_depth(rows)], two values per word.
 static inline void round_and_transpose(const float* from, int64_t stride, int rows, int columns, uint32_t* to) {
     const int depth = pad_to_depth(rows) / 2;
     for (int c = 0; c < columns; c += BF16_TILE) {
@@ -123,7 +123,7 @@ static inline void round_and_transpose(const float* from, int64_t stride, int ro
     }
 }
 
-// One tile of sums, or two beside, below or beside and below each other. `depth` counts tiles; strides are in bytes.
+// Computes one accumulator tile, or up to two by two adjacent ones. `depth` counts tiles; strides are in bytes.
 template <bool BELOW, bool BESIDE>
 void multiply_tiles(const char* left, int64_t left_stride, const char* right, int64_t right_stride, int depth,
                     const char* addend, int64_t addend_stride, char* target, int64_t target_stride) {
@@ -154,11 +154,11 @@ void multiply_tiles(const char* left, int64_t left_stride, const char* right, in
 }
 
 // target = addend + left * right, with left [rows, 32 depth] and right in pairs [16 depth, width], of which the first
-// `columns` are used; `rows` and `columns` are multiples of a tile.
+// `columns` are used. `rows` and `columns` are multiples of a tile.
 static inline void multiply_bf16(const void* left, const uint32_t* right, int rows, int columns, int width, int depth,
                                  Addend addend, OutputMatrix target) {
     const int64_t left_stride = depth * 64, right_stride = width * 4;
-    // The compiler does not know that loading a tile reads memory.
+    // The compiler does not know that a tile load reads memory.
     asm volatile("" ::: "memory");
     for (int row = 0; row < rows; row += 2 * BF16_TILE) {
         for (int column = 0; column < columns; column += 2 * BF16_TILE) {

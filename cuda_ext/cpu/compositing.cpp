@@ -5,11 +5,11 @@
 namespace S3D_VARIANT {
 namespace {
 
-// Samples side by side in the lanes of a pack: of one ray, or of several short ones that lie one after another.
+// Consecutive samples in the lanes of a pack: from one ray, or from several short rays.
 struct SamplePack {
     int64_t begin;
     int lanes;
-    int segment;  // lanes that belong to one ray; a power of two
+    int segment;  // lanes per ray; a power of two
 
     Pack read(const float* place) const { return load_partial(place + begin, lanes); }
 
@@ -18,19 +18,19 @@ struct SamplePack {
     uint32_t bits() const { return (1u << lanes) - 1u; }
 };
 
-// Optical depth before and behind each sample of a pack, `ahead` before the first.
+// Optical depth before and after each sample of a pack; `ahead` is the depth before the first.
 struct Depth {
     Pack before, after;
 
     Depth(const SamplePack& samples, Pack optical_depth, float ahead)
         : after(ahead + prefix_sum(optical_depth, samples.segment)) {
         const PackInt first = (iota() & (samples.segment - 1)) == 0;
-        // Moved, not subtracted: what is infinite behind a sample need not be before it.
+        // Shifts instead of subtracting: the depth before a sample may be finite where the depth after it is infinite.
         before = select(first, splat<Pack>(ahead), shift_lanes(after, 1, samples.segment));
     }
 };
 
-// Up to WIDTH rays side by side, one in each lane.
+// Up to WIDTH rays, one per lane.
 struct RayGroup {
     int lanes;
     SampleRange range[WIDTH];
@@ -49,7 +49,7 @@ struct RayGroup {
         return begin < range[lane].end ? count_lanes(begin, range[lane].end) : 0;
     }
 
-    // Optical depths of the samples from `step` on: a pack of rays for each sample.
+    // Reads the optical depths of WIDTH samples from `step` on: one pack of rays per sample.
     void read(const S3dComposite& rays, int64_t step, Pack (&optical_depth)[WIDTH]) const {
         for (int lane = 0; lane < WIDTH; ++lane) {
             optical_depth[lane] = Pack{};
@@ -70,8 +70,8 @@ struct RayGroup {
     }
 };
 
-// P packs of channels, the last of them with `last` channels: the sum of weight times value over `count` samples. Two sums
-// take turns, so that no addition waits for the one before it. WHOLE reads the last pack beyond its channels.
+// Sums weight times value over `count` samples for P packs of channels, the last with `last` channels. Two accumulators
+// hide the latency of the additions. WHOLE allows reading beyond the channels of the last pack.
 template <int P, bool WHOLE>
 void accumulate_packs(const float* weight, const float* value, int64_t stride, int32_t count, int last, float* output) {
     const auto read = [last](const float* place, int p) {
@@ -96,7 +96,7 @@ template <int P>
 void accumulate_packs(const S3dComposite& rays, int64_t begin, int32_t count, int channel, int last, float* output) {
     const float* weight = rays.weights + begin;
     const float* value = rays.values + begin * rays.channels + channel;
-    // Behind the last sample of all nothing may be read.
+    // Never reads beyond the last sample of the array.
     if (last == WIDTH || (begin + count) * rays.channels + WIDTH <= rays.samples * rays.channels) {
         accumulate_packs<P, true>(weight, value, rays.channels, count, last, output);
     } else {
@@ -104,10 +104,10 @@ void accumulate_packs(const S3dComposite& rays, int64_t begin, int32_t count, in
     }
 }
 
-// Few channels: the values of WIDTH samples fill as many packs as there are channels.
+// For few channels: the values of WIDTH samples fill as many packs as there are channels.
 template <int C>
 void accumulate_few_channels(const S3dComposite& rays, int64_t begin, int32_t count, float* output) {
-    PackInt sample[C];  // whose value each lane holds
+    PackInt sample[C];  // index of the sample that each lane belongs to
     for (int p = 0; p < C; ++p) sample[p] = (iota() + p * WIDTH) / C;
     const float* value = rays.values + begin * C;
     Pack sum[C] = {};
@@ -172,7 +172,7 @@ void composite_rays(const S3dComposite& rays, int64_t first, int lanes, float ma
     }
 }
 
-// Derivatives by the weights of some samples; writes those by their values.
+// Returns the gradients to the weights of a pack of samples and writes the gradients to their values.
 Pack weights_backward(const S3dComposite& rays, const SamplePack& samples, int64_t first_ray) {
     Pack products[WIDTH] = {}, alpha_gradient{};
     for (int lane = 0; lane < samples.lanes; ++lane) {
@@ -192,7 +192,7 @@ Pack weights_backward(const S3dComposite& rays, const SamplePack& samples, int64
     return sum_rows(products) + alpha_gradient + samples.read(rays.weights_gradient);
 }
 
-// Writes the derivatives by density and length; `behind` is what lies behind the samples, and moves before them.
+// Writes the gradients to density and length. `behind` holds the gradient behind the samples and is advanced past them.
 void depths_backward(const S3dComposite& rays, const SamplePack& samples, Pack weight_gradient, Pack after,
                      PackInt visible, float& behind) {
     const Pack from_here = suffix_sum(weight_gradient * samples.read(rays.weights), samples.segment);
@@ -207,8 +207,8 @@ void ray_backward(const S3dComposite& rays, int64_t ray, float max_depth) {
     const SampleRange range = find_samples(rays, ray);
     float ahead = 0.0f;
     int64_t visible_end = range.begin;
-    // The derivative by the weight waits where the one by density will stand, the light behind a sample where the one by
-    // length will.
+    // density_gradient temporarily holds the gradient to the weights, lengths_gradient the transmittance behind each
+    // sample.
     for (int64_t s = range.begin; s < range.end; s += WIDTH) {
         const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
         samples.write(rays.density_gradient, weights_backward(rays, samples, ray));
@@ -258,7 +258,7 @@ int composite_forward(const S3dComposite& rays, int threads) {
 int composite_backward(const S3dComposite& rays, int threads) {
     if (int error = check(rays, threads)) return error;
     const float max_depth = max_visible_depth(rays.stop);
-    // Short rays of a power of two of samples share a pack.
+    // Short rays share a pack if their sample count is a power of two.
     const int64_t count = rays.offsets == nullptr && rays.rays > 0 ? rays.samples / rays.rays : 0;
     const bool are_short = count > 0 && count < WIDTH && (count & (count - 1)) == 0;
     const int rays_per_pack = are_short ? WIDTH / static_cast<int>(count) : 1;

@@ -1,6 +1,5 @@
-// A 3 x 3 convolution on channels that lie side by side, with what stands around it: the activation before it, and the
-// sum and the activation behind it. A thread takes bands of four rows of output; all that it makes on the way stays in
-// its cache.
+// 3 x 3 convolution in channels-last layout, fused with the activation before it and with the addition and activation
+// behind it. A thread processes bands of four output rows and keeps all intermediate values in its cache.
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -9,12 +8,12 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr size_t CACHE_BYTES = size_t{200} << 10;  // bytes of transformed patches and products at a time
+constexpr size_t CACHE_BYTES = size_t{200} << 10;  // of transformed patches and products at a time
 constexpr int MAX_TILES = 32;
-constexpr int GRADIENT_TILES = 48;  // whose gradients to the filters are added up at a time
-constexpr int SKEW = 16;  // floats between the parts of a buffer, so that they do not compete for the same lines
+constexpr int GRADIENT_TILES = 48;  // accumulated into the filter gradients at a time
+constexpr int SKEW = 16;  // floats between the parts of a buffer, so that they do not map to the same cache sets
 
-// The transformed filters: of each of the 36 points a matrix [inputs, columns].
+// Transformed filters: a matrix [inputs, columns] for each of the 36 points.
 struct Filters {
     float* points = nullptr;
     float* zeros = nullptr;  // [columns]
@@ -30,7 +29,7 @@ struct Filters {
         return points != nullptr;
     }
 
-    // Transforms what reads one input.
+    // Transforms the filters of one input channel.
     void transform(const S3dConvolution& layer, int input) {
         const PackInt step = iota() * (layer.inputs * 9);
         for (int first = 0; first < layer.outputs; first += WIDTH) {
@@ -55,15 +54,15 @@ struct Filters {
     }
 };
 
-// Sizes that all threads range.
+// Sizes shared by all threads.
 struct Plan {
-    int tiles, bands;    // of a row, of a column
+    int tiles, bands;    // per row, per column
     int tile_batch;      // tiles transformed at a time
-    int depth, columns;  // channels, in whole packs
-    int pitch;           // pixels of a row with its borders
+    int depth, columns;  // channels, padded to whole packs
+    int pitch;           // pixels of a row including its borders
     int64_t row_step, patch_step, product_step;
 
-    // `for_gradient`: more tiles of as many bands as it takes, to the gradients of filters.
+    // `for_gradient` uses larger tile batches, which may span several bands, for the filter gradients.
     Plan(const S3dConvolution& layer, bool for_gradient)
         : tiles((layer.width + WINOGRAD_TILE - 1) / WINOGRAD_TILE),
           bands((layer.height + WINOGRAD_TILE - 1) / WINOGRAD_TILE),
@@ -80,7 +79,7 @@ struct Plan {
     }
 };
 
-// Buffers of one thread, arena from one allocation.
+// One thread's buffers, taken from one allocation.
 struct Scratch {
     float* memory = nullptr;
     float *band, *patches, *products;  // [6, pitch, depth], [36, tile_batch, depth], [36, tile_batch, columns]
@@ -100,7 +99,7 @@ struct Scratch {
     ~Scratch() { free(memory); }
 };
 
-// Copies the rows around a band from row `begin` of six on; the borders stay zero.
+// Copies the six rows around a band, from row `begin` on; the borders stay zero.
 void copy_rows(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int begin, float* to) {
     for (int row = begin; row < PATCH; ++row) {
         const int y = band * WINOGRAD_TILE - 1 + row;
@@ -120,14 +119,14 @@ void copy_rows(const S3dConvolution& layer, const Plan& plan, int64_t item, int 
     }
 }
 
-// Copies the six rows around a band; where the one above it came before, its last two rows are the first of this.
+// Copies the six rows around a band. If it follows the previous band, the last two rows of that one are reused.
 void copy_band(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, bool follows, float* to) {
     const int kept = follows && band > 0 ? PATCH - WINOGRAD_TILE : 0;
     memcpy(to, to + WINOGRAD_TILE * plan.row_step, sizeof(float) * kept * plan.row_step);
     copy_rows(layer, plan, item, band, kept, to);
 }
 
-// AmxTiles from `first` of a band on; they become those from `place` on.
+// Transforms tiles from `first` of a band on and stores them from `place` on.
 void transform_patches(const Plan& plan, int first, int count, int place, const Scratch& scratch) {
     for (int tile = 0; tile < count; ++tile) {
         const float* corner = scratch.band + static_cast<int64_t>(first + tile) * WINOGRAD_TILE * plan.depth;
@@ -162,7 +161,7 @@ void multiply_points(const S3dConvolution& layer, const Plan& plan, const Filter
     }
 }
 
-// Some channels of one tile of output, from its upper left pixel on.
+// Writes some channels of one output tile; `pixel` is its upper left corner.
 void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][WINOGRAD_TILE], int64_t pixel, int rows,
                 int columns, int channel) {
     const int lanes = count_lanes(channel, layer.outputs);
@@ -202,7 +201,7 @@ void transform_outputs(const S3dConvolution& layer, const Plan& plan, int64_t it
     }
 }
 
-// Gradients as one thread adds them up: those to the transformed filters, as `Filters::points`, and to the bias.
+// One thread's accumulated gradients to the transformed filters (laid out as `Filters::points`) and to the bias.
 struct FilterGradient {
     float *points, *bias;
 
@@ -213,7 +212,7 @@ struct FilterGradient {
     FilterGradient(const S3dConvolution& layer, const Plan& plan, float* memory)
         : points(memory), bias(memory + static_cast<size_t>(WINOGRAD_POINTS) * layer.inputs * plan.columns) {}
 
-    // Spreads the output's gradient in tiles from `first` of a band on; they become those from `place` on.
+    // Transforms the output gradient of tiles from `first` of a band on and stores it from `place` on.
     void transform_gradient(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
                             int place, const Scratch& scratch) const {
         const int top = band * WINOGRAD_TILE,
@@ -246,7 +245,7 @@ struct FilterGradient {
         }
     }
 
-    // Adds what `count` transformed tiles give.
+    // Accumulates the contribution of `count` transformed tiles.
     void accumulate_tiles(const S3dConvolution& layer, const Plan& plan, int count, const Scratch& scratch) const {
         const int64_t step = static_cast<int64_t>(layer.inputs) * plan.columns;
         for (int point = 0; point < WINOGRAD_POINTS; ++point) {
@@ -257,7 +256,7 @@ struct FilterGradient {
         }
     }
 
-    // Writes the gradient to the filters that read one input.
+    // Writes the gradient to the filters of one input channel.
     void write_filters(const S3dConvolution& layer, const Plan& plan, int input) const {
         for (int first = 0; first < layer.outputs; first += WIDTH) {
             Pack rows[PATCH][3];
@@ -285,7 +284,7 @@ struct FilterGradient {
     }
 };
 
-// The bands that one thread has a share of: always the same ones for as many threads.
+// The range of bands of one thread, which depends only on the number of threads.
 struct BandRange {
     int64_t begin, end;
 

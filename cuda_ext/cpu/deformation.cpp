@@ -1,14 +1,14 @@
-// The warp of the deformation lattice, and the way back. A thread takes a chunk of positions and computes it for one
-// frame after the other, so that the network's layers never leave its cache; the way back computes them once more.
+// The deformation network on the lattice, forward and backward. A thread takes a chunk of positions through all frames,
+// one after the other, so that the network's activations stay in its cache; the backward pass recomputes them.
 #include "kernels.h"
 #include "network.h"
 
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int CHUNK_POSITIONS = 64;  // of a chunk: a multiple of a tile
+constexpr int CHUNK_POSITIONS = 64;  // a multiple of BF16_TILE
 
-// What frames say to the regions, in rows of whole packs. The pose is one more region, of which everything is part.
+// The codes of every frame, padded to whole packs. The pose is one more region, with weight 1 everywhere.
 struct MotionCodes {
     int parts, stride, share_stride;
     float* codes = nullptr;       // [batch, parts, stride]
@@ -36,20 +36,21 @@ struct MotionCodes {
     const float* find_transposed(int64_t item, int hidden) const { return transposed + item * hidden * share_stride; }
 };
 
-// Buffers of one thread, assign_buffers from one allocation.
+// One thread's buffers, taken from one allocation.
 struct Scratch {
-    float *position, *shares;  // of the chunk, in rows of whole packs
-    float* outer;              // [CHUNK_POSITIONS, outer_stride]: the first and, beside it, the last layer
-    float* bottleneck;         // [CHUNK_POSITIONS, *]: the bf16 one
-    float* outputs;            // [CHUNK_POSITIONS, *], on the way back the gradient to them
-    float *outer_derivatives, *bottleneck_derivatives;  // from here on for the way back: derivatives of the activations
-    float *outer_gradient, *bottleneck_gradient, *mixed_gradient;  // the gradients
+    float *position, *shares;  // of the chunk, padded to whole packs
+    float* outer;              // [CHUNK_POSITIONS, outer_stride]: first and last hidden layer, concatenated
+    float* bottleneck;         // [CHUNK_POSITIONS, *]
+    float* outputs;            // [CHUNK_POSITIONS, *]; their gradient in the backward pass
+    float *outer_derivatives,
+        *bottleneck_derivatives;  // from here on for the backward pass: derivatives of the activations
+    float *outer_gradient, *bottleneck_gradient, *mixed_gradient;  // gradients
     float *position_gradient, *shares_gradient;
     int outer_stride;
     Bf16Scratch bf16;
 };
 
-// What one thread adds up.
+// What one thread accumulates, and its buffers.
 struct ThreadState {
     NetworkGradient network;
     float* codes = nullptr;  // [batch, parts, stride]
@@ -86,7 +87,7 @@ size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionC
     return arena.used;
 }
 
-// Rows of `columns` numbers, from and to rows of whole packs.
+// Copy rows of `columns` values to and from rows of whole packs.
 void read_rows(const float* from, int rows, int columns, float* to, int stride) {
     for (int row = 0; row < rows; ++row, from += columns, to += stride) {
         for (int c = 0; c < columns; c += WIDTH) store(to + c, load_partial(from + c, count_lanes(c, columns)));
@@ -105,7 +106,7 @@ void read_points(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t f
     for (int i = 0; i < points; ++i) scratch.shares[i * motion_codes.share_stride + warp.regions] = 1.0f;
 }
 
-// What the first layer activates.
+// Computes the input of the first activation.
 template <class Epilogue>
 void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch,
                Epilogue epilogue) {
@@ -132,7 +133,7 @@ void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& 
     }
 }
 
-// The layers once more, with the derivatives of their activations.
+// Recomputes the layers and stores the derivatives of their activations.
 void recompute_layers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t item,
                       int points, Scratch& scratch) {
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
@@ -146,7 +147,7 @@ void recompute_layers(const S3dWarp& warp, const Network& network, const MotionC
     activate_rows(last, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
 }
 
-// From the gradient to the outputs to that of what the first layer activates.
+// Backward pass from the outputs to the input of the first activation.
 void layers_backward(const S3dWarp& warp, const Network& network, int points, ThreadState& state) {
     Scratch& scratch = state.scratch;
     LayerGradient* layer = state.network.layer;
@@ -178,7 +179,8 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
     }
 }
 
-// Adds the gradients to the codes of a frame, and of the positions and their shares those that come from it.
+// Accumulates the gradients to the codes of a frame, and the contribution of the frame to the gradients of positions
+// and shares.
 void codes_backward(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points,
                     ThreadState& state) {
     const Scratch& scratch = state.scratch;
@@ -215,7 +217,7 @@ void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCod
                warp.shares_gradient + first * warp.regions);
 }
 
-// The chunks `begin` to `end`, for one thread.
+// Backward pass over the chunks `begin` to `end`, for one thread.
 int range_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin,
                    int64_t end, ThreadState& state) {
     if (begin == end) return S3D_OK;
@@ -254,7 +256,7 @@ int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes&
         }
     }
     if (error != S3D_OK) return error;
-    // In the order of the threads, so that the sum is the same each time.
+    // In the order of the threads, so that the sum is reproducible.
     for (int part = 0; part < threads; ++part) add_thread_gradients(warp, network, motion_codes, state[part]);
     return S3D_OK;
 }

@@ -1,4 +1,4 @@
-// Chooses the instruction set at run time, so that one library runs on every processor of its architecture.
+// Selects the instruction set at run time, so that one library runs on every processor of its architecture.
 #include <cstring>
 
 #include "kernels.h"
@@ -9,7 +9,7 @@
 #include <cpuid.h>
 #endif
 
-// build.py says S3D_WITH_AMX where the compiler knows the instructions.
+// build.py defines S3D_WITH_AMX if the compiler supports the instructions.
 #if defined(S3D_X86) && defined(S3D_WITH_AMX) && defined(__linux__)
 #define S3D_AMX
 #include <sys/syscall.h>
@@ -83,7 +83,7 @@ bool has_avx512() {
 #endif
 
 #if defined(S3D_AMX)
-// Matrix registers for bfloat16, and the system's leave to use them: a process has to ask for that once.
+// AMX for bfloat16, and the system's permission to use it, which a process has to request once.
 bool has_amx() {
     constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, AVX512_BF16 = 1u << 5;
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;

@@ -1,5 +1,5 @@
-// The fused path. A thread takes a chunk of rays and walks it sample by sample, front to back; what it makes of a sample
-// never leaves its cache, and rays that have become opaque are left out of the next step.
+// The fused field. A thread marches a chunk of rays front to back, one sample at a time. All intermediate values stay
+// in its cache, and rays that have become opaque leave the chunk.
 #include "compositing.h"
 #include "kernels.h"
 #include "samples.h"
@@ -7,25 +7,25 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int CHUNK_RAYS = 48;  // of a chunk: a multiple of a tile, small enough for the first-level cache
+constexpr int CHUNK_RAYS = 48;  // a multiple of BF16_TILE, small enough for the L1 cache
 
-// Buffers of one thread, assign_buffers from one allocation.
+// One thread's buffers, taken from one allocation.
 struct Scratch {
-    SampleRows rows;          // the inputs' rows have room for a hidden layer too
-    float *hidden, *outputs;  // [CHUNK_RAYS, *]: the network's layers
+    SampleRows rows;          // the rows of inputs have room for a hidden layer too
+    float *hidden, *outputs;  // [CHUNK_RAYS, *]: layers of the network
     float* sums;              // [CHUNK_RAYS, *]: composited so far
     Bf16Scratch bf16;
-    alignas(64) float place[9][CHUNK_RAYS];  // position, warped and seen of `rows`
+    alignas(64) float place[9][CHUNK_RAYS];  // position, deformed and projected position of `rows`
     alignas(64) float density[CHUNK_RAYS], length[CHUNK_RAYS], before[CHUNK_RAYS], weight[CHUNK_RAYS];
     alignas(64) float depth[CHUNK_RAYS], alpha[CHUNK_RAYS];  // of each ray, so far
-    int ray[CHUNK_RAYS];                                     // the rays still seen: as many as there are rows
+    int ray[CHUNK_RAYS];                                     // the active rays, one per row
 };
 
 struct Strides {
     int inputs, hidden, outputs;
 };
 
-// Rows of the output buffer clamp_index density, color, features and the point in the portrait, and are read in whole packs.
+// Output rows hold density, color, features and the position in the source; they are read in whole packs.
 Strides find_strides(const S3dField& field) {
     const int hidden = pad_to_pack(field.hidden), inputs = pad_to_pack(count_inputs(field));
     return {inputs > hidden ? inputs : hidden, hidden, pad_to_pack(6 + field.features) + WIDTH};
@@ -44,7 +44,7 @@ void assign_buffers(float* buffer, const Strides& stride, Scratch& scratch) {
     scratch.sums = scratch.outputs + static_cast<size_t>(CHUNK_RAYS) * stride.outputs;
 }
 
-// Positions and lengths of sample `s` of the rays still seen.
+// Gathers positions and lengths of sample `s` of the active rays.
 void gather_samples(const S3dField& field, const Item& item, int64_t first, int s, Scratch& scratch) {
     for (int i = 0; i < scratch.rows.count; ++i) {
         const int64_t index = (first + scratch.ray[i]) * field.samples + s;
@@ -58,7 +58,7 @@ void gather_samples(const S3dField& field, const Item& item, int64_t first, int 
     }
 }
 
-// Turns the network's outputs into densities and, in place, into the values that are composited.
+// Converts the network's outputs to weights and, in place, to the values that are composited.
 void activate_outputs(const S3dField& field, const Strides& stride, Scratch& scratch) {
     for (int i = 0; i < scratch.rows.count; ++i) {
         float* row = scratch.outputs + i * stride.outputs;
@@ -77,7 +77,7 @@ void activate_outputs(const S3dField& field, const Strides& stride, Scratch& scr
     }
 }
 
-// Adds the samples to their rays and forgets the rays behind which nothing is seen.
+// Accumulates the samples into their rays and drops rays that have become opaque.
 void composite_samples(const S3dField& field, const Strides& stride, float max_depth, Scratch& scratch) {
     int active = 0;
     for (int i = 0; i < scratch.rows.count; ++i) {

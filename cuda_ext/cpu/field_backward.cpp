@@ -1,5 +1,5 @@
-// The way back through the fused path. A thread takes a chunk of rays with all their samples, computes what the way
-// forward did with them once more, and walks back from there, so that nothing a sample needs ever leaves its cache.
+// Backward pass of the fused field. A thread takes a chunk of rays with all their samples, recomputes the forward pass
+// and differentiates it, so that all intermediate values stay in its cache.
 #include "planes_backward.h"
 #include "compositing.h"
 #include "kernels.h"
@@ -7,25 +7,25 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int CHUNK_RAYS = 16;  // of a chunk, one beside the other: sample s of ray r is row s * CHUNK_RAYS + r
+constexpr int CHUNK_RAYS = 16;  // interleaved: sample s of ray r is row s * CHUNK_RAYS + r
 
-// Buffers of one thread, assign_buffers from one allocation.
+// One thread's buffers, taken from one allocation.
 struct Scratch {
-    SampleRows rows;               // the inputs, later the gradient to them
-    float* projected_gradient[3];  // the gradient to where samples are projected
-    float *length, *raw, *weight,
-        *transmittance;                // of each sample: raw density, what it weighs, transmittance behind it
-    float* weight_gradient;            // the derivative by its weight, later that by its raw density
-    float *hidden[2], *derivative[2];  // the activations of the layers and their derivatives, later the gradients
-    float* outputs;                    // of the network, later the gradient to them
-    float* lattice;                    // [WIDTH, *] the gradient to what the lattice gave
-    float *value_gradient, *flow_gradient[2],
-        *alpha_gradient;  // the gradients to what the chunk's rays see; the first like `outputs`
+    SampleRows rows;               // the inputs, later their gradient
+    float* projected_gradient[3];  // gradient to the projected positions
+    // Per sample: length, raw density, weight, transmittance behind it.
+    float *length, *raw, *weight, *transmittance;
+    float* weight_gradient;            // gradient to the weight, later to the raw density
+    float *hidden[2], *derivative[2];  // activations and their derivatives, later the gradients
+    float* outputs;                    // of the network, later their gradient
+    float* lattice;                    // [WIDTH, *] gradient to the interpolated lattice values
+    // Gradients to the chunk's results; the first is laid out like `outputs`.
+    float *value_gradient, *flow_gradient[2], *alpha_gradient;
     int hidden_stride, output_stride;
     Bf16Scratch bf16;
 };
 
-// What one thread adds up.
+// What one thread accumulates, and its buffers.
 struct ThreadState {
     ThreadGradient lattice, planes[S3D_MAX_SCALES];
     NetworkGradient network;
@@ -77,7 +77,7 @@ size_t assign_buffers(const S3dField& field, const Network& network, float* buff
     return arena.used;
 }
 
-// Reads the samples of the chunk. Rays beyond the last one repeat it, with no gradient.
+// Reads the samples of the chunk. Rays beyond the last one repeat it with a zero gradient.
 void read_chunk(const S3dField& field, const Item& item, int64_t first, Scratch& scratch) {
     const int rays = field.rays - first < CHUNK_RAYS ? static_cast<int>(field.rays - first) : CHUNK_RAYS;
     for (int begin = 0; begin < CHUNK_RAYS; begin += WIDTH) {
@@ -115,10 +115,10 @@ void apply_network(const Network& network, Scratch& scratch) {
     network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false, bf16);
 }
 
-// Colors are the outputs 1 to 3, all in the first pack.
+// Colors are outputs 1 to 3, all in the first pack.
 S3D_HD PackInt color_lanes() { return (iota() > 0) & (iota() < 4); }
 
-// Bounds the colors, and takes the part of the derivatives by the weights that comes from the network's outputs.
+// Applies the sigmoid to the colors and starts the gradients to the weights with the part from the network's outputs.
 void init_weight_gradients(Scratch& scratch) {
     const PackInt colors = color_lanes();
     for (int i = 0; i < scratch.rows.count; ++i) {
@@ -127,14 +127,14 @@ void init_weight_gradients(Scratch& scratch) {
         const Pack first = load(row), bounded = select(colors, sigmoid(first), first);
         scratch.raw[i] = row[0];
         store(row, bounded);
-        // The gradient has a zero where density is, which may be infinite.
+        // Masks the density, which may be infinite.
         Pack sum = select(iota() > 0, bounded, Pack{}) * load(gradient);
         for (int c = WIDTH; c < scratch.output_stride; c += WIDTH) sum += load(row + c) * load(gradient + c);
         scratch.weight_gradient[i] = sum_lanes(sum);
     }
 }
 
-// Composites rays side by side: front to back for the weights, then back to front for the derivatives by raw density.
+// Composites interleaved rays: front to back for the weights, then back to front for the gradients to the raw density.
 void rays_backward(const S3dField& field, float max_depth, int begin, Scratch& scratch) {
     Pack depth{};
     for (int s = 0; s < field.samples; ++s) {
@@ -164,7 +164,7 @@ void rays_backward(const S3dField& field, float max_depth, int begin, Scratch& s
     }
 }
 
-// Puts the gradient to the network's outputs in their projected_gradient.
+// Replaces the network's outputs by their gradient.
 void values_backward(Scratch& scratch) {
     const PackInt colors = color_lanes();
     for (int i = 0; i < scratch.rows.count; ++i) {
@@ -178,7 +178,7 @@ void values_backward(Scratch& scratch) {
     }
 }
 
-// From the gradient to the outputs to that of the inputs, each in the other's projected_gradient.
+// Backward pass from the outputs to the inputs; gradients replace the activations.
 void network_backward(const S3dField& field, const Network& network, ThreadState& state) {
     Scratch& scratch = state.scratch;
     const SampleRows& rows = scratch.rows;
@@ -200,7 +200,7 @@ void network_backward(const S3dField& field, const Network& network, ThreadState
                                     count_inputs_with_gradient(field), bf16);
 }
 
-// Adds the gradient to the lattice of samples `first` and the lanes behind it.
+// Accumulates the gradient to the lattice for the lanes from sample `first` on.
 void deformation_backward(const S3dField& field, const Item& item, int first, ThreadState& state) {
     const Scratch& scratch = state.scratch;
     const SampleRows& rows = scratch.rows;
@@ -270,7 +270,7 @@ void release(ThreadState& state) {
     free(state.buffer);
 }
 
-// Tells the state where the gradients of an item go.
+// Sets the destination of the gradients of an item.
 void begin_item(const S3dField& field, int64_t item, ThreadState& state) {
     state.lattice.output = field.lattice_gradient + item * state.lattice.rows * state.lattice.channels;
     for (int s = 0; s < field.scales; ++s) {
@@ -279,7 +279,7 @@ void begin_item(const S3dField& field, int64_t item, ThreadState& state) {
     }
 }
 
-// Planes that all items share are finished with the `last` item; the thread of the first one owns them.
+// Planes shared by the batch are flushed with the `last` item; they belong to the thread of the first chunk.
 bool flush_item(const S3dField& field, bool owns, bool owns_shared, bool last, ThreadState& state) {
     bool there = state.lattice.flush(owns);
     for (int s = 0; s < field.scales; ++s) {
@@ -289,7 +289,7 @@ bool flush_item(const S3dField& field, bool owns, bool owns_shared, bool last, T
     return there;
 }
 
-// The chunks `begin` to `end` of all items, for one thread.
+// Backward pass over the chunks `begin` to `end` of all items, for one thread.
 template <class T>
 int range_backward(const S3dField& field, const Network& network, int64_t begin, int64_t end, ThreadState& state) {
     if (begin == end) return S3D_OK;
@@ -310,7 +310,7 @@ int range_backward(const S3dField& field, const Network& network, int64_t begin,
     return S3D_OK;
 }
 
-// What threads have kept for themselves, in their order, so that the sum is the same each time.
+// Adds deferred gradients in the order of the threads, so that the sum is reproducible.
 void add_deferred(const ThreadGradient& gradient, int threads) {
     if (gradient.deferred == nullptr) return;
     const int64_t step = (gradient.rows + threads - 1) / threads;

@@ -5,7 +5,7 @@
 namespace S3D_VARIANT {
 namespace {
 
-// Points that run through all levels before the next ones do: their results stay in the second-level cache.
+// Points processed through all levels before the next block, so that their results stay in the L2 cache.
 constexpr int64_t BLOCK_POINTS = 4096;
 
 template <int F>
@@ -27,7 +27,7 @@ float sum(V value) {
     return sum;
 }
 
-// The cells of up to WIDTH points, and the entries and shares of their corners.
+// The cells of up to WIDTH points, and the entries and weights of their corners.
 template <int D>
 struct Cells {
     GridAxis<Pack> axis[D];
@@ -71,7 +71,7 @@ void read_block(const S3dHashGrid& grid, int64_t begin, int64_t end) {
     }
 }
 
-// One level at a time belongs to one thread: no two threads write the same entry.
+// Each level belongs to one thread, so no two threads write the same entry.
 template <int D, int F>
 void add_level_gradient(const S3dHashGrid& grid, int l) {
     using Vector = typename Features<F>::Type;

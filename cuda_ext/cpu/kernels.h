@@ -1,4 +1,4 @@
-// The kernels of one instruction set; dispatch.cpp chooses among them.
+// The kernels of one instruction set; dispatch.cpp selects one.
 #pragma once
 
 #include "s3d.h"

@@ -1,4 +1,4 @@
-// A small network on some dozens of rows at a time.
+// A small MLP evaluated on a few dozen rows at a time.
 #pragma once
 
 #include "elementary.h"
@@ -10,11 +10,11 @@ constexpr int LAYERS = 3;
 
 struct Layer {
     int inputs = 0, outputs = 0, stride = 0, input_stride = 0;
-    float* weights = nullptr;     // [inputs, stride]: transposed and padded with zeros
+    float* weights = nullptr;     // [inputs, stride]: transposed and zero-padded
     float* bias = nullptr;        // [stride]
-    float* transposed = nullptr;  // [outputs, input_stride]: padded with zeros, for the way back
+    float* transposed = nullptr;  // [outputs, input_stride]: zero-padded, for the backward pass
     float* zeros = nullptr;       // [input_stride]
-    // The two matrices rounded, in pairs of rows; null where products are in float32.
+    // Both matrices in bfloat16, in pairs of rows; null if products run in float32.
     uint32_t *bf16_weights = nullptr, *bf16_transposed = nullptr;
 
     bool pack(int input_count, int output_count, const float* weight, const float* offset) {
@@ -38,7 +38,7 @@ struct Layer {
         return true;
     }
 
-    // Rounds the matrices, for products in bfloat16.
+    // Rounds the matrices for products in bfloat16.
     bool pack_bf16() {
 #if defined(S3D_BF16_PRODUCTS)
         const size_t forward = static_cast<size_t>(pad_to_depth(inputs)) / 2 * stride;
@@ -52,7 +52,7 @@ struct Layer {
         return true;
     }
 
-    // `rows` of `from` -> rows of `to`. In bfloat16 there must be room for whole tiles.
+    // Maps `rows` of `from` to rows of `to`. In bfloat16, `to` must have room for whole tiles.
     void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
                const Bf16Scratch& scratch) const {
 #if defined(S3D_BF16_PRODUCTS)
@@ -77,7 +77,7 @@ struct Layer {
         }
     }
 
-    // The gradient to the first `columns` inputs from that to the outputs.
+    // Computes the gradient to the first `columns` inputs from the gradient to the outputs.
     void backward_input(const float* from, int from_stride, int rows, float* to, int to_stride, int columns,
                         const Bf16Scratch& scratch) const {
 #if defined(S3D_BF16_PRODUCTS)
@@ -96,12 +96,12 @@ struct Layer {
     }
 };
 
-// Gradients to the weights of a layer, as one thread adds them up.
+// One thread's accumulated gradients to the parameters of a layer.
 struct LayerGradient {
     float* weights = nullptr;  // [outputs padded to a tile, input_stride]
     float* bias = nullptr;     // [stride]
 
-    // Adds what `rows` of the gradient to the layer's outputs and of its inputs give.
+    // Accumulates the contribution of `rows` rows, given the gradient to the layer's outputs and the layer's inputs.
     void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
              const Bf16Scratch& scratch) {
         add_weights(layer, gradient, stride, rows, from, from_stride, scratch);
@@ -158,7 +158,7 @@ struct Network {
 
     bool uses_bf16() const { return layer[0].bf16_weights != nullptr; }
 
-    // Words a thread needs to round one factor of any product of `rows` rows.
+    // Number of words a thread needs to hold one rounded operand of any product with `rows` rows.
     size_t count_bf16_words(int rows) const {
         int widest = 0;
         for (const Layer& part : layer) {
@@ -169,7 +169,7 @@ struct Network {
     }
 };
 
-// Gradients to all layers, as one thread adds them up.
+// One thread's accumulated gradients to all layers.
 struct NetworkGradient {
     LayerGradient layer[LAYERS];
     float* memory = nullptr;
@@ -183,7 +183,7 @@ struct NetworkGradient {
 
     void release() { free(memory); }
 
-    // Adds them to [outputs, inputs] and [outputs] of each layer.
+    // Adds the gradients to [outputs, inputs] and [outputs] of each layer.
     void add_to(const Network& network, float* const* weights, float* const* biases) const {
         if (memory == nullptr) return;
         for (int i = 0; i < LAYERS; ++i) {
@@ -209,7 +209,7 @@ private:
     }
 };
 
-// Activates `rows` of a layer's sums in place and keeps the derivatives.
+// Applies SiLU to `rows` rows in place and stores its derivatives.
 static inline void activate_rows(float* values, float* derivatives, int64_t stride, int rows, int columns) {
     for (int row = 0; row < rows; ++row, values += stride, derivatives += stride) {
         for (int c = 0; c < columns; c += WIDTH) {
@@ -220,7 +220,7 @@ static inline void activate_rows(float* values, float* derivatives, int64_t stri
     }
 }
 
-// `rows` of `to` times those of `by`, in place.
+// Multiplies `rows` of `to` by those of `by`, in place.
 static inline void multiply_rows_by(float* to, int64_t stride, const float* by, int64_t by_stride, int rows,
                                     int columns) {
     for (int row = 0; row < rows; ++row, to += stride, by += by_stride) {

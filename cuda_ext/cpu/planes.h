@@ -1,4 +1,4 @@
-// Reading of three feature planes, channels side by side in vector registers; shared by the lookup and the fused path.
+// Sampling of three feature planes with channels across the lanes; shared by the tri-plane lookup and the fused field.
 #pragma once
 
 #include "triplane.h"
@@ -7,7 +7,7 @@ namespace S3D_VARIANT {
 
 constexpr float PLANE_WEIGHT = 1.0f / 3.0f;
 
-// The four pixels around each of up to WIDTH points of one plane: where they lie, and their shares of a third.
+// The four pixels around each of up to WIDTH points on one plane: offsets, and weights that include the factor 1/3.
 struct PlaneCorners {
     alignas(64) int32_t offset[4][WIDTH];
     alignas(64) float weight[4][WIDTH];
@@ -24,7 +24,7 @@ S3D_HD void find_corners(const PlaneAxis<Pack>& column, const PlaneAxis<Pack>& r
     for (int corner = 0; corner < 4; ++corner) store(corners.weight[corner], weight[corner]);
 }
 
-// Rows of output, one a point, one after another.
+// Output rows of consecutive points.
 struct ContiguousRows {
     float* first;
     int64_t stride;
@@ -36,7 +36,7 @@ struct ContiguousRows {
     }
 };
 
-// P packs of channels, the last of them with `last` channels (WIDTH if WHOLE), of some points, from `channel` on.
+// Samples P packs of channels from `channel` on, the last with `last` channels (WIDTH if WHOLE), for `lanes` points.
 template <int P, bool WHOLE, class T, class Rows>
 S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel, int last,
                        const Rows& output) {
@@ -71,7 +71,7 @@ S3D_HD void read_last_packs(const T* const (&plane)[3], const PlaneCorners (&cor
     }
 }
 
-// Two packs of channels at a time in bfloat16: a word holds two channels, and unpacks in one instruction each.
+// Samples two packs of bfloat16 channels at a time: a word holds two channels and unpacks in one instruction each.
 template <class Rows>
 S3D_HD void read_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channel,
                             const Rows& output) {
@@ -97,7 +97,7 @@ S3D_HD int read_whole_bf16_pairs(const float* const (&)[3], const PlaneCorners (
     return 0;
 }
 
-// Reads what `read_bf16_pairs` can; returns the number of channels read.
+// Samples as many channels as `read_bf16_pairs` can; returns their number.
 template <class Rows>
 S3D_HD int read_whole_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes,
                                  int channels, const Rows& output) {
@@ -106,7 +106,7 @@ S3D_HD int read_whole_bf16_pairs(const BFloat16* const (&plane)[3], const PlaneC
     return read;
 }
 
-// All channels of some points, four packs at a time.
+// Samples all channels of `lanes` points, four packs at a time.
 template <class T, class Rows>
 S3D_HD void read_channels(const T* const (&plane)[3], const PlaneCorners (&corners)[3], int lanes, int channels,
                           const Rows& output) {

@@ -1,16 +1,16 @@
-// The way back through the planes: the gradient to their pixels, and to the place in the portrait where they were read.
+// Backward pass of plane sampling: gradients to the pixels and to the projected sample positions.
 #pragma once
 
 #include "thread_gradient.h"
 
 namespace S3D_VARIANT {
 
-// Where up to WIDTH samples read one plane, and where they add its gradient.
+// Where up to WIDTH samples read one plane, and where they accumulate its gradient.
 struct PlaneSample {
     PlaneCorners from;
     alignas(64) int32_t to[4][WIDTH];
     alignas(64) float column[WIDTH], row[WIDTH];                        // weight of the higher pixel
-    alignas(64) float column_derivative[WIDTH], row_derivative[WIDTH];  // of a third of the value, pixels a unit
+    alignas(64) float column_derivative[WIDTH], row_derivative[WIDTH];  // pixels per unit, times 1/3
 };
 
 static inline void locate_plane_sample(const S3dField& field, const SampleRows& rows, int first, int scale, int plane,
@@ -27,7 +27,7 @@ static inline void locate_plane_sample(const S3dField& field, const SampleRows& 
     store(sample.row_derivative, row.slope * PLANE_WEIGHT);
 }
 
-// One sample on one plane: adds to the gradient of its pixels and to that of its place.
+// Accumulates the gradient of one sample on one plane to its pixels and to its position.
 template <class T>
 S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* plane, const float* gradient,
                                   int channels, float* pixels, Pack& by_column, Pack& by_row) {
@@ -50,8 +50,8 @@ S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* 
     }
 }
 
-// Samples `first` and the lanes behind it. `rows.inputs` holds the gradient to the network's inputs; the gradient to u,
-// v and depth is added to `place`.
+// Backward pass for the lanes from sample `first` on. `rows.inputs` holds the gradient to the network's inputs; the
+// gradient to u, v and depth is added to `place`.
 template <class T>
 void planes_backward(const S3dField& field, const Item& item, const SampleRows& rows, int first,
                      const ThreadGradient (&planes)[S3D_MAX_SCALES], float* const (&place)[3]) {

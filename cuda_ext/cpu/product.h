@@ -1,4 +1,4 @@
-// Matrix products held in registers: a few rows by a few packs of columns at a time.
+// Matrix products with register blocking: a few rows by a few packs of columns at a time.
 #pragma once
 
 #include <cstdlib>
@@ -8,18 +8,18 @@
 namespace S3D_VARIANT {
 
 constexpr int BLOCK_ROWS = 6;
-constexpr int BLOCK_PACKS = WIDTH == 16 ? 4 : 2;  // packs; 24 or 12 sums, as many as the registers clamp_index
+constexpr int BLOCK_PACKS = WIDTH == 16 ? 4 : 2;  // 24 or 12 accumulators, as many as fit into the registers
 
 S3D_HD int pad_to_pack(int count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
 
-// Floats on a cache line of their own, all zero; null when memory is out.
+// Allocates zeroed floats, aligned to a cache line; returns null if memory is exhausted.
 static inline float* allocate_zeros(size_t floats) {
     void* memory = nullptr;
     if (posix_memalign(&memory, 64, floats * sizeof(float)) != 0) return nullptr;
     return static_cast<float*>(memset(memory, 0, floats * sizeof(float)));
 }
 
-// Takes the next `count` floats from a buffer, each part on a cache line; only counts where there is no buffer yet.
+// Hands out consecutive cache-line-aligned parts of a buffer. Without a buffer it only counts the size.
 struct Arena {
     float* buffer;
     size_t used = 0;
@@ -31,13 +31,13 @@ struct Arena {
     }
 };
 
-// The left factor: element (r, k) is data[r * row + k * step].
+// Left operand: element (r, k) is data[r * row + k * step].
 struct LeftMatrix {
     const float* data;
     int64_t row, step;
 };
 
-// The right factor, of `depth` rows, with columns in whole packs.
+// Right operand with `depth` rows; columns are padded to whole packs.
 struct RightMatrix {
     const float* data;
     int64_t step;
@@ -49,7 +49,7 @@ struct OutputMatrix {
     int64_t row;
 };
 
-// What a product is added to: one row for all rows, or with `row` of a target, each its own.
+// Initial value of a product: one row for all rows if `row` is 0, else a row for each.
 struct Addend {
     const float* data;
     int64_t row;
@@ -103,7 +103,7 @@ void multiply(LeftMatrix left, RightMatrix right, int rows, int columns, Addend 
         addend.data += count * addend.row;
         target.data += count * target.row;
     };
-    // Two rows alone would wait for each other's sums: the last eight go four by four.
+    // Blocks of two rows would stall on the latency of their sums, so the last eight rows run as four and four.
     for (; rows - row >= BLOCK_ROWS && rows - row != BLOCK_ROWS + 2; step(BLOCK_ROWS)) {
         multiply_rows<BLOCK_ROWS>(left, right, columns, addend, target, epilogue);
     }

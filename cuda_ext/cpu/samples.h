@@ -1,5 +1,5 @@
-// The steps of the fused path from samples to the network's inputs, for some dozens of samples at a time; shared by the
-// way forward and the way back.
+// The steps of the fused field from samples to the network's inputs, for a few dozen samples at a time; shared by the
+// forward and backward passes.
 #pragma once
 
 #include "field.h"
@@ -10,7 +10,7 @@ namespace S3D_VARIANT {
 
 constexpr int MAX_LATTICE_CHANNELS = 64;
 
-// One item of the batch.
+// One batch item.
 struct Item {
     const float* positions;  // [rays, samples, 3]
     const float* lengths;    // [rays, samples]
@@ -21,11 +21,11 @@ struct Item {
     int64_t index;
 };
 
-// Samples and what is made of them. Arrays have room for whole packs.
+// A group of samples and the values derived from them. Arrays are padded to whole packs.
 struct SampleRows {
     float *position[3], *warped[3], *projected[3];
-    float* inputs;  // of the network, a row a sample
-    int stride;     // of these rows
+    float* inputs;  // of the network, one row per sample
+    int stride;     // of `inputs`
     int count;
 };
 
@@ -41,7 +41,7 @@ static inline Item find_item(const S3dField& field, int64_t index) {
             index};
 }
 
-// The cells of the lattice around up to WIDTH points: their first corner, and what each corner weighs.
+// The lattice cells around up to WIDTH points: index of the first corner, and the weight of each corner.
 struct LatticeCells {
     alignas(64) int32_t point[WIDTH];
     alignas(64) float weight[8][WIDTH];
@@ -61,13 +61,13 @@ static inline void find_cells(const S3dField& field, const SampleRows& rows, int
     for (int corner = 0; corner < 8; ++corner) store(cells.weight[corner], corner_weight(corner, weight));
 }
 
-// Distance from the first corner of a cell to `corner`, in points.
+// Offset in points from the first corner of a cell to `corner`.
 S3D_HD int64_t corner_offset(const S3dField& field, int corner) {
     const int64_t row = field.lattice_size[0], layer = row * field.lattice_size[1];
     return (corner & 1) + (corner >> 1 & 1) * row + (corner >> 2) * layer;
 }
 
-// Reads the lattice: offsets and ambient coordinates go to the network's inputs, and the warped points to `warped`.
+// Interpolates the lattice. Offsets and ambient coordinates go to the network's inputs, deformed positions to `warped`.
 static inline void deform(const S3dField& field, const Item& item, SampleRows& rows) {
     const int channels = 3 + field.ambient, columns = field.scales * field.plane_channels;
     int64_t distance[8];
@@ -99,7 +99,7 @@ static inline void deform(const S3dField& field, const Item& item, SampleRows& r
     }
 }
 
-// Writes positions and their sines behind the offsets.
+// Writes positions and their positional encoding behind the offsets.
 static inline void encode_positions(const S3dField& field, SampleRows& rows) {
     const int columns = field.scales * field.plane_channels + field.ambient + 3;
     const int64_t stride = rows.stride;
@@ -122,7 +122,7 @@ static inline void encode_positions(const S3dField& field, SampleRows& rows) {
     }
 }
 
-// Projects the warped points into the portrait.
+// Projects the deformed positions into the source image.
 static inline void project_samples(const Item& item, SampleRows& rows) {
     for (int first = 0; first < rows.count; first += WIDTH) {
         const ProjectedPoint<Pack> projected =
@@ -143,7 +143,7 @@ S3D_HD int64_t count_pixels(const S3dField& field, int scale) {
     return static_cast<int64_t>(field.plane_height[scale]) * field.plane_width[scale];
 }
 
-// Reads the planes of every scale where the portrait's camera sees the samples.
+// Samples the planes of every scale at the projected positions.
 template <class T>
 void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) {
     for (int s = 0; s < field.scales; ++s) {
@@ -166,7 +166,7 @@ void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) 
     }
 }
 
-// Everything the network reads.
+// Computes all inputs of the network.
 template <class T>
 void prepare_inputs(const S3dField& field, const Item& item, SampleRows& rows) {
     deform(field, item, rows);

@@ -1,5 +1,5 @@
-// Gradients to the lattice and the planes of one item of the batch, added up by one thread for itself. Rows are padded to
-// whole packs: a pack that was just stored can be loaded again without waiting for memory, part of one cannot.
+// One thread's gradients to the lattice and the planes of one batch item. Rows are padded to whole packs, because a
+// load that follows a store forwards from the store buffer only if both cover the whole pack.
 #pragma once
 
 #include "samples.h"
@@ -9,9 +9,9 @@ namespace S3D_VARIANT {
 struct ThreadGradient {
     int64_t rows = 0;
     int channels = 0, stride = 0;
-    float* data = nullptr;      // [rows, stride] of the item worked on
-    float* deferred = nullptr;  // the same of an item whose gradient another thread has begun
-    float* output = nullptr;    // where `data` goes: [rows, channels]
+    float* data = nullptr;      // [rows, stride] of the current item
+    float* deferred = nullptr;  // of an item whose gradient belongs to another thread
+    float* output = nullptr;    // destination of `data`: [rows, channels]
     float* deferred_output = nullptr;
 
     bool reserve(int64_t row_count, int channel_count) {
@@ -27,7 +27,7 @@ struct ThreadGradient {
         free(deferred);
     }
 
-    // Adds rows `begin` to `end` of `from` to those of an output.
+    // Adds rows `begin` to `end` of `from` to an output.
     void add_rows(const float* from, int64_t begin, int64_t end, float* to) const {
         for (int64_t row = begin; row < end; ++row) {
             for (int c = 0; c < channels; c += WIDTH) {
@@ -38,7 +38,7 @@ struct ThreadGradient {
         }
     }
 
-    // Is done with an item. Only the thread that began it may write its output now; others wait until all are done.
+    // Finishes an item. Only the thread that owns the item writes its output now; the others defer until all are done.
     bool flush(bool owns) {
         if (owns) {
             add_rows(data, 0, rows, output);

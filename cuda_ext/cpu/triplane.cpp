@@ -7,13 +7,13 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int64_t BLOCK_POINTS = 1024;  // points handed to a thread at a time
+constexpr int64_t BLOCK_POINTS = 1024;  // points per work item
 
 struct Axes {
     PlaneAxis<Pack> column, row;
 };
 
-// Places up to WIDTH points on one plane; `index` says where the points' positions begin.
+// Locates up to WIDTH points on one plane; `index` holds the offsets of their positions.
 Axes locate(const S3dTriplane& lookup, const float* positions, PackInt index, int lanes, int plane,
             PlaneCorners& corners) {
     const Pack x = gather(positions + column_axis(plane), index, lanes);
@@ -24,13 +24,13 @@ Axes locate(const S3dTriplane& lookup, const float* positions, PackInt index, in
     return axes;
 }
 
-// Points one after another.
+// Locates consecutive points.
 Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
     return locate(lookup, positions, iota() * 3, lanes, plane, corners);
 }
 
-// Rows of output by the numbers of points. They lie far apart: reading their lines first, as stores do, takes longer than
-// all else.
+// Output rows at sorted point indices. They are scattered, and ordinary stores, which read the cache line first, would
+// take longer than everything else.
 struct ScatteredRows {
     float* first;
     int64_t stride;
@@ -43,7 +43,7 @@ struct ScatteredRows {
     }
 };
 
-// Some points of one item.
+// A range of points of one item.
 struct Part {
     const float* positions;
     int64_t count;
@@ -75,7 +75,7 @@ void read_sorted(const S3dTriplane& lookup, const T* const (&plane)[3], const Pa
     stream_fence();
 }
 
-// How the points of each item are parted among threads. Large parts are sorted best.
+// Partition of the points of each item among threads. Sorting works best on large parts.
 struct Partition {
     int64_t parts, size;
 
@@ -94,11 +94,11 @@ struct Partition {
     }
 };
 
-// Bytes of planes above which sorting pays. Without AVX-512, reading takes so much longer than waiting for a further cache
-// that only planes in none of one's own are worth it.
+// Size of the planes above which sorting pays off. Without AVX-512, sampling is so much slower than the latency of the
+// next cache level that sorting only pays off for planes that exceed the core's own caches.
 constexpr int64_t SORT_THRESHOLD_BYTES = WIDTH == 16 ? 32 << 10 : 8 << 20;
 
-// Whether points in any order are worth sorting: not a few of them.
+// Whether sorting pays off for points in arbitrary order.
 template <class T>
 bool should_sort(const S3dTriplane& lookup, int64_t points) {
     const int64_t bytes = 3 * sizeof(T) * lookup.channels * lookup.height * lookup.width;
@@ -127,7 +127,7 @@ void read_planes(const S3dTriplane& lookup, int threads) {
     }
 }
 
-// One pack of channels (`count` of its lanes) of up to WIDTH points, added to the four pixels around each.
+// Accumulates one pack of channels (`count` of its lanes) of up to WIDTH points to the four pixels around each.
 template <bool WHOLE>
 S3D_HD void add_pack(const float* gradient, int64_t stride, int lanes, int count, const PlaneCorners& corners,
                      float* pixels) {
@@ -145,7 +145,7 @@ S3D_HD void add_pack(const float* gradient, int64_t stride, int lanes, int count
     }
 }
 
-// Adds the gradient of `channels` <= 16 channels of one plane; the caller gives each thread other channels or planes.
+// Accumulates the gradient of `channels` <= 16 channels of one plane. Each thread has different channels or planes.
 void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int channel, int channels) {
     const float* positions = dense.positions + item * dense.points * 3;
     const float* gradient = dense.output_gradient + item * dense.points * dense.output_stride + channel;
@@ -166,7 +166,7 @@ void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int c
     }
 }
 
-// Derivative of one point along the columns and the rows of one plane, a pixel.
+// Derivative of one point on one plane per pixel, along columns and rows.
 template <class T>
 S3D_HD SumPair differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
                                    const float* gradient, int channels) {
@@ -218,7 +218,7 @@ void run_blocks(const S3dTriplane& lookup, int threads, BlockWork work) {
     }
 }
 
-// The gradient is dense whatever the strides of the planes are.
+// The gradient is dense, whatever the strides of the planes.
 S3dTriplane with_dense_strides(S3dTriplane lookup) {
     lookup.column_stride = lookup.channels;
     lookup.row_stride = lookup.column_stride * lookup.width;

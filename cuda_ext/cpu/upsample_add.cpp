@@ -1,4 +1,4 @@
-// Feature maps on channels that lie side by side: a coarse one, enlarged twice bilinearly, is added to a fine one.
+// Adds a coarse feature map, upsampled bilinearly by two, to a fine one; channels-last layout.
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -9,7 +9,7 @@ namespace {
 void store_value(float* place, Pack value, int count) { store_partial(place, value, count); }
 void store_value(BFloat16* place, Pack value, int count) { store_bf16(place, value, count); }
 
-// One row of the coarse map between two others; its first and last pixels are repeated around it.
+// Interpolates two rows of the coarse map and repeats the first and last pixel at both ends.
 template <class T>
 void blend_rows(const T* near, const T* far, int64_t count, int32_t channels, float* row) {
     for (int64_t i = 0; i < count; i += WIDTH) {
@@ -20,7 +20,7 @@ void blend_rows(const T* near, const T* far, int64_t count, int32_t channels, fl
     memcpy(row + count, row + count - channels, sizeof(float) * channels);
 }
 
-// One row of the result. `row` has a pixel more on either side.
+// Writes one output row. `row` is padded by one pixel on either side.
 template <class T>
 void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
     const T* addend = static_cast<const T*>(maps.addend) + begin;

@@ -1,22 +1,22 @@
-// What super-resolution reads, in one pass: the photograph warped by the flow that rays saw, bicubically; the features of the
-// photograph warped by it, bilinearly; and what was rendered.
+// Assembles the input of super-resolution in one pass: the source image, warped bicubically by the rendered flow; the
+// source features, warped bilinearly; and the rendered features.
 #include "kernels.h"
 #include "planes.h"
 
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int SOURCE_CHANNELS = 12;  // channels of two by two pixels of three colors
+constexpr int SOURCE_CHANNELS = 12;  // two by two pixels of three colors
 constexpr int MAX_INPUTS = 512;
 
-// Up to WIDTH pixels, side by side in a row of what was rendered.
+// Up to WIDTH consecutive pixels in a row of the rendered image.
 struct Pixels {
     int64_t item;
     int32_t row, column;
     int lanes;
 };
 
-// One image coordinate of pixel centers, moved by the flow.
+// Normalized coordinate of pixel centers, displaced by the flow.
 Pack warp_coordinates(Pack pixel, int32_t size, Pack flow) {
     return (2.0f * pixel + 1.0f) / static_cast<float>(size) - 1.0f + flow;
 }
@@ -25,13 +25,14 @@ struct Neighbors {
     PackInt low, high;
 };
 
-// Columns between which one half of each pixel lies: a quarter of a pixel left (0) or right (1) of its middle.
+// The columns that the left (0) or right (1) half of each pixel lies between; its center is a quarter pixel off the
+// middle.
 Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
     const PackInt low = pixel + (side - 1), high = pixel + side;
     return {select(low < 0, PackInt{}, low), select(high > size - 1, PackInt{} + (size - 1), high)};
 }
 
-// The flow, enlarged twice, in one quarter of each pixel.
+// The flow, upsampled by two, at one subpixel of each pixel.
 Pack upsample_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
     const int32_t first = pixels.column + right - 1;
     const bool inside = first >= 0 && first + WIDTH < photograph.width;
@@ -67,8 +68,8 @@ struct Corners {
     }
 };
 
-// The four pixels around a coordinate along one axis, those beyond the border held there, and what each weighs: the cubic
-// convolution of Keys (1981) with its parameter at -3/4, as PyTorch and OpenCV have it.
+// The four pixels around a coordinate along one axis (clamped to the border) and their weights: the cubic convolution
+// of Keys (1981) with a = -3/4, as in PyTorch and OpenCV.
 constexpr int TAPS = 4;
 
 struct Taps {
@@ -95,13 +96,13 @@ struct Taps {
 private:
     static constexpr float CUBIC_A = -0.75f;
 
-    // Of a pixel less than one away.
+    // For a pixel at a distance below one.
     static Pack near_weight(Pack distance) {
         return ((CUBIC_A + 2.0f) * distance - (CUBIC_A + 3.0f)) * distance * distance + 1.0f;
     }
 };
 
-// Three colors of one quarter of each pixel: into `inputs`, rows of `stride` channels, and into the warped photograph.
+// Writes three colors of one subpixel of each pixel to `inputs` (rows of `stride` channels) and to the warped source.
 void warp_subpixel(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
                    int stride) {
     const float* const flow[2] = {find_flow(photograph, pixels.item, 0), find_flow(photograph, pixels.item, 1)};

@@ -5,7 +5,7 @@
 namespace S3D_VARIANT {
 namespace {
 
-// One thread a ray: weights and their sum.
+// One thread per ray: weights and their sum.
 __global__ void compute_weights(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;
@@ -22,7 +22,7 @@ __global__ void compute_weights(S3dComposite rays) {
     rays.alpha[ray] = alpha;
 }
 
-// One thread a ray and channel.
+// One thread per ray and channel.
 __global__ void accumulate_values(S3dComposite rays) {
     const int64_t ray = find_thread() / rays.channels;
     if (ray >= rays.rays) return;
@@ -35,7 +35,7 @@ __global__ void accumulate_values(S3dComposite rays) {
     rays.output[ray * rays.channels + channel] = sum;
 }
 
-// The ray a sample belongs to: the last one that begins at or before it.
+// The ray of a sample: the last one that begins at or before it.
 __device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
     if (rays.offsets == nullptr) return sample / (rays.samples / rays.rays);
     int64_t low = 0, high = rays.rays;
@@ -50,7 +50,7 @@ __device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
     return low;
 }
 
-// One thread a sample: the derivative by its weight, left in density_gradient, and those by its values.
+// One thread per sample: gradients to values, and to the weight, which is stored in density_gradient.
 __global__ void weights_backward(S3dComposite rays) {
     const int64_t s = find_thread();
     if (s >= rays.samples) return;
@@ -66,7 +66,7 @@ __global__ void weights_backward(S3dComposite rays) {
     rays.density_gradient[s] = sum;
 }
 
-// One thread a ray: from the derivatives by weights to those by densities and lengths.
+// One thread per ray: converts gradients to weights into gradients to densities and lengths.
 __global__ void rays_backward(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;

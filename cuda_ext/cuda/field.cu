@@ -1,5 +1,5 @@
-// The fused path. In one phase each thread takes a sample from its position to its values, which it leaves in shared
-// memory; in the next each adds up one channel of a ray over the samples there.
+// The fused field. Phases alternate: first each thread evaluates a sample and leaves its values in shared memory, then
+// each thread accumulates one channel of a ray over these samples.
 #include "field.h"
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace {
 constexpr int MAX_WIDTH = 256;           // of inputs and hidden layers
 constexpr int MAX_OUTPUTS = 128;         // of the network
 constexpr int MAX_CHANNELS = 64;         // of the lattice
-constexpr int MAX_SAMPLES_PER_PASS = 8;  // samples of a ray at most that are in shared memory at once
-constexpr int ROWS_PER_THREAD = 16;      // of a layer that a thread computes at once
+constexpr int MAX_SAMPLES_PER_PASS = 8;  // samples of a ray in shared memory at once
+constexpr int ROWS_PER_THREAD = 16;      // outputs of a layer that a thread computes at once
 
 // One sample of a ray.
 struct Sample {
@@ -49,13 +49,13 @@ __device__ void deform(const S3dField& field, int64_t item, Sample& sample, floa
     }
 }
 
-// `N` numbers that are read in one access.
+// `N` values that are read in one access.
 template <int N, class T>
 struct alignas(N * sizeof(T)) Group {
     T part[N];
 };
 
-// All channels at one place, `N` at once; the planes lie `plane_stride` apart.
+// Samples all channels at one position, `N` at a time; the planes lie `plane_stride` apart.
 template <int N, class T>
 __device__ void read_channels(const T* planes, int64_t plane_stride, const PlaneCorners (&corners)[3], int channels,
                               float* input) {
@@ -108,7 +108,7 @@ __device__ void encode_position(const S3dField& field, const Sample& sample, flo
     }
 }
 
-// `N` outputs of a layer: an input is read once for all of them, weights by fours.
+// Computes `N` outputs of a layer: each input is read once for all of them, weights in groups of V.
 template <int N, int V>
 __device__ void apply_rows(const float* weight, const float* bias, const float* from, int inputs, float* to,
                            bool activate) {
@@ -148,7 +148,7 @@ __device__ void apply_layer(const S3dField& field, int layer, const float* from,
     }
 }
 
-// How the threads of a block share rays.
+// How the rays are partitioned among the threads of a block.
 struct RayPartition {
     int samples_per_pass, rays, channels;
 };
@@ -158,8 +158,8 @@ S3D_HD RayPartition partition_rays(const S3dField& field) {
     return {samples_per_pass, S3D_THREADS / samples_per_pass, 5 + field.features};
 }
 
-// In shared memory: optical depth and values of the sample of each thread, channel by channel; then how deep the block's
-// rays had become before these samples, and are after them.
+// Shared memory holds the optical depth and the values of each thread's sample, channel by channel, then the optical
+// depth of the block's rays before and after these samples (double-buffered).
 size_t count_shared_floats(const RayPartition& partition) {
     return static_cast<size_t>(S3D_THREADS) * (1 + partition.channels + 2);
 }
@@ -179,7 +179,7 @@ struct March {
         }
     }
 
-    // One thread a sample.
+    // One thread per sample.
     __device__ static void evaluate(int pass, const RayPartition& partition, float* shared, const S3dField& field) {
         const int local_ray = threadIdx.x / partition.samples_per_pass,
                   s = pass * partition.samples_per_pass + threadIdx.x % partition.samples_per_pass;
@@ -208,7 +208,7 @@ struct March {
         staged[(5 + field.features) * S3D_THREADS] = projected.v;
     }
 
-    // One thread a ray and channel, alpha behind the others.
+    // One thread per ray and channel; alpha is the last channel.
     __device__ static void accumulate(int pass, const RayPartition& partition, float* shared, const S3dField& field) {
         const float max_depth = max_visible_depth(field.stop);
         const int rest = field.samples - pass * partition.samples_per_pass,

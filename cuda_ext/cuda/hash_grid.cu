@@ -11,7 +11,7 @@ __device__ void find_cell(const S3dHashGrid& grid, int64_t point, const S3dGridL
     for (int d = 0; d < D; ++d) axis[d] = locate_in_cell(grid.positions[point * D + d], level.scale);
 }
 
-// One thread a point and level.
+// One thread per point and level.
 template <int D, int F, class T>
 __global__ void read_level(S3dHashGrid grid) {
     const int64_t point = find_thread();
@@ -30,7 +30,7 @@ __global__ void read_level(S3dHashGrid grid) {
     for (int f = 0; f < F; ++f) output[f] = sum[f];
 }
 
-// One thread a point and level; different points meet at the same entries.
+// One thread per point and level; points may share entries.
 template <int D, int F>
 __global__ void add_level_gradient(S3dHashGrid grid) {
     const int64_t point = find_thread();
@@ -46,7 +46,7 @@ __global__ void add_level_gradient(S3dHashGrid grid) {
     }
 }
 
-// One thread a point, over all levels.
+// One thread per point, over all levels.
 template <int D, int F, class T>
 __global__ void write_positions_gradient(S3dHashGrid grid) {
     const int64_t point = find_thread();

@@ -1,11 +1,11 @@
-// Starts a kernel: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over its blocks and threads, so
-// that the kernels run in tests on machines without a GPU. Threads that wait for each other do so between phases: all
-// threads of a block take one before any takes the next; what they leave for each other is in memory that they share.
+// Launches kernels: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over blocks and threads,
+// so that tests run without a GPU. Threads synchronize between phases: all threads of a block finish a phase before any
+// starts the next. They exchange data through shared memory.
 #pragma once
 
 #include "s3d.h"
 
-constexpr int S3D_THREADS = 128;  // of a block
+constexpr int S3D_THREADS = 128;  // per block
 
 #if defined(S3D_EMULATE)
 
@@ -24,7 +24,7 @@ struct dim3 {
 
 static dim3 blockIdx, threadIdx, blockDim, gridDim;
 
-// Threads take phases here, so that nothing can come between reading and writing.
+// Threads run one after the other here, so a plain read and write is atomic.
 static inline float atomicAdd(float* place, float value) {
     const float before = *place;
     *place = before + value;
@@ -79,10 +79,10 @@ __global__ void run_phases(Arguments arguments, int phases) {
     }
 }
 
-// `shared` floats of memory for the threads of a block.
+// Launches a kernel with `shared` floats of shared memory per block.
 template <class Kernel, class Arguments>
 static int launch_phases(dim3 blocks, int phases, size_t shared, cudaStream_t stream, const Arguments& arguments) {
-    constexpr size_t DEFAULT_SHARED_BYTES = 48 * 1024;  // without asking
+    constexpr size_t DEFAULT_SHARED_BYTES = 48 * 1024;  // available without opting in
     const auto kernel = run_phases<Kernel, Arguments>;
     const size_t bytes = shared * sizeof(float);
     if (bytes > DEFAULT_SHARED_BYTES) {
@@ -96,11 +96,11 @@ static int launch_phases(dim3 blocks, int phases, size_t shared, cudaStream_t st
 
 #endif
 
-// Number of blocks whose threads cover `count` items; 0 if a grid cannot clamp_index them.
+// Number of blocks whose threads cover `count` items; 0 if they exceed the largest grid.
 static inline unsigned count_blocks(int64_t count, int64_t items_a_block = S3D_THREADS) {
     const int64_t blocks = (count + items_a_block - 1) / items_a_block;
     return blocks > 0x7fffffff ? 0u : static_cast<unsigned>(blocks);
 }
 
-// The item of this thread.
+// Global index of this thread.
 __device__ static inline int64_t find_thread() { return static_cast<int64_t>(blockIdx.x) * S3D_THREADS + threadIdx.x; }

@@ -1,4 +1,4 @@
-// The four pixels around a point of one feature plane; shared by the lookup and the fused path.
+// The four pixels around a point on one feature plane; shared by the tri-plane lookup and the fused field.
 #pragma once
 
 #include "launch.h"
@@ -11,7 +11,7 @@ constexpr float PLANE_WEIGHT = 1.0f / 3.0f;
 struct PlaneCorners {
     PlaneAxis<float> column, row;
     int64_t offset[4];  // from the plane's first pixel
-    float weight[4];    // of a third
+    float weight[4];    // includes the factor 1/3
 };
 
 __device__ static inline PlaneCorners locate_corners(const float* position, int plane, int32_t height, int32_t width,

@@ -12,7 +12,7 @@ __device__ PlaneCorners find_corners(const S3dTriplane& lookup, const float* pos
     return locate_corners(position, plane, lookup.height, lookup.width, lookup.row_stride, lookup.column_stride);
 }
 
-// Threads beside each other read channels beside each other.
+// Adjacent threads read adjacent channels.
 struct Part {
     int64_t item, point;
     int first, last;  // channels
@@ -61,7 +61,7 @@ __global__ void add_planes_gradient(S3dTriplane dense) {
     }
 }
 
-// One thread a point.
+// One thread per point.
 template <class T>
 __global__ void add_positions_gradient(S3dTriplane lookup) {
     if (find_thread() >= lookup.points) return;
@@ -103,7 +103,7 @@ int check(const S3dTriplane& lookup) {
     return S3D_OK;
 }
 
-// One thread for each quad of channels of a point.
+// One thread per group of channels of a point.
 dim3 cover_channels(const S3dTriplane& lookup) {
     const int64_t quads = (lookup.channels + CHANNELS_PER_THREAD - 1) / CHANNELS_PER_THREAD;
     return dim3(count_blocks(lookup.points * quads), static_cast<unsigned>(lookup.batch));

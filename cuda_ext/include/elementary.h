@@ -1,19 +1,20 @@
-// Elementary functions over `float` and `Pack`, the same on every device. The polynomials are our own minimax fits
-// (weighted least squares on Chebyshev nodes, in extended precision); each states its largest error.
+// Elementary functions over `float` and `Pack`, with the same results on every device. The polynomials are our own
+// minimax fits (weighted least squares on Chebyshev nodes, in extended precision); the largest error is stated with
+// each.
 #pragma once
 
 #include "pack.h"
 
 namespace S3D_VARIANT {
 
-// value * 2^power for a whole power within [-126, 127]; NaN for NaN.
+// value * 2^power for an integral power in [-126, 127]; returns NaN for NaN.
 template <class F>
 S3D_HD F scale_by_power_of_two(F value, F power) {
     const typename Lanes<F>::Int whole = to_int(select(power == power, power, splat<F>(0.0f)));
     return value * from_bits(to_unsigned(whole + 127) << 23);
 }
 
-// exp(x) = (1 + rest) 2^turns.
+// exp(x) = (1 + fraction) * 2^exponent.
 template <class F>
 struct Exponential {
     F fraction, exponent;
@@ -23,7 +24,7 @@ template <class F>
 S3D_HD Exponential<F> split_exponential(F x) {
     x = clamp(x, -87.33f, 88.3f);
     const F exponent = round_down(multiply_add(x, splat<F>(1.44269504f), splat<F>(0.5f)));
-    // ln 2 in two parts: the first has few bits, so that its multiples are exact.
+    // ln 2 is split in two parts. The first has few bits, so its multiples are exact.
     F r = multiply_add(exponent, splat<F>(-0.693359375f), x);
     r = multiply_add(exponent, splat<F>(2.12194440e-4f), r);
     F p = splat<F>(1.9919175e-4f);
@@ -35,7 +36,7 @@ S3D_HD Exponential<F> split_exponential(F x) {
     return {multiply_add(p, r * r, r), exponent};
 }
 
-// exp(x), relative error below 2e-7. Below -87.3 it stays at the smallest normal number.
+// exp(x), relative error below 2e-7. Clamped to the smallest normal number below x = -87.3.
 template <class F>
 S3D_HD F exponential(F x) {
     const Exponential<F> e = split_exponential(x);
@@ -55,9 +56,9 @@ S3D_HD F log_one_plus(F x) {
     using UInt = typename Lanes<F>::UInt;
     using Int = typename Lanes<F>::Int;
     const F whole = 1.0f + x;
-    // What the sum above rounded away.
+    // Rounding error of the sum above.
     const F remainder = (x - (whole - 1.0f)) / whole;
-    // whole = m 2^k with m in [sqrt(1/2), sqrt(2)).
+    // whole = m * 2^k with m in [sqrt(1/2), sqrt(2)).
     const UInt shifted = to_bits(whole) - 0x3f3504f3u;
     const Int power = to_signed(shifted) >> 23;
     const F m = from_bits((shifted & 0x007fffffu) + 0x3f3504f3u);
@@ -97,7 +98,7 @@ struct Activation {
     F value, derivative;
 };
 
-// silu and its derivative: s + x s (1 - s) with the sigmoid s.
+// SiLU and its derivative s + x s (1 - s), where s is the sigmoid of x.
 template <class F>
 S3D_HD Activation<F> silu_with_derivative(F x) {
     const F s = sigmoid(x);
@@ -135,7 +136,7 @@ S3D_HD SineCosine<F> sine_cosine_pi(F x) {
     c = multiply_add(c, q, splat<F>(4.0587121076f));
     c = multiply_add(c, q, splat<F>(-4.9348022003f));
     c = multiply_add(c, q, splat<F>(1.0f));
-    // Odd half turns change both signs.
+    // An odd number of half turns flips both signs.
     const F half = half_turns * 0.5f;
     const F sign = 1.0f - 4.0f * (half - round_down(half));
     return {sign * r * s, sign * c};

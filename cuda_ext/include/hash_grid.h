@@ -1,5 +1,5 @@
-// Multi-resolution hash grid (Mueller et al., 2022), layout of tiny-cuda-nn. The rule is written out in
-// s3dnerf/encoding/hash_grid.py.
+// Multi-resolution hash grid (Mueller et al., 2022) in the layout of tiny-cuda-nn, which s3dnerf/encoding/hash_grid.py
+// documents.
 #pragma once
 
 #include "pack.h"
@@ -7,7 +7,7 @@
 
 namespace S3D_VARIANT {
 
-// Where a coordinate lies on one axis: between two vertices, `weight` of the way.
+// Position of a coordinate between two vertices of one axis; `weight` belongs to the upper vertex.
 template <class F>
 struct GridAxis {
     F weight;
@@ -17,13 +17,14 @@ struct GridAxis {
 template <class F>
 S3D_HD GridAxis<F> locate_in_cell(F x, float scale) {
     const F low = round_down(fused_multiply_add(x, splat<F>(scale), splat<F>(0.5f)));
-    // One rounding, so that fine levels lose no digits. NaN goes on into the weight; the vertex stays an integer.
+    // A single rounding keeps all digits on fine levels. NaN propagates through the weight; the vertex stays a valid
+    // integer.
     const F weight = fused_multiply_add(x, splat<F>(scale), 0.5f - low);
     const F known = select(absolute(low) < splat<F>(1e9f), low, splat<F>(0.0f));
     return {weight, to_unsigned(to_int(known))};
 }
 
-// Index, within its level, of the vertex whose steps from the cell's first vertex are the bits of `corner`.
+// Index within the level of a cell corner; bit d of `corner` is the step along axis d from the cell's first vertex.
 template <int D, class F>
 S3D_HD typename Lanes<F>::UInt entry_index(const GridAxis<F> (&axis)[D], int corner, const S3dGridLevel& level) {
     using UInt = typename Lanes<F>::UInt;
@@ -34,7 +35,7 @@ S3D_HD typename Lanes<F>::UInt entry_index(const GridAxis<F> (&axis)[D], int cor
     return modulo((z * level.resolution + y) * level.resolution + x, level.entries);
 }
 
-// Share of that vertex: the product over the axes of weight or 1 - weight. `skipped` leaves one axis out.
+// Interpolation weight of a cell corner: the product of weight or 1 - weight over all axes except `skipped`.
 template <int D, class F>
 S3D_HD F corner_weight(const GridAxis<F> (&axis)[D], int corner, int skipped = -1) {
     F product = splat<F>(1.0f);
@@ -44,7 +45,7 @@ S3D_HD F corner_weight(const GridAxis<F> (&axis)[D], int corner, int skipped = -
     return product;
 }
 
-// Derivative along axis `d` of the interpolated value, from the values at all corners.
+// Derivative of the interpolated value along axis `d`, given the values at all corners.
 template <int D, class F>
 S3D_HD F derivative_along_axis(const GridAxis<F> (&axis)[D], const F* at_corner, int d, float scale) {
     F slope = splat<F>(0.0f);

@@ -1,7 +1,7 @@
-// Vector registers of the CPU as one type, `Pack`: 16, 8 or 4 floats, by the instruction set this file is compiled for.
-// Arithmetic and comparisons come from the compiler's vector extension, which GCC and Clang share on all processors.
-// A GPU has no such type; there this file only brings in the scalar functions. It must precede the templates that use it:
-// overloads on a vector type are found at their definition only.
+// `Pack` is a vector register of the CPU: 16, 8 or 4 floats, depending on the instruction set this file is compiled
+// for. Arithmetic and comparisons come from the vector extension of GCC and Clang, which works on all processors. On a
+// GPU there is no such type, and this file only includes the scalar functions. Include it before the templates that use
+// it: overloads on a vector type are only found at the point of definition.
 #pragma once
 
 #include "portable.h"
@@ -64,20 +64,20 @@ S3D_HD void store(uint32_t* address, PackUInt value) { memcpy(address, &value, s
 S3D_HD void store(int32_t* address, PackInt value) { memcpy(address, &value, sizeof value); }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// All bits of the first `count` lanes.
+// Mask with all bits set in the first `count` lanes.
 S3D_HD __m256i first_lanes_mask(int count) {
     alignas(64) static const int32_t bits[2 * WIDTH] = {-1, -1, -1, -1, -1, -1, -1, -1};
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + WIDTH - count));
 }
 
-// The first 1 to 8 stored values in two or three reads, none of them beyond the last one.
+// Loads the first 1 to 8 values in two or three reads and never reads beyond the last one.
 S3D_HD __m128i load_uint16(const void* address, int count) {
     const char* from = static_cast<const char*>(address);
     if (count >= 4) {
         uint64_t first, last;
         memcpy(&first, from, 8);
         memcpy(&last, from + 2 * (count - 4), 8);
-        // In two steps: of four values, nothing is left of the last.
+        // Shifts in two steps because a shift by all 64 bits (four values) is undefined.
         const uint64_t rest = last >> 1 >> (16 * (8 - count) - 1);
         return _mm_set_epi64x(static_cast<int64_t>(count == 8 ? last : rest), static_cast<int64_t>(first));
     }
@@ -91,7 +91,7 @@ S3D_HD __m128i load_uint16(const void* address, int count) {
 }
 #endif
 
-// The first `count` <= WIDTH values, zeros behind them; memory beyond them is not touched.
+// Loads the first `count` <= WIDTH values and zeros the other lanes; does not touch memory beyond them.
 S3D_HD Pack load_masked(const float* address, int count) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), address);
@@ -117,7 +117,7 @@ S3D_HD Pack load_masked(const BFloat16* address, int count) {
 #endif
 }
 
-// 2 * WIDTH stored values as two packs: those at even and at odd places.
+// 2 * WIDTH consecutive values, split into those at even and at odd indices.
 struct DeinterleavedPacks {
     Pack even, odd;
 };
@@ -128,7 +128,7 @@ S3D_HD DeinterleavedPacks load_deinterleaved(const BFloat16* address) {
     return {from_bits(words << 16), from_bits(words & 0xffff0000u)};
 }
 
-// The same values in their order.
+// 2 * WIDTH consecutive values in memory order.
 struct ConsecutivePacks {
     Pack first, second;
 };
@@ -153,7 +153,7 @@ S3D_HD ConsecutivePacks interleave(DeinterleavedPacks pair) {
 #endif
 }
 
-// Whether `stream_store` can write rows of `channels` at `address`, `stride` floats apart, in whole cache lines.
+// Whether `stream_store` can write rows of `channels` floats at `address`, `stride` floats apart, in whole cache lines.
 S3D_HD bool can_stream_store(const float* address, int64_t stride, int channels) {
 #if defined(__AVX2__)
     return reinterpret_cast<uintptr_t>(address) % 64 == 0 && stride % 16 == 0 && channels % 16 == 0;
@@ -163,8 +163,8 @@ S3D_HD bool can_stream_store(const float* address, int64_t stride, int channels)
 #endif
 }
 
-// Writes a cache line, whole or in two packs that follow each other, without reading it first; to be followed by
-// `stream_fence`.
+// Non-temporal store of a whole cache line (in one pack, or in two consecutive ones), which does not read the line
+// first. Must be followed by `stream_fence`.
 S3D_HD void stream_store(float* address, Pack value) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(address, (__m512)value);
@@ -175,7 +175,7 @@ S3D_HD void stream_store(float* address, Pack value) {
 #endif
 }
 
-// Makes what was written past the cache visible to other threads.
+// Makes non-temporal stores visible to other threads.
 S3D_HD void stream_fence() {
 #if defined(__AVX2__)
     _mm_sfence();
@@ -186,7 +186,7 @@ S3D_HD void store_masked(float* address, Pack value, int count) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(address, static_cast<__mmask16>((1u << count) - 1u), (__m512)value);
 #elif defined(__AVX2__)
-    // In parts: a masked store takes longer on many processors.
+    // Stores in parts because masked stores are slow on many processors.
     __m128 part = _mm256_castps256_ps128((__m256)value);
     if (count & 8) return store(address, value);
     if (count & 4) {
@@ -205,7 +205,7 @@ S3D_HD void store_masked(float* address, Pack value, int count) {
 #endif
 }
 
-// Rounded to the nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 S3D_HD void store_bf16(BFloat16* address, Pack value, int count) {
     const PackUInt bits = to_bits(value);
     const PackUInt rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -218,7 +218,7 @@ S3D_HD void store_bf16(BFloat16* address, Pack value, int count) {
     }
 }
 
-// The values at `address[index]` of the first `count` lanes, zeros behind them.
+// Gathers `address[index]` in the first `count` lanes and zeros the other lanes.
 S3D_HD Pack gather(const float* address, PackInt index, int count) {
 #if defined(__AVX512F__)
     const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1u);
@@ -242,7 +242,7 @@ S3D_HD PackInt iota() {
     return value;
 }
 
-// One stored value in all lanes.
+// Broadcasts one stored value to all lanes.
 S3D_HD Pack load_broadcast(const float* address) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_set1_ps(*address);
@@ -251,7 +251,7 @@ S3D_HD Pack load_broadcast(const float* address) {
 #endif
 }
 
-// The same for counts up to WIDTH.
+// Like `load_masked`, with a plain load for a whole pack.
 template <class T>
 S3D_HD Pack load_partial(const T* address, int count) {
     return count == WIDTH ? load(address) : load_masked(address, count);
@@ -287,7 +287,7 @@ struct SumPair {
     float first, second;
 };
 
-// The sums of two packs, in fewer steps than one after the other.
+// Sums of the lanes of two packs, in fewer steps than two separate reductions.
 S3D_HD SumPair sum_lanes(Pack one, Pack other) {
 #if defined(__AVX512F__)
     const __m512 a = (__m512)one, b = (__m512)other;
@@ -307,7 +307,7 @@ S3D_HD SumPair sum_lanes(Pack one, Pack other) {
 #endif
 }
 
-// The sums of WIDTH packs, in their order.
+// Sums of the lanes of WIDTH packs, in order.
 S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
 #if defined(__AVX512F__)
     __m512 four[4];
@@ -340,8 +340,7 @@ S3D_HD Pack sum_rows(const Pack (&rows)[WIDTH]) {
 #endif
 }
 
-// Each lane takes the value `step` lanes before it in its segment (behind it if negative), zero where there is none.
-// Segments have a power of two of lanes.
+// Shifts lanes by `step` (down if negative) within segments and fills with zeros. The segment length is a power of two.
 S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
     const PackInt address = (iota() & (segment - 1)) - step;
     const PackInt inside = (address >= 0) & (address < segment);
@@ -360,19 +359,19 @@ S3D_HD Pack shift_lanes(Pack value, int step, int segment) {
 #endif
 }
 
-// Sums of each lane and all before it in its segment.
+// Inclusive prefix sum within segments.
 S3D_HD Pack prefix_sum(Pack value, int segment) {
     for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, step, segment);
     return value;
 }
 
-// Sums of each lane and all behind it in its segment.
+// Inclusive suffix sum within segments.
 S3D_HD Pack suffix_sum(Pack value, int segment) {
     for (int step = 1; step < segment; step *= 2) value += shift_lanes(value, -step, segment);
     return value;
 }
 
-// The lanes with these numbers out of two packs; those of the other follow those of the first.
+// Permutes the lanes of two packs; indices from WIDTH on select from `other`.
 S3D_HD Pack permute(Pack one, Pack other, PackInt lanes) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_permutex2var_ps((__m512)one, (__m512i)lanes, (__m512)other);
@@ -385,7 +384,7 @@ S3D_HD Pack permute(Pack one, Pack other, PackInt lanes) {
 #endif
 }
 
-// The lanes with these numbers, all of them below WIDTH.
+// Permutes the lanes of one pack; all indices are below WIDTH.
 S3D_HD Pack permute(Pack value, PackInt lanes) {
 #if defined(__AVX512F__)
     return (Pack)_mm512_permutexvar_ps((__m512i)lanes, (__m512)value);
@@ -398,7 +397,7 @@ S3D_HD Pack permute(Pack value, PackInt lanes) {
 #endif
 }
 
-// Rows become columns.
+// Transposes a square block in place.
 S3D_HD void transpose(Pack (&rows)[WIDTH]) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
     __m256 pair[8], four[8];
@@ -417,7 +416,7 @@ S3D_HD void transpose(Pack (&rows)[WIDTH]) {
         rows[i + 4] = (Pack)_mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
     }
 #else
-    // Interleaving the two halves of all rows, once for each bit of a row's number, turns the whole.
+    // Interleaves the upper and lower half of the rows once for each bit of the row index, which transposes the block.
     PackInt low, high;
     for (int lane = 0; lane < WIDTH; ++lane) {
         low[lane] = lane / 2 + lane % 2 * WIDTH;
@@ -434,7 +433,7 @@ S3D_HD void transpose(Pack (&rows)[WIDTH]) {
 #endif
 }
 
-// A mask as one bit a lane.
+// Converts a mask to one bit per lane.
 S3D_HD uint32_t mask_to_bits(PackInt mask) {
 #if defined(__AVX512F__)
     return _mm512_movepi32_mask((__m512i)mask);
@@ -500,7 +499,7 @@ S3D_HD Pack fused_multiply_add(Pack a, Pack b, Pack c) {
     for (int lane = 0; lane < WIDTH; ++lane) a[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
     return a;
 #else
-    // A product of two floats is exact in double; only the last rounding remains, as in the instruction.
+    // The product of two floats is exact in double, so only the final rounding remains, as in an FMA instruction.
     for (int lane = 0; lane < WIDTH; ++lane) {
         a[lane] = static_cast<float>(static_cast<double>(a[lane]) * b[lane] + c[lane]);
     }
@@ -509,7 +508,7 @@ S3D_HD Pack fused_multiply_add(Pack a, Pack b, Pack c) {
 }
 
 #if defined(__AVX512F__)
-// One instruction each; of two operands, the second is kept where either is NaN.
+// One instruction each. Min and max return the second operand if either is NaN.
 S3D_HD Pack clamp(Pack value, float low, float high) {
     return (Pack)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)value));
 }

@@ -1,6 +1,6 @@
-// What lets one function serve a CPU and a GPU: a real number type F is either `float` (one sample: every GPU thread) or
-// `Pack` of pack.h (as many samples as a vector register of the CPU holds). All mathematics in this folder is written
-// over F, with comparisons that give a mask and `select` in address of branches.
+// Lets one function serve CPU and GPU. The real type F is either `float` (one sample, as in a GPU thread) or `Pack`
+// from pack.h (as many samples as fit into a vector register). All mathematics in this folder is written over F and
+// uses comparison masks with `select` instead of branches.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +13,14 @@
 #define S3D_HD static inline __attribute__((always_inline))
 #endif
 
-// Each instruction set compiles the same files into a namespace of its own.
+// Each instruction set compiles the same files into its own namespace.
 #ifndef S3D_VARIANT
 #define S3D_VARIANT s3d
 #endif
 
 namespace S3D_VARIANT {
 
-// The integers that go with a real type.
+// Integer types that correspond to a real type.
 template <class F>
 struct Lanes;
 
@@ -35,7 +35,7 @@ struct BFloat16 {
     uint16_t bits;
 };
 
-// A stored IEEE half.
+// A stored IEEE half-precision float.
 struct Half {
     uint16_t bits;
 };
@@ -66,7 +66,7 @@ S3D_HD float read(const BFloat16* address) { return from_bits(static_cast<uint32
 
 S3D_HD float read(const Half* address) {
     const uint32_t bits = address->bits, rest = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
-    // Exponents differ by 112; infinity and NaN keep the largest one.
+    // The exponent biases differ by 112; infinity and NaN keep the largest exponent.
     if (rest >= 0x0f800000u) return from_bits(sign | 0x70000000u | rest);
     return from_bits(sign | to_bits(from_bits(rest) * from_bits(239u << 23)));
 }
@@ -85,20 +85,20 @@ S3D_HD float reciprocal(float value) { return 1.0f / value; }
 
 S3D_HD float round_down(float value) { return __builtin_floorf(value); }
 
-// a * b + c with one rounding, also where that is slow: for coordinates, whose fraction must be exact.
+// a * b + c with a single rounding even where that is slow; for coordinates, whose fraction must be exact.
 S3D_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 S3D_HD bool any(bool mask) { return mask; }
 
 S3D_HD uint32_t modulo(uint32_t value, uint32_t divisor) { return value < divisor ? value : value % divisor; }
 
-// Subtracting zero is exact for every value and costs nothing.
+// Subtracting zero is exact for every value and free.
 template <class F>
 S3D_HD F splat(float value) {
     return value - F{};
 }
 
-// a * b + c, with one rounding where the processor has such an instruction.
+// a * b + c, with a single rounding where the processor has an FMA instruction.
 template <class F>
 S3D_HD F multiply_add(F a, F b, F c) {
     return a * b + c;
@@ -114,7 +114,7 @@ S3D_HD F maximum(F a, F b) {
     return select(a > b, a, b);
 }
 
-// Keeps NaN.
+// Propagates NaN.
 template <class F>
 S3D_HD F clamp(F value, float low, float high) {
     value = select(value < splat<F>(low), splat<F>(low), value);
@@ -126,7 +126,7 @@ S3D_HD F absolute(F value) {
     return select(value < splat<F>(0.0f), -value, value);
 }
 
-// The nearest of the numbers from 0 to size - 1.
+// Clamps an index to [0, size - 1].
 S3D_HD int32_t clamp_index(int32_t value, int32_t size) { return value < 0 ? 0 : value > size - 1 ? size - 1 : value; }
 
 }  // namespace S3D_VARIANT

@@ -1,5 +1,5 @@
-// Bilinear reading of three feature planes: xy, yz and xz of a position in [-1, 1]^3, pixel centers as in image
-// coordinates (pixel i of N at (2 i + 1) / N - 1), the border repeated outside.
+// Bilinear sampling of three feature planes: xy, yz and xz of a position in [-1, 1]^3. Pixel i of N has its center at
+// (2 i + 1) / N - 1. The border is repeated outside.
 #pragma once
 
 #include "pack.h"
@@ -7,12 +7,12 @@
 
 namespace S3D_VARIANT {
 
-// Where a coordinate lies among the pixels of one axis.
+// Position of a coordinate between the pixels of one axis.
 template <class F>
 struct PlaneAxis {
-    typename Lanes<F>::Int low, high;  // neighboring pixels; the same at the border
-    F weight;                          // of the higher one
-    F slope;                           // pixels a unit of the coordinate; 0 outside
+    typename Lanes<F>::Int low, high;  // neighboring pixels; equal at the border
+    F weight;                          // of the higher pixel
+    F slope;                           // pixels per unit of the coordinate; 0 outside
 };
 
 template <class F>
@@ -22,18 +22,18 @@ S3D_HD PlaneAxis<F> locate_on_plane(F x, int32_t size) {
     const F place = fused_multiply_add(x, splat<F>(scale), splat<F>(shift));
     const auto inside = (place > splat<F>(0.0f)) & (place < splat<F>(last));
     const F low = round_down(select(inside, place, select(place >= splat<F>(last), splat<F>(last), splat<F>(0.0f))));
-    // One rounding, so that wide planes lose no digits.
+    // A single rounding keeps all digits on wide planes.
     const F weight = fused_multiply_add(x, splat<F>(scale), shift - low);
     const F next = select(inside, low + 1.0f, low);
     return {to_int(low), to_int(next), select(inside, weight, (x != x) ? x : splat<F>(0.0f)),
             select(inside, splat<F>(scale), splat<F>(0.0f))};
 }
 
-// The axes of plane 0, 1 and 2: the coordinate along its width and the one along its height.
+// The coordinate along the width and along the height of planes 0, 1 and 2.
 S3D_HD int column_axis(int plane) { return plane == 1 ? 1 : 0; }
 S3D_HD int row_axis(int plane) { return plane == 0 ? 1 : 2; }
 
-// Four corner values (row by row) -> the value between them.
+// Interpolates four corner values, given row by row.
 template <class F>
 S3D_HD F interpolate(F a, F b, F c, F d, const float (&weight)[4]) {
     return multiply_add(d, splat<F>(weight[3]),
@@ -53,7 +53,7 @@ struct PlaneDerivative {
     F column, row;
 };
 
-// Derivative, a pixel, of the value between four corners along columns and rows.
+// Derivative of the bilinear interpolation per pixel, along columns and rows.
 template <class F>
 S3D_HD PlaneDerivative<F> bilinear_derivative(F a, F b, F c, F d, F column, F row) {
     const F across = b - a, cross = (d - c) - across;
