@@ -17,10 +17,10 @@ struct Scratch {
     int64_t pitch;
     float *row, *smooth, *agreement, *pixels, *blended, *shares;
 
-    explicit Scratch(const S3dDetail& detail) : pitch(pad_to_pack(detail.width) + 2 * WIDTH) {
+    explicit Scratch(const S3dDetail& arguments) : pitch(pad_to_pack(arguments.width) + 2 * WIDTH) {
         Arena arena = {nullptr};
         for (int pass = 0; pass < 2; ++pass) {
-            row = arena.take(CHANNELS * detail.width);
+            row = arena.take(CHANNELS * arguments.width);
             smooth = arena.take(COLORS * (BAND_ROWS + 4) * pitch);
             agreement = arena.take((BAND_ROWS / 2 + 2) * pitch);
             pixels = arena.take(CHANNELS * pitch);
@@ -49,45 +49,45 @@ struct Band {
 };
 
 template <class T>
-void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
-    const int64_t count = int64_t{CHANNELS} * detail.width;
-    const T* from = static_cast<const T*>(detail.change) + (item * detail.height + y) * count;
+void read_row(const S3dDetail& arguments, int64_t item, int32_t y, float* row) {
+    const int64_t count = int64_t{CHANNELS} * arguments.width;
+    const T* from = static_cast<const T*>(arguments.change) + (item * arguments.height + y) * count;
     for (int64_t i = 0; i < count; i += WIDTH) {
         const int lanes = count_lanes(i, count);
         store_partial(row + i, load_partial(from + i, lanes), lanes);
     }
 }
 
-void read_row(const S3dDetail& detail, int64_t item, int32_t y, float* row) {
-    (detail.storage == S3D_FLOAT32 ? read_row<float> : read_row<BFloat16>)(detail, item, y, row);
+void read_row(const S3dDetail& arguments, int64_t item, int32_t y, float* row) {
+    (arguments.storage == S3D_FLOAT32 ? read_row<float> : read_row<BFloat16>)(arguments, item, y, row);
 }
 
 // Averages two by two image pixels of each color and computes the agreement with the source.
-void compute_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
+void compute_agreement(const S3dDetail& arguments, const Band& band, const Scratch& scratch) {
     const int32_t begin = band.first < 2 ? 0 : band.first - 2;
-    const int32_t end = band.first + band.count + 2 > detail.height ? detail.height : band.first + band.count + 2;
+    const int32_t end = band.first + band.count + 2 > arguments.height ? arguments.height : band.first + band.count + 2;
     for (int32_t y = begin; y < end; ++y) {
-        read_row(detail, band.item, y, scratch.row);
+        read_row(arguments, band.item, y, scratch.row);
         for (int color = 0; color < COLORS; ++color) {
             float* smooth = band.smooth(scratch, color, y);
             const float* quarters = scratch.row + 4 * color;
-            for (int32_t x = 0; x < detail.width; ++x, quarters += CHANNELS) {
+            for (int32_t x = 0; x < arguments.width; ++x, quarters += CHANNELS) {
                 smooth[x] = 0.25f * (quarters[0] + quarters[1] + quarters[2] + quarters[3]);
             }
         }
     }
     for (int32_t y = begin / 2; y < end / 2; ++y) {
         float* agreement = band.agreement(scratch, y);
-        for (int32_t x = 0; x < detail.width / 2; ++x) {
+        for (int32_t x = 0; x < arguments.width / 2; ++x) {
             float size = 0.0f;
             for (int color = 0; color < COLORS; ++color) {
                 const float* upper = band.smooth(scratch, color, 2 * y) + 2 * x;
                 const float* lower = band.smooth(scratch, color, 2 * y + 1) + 2 * x;
                 size += absolute(0.25f * (upper[0] + upper[1] + lower[0] + lower[1]));
             }
-            agreement[x] = size / (COLORS * detail.agreement);
+            agreement[x] = size / (COLORS * arguments.agreement);
         }
-        for (int32_t x = 0; x < detail.width / 2; x += WIDTH) {
+        for (int32_t x = 0; x < arguments.width / 2; x += WIDTH) {
             const Pack size = load(agreement + x);
             store(agreement + x, exponential(-size * size));
         }
@@ -104,29 +104,29 @@ void blend_rows(const float* near, const float* far, float share, int32_t count,
 }
 
 // Fraction of the detail removed from a row of the image: left pixels of each pair first, then right ones.
-void upsample_agreement(const S3dDetail& detail, const Band& band, const Scratch& scratch, int32_t row) {
-    const int32_t size = detail.height / 2, near = row / 4, phase = row % 4;
+void upsample_agreement(const S3dDetail& arguments, const Band& band, const Scratch& scratch, int32_t row) {
+    const int32_t size = arguments.height / 2, near = row / 4, phase = row % 4;
     const int32_t far = clamp_index(phase < 2 ? near - 1 : near + 1, size);
     float* blended = scratch.blended + WIDTH;
     blend_rows(band.agreement(scratch, near), band.agreement(scratch, far), phase == 0 || phase == 3 ? 0.375f : 0.125f,
-               detail.width / 2, blended);
+               arguments.width / 2, blended);
     float *left = scratch.shares, *right = scratch.shares + scratch.pitch;
-    for (int32_t x = 0; x < detail.width / 2; ++x) {
-        left[2 * x] = detail.share * (0.625f * blended[x] + 0.375f * blended[x - 1]);
-        right[2 * x] = detail.share * (0.875f * blended[x] + 0.125f * blended[x - 1]);
-        left[2 * x + 1] = detail.share * (0.875f * blended[x] + 0.125f * blended[x + 1]);
-        right[2 * x + 1] = detail.share * (0.625f * blended[x] + 0.375f * blended[x + 1]);
+    for (int32_t x = 0; x < arguments.width / 2; ++x) {
+        left[2 * x] = arguments.share * (0.625f * blended[x] + 0.375f * blended[x - 1]);
+        right[2 * x] = arguments.share * (0.875f * blended[x] + 0.125f * blended[x - 1]);
+        left[2 * x + 1] = arguments.share * (0.875f * blended[x] + 0.125f * blended[x + 1]);
+        right[2 * x + 1] = arguments.share * (0.625f * blended[x] + 0.375f * blended[x + 1]);
     }
 }
 
 // Writes one color of an image row.
-void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch, int color, int32_t row) {
-    const int32_t near = row / 2, far = clamp_index(row % 2 ? near + 1 : near - 1, detail.height);
+void write_row(const S3dDetail& arguments, const Band& band, const Scratch& scratch, int color, int32_t row) {
+    const int32_t near = row / 2, far = clamp_index(row % 2 ? near + 1 : near - 1, arguments.height);
     float* blended = scratch.blended + WIDTH;
-    blend_rows(band.smooth(scratch, color, near), band.smooth(scratch, color, far), 0.25f, detail.width, blended);
+    blend_rows(band.smooth(scratch, color, near), band.smooth(scratch, color, far), 0.25f, arguments.width, blended);
     const float* pixels = scratch.pixels + (4 * color + row % 2 * 2) * scratch.pitch;
-    const int64_t begin = ((band.item * COLORS + color) * 2 * detail.height + row) * 2 * detail.width;
-    for (int32_t x = 0; x < detail.width; x += WIDTH) {
+    const int64_t begin = ((band.item * COLORS + color) * 2 * arguments.height + row) * 2 * arguments.width;
+    for (int32_t x = 0; x < arguments.width; x += WIDTH) {
         const auto keep = [&](const float* from, const float* share, int step) {
             const Pack pixel = load(from + x);
             const Pack smooth = 0.75f * load(blended + x) + 0.25f * load(blended + x + step);
@@ -135,9 +135,9 @@ void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch
         const Pack left = keep(pixels, scratch.shares, -1);
         const Pack right = keep(pixels + scratch.pitch, scratch.shares + scratch.pitch, 1);
         const ConsecutivePacks both = interleave({left, right});
-        const int32_t count = 2 * count_lanes(x, detail.width);
-        const float* warped = detail.warped + begin + 2 * x;
-        float* image = detail.image + begin + 2 * x;
+        const int32_t count = 2 * count_lanes(x, arguments.width);
+        const float* warped = arguments.warped + begin + 2 * x;
+        float* image = arguments.image + begin + 2 * x;
         const int first = count < WIDTH ? count : WIDTH;
         store_partial(image, load_partial(warped, first) + both.first, first);
         if (count > WIDTH) {
@@ -147,43 +147,43 @@ void write_row(const S3dDetail& detail, const Band& band, const Scratch& scratch
     }
 }
 
-void write_band(const S3dDetail& detail, const Band& band, const Scratch& scratch) {
-    compute_agreement(detail, band, scratch);
+void write_band(const S3dDetail& arguments, const Band& band, const Scratch& scratch) {
+    compute_agreement(arguments, band, scratch);
     for (int32_t y = band.first; y < band.first + band.count; ++y) {
-        read_row(detail, band.item, y, scratch.row);
+        read_row(arguments, band.item, y, scratch.row);
         for (int channel = 0; channel < CHANNELS; ++channel) {
             float* pixels = scratch.pixels + channel * scratch.pitch;
-            for (int32_t x = 0; x < detail.width; ++x) pixels[x] = scratch.row[CHANNELS * x + channel];
+            for (int32_t x = 0; x < arguments.width; ++x) pixels[x] = scratch.row[CHANNELS * x + channel];
         }
         for (int32_t row = 2 * y; row < 2 * y + 2; ++row) {
-            upsample_agreement(detail, band, scratch, row);
-            for (int color = 0; color < COLORS; ++color) write_row(detail, band, scratch, color, row);
+            upsample_agreement(arguments, band, scratch, row);
+            for (int color = 0; color < COLORS; ++color) write_row(arguments, band, scratch, color, row);
         }
     }
 }
 
 }  // namespace
 
-int detail_forward(const S3dDetail& detail, int threads) {
-    if (detail.batch < 0 || detail.height < 0 || detail.width < 0 || threads < 1) return S3D_BAD_SIZE;
-    if (detail.height % 2 || detail.width % 2) return S3D_BAD_SIZE;
-    if (int64_t{4} * CHANNELS * detail.height * detail.width > INT32_MAX) return S3D_BAD_SIZE;
-    if (detail.storage != S3D_FLOAT32 && detail.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
-    if (detail.height == 0 || detail.width == 0) return S3D_OK;
-    const int64_t bands = (detail.height + BAND_ROWS - 1) / BAND_ROWS;
+int detail_forward(const S3dDetail& arguments, int threads) {
+    if (arguments.batch < 0 || arguments.height < 0 || arguments.width < 0 || threads < 1) return S3D_BAD_SIZE;
+    if (arguments.height % 2 || arguments.width % 2) return S3D_BAD_SIZE;
+    if (int64_t{4} * CHANNELS * arguments.height * arguments.width > INT32_MAX) return S3D_BAD_SIZE;
+    if (arguments.storage != S3D_FLOAT32 && arguments.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
+    if (arguments.height == 0 || arguments.width == 0) return S3D_OK;
+    const int64_t bands = (arguments.height + BAND_ROWS - 1) / BAND_ROWS;
     int error = S3D_OK;
 #pragma omp parallel num_threads(threads)
     {
-        const Scratch scratch(detail);
+        const Scratch scratch(arguments);
         if (scratch.memory == nullptr) {
 #pragma omp atomic write
             error = S3D_NO_MEMORY;
         }
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < detail.batch * bands; ++task) {
+        for (int64_t task = 0; task < arguments.batch * bands; ++task) {
             if (scratch.memory == nullptr) continue;
-            const int32_t first = static_cast<int32_t>(task % bands) * BAND_ROWS, left = detail.height - first;
-            write_band(detail, {task / bands, first, left < BAND_ROWS ? left : BAND_ROWS}, scratch);
+            const int32_t first = static_cast<int32_t>(task % bands) * BAND_ROWS, left = arguments.height - first;
+            write_band(arguments, {task / bands, first, left < BAND_ROWS ? left : BAND_ROWS}, scratch);
         }
     }
     return error;

@@ -11,9 +11,9 @@ struct SamplePack {
     int lanes;
     int segment;  // lanes per ray; a power of two
 
-    Pack read(const float* place) const { return load_partial(place + begin, lanes); }
+    Pack read(const float* address) const { return load_partial(address + begin, lanes); }
 
-    void write(float* place, Pack value) const { store_partial(place + begin, value, lanes); }
+    void write(float* address, Pack value) const { store_partial(address + begin, value, lanes); }
 
     uint32_t bits() const { return (1u << lanes) - 1u; }
 };
@@ -74,8 +74,8 @@ struct RayGroup {
 // hide the latency of the additions. WHOLE allows reading beyond the channels of the last pack.
 template <int P, bool WHOLE>
 void accumulate_packs(const float* weight, const float* value, int64_t stride, int32_t count, int last, float* output) {
-    const auto read = [last](const float* place, int p) {
-        return WHOLE || p < P - 1 ? load(place + p * WIDTH) : load_masked(place + p * WIDTH, last);
+    const auto read = [last](const float* address, int p) {
+        return WHOLE || p < P - 1 ? load(address + p * WIDTH) : load_masked(address + p * WIDTH, last);
     };
     Pack even[P] = {}, odd[P] = {};
     int32_t s = 0;

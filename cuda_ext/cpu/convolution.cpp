@@ -103,17 +103,17 @@ struct Scratch {
 void copy_rows(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int begin, float* to) {
     for (int row = begin; row < PATCH; ++row) {
         const int y = band * WINOGRAD_TILE - 1 + row;
-        float* place = to + row * plan.row_step;
+        float* target = to + row * plan.row_step;
         if (y < 0 || y >= layer.height) {
-            memset(place, 0, sizeof(float) * plan.row_step);
+            memset(target, 0, sizeof(float) * plan.row_step);
             continue;
         }
         const float* from = layer.input + (item * layer.height + y) * layer.width * layer.inputs;
-        place += plan.depth;
-        for (int x = 0; x < layer.width; ++x, place += plan.depth, from += layer.inputs) {
+        target += plan.depth;
+        for (int x = 0; x < layer.width; ++x, target += plan.depth, from += layer.inputs) {
             for (int c = 0; c < layer.inputs; c += WIDTH) {
                 const Pack value = load_partial(from + c, count_lanes(c, layer.inputs));
-                store(place + c, layer.activate_input ? silu(value) : value);
+                store(target + c, layer.activate_input ? silu(value) : value);
             }
         }
     }
@@ -126,11 +126,11 @@ void copy_band(const S3dConvolution& layer, const Plan& plan, int64_t item, int 
     copy_rows(layer, plan, item, band, kept, to);
 }
 
-// Transforms tiles from `first` of a band on and stores them from `place` on.
-void transform_patches(const Plan& plan, int first, int count, int place, const Scratch& scratch) {
+// Transforms tiles from `first` of a band on and stores them from `slot` on.
+void transform_patches(const Plan& plan, int first, int count, int slot, const Scratch& scratch) {
     for (int tile = 0; tile < count; ++tile) {
         const float* corner = scratch.band + static_cast<int64_t>(first + tile) * WINOGRAD_TILE * plan.depth;
-        float* to = scratch.patches + static_cast<int64_t>(place + tile) * plan.depth;
+        float* to = scratch.patches + static_cast<int64_t>(slot + tile) * plan.depth;
         for (int c = 0; c < plan.depth; c += WIDTH) {
             Pack rows[PATCH][PATCH];
             for (int y = 0; y < PATCH; ++y) {
@@ -168,11 +168,11 @@ void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][W
     const Pack bias = load_partial(layer.bias + channel, lanes);
     for (int y = 0; y < rows; ++y) {
         for (int x = 0; x < columns; ++x) {
-            const int64_t place = (pixel + static_cast<int64_t>(y) * layer.width + x) * layer.outputs + channel;
+            const int64_t index = (pixel + static_cast<int64_t>(y) * layer.width + x) * layer.outputs + channel;
             Pack value = tile[y][x] + bias;
-            if (layer.addend != nullptr) value += load_partial(layer.addend + place, lanes);
+            if (layer.addend != nullptr) value += load_partial(layer.addend + index, lanes);
             if (layer.activate_output) value = silu(value);
-            store_partial(layer.output + place, value, lanes);
+            store_partial(layer.output + index, value, lanes);
         }
     }
 }
@@ -212,16 +212,16 @@ struct FilterGradient {
     FilterGradient(const S3dConvolution& layer, const Plan& plan, float* memory)
         : points(memory), bias(memory + static_cast<size_t>(WINOGRAD_POINTS) * layer.inputs * plan.columns) {}
 
-    // Transforms the output gradient of tiles from `first` of a band on and stores it from `place` on.
+    // Transforms the output gradient of tiles from `first` of a band on and stores it from `slot` on.
     void transform_gradient(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
-                            int place, const Scratch& scratch) const {
+                            int slot, const Scratch& scratch) const {
         const int top = band * WINOGRAD_TILE,
                   rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
         for (int tile = 0; tile < count; ++tile) {
             const int left = (first + tile) * WINOGRAD_TILE,
                       columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
             const int64_t pixel = (item * layer.height + top) * layer.width + left;
-            float* to = scratch.products + static_cast<int64_t>(place + tile) * plan.columns;
+            float* to = scratch.products + static_cast<int64_t>(slot + tile) * plan.columns;
             for (int c = 0; c < layer.outputs; c += WIDTH) {
                 const int lanes = count_lanes(c, layer.outputs);
                 Pack half[WINOGRAD_TILE][PATCH], sum = load(bias + c);

@@ -115,8 +115,8 @@ void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t ite
              {scratch.position, motion_codes.stride}, {scratch.outer, scratch.outer_stride}, epilogue);
 }
 
-void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
-                Scratch& scratch) {
+void deform_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
+                  Scratch& scratch) {
     const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const int output_stride = network.layer[2].stride;
@@ -125,9 +125,10 @@ void warp_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& 
     read_points(warp, motion_codes, first, points, scratch);
     for (int64_t item = 0; item < warp.batch; ++item) {
         mix_codes(warp, motion_codes, item, points, scratch, [](Pack sum) { return silu(sum); });
-        network.layer[0].apply(scratch.outer, outer_stride, points, scratch.bottleneck, bottleneck_stride, true, bf16);
-        network.layer[1].apply(scratch.bottleneck, bottleneck_stride, points, last, outer_stride, true, bf16);
-        network.layer[2].apply(scratch.outer, outer_stride, points, scratch.outputs, output_stride, false, bf16);
+        network.layer[0].forward(scratch.outer, outer_stride, points, scratch.bottleneck, bottleneck_stride, true,
+                                 bf16);
+        network.layer[1].forward(scratch.bottleneck, bottleneck_stride, points, last, outer_stride, true, bf16);
+        network.layer[2].forward(scratch.outer, outer_stride, points, scratch.outputs, output_stride, false, bf16);
         float* to = warp.output + (item * warp.points + first) * warp.outputs;
         write_rows(scratch.outputs, output_stride, points, warp.outputs, to);
     }
@@ -141,9 +142,9 @@ void recompute_layers(const S3dWarp& warp, const Network& network, const MotionC
     float *outer = scratch.outer, *last = outer + warp.hidden, *bottleneck = scratch.bottleneck;
     mix_codes(warp, motion_codes, item, points, scratch, [](Pack sum) { return sum; });
     activate_rows(outer, scratch.outer_derivatives, outer_stride, points, warp.hidden);
-    network.layer[0].apply(outer, outer_stride, points, bottleneck, bottleneck_stride, false, bf16);
+    network.layer[0].forward(outer, outer_stride, points, bottleneck, bottleneck_stride, false, bf16);
     activate_rows(bottleneck, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.narrow);
-    network.layer[1].apply(bottleneck, bottleneck_stride, points, last, outer_stride, false, bf16);
+    network.layer[1].forward(bottleneck, bottleneck_stride, points, last, outer_stride, false, bf16);
     activate_rows(last, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
 }
 
@@ -156,17 +157,19 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
     const Bf16Scratch& bf16 = scratch.bf16;
     float *outer_gradient = scratch.outer_gradient, *last_gradient = outer_gradient + warp.hidden,
           *bottleneck_gradient = scratch.bottleneck_gradient;
-    layer[2].add(network.layer[2], scratch.outputs, output_stride, points, scratch.outer, outer_stride, bf16);
+    layer[2].accumulate(network.layer[2], scratch.outputs, output_stride, points, scratch.outer, outer_stride, bf16);
     network.layer[2].backward_input(scratch.outputs, output_stride, points, outer_gradient, outer_stride,
                                     2 * warp.hidden, bf16);
     multiply_rows_by(last_gradient, outer_stride, scratch.outer_derivatives + warp.hidden, outer_stride, points,
                      warp.hidden);
-    layer[1].add(network.layer[1], last_gradient, outer_stride, points, scratch.bottleneck, bottleneck_stride, bf16);
+    layer[1].accumulate(network.layer[1], last_gradient, outer_stride, points, scratch.bottleneck, bottleneck_stride,
+                        bf16);
     network.layer[1].backward_input(last_gradient, outer_stride, points, bottleneck_gradient, bottleneck_stride,
                                     warp.narrow, bf16);
     multiply_rows_by(bottleneck_gradient, bottleneck_stride, scratch.bottleneck_derivatives, bottleneck_stride, points,
                      warp.narrow);
-    layer[0].add(network.layer[0], bottleneck_gradient, bottleneck_stride, points, scratch.outer, outer_stride, bf16);
+    layer[0].accumulate(network.layer[0], bottleneck_gradient, bottleneck_stride, points, scratch.outer, outer_stride,
+                        bf16);
     network.layer[0].backward_input(bottleneck_gradient, bottleneck_stride, points, scratch.mixed_gradient,
                                     mixed_stride, warp.hidden, bf16);
     for (int row = 0; row < points; ++row) {
@@ -243,21 +246,21 @@ void add_thread_gradients(const S3dWarp& warp, const Network& network, const Mot
     }
 }
 
-int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* state,
+int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* states,
                  int threads) {
     const int64_t chunks = (warp.points + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int part = 0; part < threads; ++part) {
         const int64_t begin = chunks * part / threads, end = chunks * (part + 1) / threads;
-        if (int failure = range_backward(warp, network, motion_codes, begin, end, state[part])) {
+        if (int failure = range_backward(warp, network, motion_codes, begin, end, states[part])) {
 #pragma omp atomic write
             error = failure;
         }
     }
     if (error != S3D_OK) return error;
     // In the order of the threads, so that the sum is reproducible.
-    for (int part = 0; part < threads; ++part) add_thread_gradients(warp, network, motion_codes, state[part]);
+    for (int part = 0; part < threads; ++part) add_thread_gradients(warp, network, motion_codes, states[part]);
     return S3D_OK;
 }
 
@@ -297,7 +300,7 @@ int warp_forward(const S3dWarp& warp, int threads) {
         const AmxTiles tiles(network.uses_bf16());
 #pragma omp for schedule(dynamic, 4)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            if (buffer != nullptr) warp_chunk(warp, network, motion_codes, chunk * CHUNK_POSITIONS, scratch);
+            if (buffer != nullptr) deform_chunk(warp, network, motion_codes, chunk * CHUNK_POSITIONS, scratch);
         }
         free(buffer);
     }
@@ -309,16 +312,16 @@ int warp_backward(const S3dWarp& warp, int threads) {
     const MotionCodes motion_codes(warp);
     Network network;
     if (!pack(warp, network) || motion_codes.codes == nullptr) return S3D_NO_MEMORY;
-    ThreadState* state = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
-    if (state == nullptr) return S3D_NO_MEMORY;
-    for (int part = 0; part < threads; ++part) state[part] = ThreadState();
-    const int error = run_backward(warp, network, motion_codes, state, threads);
+    ThreadState* states = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
+    if (states == nullptr) return S3D_NO_MEMORY;
+    for (int part = 0; part < threads; ++part) states[part] = ThreadState();
+    const int error = run_backward(warp, network, motion_codes, states, threads);
     for (int part = 0; part < threads; ++part) {
-        state[part].network.release();
-        free(state[part].codes);
-        free(state[part].buffer);
+        states[part].network.release();
+        free(states[part].codes);
+        free(states[part].buffer);
     }
-    free(state);
+    free(states);
     return error;
 }
 

@@ -15,7 +15,7 @@ struct Scratch {
     float *hidden, *outputs;  // [CHUNK_RAYS, *]: layers of the network
     float* sums;              // [CHUNK_RAYS, *]: composited so far
     Bf16Scratch bf16;
-    alignas(64) float place[9][CHUNK_RAYS];  // position, deformed and projected position of `rows`
+    alignas(64) float coordinates[9][CHUNK_RAYS];  // position, deformed and projected position of `rows`
     alignas(64) float density[CHUNK_RAYS], length[CHUNK_RAYS], before[CHUNK_RAYS], weight[CHUNK_RAYS];
     alignas(64) float depth[CHUNK_RAYS], alpha[CHUNK_RAYS];  // of each ray, so far
     int ray[CHUNK_RAYS];                                     // the active rays, one per row
@@ -33,9 +33,9 @@ Strides find_strides(const S3dField& field) {
 
 void assign_buffers(float* buffer, const Strides& stride, Scratch& scratch) {
     for (int d = 0; d < 3; ++d) {
-        scratch.rows.position[d] = scratch.place[d];
-        scratch.rows.warped[d] = scratch.place[3 + d];
-        scratch.rows.projected[d] = scratch.place[6 + d];
+        scratch.rows.position[d] = scratch.coordinates[d];
+        scratch.rows.warped[d] = scratch.coordinates[3 + d];
+        scratch.rows.projected[d] = scratch.coordinates[6 + d];
     }
     scratch.rows.inputs = buffer;
     scratch.rows.stride = stride.inputs;
@@ -58,7 +58,7 @@ void gather_samples(const S3dField& field, const Item& item, int64_t first, int 
     }
 }
 
-// Converts the network's outputs to weights and, in place, to the values that are composited.
+// Converts the network's outputs to weights and, in coordinates, to the values that are composited.
 void activate_outputs(const S3dField& field, const Strides& stride, Scratch& scratch) {
     for (int i = 0; i < scratch.rows.count; ++i) {
         float* row = scratch.outputs + i * stride.outputs;
@@ -111,9 +111,9 @@ void march_rays(const S3dField& field, const Item& item, const Network& network,
         gather_samples(field, item, first, s, scratch);
         prepare_inputs<T>(field, item, rows);
         const Bf16Scratch& bf16 = scratch.bf16;
-        network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, bf16);
-        network.layer[1].apply(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, bf16);
-        network.layer[2].apply(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false, bf16);
+        network.layer[0].forward(rows.inputs, rows.stride, rows.count, scratch.hidden, stride.hidden, true, bf16);
+        network.layer[1].forward(scratch.hidden, stride.hidden, rows.count, rows.inputs, rows.stride, true, bf16);
+        network.layer[2].forward(rows.inputs, rows.stride, rows.count, scratch.outputs, stride.outputs, false, bf16);
         activate_outputs(field, stride, scratch);
         composite_samples(field, stride, max_depth, scratch);
     }

@@ -97,22 +97,23 @@ void read_chunk(const S3dField& field, const Item& item, int64_t first, Scratch&
         const int64_t index = item.index * field.rays + first + ray;
         const float* gradient = field.output_gradient + index * channels;
         float* to = scratch.value_gradient + ray * scratch.output_stride + 1;
-        const bool there = ray < rays;
-        for (int c = 0; c < 3 + field.features; ++c) to[c] = there ? gradient[c] : 0.0f;
-        for (int i = 0; i < 2; ++i) scratch.flow_gradient[i][ray] = there ? gradient[3 + field.features + i] : 0.0f;
-        scratch.alpha_gradient[ray] = there ? field.alpha_gradient[index] : 0.0f;
+        const bool inside = ray < rays;
+        for (int c = 0; c < 3 + field.features; ++c) to[c] = inside ? gradient[c] : 0.0f;
+        for (int i = 0; i < 2; ++i) scratch.flow_gradient[i][ray] = inside ? gradient[3 + field.features + i] : 0.0f;
+        scratch.alpha_gradient[ray] = inside ? field.alpha_gradient[index] : 0.0f;
     }
 }
 
-void apply_network(const Network& network, Scratch& scratch) {
+void network_forward(const Network& network, Scratch& scratch) {
     const SampleRows& rows = scratch.rows;
     const int stride = scratch.hidden_stride;
     const Bf16Scratch& bf16 = scratch.bf16;
-    network.layer[0].apply(rows.inputs, rows.stride, rows.count, scratch.hidden[0], stride, false, bf16);
+    network.layer[0].forward(rows.inputs, rows.stride, rows.count, scratch.hidden[0], stride, false, bf16);
     activate_rows(scratch.hidden[0], scratch.derivative[0], stride, rows.count, stride);
-    network.layer[1].apply(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, bf16);
+    network.layer[1].forward(scratch.hidden[0], stride, rows.count, scratch.hidden[1], stride, false, bf16);
     activate_rows(scratch.hidden[1], scratch.derivative[1], stride, rows.count, stride);
-    network.layer[2].apply(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false, bf16);
+    network.layer[2].forward(scratch.hidden[1], stride, rows.count, scratch.outputs, scratch.output_stride, false,
+                             bf16);
 }
 
 // Colors are outputs 1 to 3, all in the first pack.
@@ -189,13 +190,13 @@ void network_backward(const S3dField& field, const Network& network, ThreadState
     int stride = scratch.output_stride;
     for (int i = LAYERS - 1; i > 0; --i) {
         float *hidden = scratch.hidden[i - 1], *derivative = scratch.derivative[i - 1];
-        layer[i].add(network.layer[i], gradient, stride, rows.count, hidden, hidden_stride, bf16);
+        layer[i].accumulate(network.layer[i], gradient, stride, rows.count, hidden, hidden_stride, bf16);
         network.layer[i].backward_input(gradient, stride, rows.count, hidden, hidden_stride, field.hidden, bf16);
         multiply_rows_by(derivative, hidden_stride, hidden, hidden_stride, rows.count, hidden_stride);
         gradient = derivative;
         stride = hidden_stride;
     }
-    layer[0].add(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, bf16);
+    layer[0].accumulate(network.layer[0], gradient, stride, rows.count, rows.inputs, rows.stride, bf16);
     network.layer[0].backward_input(gradient, stride, rows.count, rows.inputs, rows.stride,
                                     count_inputs_with_gradient(field), bf16);
 }
@@ -239,7 +240,7 @@ void chunk_backward(const S3dField& field, const Network& network, const Item& i
     Scratch& scratch = state.scratch;
     read_chunk(field, item, first, scratch);
     prepare_inputs<T>(field, item, scratch.rows);
-    apply_network(network, scratch);
+    network_forward(network, scratch);
     init_weight_gradients(scratch);
     for (int ray = 0; ray < CHUNK_RAYS; ray += WIDTH) rays_backward(field, max_visible_depth(field.stop), ray, scratch);
     values_backward(scratch);
@@ -252,13 +253,13 @@ void chunk_backward(const S3dField& field, const Network& network, const Item& i
 
 bool reserve(const S3dField& field, const Network& network, ThreadState& state) {
     const int64_t points = static_cast<int64_t>(field.lattice_size[0]) * field.lattice_size[1] * field.lattice_size[2];
-    bool there = state.lattice.reserve(points, 3 + field.ambient);
+    bool ok = state.lattice.reserve(points, 3 + field.ambient);
     for (int s = 0; s < field.scales; ++s) {
-        there = state.planes[s].reserve(3 * count_pixels(field, s), field.plane_channels) && there;
+        ok = state.planes[s].reserve(3 * count_pixels(field, s), field.plane_channels) && ok;
     }
-    there = state.network.reserve(network) && there;
+    ok = state.network.reserve(network) && ok;
     state.buffer = allocate_zeros(assign_buffers(field, network, nullptr, state.scratch));
-    if (!there || state.buffer == nullptr) return false;
+    if (!ok || state.buffer == nullptr) return false;
     assign_buffers(field, network, state.buffer, state.scratch);
     return true;
 }
@@ -281,12 +282,12 @@ void begin_item(const S3dField& field, int64_t item, ThreadState& state) {
 
 // Planes shared by the batch are flushed with the `last` item; they belong to the thread of the first chunk.
 bool flush_item(const S3dField& field, bool owns, bool owns_shared, bool last, ThreadState& state) {
-    bool there = state.lattice.flush(owns);
+    bool ok = state.lattice.flush(owns);
     for (int s = 0; s < field.scales; ++s) {
         const bool shared = field.plane_batch_stride[s] == 0;
-        if (!shared || last) there = state.planes[s].flush(shared ? owns_shared : owns) && there;
+        if (!shared || last) ok = state.planes[s].flush(shared ? owns_shared : owns) && ok;
     }
-    return there;
+    return ok;
 }
 
 // Backward pass over the chunks `begin` to `end` of all items, for one thread.
@@ -322,22 +323,22 @@ void add_deferred(const ThreadGradient& gradient, int threads) {
 }
 
 template <class T>
-int run_backward(const S3dField& field, const Network& network, ThreadState* state, int threads) {
+int run_backward(const S3dField& field, const Network& network, ThreadState* states, int threads) {
     const int64_t tasks = field.batch * ((field.rays + CHUNK_RAYS - 1) / CHUNK_RAYS);
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int part = 0; part < threads; ++part) {
         const int64_t begin = tasks * part / threads, end = tasks * (part + 1) / threads;
-        if (int failure = range_backward<T>(field, network, begin, end, state[part])) {
+        if (int failure = range_backward<T>(field, network, begin, end, states[part])) {
 #pragma omp atomic write
             error = failure;
         }
     }
     if (error != S3D_OK) return error;
     for (int part = 0; part < threads; ++part) {
-        add_deferred(state[part].lattice, threads);
-        for (const ThreadGradient& scale : state[part].planes) add_deferred(scale, threads);
-        state[part].network.add_to(network, field.weights_gradient, field.biases_gradient);
+        add_deferred(states[part].lattice, threads);
+        for (const ThreadGradient& scale : states[part].planes) add_deferred(scale, threads);
+        states[part].network.add_to(network, field.weights_gradient, field.biases_gradient);
     }
     return S3D_OK;
 }
@@ -351,13 +352,13 @@ int field_backward(const S3dField& field, int threads) {
     const LayerSize sizes[] = {{count_inputs(field), hidden}, {hidden, hidden}, {hidden, 4 + field.features}};
     Network network;
     if (!network.pack(sizes, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
-    ThreadState* state = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
-    if (state == nullptr) return S3D_NO_MEMORY;
-    for (int part = 0; part < threads; ++part) state[part] = ThreadState();
-    const int error = field.storage == S3D_FLOAT32 ? run_backward<float>(field, network, state, threads)
-                                                   : run_backward<BFloat16>(field, network, state, threads);
-    for (int part = 0; part < threads; ++part) release(state[part]);
-    free(state);
+    ThreadState* states = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
+    if (states == nullptr) return S3D_NO_MEMORY;
+    for (int part = 0; part < threads; ++part) states[part] = ThreadState();
+    const int error = field.storage == S3D_FLOAT32 ? run_backward<float>(field, network, states, threads)
+                                                   : run_backward<BFloat16>(field, network, states, threads);
+    for (int part = 0; part < threads; ++part) release(states[part]);
+    free(states);
     return error;
 }
 

@@ -17,7 +17,7 @@ struct Layer {
     // Both matrices in bfloat16, in pairs of rows; null if products run in float32.
     uint32_t *bf16_weights = nullptr, *bf16_transposed = nullptr;
 
-    bool pack(int input_count, int output_count, const float* weight, const float* offset) {
+    bool pack(int input_count, int output_count, const float* weight, const float* bias_values) {
         inputs = input_count;
         outputs = output_count;
         stride = pad_to_pack(outputs);
@@ -33,7 +33,7 @@ struct Layer {
                 weights[i * stride + o] = transposed[o * input_stride + i] =
                     weight[static_cast<size_t>(o) * inputs + i];
             }
-            bias[o] = offset[o];
+            bias[o] = bias_values[o];
         }
         return true;
     }
@@ -53,8 +53,8 @@ struct Layer {
     }
 
     // Maps `rows` of `from` to rows of `to`. In bfloat16, `to` must have room for whole tiles.
-    void apply(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
-               const Bf16Scratch& scratch) const {
+    void forward(const float* from, int from_stride, int rows, float* to, int to_stride, bool activate,
+                 const Bf16Scratch& scratch) const {
 #if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {
             round_rows(from, from_stride, rows, inputs, scratch.rows);
@@ -102,9 +102,9 @@ struct LayerGradient {
     float* bias = nullptr;     // [stride]
 
     // Accumulates the contribution of `rows` rows, given the gradient to the layer's outputs and the layer's inputs.
-    void add(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
-             const Bf16Scratch& scratch) {
-        add_weights(layer, gradient, stride, rows, from, from_stride, scratch);
+    void accumulate(const Layer& layer, const float* gradient, int stride, int rows, const float* from, int from_stride,
+                    const Bf16Scratch& scratch) {
+        accumulate_weights(layer, gradient, stride, rows, from, from_stride, scratch);
         for (int o = 0; o < layer.outputs; o += WIDTH) {
             Pack sum = load(bias + o);
             for (int row = 0; row < rows; ++row) sum += load(gradient + static_cast<int64_t>(row) * stride + o);
@@ -112,8 +112,8 @@ struct LayerGradient {
         }
     }
 
-    void add_weights(const Layer& layer, const float* gradient, int stride, int rows, const float* from,
-                     int from_stride, const Bf16Scratch& scratch) {
+    void accumulate_weights(const Layer& layer, const float* gradient, int stride, int rows, const float* from,
+                            int from_stride, const Bf16Scratch& scratch) {
         const int width = layer.input_stride;
 #if defined(S3D_BF16_PRODUCTS)
         if (scratch.rows != nullptr) {

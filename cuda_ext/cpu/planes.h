@@ -47,8 +47,8 @@ S3D_HD void read_packs(const T* const (&plane)[3], const PlaneCorners (&corners)
                 const T* pixel = plane[p] + corners[p].offset[corner][lane] + channel;
                 const Pack weight = load_broadcast(corners[p].weight[corner] + lane);
                 for (int part = 0; part < P; ++part) {
-                    const T* place = pixel + part * WIDTH;
-                    sum[part] += weight * (WHOLE || part < P - 1 ? load(place) : load_masked(place, last));
+                    const T* address = pixel + part * WIDTH;
+                    sum[part] += weight * (WHOLE || part < P - 1 ? load(address) : load_masked(address, last));
                 }
             }
         }

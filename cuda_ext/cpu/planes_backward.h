@@ -30,7 +30,7 @@ static inline void locate_plane_sample(const S3dField& field, const SampleRows& 
 // Accumulates the gradient of one sample on one plane to its pixels and to its position.
 template <class T>
 S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* plane, const float* gradient,
-                                  int channels, float* pixels, Pack& by_column, Pack& by_row) {
+                                  int channels, float* pixels, Pack& column_gradient, Pack& row_gradient) {
     const Pack column = load_broadcast(sample.column + lane), row = load_broadcast(sample.row + lane);
     const Pack column_derivative = load_broadcast(sample.column_derivative + lane),
                row_derivative = load_broadcast(sample.row_derivative + lane);
@@ -45,16 +45,16 @@ S3D_HD void plane_sample_backward(const PlaneSample& sample, int lane, const T* 
         }
         const PlaneDerivative<Pack> slope =
             bilinear_derivative(corner[0], corner[1], corner[2], corner[3], column, row);
-        by_column = multiply_add(value * column_derivative, slope.column, by_column);
-        by_row = multiply_add(value * row_derivative, slope.row, by_row);
+        column_gradient = multiply_add(value * column_derivative, slope.column, column_gradient);
+        row_gradient = multiply_add(value * row_derivative, slope.row, row_gradient);
     }
 }
 
 // Backward pass for the lanes from sample `first` on. `rows.inputs` holds the gradient to the network's inputs; the
-// gradient to u, v and depth is added to `place`.
+// gradient to u, v and depth is added to `position_gradient`.
 template <class T>
 void planes_backward(const S3dField& field, const Item& item, const SampleRows& rows, int first,
-                     const ThreadGradient (&planes)[S3D_MAX_SCALES], float* const (&place)[3]) {
+                     const ThreadGradient (&planes)[S3D_MAX_SCALES], float* const (&position_gradient)[3]) {
     PlaneSample sample[S3D_MAX_SCALES][3];
     const T* plane[S3D_MAX_SCALES][3];
     float* pixels[S3D_MAX_SCALES][3];
@@ -77,9 +77,9 @@ void planes_backward(const S3dField& field, const Item& item, const SampleRows& 
             }
         }
         const SumPair flat = sum_lanes(sum[0], sum[1]);
-        place[0][first + lane] += flat.first;
-        place[1][first + lane] += flat.second;
-        place[2][first + lane] += sum_lanes(sum[2]);
+        position_gradient[0][first + lane] += flat.first;
+        position_gradient[1][first + lane] += flat.second;
+        position_gradient[2][first + lane] += sum_lanes(sum[2]);
     }
 }
 

@@ -66,9 +66,10 @@ private:
             PackUInt cube{};
             for (int axis = 0; axis < 3; ++axis) {
                 const Pack x = gather(positions + first * 3 + axis, iota() * 3, lanes);
-                const Pack place = x * half + half;
+                const Pack coordinate = x * half + half;
                 // The comparison is false for NaN.
-                const Pack inside = select(place > Pack{}, select(place < last, place, splat<Pack>(last)), Pack{});
+                const Pack inside =
+                    select(coordinate > Pack{}, select(coordinate < last, coordinate, splat<Pack>(last)), Pack{});
                 cube |= spread_bits(to_unsigned(to_int(inside))) << axis;
             }
             for (int lane = 0; lane < lanes; ++lane) cubes_[first + lane] = static_cast<uint16_t>(cube[lane]);

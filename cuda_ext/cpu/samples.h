@@ -111,10 +111,10 @@ static inline void encode_positions(const S3dField& field, SampleRows& rows) {
             for (int lane = 0; lane < lanes; ++lane) input[lane * stride + d] = x[lane];
             SineCosine<Pack> angle = sine_cosine_pi(x);
             for (int octave = 0; octave < field.frequencies; ++octave) {
-                float* place = input + 3 + 6 * octave + d;
+                float* target = input + 3 + 6 * octave + d;
                 for (int lane = 0; lane < lanes; ++lane) {
-                    place[lane * stride] = angle.sine[lane];
-                    place[lane * stride + 3] = angle.cosine[lane];
+                    target[lane * stride] = angle.sine[lane];
+                    target[lane * stride + 3] = angle.cosine[lane];
                 }
                 angle = double_angle(angle);
             }

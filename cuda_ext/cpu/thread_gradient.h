@@ -32,8 +32,8 @@ struct ThreadGradient {
         for (int64_t row = begin; row < end; ++row) {
             for (int c = 0; c < channels; c += WIDTH) {
                 const int count = channels - c < WIDTH ? channels - c : WIDTH;
-                float* place = to + row * channels + c;
-                store_partial(place, load_partial(place, count) + load(from + row * stride + c), count);
+                float* address = to + row * channels + c;
+                store_partial(address, load_partial(address, count) + load(from + row * stride + c), count);
             }
         }
     }

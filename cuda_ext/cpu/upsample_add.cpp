@@ -6,8 +6,8 @@
 namespace S3D_VARIANT {
 namespace {
 
-void store_value(float* place, Pack value, int count) { store_partial(place, value, count); }
-void store_value(BFloat16* place, Pack value, int count) { store_bf16(place, value, count); }
+void store_value(float* address, Pack value, int count) { store_partial(address, value, count); }
+void store_value(BFloat16* address, Pack value, int count) { store_bf16(address, value, count); }
 
 // Interpolates two rows of the coarse map and repeats the first and last pixel at both ends.
 template <class T>

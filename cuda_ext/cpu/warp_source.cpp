@@ -33,25 +33,25 @@ Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
 }
 
 // The flow, upsampled by two, at one subpixel of each pixel.
-Pack upsample_flow(const float* flow, const S3dPhotograph& photograph, const Pixels& pixels, int below, int right) {
+Pack upsample_flow(const float* flow, const S3dPhotograph& arguments, const Pixels& pixels, int below, int right) {
     const int32_t first = pixels.column + right - 1;
-    const bool inside = first >= 0 && first + WIDTH < photograph.width;
-    const Neighbors columns = find_neighbors(iota() + pixels.column, right, photograph.width);
-    const int32_t top = clamp_index(pixels.row + below - 1, photograph.height);
-    const int32_t bottom = clamp_index(pixels.row + below, photograph.height);
+    const bool inside = first >= 0 && first + WIDTH < arguments.width;
+    const Neighbors columns = find_neighbors(iota() + pixels.column, right, arguments.width);
+    const int32_t top = clamp_index(pixels.row + below - 1, arguments.height);
+    const int32_t bottom = clamp_index(pixels.row + below, arguments.height);
     const float column = right ? 0.25f : 0.75f, row = below ? 0.25f : 0.75f;
     const auto read_row = [&](int32_t number) {
-        const float* place = flow + static_cast<int64_t>(number) * photograph.width;
-        if (inside) return (1.0f - column) * load(place + first) + column * load(place + first + 1);
-        return (1.0f - column) * gather(place, columns.low, pixels.lanes) +
-               column * gather(place, columns.high, pixels.lanes);
+        const float* line = flow + static_cast<int64_t>(number) * arguments.width;
+        if (inside) return (1.0f - column) * load(line + first) + column * load(line + first + 1);
+        return (1.0f - column) * gather(line, columns.low, pixels.lanes) +
+               column * gather(line, columns.high, pixels.lanes);
     };
     return (1.0f - row) * read_row(top) + row * read_row(bottom);
 }
 
-const float* find_flow(const S3dPhotograph& photograph, int64_t item, int axis) {
-    const int64_t size = int64_t{photograph.height} * photograph.width;
-    return photograph.fine + (item * (photograph.rendered + 2) + photograph.rendered + axis) * size;
+const float* find_flow(const S3dPhotograph& arguments, int64_t item, int axis) {
+    const int64_t size = int64_t{arguments.height} * arguments.width;
+    return arguments.fine + (item * (arguments.rendered + 2) + arguments.rendered + axis) * size;
 }
 
 struct Corners {
@@ -73,19 +73,19 @@ struct Corners {
 constexpr int TAPS = 4;
 
 struct Taps {
-    PackInt place[TAPS];
+    PackInt index[TAPS];
     Pack weight[TAPS];
 
     Taps(Pack coordinate, int32_t size) {
         const Pack exact = clamp(((coordinate + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f, -2.0f,
                                  static_cast<float>(size) + 1.0f);
-        const Pack known = select(exact == exact, exact, Pack{});
-        const Pack low = round_down(known);
+        const Pack valid = select(exact == exact, exact, Pack{});
+        const Pack low = round_down(valid);
         const Pack rest = exact - low, left = 1.0f - rest;
         for (int tap = 0; tap < TAPS; ++tap) {
             const PackInt pixel = to_int(low) + (tap - 1);
             const PackInt above = select(pixel < 0, PackInt{}, pixel);
-            place[tap] = select(above > size - 1, PackInt{} + (size - 1), above);
+            index[tap] = select(above > size - 1, PackInt{} + (size - 1), above);
         }
         weight[0] = CUBIC_A * rest * left * left;
         weight[1] = near_weight(rest);
@@ -103,29 +103,29 @@ private:
 };
 
 // Writes three colors of one subpixel of each pixel to `inputs` (rows of `stride` channels) and to the warped source.
-void warp_subpixel(const S3dPhotograph& photograph, const Pixels& pixels, int below, int right, float* inputs,
+void warp_subpixel(const S3dPhotograph& arguments, const Pixels& pixels, int below, int right, float* inputs,
                    int stride) {
-    const float* const flow[2] = {find_flow(photograph, pixels.item, 0), find_flow(photograph, pixels.item, 1)};
-    const int32_t height = 2 * photograph.height, width = 2 * photograph.width;
+    const float* const flow[2] = {find_flow(arguments, pixels.item, 0), find_flow(arguments, pixels.item, 1)};
+    const int32_t height = 2 * arguments.height, width = 2 * arguments.width;
     const int32_t row = 2 * pixels.row + below;
     const Pack column = to_float(2 * (iota() + pixels.column) + right);
-    const Pack u = warp_coordinates(column, width, upsample_flow(flow[0], photograph, pixels, below, right));
+    const Pack u = warp_coordinates(column, width, upsample_flow(flow[0], arguments, pixels, below, right));
     const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(row)), height,
-                                    upsample_flow(flow[1], photograph, pixels, below, right));
-    const Taps columns(u, photograph.image_width), rows(v, photograph.image_height);
-    const int64_t size = int64_t{photograph.image_height} * photograph.image_width;
+                                    upsample_flow(flow[1], arguments, pixels, below, right));
+    const Taps columns(u, arguments.image_width), rows(v, arguments.image_height);
+    const int64_t size = int64_t{arguments.image_height} * arguments.image_width;
     for (int color = 0; color < 3; ++color) {
-        const float* image = photograph.image + pixels.item * photograph.image_stride + color * size;
+        const float* image = arguments.image + pixels.item * arguments.image_stride + color * size;
         Pack value{};
         for (int down = 0; down < TAPS; ++down) {
-            const PackInt line = rows.place[down] * photograph.image_width;
+            const PackInt line = rows.index[down] * arguments.image_width;
             Pack along{};
             for (int across = 0; across < TAPS; ++across) {
-                along += columns.weight[across] * gather(image, line + columns.place[across], pixels.lanes);
+                along += columns.weight[across] * gather(image, line + columns.index[across], pixels.lanes);
             }
             value += rows.weight[down] * along;
         }
-        float* warped = photograph.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
+        float* warped = arguments.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
         for (int lane = 0; lane < pixels.lanes; ++lane) {
             warped[2 * lane + right] = value[lane];
             inputs[lane * stride + 4 * color + 2 * below + right] = value[lane];
@@ -134,15 +134,15 @@ void warp_subpixel(const S3dPhotograph& photograph, const Pixels& pixels, int be
 }
 
 template <class T>
-void warp_features(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
-    const int64_t pixel = int64_t{pixels.row} * photograph.width + pixels.column;
-    const Pack flow_u = load_partial(find_flow(photograph, pixels.item, 0) + pixel, pixels.lanes);
-    const Pack flow_v = load_partial(find_flow(photograph, pixels.item, 1) + pixel, pixels.lanes);
-    const Pack u = warp_coordinates(to_float(iota() + pixels.column), photograph.width, flow_u);
-    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(pixels.row)), photograph.height, flow_v);
-    const Corners corners(u, v, photograph.detail_height, photograph.detail_width);
-    const T* detail = static_cast<const T*>(photograph.detail) + pixels.item * photograph.detail_stride;
-    const int channels = photograph.detail_channels;
+void warp_features(const S3dPhotograph& arguments, const Pixels& pixels, float* inputs, int stride) {
+    const int64_t pixel = int64_t{pixels.row} * arguments.width + pixels.column;
+    const Pack flow_u = load_partial(find_flow(arguments, pixels.item, 0) + pixel, pixels.lanes);
+    const Pack flow_v = load_partial(find_flow(arguments, pixels.item, 1) + pixel, pixels.lanes);
+    const Pack u = warp_coordinates(to_float(iota() + pixels.column), arguments.width, flow_u);
+    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(pixels.row)), arguments.height, flow_v);
+    const Corners corners(u, v, arguments.detail_height, arguments.detail_width);
+    const T* detail = static_cast<const T*>(arguments.detail) + pixels.item * arguments.detail_stride;
+    const int channels = arguments.detail_channels;
     for (int lane = 0; lane < pixels.lanes; ++lane, inputs += stride) {
         for (int c = 0; c < channels; c += WIDTH) {
             const int count = count_lanes(c, channels);
@@ -156,63 +156,63 @@ void warp_features(const S3dPhotograph& photograph, const Pixels& pixels, float*
     }
 }
 
-void copy_rendered(const S3dPhotograph& photograph, const Pixels& pixels, float* inputs, int stride) {
-    const int64_t size = int64_t{photograph.height} * photograph.width;
-    const float* fine = photograph.fine + pixels.item * (photograph.rendered + 2) * size +
-                        int64_t{pixels.row} * photograph.width + pixels.column;
-    for (int c = 0; c < photograph.rendered; ++c, fine += size) {
+void copy_rendered(const S3dPhotograph& arguments, const Pixels& pixels, float* inputs, int stride) {
+    const int64_t size = int64_t{arguments.height} * arguments.width;
+    const float* fine = arguments.fine + pixels.item * (arguments.rendered + 2) * size +
+                        int64_t{pixels.row} * arguments.width + pixels.column;
+    for (int c = 0; c < arguments.rendered; ++c, fine += size) {
         for (int lane = 0; lane < pixels.lanes; ++lane) inputs[lane * stride + c] = fine[lane];
     }
 }
 
-void write_inputs(const S3dPhotograph& photograph, const Pixels& pixels, const float* inputs, int stride) {
-    const int64_t pixel = (pixels.item * photograph.height + pixels.row) * photograph.width + pixels.column;
+void write_inputs(const S3dPhotograph& arguments, const Pixels& pixels, const float* inputs, int stride) {
+    const int64_t pixel = (pixels.item * arguments.height + pixels.row) * arguments.width + pixels.column;
     const int64_t begin = pixel * stride, count = int64_t{pixels.lanes} * stride;
-    if (photograph.inputs_storage == S3D_FLOAT32) {
-        memcpy(static_cast<float*>(photograph.inputs) + begin, inputs, sizeof(float) * count);
+    if (arguments.inputs_storage == S3D_FLOAT32) {
+        memcpy(static_cast<float*>(arguments.inputs) + begin, inputs, sizeof(float) * count);
         return;
     }
-    BFloat16* place = static_cast<BFloat16*>(photograph.inputs) + begin;
-    for (int64_t i = 0; i < count; i += WIDTH) store_bf16(place + i, load(inputs + i), count_lanes(i, count));
+    BFloat16* target = static_cast<BFloat16*>(arguments.inputs) + begin;
+    for (int64_t i = 0; i < count; i += WIDTH) store_bf16(target + i, load(inputs + i), count_lanes(i, count));
 }
 
-void write_pixels(const S3dPhotograph& photograph, const Pixels& pixels) {
-    const int stride = SOURCE_CHANNELS + photograph.detail_channels + photograph.rendered;
+void write_pixels(const S3dPhotograph& arguments, const Pixels& pixels) {
+    const int stride = SOURCE_CHANNELS + arguments.detail_channels + arguments.rendered;
     alignas(64) float inputs[WIDTH * MAX_INPUTS];
     for (int below = 0; below < 2; ++below) {
-        for (int right = 0; right < 2; ++right) warp_subpixel(photograph, pixels, below, right, inputs, stride);
+        for (int right = 0; right < 2; ++right) warp_subpixel(arguments, pixels, below, right, inputs, stride);
     }
-    const bool full = photograph.detail_storage == S3D_FLOAT32;
-    (full ? warp_features<float> : warp_features<BFloat16>)(photograph, pixels, inputs + SOURCE_CHANNELS, stride);
-    copy_rendered(photograph, pixels, inputs + SOURCE_CHANNELS + photograph.detail_channels, stride);
-    write_inputs(photograph, pixels, inputs, stride);
+    const bool full = arguments.detail_storage == S3D_FLOAT32;
+    (full ? warp_features<float> : warp_features<BFloat16>)(arguments, pixels, inputs + SOURCE_CHANNELS, stride);
+    copy_rendered(arguments, pixels, inputs + SOURCE_CHANNELS + arguments.detail_channels, stride);
+    write_inputs(arguments, pixels, inputs, stride);
 }
 
-int check(const S3dPhotograph& photograph, int threads) {
+int check(const S3dPhotograph& arguments, int threads) {
     const auto fits = [](int32_t height, int32_t width) {
         return height >= 1 && width >= 1 && int64_t{height} * width <= INT32_MAX;
     };
-    if (photograph.batch < 0 || threads < 1 || photograph.rendered < 0 || photograph.detail_channels < 0) {
+    if (arguments.batch < 0 || threads < 1 || arguments.rendered < 0 || arguments.detail_channels < 0) {
         return S3D_BAD_SIZE;
     }
-    if (!fits(photograph.height, photograph.width) || !fits(photograph.image_height, photograph.image_width) ||
-        !fits(photograph.detail_height, photograph.detail_width)) {
+    if (!fits(arguments.height, arguments.width) || !fits(arguments.image_height, arguments.image_width) ||
+        !fits(arguments.detail_height, arguments.detail_width)) {
         return S3D_BAD_SIZE;
     }
-    if (int64_t{SOURCE_CHANNELS} + photograph.detail_channels + photograph.rendered > MAX_INPUTS) return S3D_BAD_SIZE;
-    const auto known = [](int32_t storage) { return storage == S3D_FLOAT32 || storage == S3D_BFLOAT16; };
-    return known(photograph.detail_storage) && known(photograph.inputs_storage) ? S3D_OK : S3D_BAD_STORAGE;
+    if (int64_t{SOURCE_CHANNELS} + arguments.detail_channels + arguments.rendered > MAX_INPUTS) return S3D_BAD_SIZE;
+    const auto is_supported = [](int32_t storage) { return storage == S3D_FLOAT32 || storage == S3D_BFLOAT16; };
+    return is_supported(arguments.detail_storage) && is_supported(arguments.inputs_storage) ? S3D_OK : S3D_BAD_STORAGE;
 }
 
 }  // namespace
 
-int photograph_forward(const S3dPhotograph& photograph, int threads) {
-    if (int error = check(photograph, threads)) return error;
+int photograph_forward(const S3dPhotograph& arguments, int threads) {
+    if (int error = check(arguments, threads)) return error;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t index = 0; index < photograph.batch * photograph.height; ++index) {
-        const int32_t row = static_cast<int32_t>(index % photograph.height);
-        for (int32_t column = 0; column < photograph.width; column += WIDTH) {
-            write_pixels(photograph, {index / photograph.height, row, column, count_lanes(column, photograph.width)});
+    for (int64_t index = 0; index < arguments.batch * arguments.height; ++index) {
+        const int32_t row = static_cast<int32_t>(index % arguments.height);
+        for (int32_t column = 0; column < arguments.width; column += WIDTH) {
+            write_pixels(arguments, {index / arguments.height, row, column, count_lanes(column, arguments.width)});
         }
     }
     return S3D_OK;

@@ -63,8 +63,8 @@ __device__ void read_channels(const T* planes, int64_t plane_stride, const Plane
         float sum[N] = {};
         for (int p = 0; p < 3; ++p) {
             for (int corner = 0; corner < 4; ++corner) {
-                const T* place = planes + p * plane_stride + corners[p].offset[corner] + c;
-                const auto group = *reinterpret_cast<const Group<N, T>*>(place);
+                const T* address = planes + p * plane_stride + corners[p].offset[corner] + c;
+                const auto group = *reinterpret_cast<const Group<N, T>*>(address);
                 for (int n = 0; n < N; ++n) sum[n] += corners[p].weight[corner] * read(group.part + n);
             }
         }
@@ -80,14 +80,14 @@ __device__ bool is_aligned(const T* pointer) {
 template <class T>
 __device__ void read_appearance(const S3dField& field, int64_t item, const ProjectedPoint<float>& projected,
                                 float* input) {
-    const float place[3] = {projected.u, projected.v, projected.depth};
+    const float position[3] = {projected.u, projected.v, projected.depth};
     const int channels = field.plane_channels;
     for (int s = 0; s < field.scales; ++s) {
         const T* planes = static_cast<const T*>(field.planes[s]) + item * field.plane_batch_stride[s];
         const int32_t height = field.plane_height[s], width = field.plane_width[s];
         const int64_t row_stride = static_cast<int64_t>(width) * channels, plane_stride = row_stride * height;
         PlaneCorners corners[3];
-        for (int p = 0; p < 3; ++p) corners[p] = locate_corners(place, p, height, width, row_stride, channels);
+        for (int p = 0; p < 3; ++p) corners[p] = locate_corners(position, p, height, width, row_stride, channels);
         if (channels % 4 == 0 && is_aligned<4>(planes)) {
             read_channels<4>(planes, plane_stride, corners, channels, input + s * channels);
         } else {
@@ -186,11 +186,11 @@ struct March {
         const int64_t number = static_cast<int64_t>(blockIdx.x) * partition.rays + local_ray, item = blockIdx.y;
         if (local_ray >= partition.rays || number >= field.rays || s >= field.samples) return;
         if (pass > 0 && find_depths(partition, shared, pass)[local_ray] > max_visible_depth(field.stop)) return;
-        const int64_t place = (item * field.rays + number) * field.samples + s;
+        const int64_t sample_index = (item * field.rays + number) * field.samples + s;
         const int columns = field.scales * field.plane_channels;
         float input[MAX_WIDTH], hidden[MAX_WIDTH];
         Sample sample;
-        for (int d = 0; d < 3; ++d) sample.position[d] = field.positions[place * 3 + d];
+        for (int d = 0; d < 3; ++d) sample.position[d] = field.positions[sample_index * 3 + d];
         deform(field, item, sample, input + columns);
         encode_position(field, sample, input + columns + field.ambient + 3);
         const ProjectedPoint<float> projected =
@@ -201,7 +201,7 @@ struct March {
         apply_layer(field, 1, hidden, field.hidden, input, field.hidden);
         apply_layer(field, 2, input, field.hidden, hidden, 4 + field.features);
         float* staged = shared + threadIdx.x;
-        staged[0] = to_density(hidden[0]) * field.lengths[place];
+        staged[0] = to_density(hidden[0]) * field.lengths[sample_index];
         for (int c = 1; c < 4; ++c) staged[c * S3D_THREADS] = sigmoid(hidden[c]);
         for (int c = 4; c < 4 + field.features; ++c) staged[c * S3D_THREADS] = hidden[c];
         staged[(4 + field.features) * S3D_THREADS] = projected.u;

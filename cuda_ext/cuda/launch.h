@@ -25,9 +25,9 @@ struct dim3 {
 static dim3 blockIdx, threadIdx, blockDim, gridDim;
 
 // Threads run one after the other here, so a plain read and write is atomic.
-static inline float atomicAdd(float* place, float value) {
-    const float before = *place;
-    *place = before + value;
+static inline float atomicAdd(float* address, float value) {
+    const float before = *address;
+    *address = before + value;
     return before;
 }
 

@@ -20,10 +20,10 @@ template <class F>
 S3D_HD LatticeAxis<F> locate_in_lattice(F x, float center, float focus, float extent, int32_t points) {
     const float last = static_cast<float>(points - 1);
     const F unit = inverse_sinh((x - center) * (1.0f / focus)) * (1.0f / extent);
-    const F place = clamp((unit + 1.0f) * (0.5f * last), 0.0f, last);
-    const F known = select(place == place, place, splat<F>(0.0f));
-    const F low = clamp(round_down(known), 0.0f, last - 1.0f);
-    return {to_int(low), place - low};
+    const F coordinate = clamp((unit + 1.0f) * (0.5f * last), 0.0f, last);
+    const F valid = select(coordinate == coordinate, coordinate, splat<F>(0.0f));
+    const F low = clamp(round_down(valid), 0.0f, last - 1.0f);
+    return {to_int(low), coordinate - low};
 }
 
 template <class F>

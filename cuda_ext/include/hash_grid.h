@@ -20,8 +20,8 @@ S3D_HD GridAxis<F> locate_in_cell(F x, float scale) {
     // A single rounding keeps all digits on fine levels. NaN propagates through the weight; the vertex stays a valid
     // integer.
     const F weight = fused_multiply_add(x, splat<F>(scale), 0.5f - low);
-    const F known = select(absolute(low) < splat<F>(1e9f), low, splat<F>(0.0f));
-    return {weight, to_unsigned(to_int(known))};
+    const F valid = select(absolute(low) < splat<F>(1e9f), low, splat<F>(0.0f));
+    return {weight, to_unsigned(to_int(valid))};
 }
 
 // Index within the level of a cell corner; bit d of `corner` is the step along axis d from the cell's first vertex.

@@ -19,9 +19,10 @@ template <class F>
 S3D_HD PlaneAxis<F> locate_on_plane(F x, int32_t size) {
     const float scale = 0.5f * static_cast<float>(size), shift = 0.5f * static_cast<float>(size - 1);
     const float last = static_cast<float>(size - 1);
-    const F place = fused_multiply_add(x, splat<F>(scale), splat<F>(shift));
-    const auto inside = (place > splat<F>(0.0f)) & (place < splat<F>(last));
-    const F low = round_down(select(inside, place, select(place >= splat<F>(last), splat<F>(last), splat<F>(0.0f))));
+    const F coordinate = fused_multiply_add(x, splat<F>(scale), splat<F>(shift));
+    const auto inside = (coordinate > splat<F>(0.0f)) & (coordinate < splat<F>(last));
+    const F low =
+        round_down(select(inside, coordinate, select(coordinate >= splat<F>(last), splat<F>(last), splat<F>(0.0f))));
     // A single rounding keeps all digits on wide planes.
     const F weight = fused_multiply_add(x, splat<F>(scale), shift - low);
     const F next = select(inside, low + 1.0f, low);
