@@ -1,6 +1,7 @@
 #include "compositing.h"
 
 #include "kernels.h"
+#include "pack_lanes.h"
 
 namespace S3D_VARIANT {
 namespace {

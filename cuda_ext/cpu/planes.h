@@ -1,6 +1,7 @@
 // Sampling of three feature planes with channels across the lanes; shared by the tri-plane lookup and the fused field.
 #pragma once
 
+#include "pack_lanes.h"
 #include "triplane.h"
 
 namespace S3D_VARIANT {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "pack_lanes.h"
 #include "triplane.h"
 
 namespace S3D_VARIANT {

@@ -3,7 +3,7 @@
 
 #include <cstdlib>
 
-#include "pack.h"
+#include "pack_lanes.h"
 
 namespace S3D_VARIANT {
 
