@@ -1,6 +1,5 @@
-// A 3 x 3 convolution on channels that lie side by side, with what stands around it: the activation before it, and the
-// sum and the activation behind it. A thread takes bands of four rows of output; all that it makes on the way stays in
-// its cache.
+// 3 x 3 convolution in channels-last layout, fused with the activation before it and with the addition and activation
+// behind it. A thread processes bands of four output rows and keeps all intermediate values in its cache.
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -9,12 +8,12 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr size_t CACHED = size_t{200} << 10;  // bytes of transformed patches and products at a time
-constexpr int MOST_TILES = 32;
-constexpr int LEARNED_TILES = 48;  // whose gradients to the filters are added up at a time
-constexpr int SKEW = 16;           // floats between the parts of a buffer, so that they do not compete for the same lines
+constexpr size_t CACHE_BYTES = size_t{200} << 10;  // of transformed patches and products at a time
+constexpr int MAX_TILES = 32;
+constexpr int GRADIENT_TILES = 48;  // accumulated into the filter gradients at a time
+constexpr int SKEW = 16;  // floats between the parts of a buffer, so that they do not map to the same cache sets
 
-// The transformed filters: of each of the 36 points a matrix [inputs, columns].
+// Transformed filters: a matrix [inputs, columns] for each of the 36 points.
 struct Filters {
     float* points = nullptr;
     float* zeros = nullptr;  // [columns]
@@ -24,15 +23,15 @@ struct Filters {
 
     bool allocate_for(const S3dConvolution& layer) {
         columns = pad_to_pack(layer.outputs);
-        const size_t count = static_cast<size_t>(POINTS) * layer.inputs * columns;
-        points = allocate(count + columns);
+        const size_t count = static_cast<size_t>(WINOGRAD_POINTS) * layer.inputs * columns;
+        points = allocate_zeros(count + columns);
         zeros = points + count;
         return points != nullptr;
     }
 
-    // Transforms what reads one input.
+    // Transforms the filters of one input channel.
     void transform(const S3dConvolution& layer, int input) {
-        const PackInt step = count_up() * (layer.inputs * 9);
+        const PackInt step = iota() * (layer.inputs * 9);
         for (int first = 0; first < layer.outputs; first += WIDTH) {
             const int lanes = count_lanes(first, layer.outputs);
             const float* from = layer.weights + (static_cast<int64_t>(first) * layer.inputs + input) * 9;
@@ -55,43 +54,43 @@ struct Filters {
     }
 };
 
-// Sizes that all threads share.
+// Sizes shared by all threads.
 struct Plan {
-    int tiles, bands;    // of a row, of a column
-    int together;        // tiles transformed at a time
-    int depth, columns;  // channels, in whole packs
-    int pitch;           // pixels of a row with its borders
+    int tiles, bands;    // per row, per column
+    int tile_batch;      // tiles transformed at a time
+    int depth, columns;  // channels, padded to whole packs
+    int pitch;           // pixels of a row including its borders
     int64_t row_step, patch_step, product_step;
 
-    // `learned`: more tiles of as many bands as it takes, to the gradients of filters.
-    Plan(const S3dConvolution& layer, bool learned)
-        : tiles((layer.width + TILE - 1) / TILE),
-          bands((layer.height + TILE - 1) / TILE),
+    // `for_gradient` uses larger tile batches, which may span several bands, for the filter gradients.
+    Plan(const S3dConvolution& layer, bool for_gradient)
+        : tiles((layer.width + WINOGRAD_TILE - 1) / WINOGRAD_TILE),
+          bands((layer.height + WINOGRAD_TILE - 1) / WINOGRAD_TILE),
           depth(pad_to_pack(layer.inputs)),
           columns(pad_to_pack(layer.outputs)),
-          pitch(tiles * TILE + 2) {
-        const size_t fit = CACHED / (sizeof(float) * POINTS * (depth + columns));
-        const int most = fit > MOST_TILES ? MOST_TILES : fit < 1 ? 1 : static_cast<int>(fit);
+          pitch(tiles * WINOGRAD_TILE + 2) {
+        const size_t fit = CACHE_BYTES / (sizeof(float) * WINOGRAD_POINTS * (depth + columns));
+        const int most = fit > MAX_TILES ? MAX_TILES : fit < 1 ? 1 : static_cast<int>(fit);
         const int parts = (tiles + most - 1) / most;
-        together = learned ? LEARNED_TILES : (tiles + parts - 1) / parts;
+        tile_batch = for_gradient ? GRADIENT_TILES : (tiles + parts - 1) / parts;
         row_step = static_cast<int64_t>(pitch) * depth;
-        patch_step = static_cast<int64_t>(together) * depth + SKEW;
-        product_step = static_cast<int64_t>(together) * columns + SKEW;
+        patch_step = static_cast<int64_t>(tile_batch) * depth + SKEW;
+        product_step = static_cast<int64_t>(tile_batch) * columns + SKEW;
     }
 };
 
-// Buffers of one thread, cut from one allocation.
+// One thread's buffers, taken from one allocation.
 struct Scratch {
     float* memory = nullptr;
-    float *band, *patches, *products;  // [6, pitch, depth], [36, together, depth], [36, together, columns]
+    float *band, *patches, *products;  // [6, pitch, depth], [36, tile_batch, depth], [36, tile_batch, columns]
 
     explicit Scratch(const Plan& plan) {
-        Cutter cut = {nullptr};
+        Arena arena = {nullptr};
         for (int pass = 0; pass < 2; ++pass) {
-            band = cut.take(PATCH * plan.row_step);
-            patches = cut.take(POINTS * plan.patch_step);
-            products = cut.take(POINTS * plan.product_step);
-            if (pass == 0) cut = {memory = allocate(cut.taken)};
+            band = arena.take(PATCH * plan.row_step);
+            patches = arena.take(WINOGRAD_POINTS * plan.patch_step);
+            products = arena.take(WINOGRAD_POINTS * plan.product_step);
+            if (pass == 0) arena = {memory = allocate_zeros(arena.used)};
         }
     }
 
@@ -100,38 +99,38 @@ struct Scratch {
     ~Scratch() { free(memory); }
 };
 
-// Copies the rows around a band from row `begin` of six on; the borders stay zero.
+// Copies the six rows around a band, from row `begin` on; the borders stay zero.
 void copy_rows(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int begin, float* to) {
     for (int row = begin; row < PATCH; ++row) {
-        const int y = band * TILE - 1 + row;
-        float* place = to + row * plan.row_step;
+        const int y = band * WINOGRAD_TILE - 1 + row;
+        float* target = to + row * plan.row_step;
         if (y < 0 || y >= layer.height) {
-            memset(place, 0, sizeof(float) * plan.row_step);
+            memset(target, 0, sizeof(float) * plan.row_step);
             continue;
         }
         const float* from = layer.input + (item * layer.height + y) * layer.width * layer.inputs;
-        place += plan.depth;
-        for (int x = 0; x < layer.width; ++x, place += plan.depth, from += layer.inputs) {
+        target += plan.depth;
+        for (int x = 0; x < layer.width; ++x, target += plan.depth, from += layer.inputs) {
             for (int c = 0; c < layer.inputs; c += WIDTH) {
-                const Pack value = load_part(from + c, count_lanes(c, layer.inputs));
-                store(place + c, layer.activate_input ? silu(value) : value);
+                const Pack value = load_partial(from + c, count_lanes(c, layer.inputs));
+                store(target + c, layer.activate_input ? silu(value) : value);
             }
         }
     }
 }
 
-// Copies the six rows around a band; where the one above it came before, its last two rows are the first of this.
+// Copies the six rows around a band. If it follows the previous band, the last two rows of that one are reused.
 void copy_band(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, bool follows, float* to) {
-    const int kept = follows && band > 0 ? PATCH - TILE : 0;
-    memcpy(to, to + TILE * plan.row_step, sizeof(float) * kept * plan.row_step);
+    const int kept = follows && band > 0 ? PATCH - WINOGRAD_TILE : 0;
+    memcpy(to, to + WINOGRAD_TILE * plan.row_step, sizeof(float) * kept * plan.row_step);
     copy_rows(layer, plan, item, band, kept, to);
 }
 
-// Tiles from `first` of a band on; they become those from `place` on.
-void transform_patches(const Plan& plan, int first, int count, int place, const Scratch& scratch) {
+// Transforms tiles from `first` of a band on and stores them from `slot` on.
+void transform_patches(const Plan& plan, int first, int count, int slot, const Scratch& scratch) {
     for (int tile = 0; tile < count; ++tile) {
-        const float* corner = scratch.band + static_cast<int64_t>(first + tile) * TILE * plan.depth;
-        float* to = scratch.patches + static_cast<int64_t>(place + tile) * plan.depth;
+        const float* corner = scratch.band + static_cast<int64_t>(first + tile) * WINOGRAD_TILE * plan.depth;
+        float* to = scratch.patches + static_cast<int64_t>(slot + tile) * plan.depth;
         for (int c = 0; c < plan.depth; c += WIDTH) {
             Pack rows[PATCH][PATCH];
             for (int y = 0; y < PATCH; ++y) {
@@ -154,7 +153,7 @@ void transform_patches(const Plan& plan, int first, int count, int place, const 
 void multiply_points(const S3dConvolution& layer, const Plan& plan, const Filters& filters, int count,
                      const Scratch& scratch) {
     const int64_t step = static_cast<int64_t>(layer.inputs) * filters.columns;
-    for (int point = 0; point < POINTS; ++point) {
+    for (int point = 0; point < WINOGRAD_POINTS; ++point) {
         multiply({scratch.patches + point * plan.patch_step, plan.depth, 1},
                  {filters.points + point * step, filters.columns, layer.inputs}, count, layer.outputs,
                  {filters.zeros, 0}, {scratch.products + point * plan.product_step, plan.columns},
@@ -162,98 +161,102 @@ void multiply_points(const S3dConvolution& layer, const Plan& plan, const Filter
     }
 }
 
-// Some channels of one tile of output, from its upper left pixel on.
-void write_tile(const S3dConvolution& layer, const Pack (&tile)[TILE][TILE], int64_t pixel, int rows, int columns,
-                int channel) {
+// Writes some channels of one output tile; `pixel` is its upper left corner.
+void write_tile(const S3dConvolution& layer, const Pack (&tile)[WINOGRAD_TILE][WINOGRAD_TILE], int64_t pixel, int rows,
+                int columns, int channel) {
     const int lanes = count_lanes(channel, layer.outputs);
-    const Pack bias = load_part(layer.bias + channel, lanes);
+    const Pack bias = load_partial(layer.bias + channel, lanes);
     for (int y = 0; y < rows; ++y) {
         for (int x = 0; x < columns; ++x) {
-            const int64_t place = (pixel + static_cast<int64_t>(y) * layer.width + x) * layer.outputs + channel;
+            const int64_t index = (pixel + static_cast<int64_t>(y) * layer.width + x) * layer.outputs + channel;
             Pack value = tile[y][x] + bias;
-            if (layer.addend != nullptr) value += load_part(layer.addend + place, lanes);
+            if (layer.addend != nullptr) value += load_partial(layer.addend + index, lanes);
             if (layer.activate_output) value = silu(value);
-            store_part(layer.output + place, value, lanes);
+            store_partial(layer.output + index, value, lanes);
         }
     }
 }
 
 void transform_outputs(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
                        const Scratch& scratch) {
-    const int top = band * TILE, rows = layer.height - top < TILE ? layer.height - top : TILE;
+    const int top = band * WINOGRAD_TILE,
+              rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
     for (int tile = 0; tile < count; ++tile) {
-        const int left = (first + tile) * TILE, columns = layer.width - left < TILE ? layer.width - left : TILE;
+        const int left = (first + tile) * WINOGRAD_TILE,
+                  columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
         const int64_t pixel = (item * layer.height + top) * layer.width + left;
         const float* from = scratch.products + static_cast<int64_t>(tile) * plan.columns;
         for (int c = 0; c < layer.outputs; c += WIDTH) {
-            Pack half[TILE][PATCH];
+            Pack half[WINOGRAD_TILE][PATCH];
             for (int x = 0; x < PATCH; ++x) {
-                Pack column[PATCH], done[TILE];
+                Pack column[PATCH], done[WINOGRAD_TILE];
                 for (int y = 0; y < PATCH; ++y) column[y] = load(from + (y * PATCH + x) * plan.product_step + c);
                 transform_products(column, done);
-                for (int y = 0; y < TILE; ++y) half[y][x] = done[y];
+                for (int y = 0; y < WINOGRAD_TILE; ++y) half[y][x] = done[y];
             }
-            Pack done[TILE][TILE];
-            for (int y = 0; y < TILE; ++y) transform_products(half[y], done[y]);
+            Pack done[WINOGRAD_TILE][WINOGRAD_TILE];
+            for (int y = 0; y < WINOGRAD_TILE; ++y) transform_products(half[y], done[y]);
             write_tile(layer, done, pixel, rows, columns, c);
         }
     }
 }
 
-// Gradients as one thread adds them up: those to the transformed filters, as `Filters::points`, and to the bias.
+// One thread's accumulated gradients to the transformed filters (laid out as `Filters::points`) and to the bias.
 struct FilterGradient {
     float *points, *bias;
 
     static size_t count(const S3dConvolution& layer, const Plan& plan) {
-        return (static_cast<size_t>(POINTS) * layer.inputs + 1) * plan.columns;
+        return (static_cast<size_t>(WINOGRAD_POINTS) * layer.inputs + 1) * plan.columns;
     }
 
     FilterGradient(const S3dConvolution& layer, const Plan& plan, float* memory)
-        : points(memory), bias(memory + static_cast<size_t>(POINTS) * layer.inputs * plan.columns) {}
+        : points(memory), bias(memory + static_cast<size_t>(WINOGRAD_POINTS) * layer.inputs * plan.columns) {}
 
-    // Spreads the output's gradient in tiles from `first` of a band on; they become those from `place` on.
-    void spread_gradient(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
-                         int place, const Scratch& scratch) const {
-        const int top = band * TILE, rows = layer.height - top < TILE ? layer.height - top : TILE;
+    // Transforms the output gradient of tiles from `first` of a band on and stores it from `slot` on.
+    void transform_gradient(const S3dConvolution& layer, const Plan& plan, int64_t item, int band, int first, int count,
+                            int slot, const Scratch& scratch) const {
+        const int top = band * WINOGRAD_TILE,
+                  rows = layer.height - top < WINOGRAD_TILE ? layer.height - top : WINOGRAD_TILE;
         for (int tile = 0; tile < count; ++tile) {
-            const int left = (first + tile) * TILE, columns = layer.width - left < TILE ? layer.width - left : TILE;
+            const int left = (first + tile) * WINOGRAD_TILE,
+                      columns = layer.width - left < WINOGRAD_TILE ? layer.width - left : WINOGRAD_TILE;
             const int64_t pixel = (item * layer.height + top) * layer.width + left;
-            float* to = scratch.products + static_cast<int64_t>(place + tile) * plan.columns;
+            float* to = scratch.products + static_cast<int64_t>(slot + tile) * plan.columns;
             for (int c = 0; c < layer.outputs; c += WIDTH) {
                 const int lanes = count_lanes(c, layer.outputs);
-                Pack half[TILE][PATCH], sum = load(bias + c);
-                for (int y = 0; y < TILE; ++y) {
-                    Pack row[TILE] = {};
+                Pack half[WINOGRAD_TILE][PATCH], sum = load(bias + c);
+                for (int y = 0; y < WINOGRAD_TILE; ++y) {
+                    Pack row[WINOGRAD_TILE] = {};
                     for (int x = 0; y < rows && x < columns; ++x) {
                         const int64_t at = pixel + static_cast<int64_t>(y) * layer.width + x;
-                        row[x] = load_part(layer.output_gradient + at * layer.outputs + c, lanes);
+                        row[x] = load_partial(layer.output_gradient + at * layer.outputs + c, lanes);
                         sum += row[x];
                     }
-                    spread_outputs(row, half[y]);
+                    transform_products_adjoint(row, half[y]);
                 }
                 store(bias + c, sum);
                 for (int x = 0; x < PATCH; ++x) {
-                    const Pack column[TILE] = {half[0][x], half[1][x], half[2][x], half[3][x]};
+                    const Pack column[WINOGRAD_TILE] = {half[0][x], half[1][x], half[2][x], half[3][x]};
                     Pack done[PATCH];
-                    spread_outputs(column, done);
+                    transform_products_adjoint(column, done);
                     for (int y = 0; y < PATCH; ++y) store(to + (y * PATCH + x) * plan.product_step + c, done[y]);
                 }
             }
         }
     }
 
-    // Adds what `count` transformed tiles give.
-    void add_tiles(const S3dConvolution& layer, const Plan& plan, int count, const Scratch& scratch) const {
+    // Accumulates the contribution of `count` transformed tiles.
+    void accumulate_tiles(const S3dConvolution& layer, const Plan& plan, int count, const Scratch& scratch) const {
         const int64_t step = static_cast<int64_t>(layer.inputs) * plan.columns;
-        for (int point = 0; point < POINTS; ++point) {
-            const Target sum = {points + point * step, plan.columns};
+        for (int point = 0; point < WINOGRAD_POINTS; ++point) {
+            const OutputMatrix sum = {points + point * step, plan.columns};
             multiply({scratch.patches + point * plan.patch_step, 1, plan.depth},
                      {scratch.products + point * plan.product_step, plan.columns, count}, layer.inputs, layer.outputs,
                      {sum.data, sum.row}, sum, [](Pack value) { return value; });
         }
     }
 
-    // Writes the gradient to the filters that read one input.
+    // Writes the gradient to the filters of one input channel.
     void write_filters(const S3dConvolution& layer, const Plan& plan, int input) const {
         for (int first = 0; first < layer.outputs; first += WIDTH) {
             Pack rows[PATCH][3];
@@ -263,14 +266,14 @@ struct FilterGradient {
                     const int64_t point = y * PATCH + x;
                     row[x] = load(points + (point * layer.inputs + input) * plan.columns + first);
                 }
-                gather_filter(row, rows[y]);
+                transform_filter_adjoint(row, rows[y]);
             }
             const int lanes = count_lanes(first, layer.outputs);
             float* to = layer.weights_gradient + (static_cast<int64_t>(first) * layer.inputs + input) * 9;
             for (int x = 0; x < 3; ++x) {
                 Pack column[PATCH], tap[3];
                 for (int y = 0; y < PATCH; ++y) column[y] = rows[y][x];
-                gather_filter(column, tap);
+                transform_filter_adjoint(column, tap);
                 for (int y = 0; y < 3; ++y) {
                     for (int lane = 0; lane < lanes; ++lane) {
                         to[static_cast<int64_t>(lane) * layer.inputs * 9 + 3 * y + x] = tap[y][lane];
@@ -281,41 +284,41 @@ struct FilterGradient {
     }
 };
 
-// The bands that one thread has a share of: always the same ones for as many threads.
-struct Share {
+// The range of bands of one thread, which depends only on the number of threads.
+struct BandRange {
     int64_t begin, end;
 
-    Share(int64_t count, int thread, int threads)
+    BandRange(int64_t count, int thread, int threads)
         : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
 };
 
-void add_share(const S3dConvolution& layer, const Plan& plan, Share share, const FilterGradient& gradient,
-               const Scratch& scratch) {
-    int held = 0;
-    for (int64_t task = share.begin; task < share.end; ++task) {
+void accumulate_bands(const S3dConvolution& layer, const Plan& plan, BandRange range, const FilterGradient& gradient,
+                      const Scratch& scratch) {
+    int pending = 0;
+    for (int64_t task = range.begin; task < range.end; ++task) {
         const int64_t item = task / plan.bands;
         const int band = static_cast<int>(task % plan.bands);
-        copy_band(layer, plan, item, band, task > share.begin, scratch.band);
+        copy_band(layer, plan, item, band, task > range.begin, scratch.band);
         for (int first = 0; first < plan.tiles;) {
-            const int left = plan.tiles - first, room = plan.together - held, count = left < room ? left : room;
-            transform_patches(plan, first, count, held, scratch);
-            gradient.spread_gradient(layer, plan, item, band, first, count, held, scratch);
+            const int left = plan.tiles - first, room = plan.tile_batch - pending, count = left < room ? left : room;
+            transform_patches(plan, first, count, pending, scratch);
+            gradient.transform_gradient(layer, plan, item, band, first, count, pending, scratch);
             first += count;
-            held += count;
-            if (held == plan.together) {
-                gradient.add_tiles(layer, plan, held, scratch);
-                held = 0;
+            pending += count;
+            if (pending == plan.tile_batch) {
+                gradient.accumulate_tiles(layer, plan, pending, scratch);
+                pending = 0;
             }
         }
     }
-    if (held > 0) gradient.add_tiles(layer, plan, held, scratch);
+    if (pending > 0) gradient.accumulate_tiles(layer, plan, pending, scratch);
 }
 
 int check(const S3dConvolution& layer, int threads) {
     if (layer.batch < 0 || layer.height < 0 || layer.width < 0 || threads < 1) return S3D_BAD_SIZE;
     if (layer.inputs < 1 || layer.outputs < 1) return S3D_BAD_SIZE;
     const int64_t weights = static_cast<int64_t>(layer.inputs) * layer.outputs * 9;
-    if (weights > INT32_MAX || layer.width > INT32_MAX - 2 * TILE) return S3D_BAD_SIZE;
+    if (weights > INT32_MAX || layer.width > INT32_MAX - 2 * WINOGRAD_TILE) return S3D_BAD_SIZE;
     return S3D_OK;
 }
 
@@ -345,8 +348,8 @@ int convolution_forward(const S3dConvolution& layer, int threads) {
             const int band = static_cast<int>(task % plan.bands);
             copy_band(layer, plan, item, band, task == last + 1, scratch.band);
             last = task;
-            for (int first = 0; first < plan.tiles; first += plan.together) {
-                const int left = plan.tiles - first, count = left < plan.together ? left : plan.together;
+            for (int first = 0; first < plan.tiles; first += plan.tile_batch) {
+                const int left = plan.tiles - first, count = left < plan.tile_batch ? left : plan.tile_batch;
                 transform_patches(plan, first, count, 0, scratch);
                 multiply_points(layer, plan, filters, count, scratch);
                 transform_outputs(layer, plan, item, band, first, count, scratch);
@@ -360,7 +363,7 @@ int convolution_backward(const S3dConvolution& layer, int threads) {
     if (int error = check(layer, threads)) return error;
     const Plan plan(layer, true);
     const size_t floats = FilterGradient::count(layer, plan);
-    float* sums = allocate(floats * threads);
+    float* sums = allocate_zeros(floats * threads);
     if (sums == nullptr) return S3D_NO_MEMORY;
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
@@ -371,8 +374,8 @@ int convolution_backward(const S3dConvolution& layer, int threads) {
             error = S3D_NO_MEMORY;
             continue;
         }
-        const Share share(layer.batch * plan.bands, thread, threads);
-        add_share(layer, plan, share, FilterGradient(layer, plan, sums + floats * thread), scratch);
+        const BandRange range(layer.batch * plan.bands, thread, threads);
+        accumulate_bands(layer, plan, range, FilterGradient(layer, plan, sums + floats * thread), scratch);
     }
     for (int thread = 1; thread < threads; ++thread) {
         for (size_t i = 0; i < floats; ++i) sums[i] += sums[floats * thread + i];

@@ -1,4 +1,4 @@
-// Chooses the instruction set at run time, so that one library runs on every processor of its architecture.
+// Selects the instruction set at run time, so that one library runs on every processor of its architecture.
 #include <cstring>
 
 #include "kernels.h"
@@ -9,7 +9,7 @@
 #include <cpuid.h>
 #endif
 
-// build.py says S3D_WITH_AMX where the compiler knows the instructions.
+// build.py defines S3D_WITH_AMX if the compiler supports the instructions.
 #if defined(S3D_X86) && defined(S3D_WITH_AMX) && defined(__linux__)
 #define S3D_AMX
 #include <sys/syscall.h>
@@ -46,14 +46,23 @@ struct Kernels {
     int (*enlarging_forward)(const S3dEnlarging&, int);
 };
 
-#define S3D_LIST_KERNELS(name, variant)                                                                    \
-    {                                                                                                      \
-        name, variant::hash_grid_forward, variant::hash_grid_backward, variant::triplane_forward,          \
-            variant::triplane_backward, variant::composite_forward, variant::composite_backward,           \
-            variant::field_forward, variant::field_backward, variant::warp_forward, variant::warp_backward, \
-            variant::photograph_forward, variant::convolution_forward, variant::convolution_backward,      \
-            variant::detail_forward, variant::enlarging_forward                                            \
-    }
+#define S3D_LIST_KERNELS(name, variant) \
+    {name,                              \
+     variant::hash_grid_forward,        \
+     variant::hash_grid_backward,       \
+     variant::triplane_forward,         \
+     variant::triplane_backward,        \
+     variant::composite_forward,        \
+     variant::composite_backward,       \
+     variant::field_forward,            \
+     variant::field_backward,           \
+     variant::warp_forward,             \
+     variant::warp_backward,            \
+     variant::photograph_forward,       \
+     variant::convolution_forward,      \
+     variant::convolution_backward,     \
+     variant::detail_forward,           \
+     variant::enlarging_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
@@ -74,15 +83,15 @@ bool has_avx512() {
 #endif
 
 #if defined(S3D_AMX)
-// Matrix registers for bfloat16, and the system's leave to use them: a process has to ask for that once.
+// AMX for bfloat16, and the system's permission to use it, which a process has to request once.
 bool has_amx() {
     constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, AVX512_BF16 = 1u << 5;
-    constexpr long ASK_FOR_STATE = 0x1023, TILE_DATA = 18;
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     if ((d & AMX_BF16) == 0 || (d & AMX_TILE) == 0) return false;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & AVX512_BF16) == 0) return false;
-    return syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 #endif
 
@@ -120,14 +129,14 @@ int s3d_cpu_use(const char* variant) {
 }
 
 int s3d_cpu_hash_grid_forward(const S3dHashGrid* grid, int threads) {
-    ask_for_large_pages(grid->output, sizeof(float) * grid->points * grid->levels * grid->features);
+    advise_huge_pages(grid->output, sizeof(float) * grid->points * grid->levels * grid->features);
     return chosen->hash_grid_forward(*grid, threads);
 }
 int s3d_cpu_hash_grid_backward(const S3dHashGrid* grid, int threads) {
     return chosen->hash_grid_backward(*grid, threads);
 }
 int s3d_cpu_triplane_forward(const S3dTriplane* lookup, int threads) {
-    ask_for_large_pages(lookup->output, sizeof(float) * lookup->batch * lookup->points * lookup->output_stride);
+    advise_huge_pages(lookup->output, sizeof(float) * lookup->batch * lookup->points * lookup->output_stride);
     return chosen->triplane_forward(*lookup, threads);
 }
 int s3d_cpu_triplane_backward(const S3dTriplane* lookup, int threads) {
@@ -137,7 +146,7 @@ int s3d_cpu_composite_forward(const S3dComposite* rays, int threads) {
     return chosen->composite_forward(*rays, threads);
 }
 int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
-    ask_for_large_pages(rays->values_gradient, sizeof(float) * rays->samples * rays->channels);
+    advise_huge_pages(rays->values_gradient, sizeof(float) * rays->samples * rays->channels);
     return chosen->composite_backward(*rays, threads);
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }

@@ -1,12 +1,13 @@
 #include "hash_grid.h"
 
 #include "kernels.h"
+#include "pack_lanes.h"
 
 namespace S3D_VARIANT {
 namespace {
 
-// Points that run through all levels before the next ones do: their results stay in the second-level cache.
-constexpr int64_t BLOCK = 4096;
+// Points processed through all levels before the next block, so that their results stay in the L2 cache.
+constexpr int64_t BLOCK_POINTS = 4096;
 
 template <int F>
 struct Features {
@@ -18,31 +19,31 @@ struct Features<1> {
     using Type = float;
 };
 
-float add_up(float value) { return value; }
+float sum(float value) { return value; }
 
 template <class V>
-float add_up(V value) {
+float sum(V value) {
     float sum = 0.0f;
     for (unsigned i = 0; i < sizeof(V) / sizeof(float); ++i) sum += value[i];
     return sum;
 }
 
-// The cells of up to WIDTH points, and the entries and shares of their corners.
+// The cells of up to WIDTH points, and the entries and weights of their corners.
 template <int D>
 struct Cells {
     GridAxis<Pack> axis[D];
     alignas(64) uint32_t entry[1 << D][WIDTH];
-    alignas(64) float share[1 << D][WIDTH];
+    alignas(64) float weight[1 << D][WIDTH];
 };
 
 template <int D>
 void find_cells(const float* positions, int lanes, const S3dGridLevel& level, Cells<D>& cells) {
     for (int d = 0; d < D; ++d) {
-        cells.axis[d] = locate_on_axis(gather(positions + d, count_up() * D, lanes), level.scale);
+        cells.axis[d] = locate_in_cell(gather(positions + d, iota() * D, lanes), level.scale);
     }
     for (int corner = 0; corner < 1 << D; ++corner) {
-        store(cells.entry[corner], find_entry(cells.axis, corner, level));
-        store(cells.share[corner], share_of_corner(cells.axis, corner));
+        store(cells.entry[corner], entry_index(cells.axis, corner, level));
+        store(cells.weight[corner], corner_weight(cells.axis, corner));
     }
 }
 
@@ -63,7 +64,7 @@ void read_block(const S3dHashGrid& grid, int64_t begin, int64_t end) {
                 for (int corner = 0; corner < 1 << D; ++corner) {
                     Vector stored;
                     memcpy(&stored, table + static_cast<size_t>(cells.entry[corner][lane]) * F, sizeof stored);
-                    sum += cells.share[corner][lane] * stored;
+                    sum += cells.weight[corner][lane] * stored;
                 }
                 memcpy(output, &sum, sizeof sum);
             }
@@ -71,7 +72,7 @@ void read_block(const S3dHashGrid& grid, int64_t begin, int64_t end) {
     }
 }
 
-// One level at a time belongs to one thread: no two threads write the same entry.
+// Each level belongs to one thread, so no two threads write the same entry.
 template <int D, int F>
 void add_level_gradient(const S3dHashGrid& grid, int l) {
     using Vector = typename Features<F>::Type;
@@ -90,7 +91,7 @@ void add_level_gradient(const S3dHashGrid& grid, int l) {
                 float* entry = table + static_cast<size_t>(cells.entry[corner][lane]) * F;
                 Vector sum;
                 memcpy(&sum, entry, sizeof sum);
-                sum += cells.share[corner][lane] * gradient;
+                sum += cells.weight[corner][lane] * gradient;
                 memcpy(entry, &sum, sizeof sum);
             }
         }
@@ -115,12 +116,12 @@ void write_positions_gradient(const S3dHashGrid& grid, int64_t first, int lanes)
             for (int corner = 0; corner < 1 << D; ++corner) {
                 Vector stored;
                 memcpy(&stored, table + static_cast<size_t>(cells.entry[corner][lane]) * F, sizeof stored);
-                along[corner][lane] = add_up(stored * gradient);
+                along[corner][lane] = sum(stored * gradient);
             }
         }
         Pack at_corner[1 << D];
         for (int corner = 0; corner < 1 << D; ++corner) at_corner[corner] = load(along[corner]);
-        for (int d = 0; d < D; ++d) slope[d] += slope_on_axis(cells.axis, at_corner, d, level.scale);
+        for (int d = 0; d < D; ++d) slope[d] += derivative_along_axis(cells.axis, at_corner, d, level.scale);
     }
     for (int lane = 0; lane < lanes; ++lane) {
         for (int d = 0; d < D; ++d) grid.positions_gradient[(first + lane) * D + d] = slope[d][lane];
@@ -128,15 +129,15 @@ void write_positions_gradient(const S3dHashGrid& grid, int64_t first, int lanes)
 }
 
 template <int D, int F>
-void read_all(const S3dHashGrid& grid, int threads) {
+void run_all_forward(const S3dHashGrid& grid, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < grid.points; begin += BLOCK) {
-        read_block<D, F>(grid, begin, begin + BLOCK < grid.points ? begin + BLOCK : grid.points);
+    for (int64_t begin = 0; begin < grid.points; begin += BLOCK_POINTS) {
+        read_block<D, F>(grid, begin, begin + BLOCK_POINTS < grid.points ? begin + BLOCK_POINTS : grid.points);
     }
 }
 
 template <int D, int F>
-void differentiate_all(const S3dHashGrid& grid, int threads) {
+void run_all_backward(const S3dHashGrid& grid, int threads) {
     if (grid.table_gradient != nullptr) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
         for (int l = grid.levels - 1; l >= 0; --l) add_level_gradient<D, F>(grid, l);
@@ -154,10 +155,10 @@ using Work = void (*)(const S3dHashGrid&, int);
 template <int D>
 Work choose_features(int features, bool backward) {
     switch (features) {
-        case 1: return backward ? differentiate_all<D, 1> : read_all<D, 1>;
-        case 2: return backward ? differentiate_all<D, 2> : read_all<D, 2>;
-        case 4: return backward ? differentiate_all<D, 4> : read_all<D, 4>;
-        case 8: return backward ? differentiate_all<D, 8> : read_all<D, 8>;
+        case 1: return backward ? run_all_backward<D, 1> : run_all_forward<D, 1>;
+        case 2: return backward ? run_all_backward<D, 2> : run_all_forward<D, 2>;
+        case 4: return backward ? run_all_backward<D, 4> : run_all_forward<D, 4>;
+        case 8: return backward ? run_all_backward<D, 8> : run_all_forward<D, 8>;
         default: return nullptr;
     }
 }

@@ -1,25 +1,25 @@
-// The kernels of one instruction set; dispatch.cpp chooses among them.
+// The kernels of one instruction set; dispatch.cpp selects one.
 #pragma once
 
 #include "s3d.h"
 
-#define S3D_DECLARE_KERNELS(variant)                          \
-    namespace variant {                                       \
-    int hash_grid_forward(const S3dHashGrid&, int threads);   \
-    int hash_grid_backward(const S3dHashGrid&, int threads);  \
-    int triplane_forward(const S3dTriplane&, int threads);    \
-    int triplane_backward(const S3dTriplane&, int threads);   \
-    int composite_forward(const S3dComposite&, int threads);  \
-    int composite_backward(const S3dComposite&, int threads); \
-    int field_forward(const S3dField&, int threads);          \
-    int field_backward(const S3dField&, int threads);         \
-    int warp_forward(const S3dWarp&, int threads);            \
-    int warp_backward(const S3dWarp&, int threads);           \
-    int photograph_forward(const S3dPhotograph&, int threads); \
-    int convolution_forward(const S3dConvolution&, int threads); \
+#define S3D_DECLARE_KERNELS(variant)                              \
+    namespace variant {                                           \
+    int hash_grid_forward(const S3dHashGrid&, int threads);       \
+    int hash_grid_backward(const S3dHashGrid&, int threads);      \
+    int triplane_forward(const S3dTriplane&, int threads);        \
+    int triplane_backward(const S3dTriplane&, int threads);       \
+    int composite_forward(const S3dComposite&, int threads);      \
+    int composite_backward(const S3dComposite&, int threads);     \
+    int field_forward(const S3dField&, int threads);              \
+    int field_backward(const S3dField&, int threads);             \
+    int warp_forward(const S3dWarp&, int threads);                \
+    int warp_backward(const S3dWarp&, int threads);               \
+    int photograph_forward(const S3dPhotograph&, int threads);    \
+    int convolution_forward(const S3dConvolution&, int threads);  \
     int convolution_backward(const S3dConvolution&, int threads); \
-    int detail_forward(const S3dDetail&, int threads);        \
-    int enlarging_forward(const S3dEnlarging&, int threads);  \
+    int detail_forward(const S3dDetail&, int threads);            \
+    int enlarging_forward(const S3dEnlarging&, int threads);      \
     }
 
 #ifdef S3D_VARIANT

@@ -1,5 +1,5 @@
-// The steps of the fused path from samples to the network's inputs, for some dozens of samples at a time; shared by the
-// way forward and the way back.
+// The steps of the fused field from samples to the network's inputs, for a few dozen samples at a time; shared by the
+// forward and backward passes.
 #pragma once
 
 #include "field.h"
@@ -10,7 +10,7 @@ namespace S3D_VARIANT {
 
 constexpr int MAX_LATTICE_CHANNELS = 64;
 
-// One item of the batch.
+// One batch item.
 struct Item {
     const float* positions;  // [rays, samples, 3]
     const float* lengths;    // [rays, samples]
@@ -21,11 +21,11 @@ struct Item {
     int64_t index;
 };
 
-// Samples and what is made of them. Arrays have room for whole packs.
+// A group of samples and the values derived from them. Arrays are padded to whole packs.
 struct SampleRows {
-    float *position[3], *warped[3], *seen[3];
-    float* inputs;  // of the network, a row a sample
-    int stride;     // of these rows
+    float *position[3], *warped[3], *projected[3];
+    float* inputs;  // of the network, one row per sample
+    int stride;     // of `inputs`
     int count;
 };
 
@@ -41,10 +41,10 @@ static inline Item find_item(const S3dField& field, int64_t index) {
             index};
 }
 
-// The cells of the lattice around up to WIDTH points: their first corner, and what each corner weighs.
+// The lattice cells around up to WIDTH points: index of the first corner, and the weight of each corner.
 struct LatticeCells {
     alignas(64) int32_t point[WIDTH];
-    alignas(64) float share[8][WIDTH];
+    alignas(64) float weight[8][WIDTH];
 };
 
 static inline void find_cells(const S3dField& field, const SampleRows& rows, int first, LatticeCells& cells) {
@@ -58,20 +58,20 @@ static inline void find_cells(const S3dField& field, const SampleRows& rows, int
         weight[d] = axis.weight;
     }
     store(cells.point, point);
-    for (int corner = 0; corner < 8; ++corner) store(cells.share[corner], share_of_corner(corner, weight));
+    for (int corner = 0; corner < 8; ++corner) store(cells.weight[corner], corner_weight(corner, weight));
 }
 
-// Distance from the first corner of a cell to `corner`, in points.
-S3D_HD int64_t corner_distance(const S3dField& field, int corner) {
+// Offset in points from the first corner of a cell to `corner`.
+S3D_HD int64_t corner_offset(const S3dField& field, int corner) {
     const int64_t row = field.lattice_size[0], layer = row * field.lattice_size[1];
     return (corner & 1) + (corner >> 1 & 1) * row + (corner >> 2) * layer;
 }
 
-// Reads the lattice: offsets and ambient coordinates go to the network's inputs, and the warped points to `warped`.
+// Interpolates the lattice. Offsets and ambient coordinates go to the network's inputs, deformed positions to `warped`.
 static inline void deform(const S3dField& field, const Item& item, SampleRows& rows) {
     const int channels = 3 + field.ambient, columns = field.scales * field.plane_channels;
     int64_t distance[8];
-    for (int corner = 0; corner < 8; ++corner) distance[corner] = corner_distance(field, corner) * channels;
+    for (int corner = 0; corner < 8; ++corner) distance[corner] = corner_offset(field, corner) * channels;
     LatticeCells cells;
     for (int first = 0; first < rows.count; first += WIDTH) {
         find_cells(field, rows, first, cells);
@@ -83,7 +83,8 @@ static inline void deform(const S3dField& field, const Item& item, SampleRows& r
                 const int count = channels - c < WIDTH ? channels - c : WIDTH;
                 Pack sum{};
                 for (int corner = 0; corner < 8; ++corner) {
-                    sum += load_all(cells.share[corner] + lane) * load_part(from + distance[corner] + c, count);
+                    sum +=
+                        load_broadcast(cells.weight[corner] + lane) * load_partial(from + distance[corner] + c, count);
                 }
                 store(value + c, sum);
             }
@@ -98,7 +99,7 @@ static inline void deform(const S3dField& field, const Item& item, SampleRows& r
     }
 }
 
-// Writes positions and their sines behind the offsets.
+// Writes positions and their positional encoding behind the offsets.
 static inline void encode_positions(const S3dField& field, SampleRows& rows) {
     const int columns = field.scales * field.plane_channels + field.ambient + 3;
     const int64_t stride = rows.stride;
@@ -110,10 +111,10 @@ static inline void encode_positions(const S3dField& field, SampleRows& rows) {
             for (int lane = 0; lane < lanes; ++lane) input[lane * stride + d] = x[lane];
             SineCosine<Pack> angle = sine_cosine_pi(x);
             for (int octave = 0; octave < field.frequencies; ++octave) {
-                float* place = input + 3 + 6 * octave + d;
+                float* target = input + 3 + 6 * octave + d;
                 for (int lane = 0; lane < lanes; ++lane) {
-                    place[lane * stride] = angle.sine[lane];
-                    place[lane * stride + 3] = angle.cosine[lane];
+                    target[lane * stride] = angle.sine[lane];
+                    target[lane * stride + 3] = angle.cosine[lane];
                 }
                 angle = double_angle(angle);
             }
@@ -121,15 +122,15 @@ static inline void encode_positions(const S3dField& field, SampleRows& rows) {
     }
 }
 
-// Projects the warped points into the portrait.
+// Projects the deformed positions into the source image.
 static inline void project_samples(const Item& item, SampleRows& rows) {
     for (int first = 0; first < rows.count; first += WIDTH) {
-        const SeenPoint<Pack> seen =
+        const ProjectedPoint<Pack> projected =
             project(load(rows.warped[0] + first), load(rows.warped[1] + first), load(rows.warped[2] + first),
                     item.rotation, item.scale, item.center);
-        store(rows.seen[0] + first, seen.u);
-        store(rows.seen[1] + first, seen.v);
-        store(rows.seen[2] + first, seen.depth);
+        store(rows.projected[0] + first, projected.u);
+        store(rows.projected[1] + first, projected.v);
+        store(rows.projected[2] + first, projected.depth);
     }
 }
 
@@ -142,7 +143,7 @@ S3D_HD int64_t count_pixels(const S3dField& field, int scale) {
     return static_cast<int64_t>(field.plane_height[scale]) * field.plane_width[scale];
 }
 
-// Reads the planes of every scale where the portrait's camera sees the samples.
+// Samples the planes of every scale at the projected positions.
 template <class T>
 void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) {
     for (int s = 0; s < field.scales; ++s) {
@@ -153,20 +154,19 @@ void read_appearance(const S3dField& field, const Item& item, SampleRows& rows) 
             const T* plane[3];
             for (int p = 0; p < 3; ++p) {
                 plane[p] = planes + p * plane_stride;
-                const Pack column = load(rows.seen[column_axis(p)] + first);
-                const Pack row = load(rows.seen[row_axis(p)] + first);
-                find_corners(locate_on_plane(column, field.plane_width[s]),
-                             locate_on_plane(row, field.plane_height[s]), field.plane_channels,
-                             field.plane_channels * field.plane_width[s], corners[p]);
+                const Pack column = load(rows.projected[column_axis(p)] + first);
+                const Pack row = load(rows.projected[row_axis(p)] + first);
+                find_corners(locate_on_plane(column, field.plane_width[s]), locate_on_plane(row, field.plane_height[s]),
+                             field.plane_channels, field.plane_channels * field.plane_width[s], corners[p]);
             }
             float* inputs = rows.inputs + static_cast<int64_t>(first) * rows.stride + s * field.plane_channels;
             read_channels(plane, corners, count_lanes(first, rows.count), field.plane_channels,
-                          RowsInOrder{inputs, rows.stride});
+                          ContiguousRows{inputs, rows.stride});
         }
     }
 }
 
-// Everything the network reads.
+// Computes all inputs of the network.
 template <class T>
 void prepare_inputs(const S3dField& field, const Item& item, SampleRows& rows) {
     deform(field, item, rows);

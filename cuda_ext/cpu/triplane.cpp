@@ -7,13 +7,13 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int64_t BLOCK = 1024;  // points handed to a thread at a time
+constexpr int64_t BLOCK_POINTS = 1024;  // points per work item
 
 struct Axes {
     PlaneAxis<Pack> column, row;
 };
 
-// Places up to WIDTH points on one plane; `index` says where the points' positions begin.
+// Locates up to WIDTH points on one plane; `index` holds the offsets of their positions.
 Axes locate(const S3dTriplane& lookup, const float* positions, PackInt index, int lanes, int plane,
             PlaneCorners& corners) {
     const Pack x = gather(positions + column_axis(plane), index, lanes);
@@ -24,28 +24,26 @@ Axes locate(const S3dTriplane& lookup, const float* positions, PackInt index, in
     return axes;
 }
 
-// Points one after another.
+// Locates consecutive points.
 Axes locate(const S3dTriplane& lookup, const float* positions, int lanes, int plane, PlaneCorners& corners) {
-    return locate(lookup, positions, count_up() * 3, lanes, plane, corners);
+    return locate(lookup, positions, iota() * 3, lanes, plane, corners);
 }
 
-// Rows of output by the numbers of points. They lie far apart: reading their lines first, as stores do, takes longer than
-// all else.
-struct RowsByNumber {
+// Output rows at sorted point indices. They are scattered, and ordinary stores, which read the cache line first, would
+// take longer than everything else.
+struct ScatteredRows {
     float* first;
     int64_t stride;
     const int32_t* point;
 
-    void write(int lane, int channel, Pack value) const {
-        store_past_cache(first + point[lane] * stride + channel, value);
-    }
+    void write(int lane, int channel, Pack value) const { stream_store(first + point[lane] * stride + channel, value); }
 
-    void write_some(int lane, int channel, Pack value, int count) const {
-        store_some(first + point[lane] * stride + channel, value, count);
+    void write_masked(int lane, int channel, Pack value, int count) const {
+        store_masked(first + point[lane] * stride + channel, value, count);
     }
 };
 
-// Some points of one item.
+// A range of points of one item.
 struct Part {
     const float* positions;
     int64_t count;
@@ -58,13 +56,13 @@ void read_in_order(const S3dTriplane& lookup, const T* const (&plane)[3], const 
     for (int64_t first = 0; first < part.count; first += WIDTH) {
         const int lanes = count_lanes(first, part.count);
         for (int p = 0; p < 3; ++p) locate(lookup, part.positions + first * 3, lanes, p, corners[p]);
-        const RowsInOrder rows = {part.output + first * lookup.output_stride, lookup.output_stride};
+        const ContiguousRows rows = {part.output + first * lookup.output_stride, lookup.output_stride};
         read_channels(plane, corners, lanes, lookup.channels, rows);
     }
 }
 
 template <class T>
-void read_by_number(const S3dTriplane& lookup, const T* const (&plane)[3], const Part& part, const int32_t* points) {
+void read_sorted(const S3dTriplane& lookup, const T* const (&plane)[3], const Part& part, const int32_t* points) {
     PlaneCorners corners[3];
     for (int64_t first = 0; first < part.count; first += WIDTH) {
         const int lanes = count_lanes(first, part.count);
@@ -72,18 +70,18 @@ void read_by_number(const S3dTriplane& lookup, const T* const (&plane)[3], const
         memcpy(&point, points + first, sizeof point);
         for (int p = 0; p < 3; ++p) locate(lookup, part.positions, point * 3, lanes, p, corners[p]);
         read_channels(plane, corners, lanes, lookup.channels,
-                      RowsByNumber{part.output, lookup.output_stride, points + first});
+                      ScatteredRows{part.output, lookup.output_stride, points + first});
     }
-    finish_stores();
+    stream_fence();
 }
 
-// How the points of each item are parted among threads. Large parts are sorted best.
+// Partition of the points of each item among threads. Sorting works best on large parts.
 struct Partition {
     int64_t parts, size;
 
     Partition(const S3dTriplane& lookup, int threads) {
         const int64_t even = threads / std::gcd<int64_t>(threads, lookup.batch);
-        const int64_t fewest = (lookup.points + MAX_SORTED - 1) / MAX_SORTED;
+        const int64_t fewest = (lookup.points + MAX_SORTED_POINTS - 1) / MAX_SORTED_POINTS;
         parts = fewest > even ? (fewest + even - 1) / even * even : even;
         size = (lookup.points + parts - 1) / parts;
     }
@@ -96,16 +94,16 @@ struct Partition {
     }
 };
 
-// Bytes of planes above which sorting pays. Without AVX-512, reading takes so much longer than waiting for a further cache
-// that only planes in none of one's own are worth it.
-constexpr int64_t SORTED_ABOVE = WIDTH == 16 ? 32 << 10 : 8 << 20;
+// Size of the planes above which sorting pays off. Without AVX-512, sampling is so much slower than the latency of the
+// next cache level that sorting only pays off for planes that exceed the core's own caches.
+constexpr int64_t SORT_THRESHOLD_BYTES = WIDTH == 16 ? 32 << 10 : 8 << 20;
 
-// Whether points in any order are worth sorting: not a few of them.
+// Whether sorting pays off for points in arbitrary order.
 template <class T>
 bool should_sort(const S3dTriplane& lookup, int64_t points) {
     const int64_t bytes = 3 * sizeof(T) * lookup.channels * lookup.height * lookup.width;
-    return bytes > SORTED_ABOVE && points >= 1024 &&
-           can_store_past_cache(lookup.output, lookup.output_stride, lookup.channels);
+    return bytes > SORT_THRESHOLD_BYTES && points >= 1024 &&
+           can_stream_store(lookup.output, lookup.output_stride, lookup.channels);
 }
 
 template <class T>
@@ -121,7 +119,7 @@ void read_planes(const S3dTriplane& lookup, int threads) {
             const T* first = static_cast<const T*>(lookup.planes) + index / partition.parts * lookup.batch_stride;
             const T* const plane[3] = {first, first + lookup.plane_stride, first + 2 * lookup.plane_stride};
             if (sorted && order.sort(part.positions, part.count)) {
-                read_by_number(lookup, plane, part, order.points());
+                read_sorted(lookup, plane, part, order.points());
             } else {
                 read_in_order(lookup, plane, part);
             }
@@ -129,25 +127,25 @@ void read_planes(const S3dTriplane& lookup, int threads) {
     }
 }
 
-// One pack of channels (`count` of its lanes) of up to WIDTH points, added to the four pixels around each.
+// Accumulates one pack of channels (`count` of its lanes) of up to WIDTH points to the four pixels around each.
 template <bool WHOLE>
 S3D_HD void add_pack(const float* gradient, int64_t stride, int lanes, int count, const PlaneCorners& corners,
                      float* pixels) {
     for (int lane = 0; lane < lanes; ++lane, gradient += stride) {
-        const Pack value = WHOLE ? load(gradient) : load_some(gradient, count);
+        const Pack value = WHOLE ? load(gradient) : load_masked(gradient, count);
         for (int corner = 0; corner < 4; ++corner) {
             float* pixel = pixels + corners.offset[corner][lane];
-            const Pack share = load_all(corners.share[corner] + lane);
+            const Pack weight = load_broadcast(corners.weight[corner] + lane);
             if (WHOLE) {
-                store(pixel, load(pixel) + share * value);
+                store(pixel, load(pixel) + weight * value);
             } else {
-                store_some(pixel, load_some(pixel, count) + share * value, count);
+                store_masked(pixel, load_masked(pixel, count) + weight * value, count);
             }
         }
     }
 }
 
-// Adds the gradient of `channels` <= 16 channels of one plane; the caller gives each thread other channels or planes.
+// Accumulates the gradient of `channels` <= 16 channels of one plane. Each thread has different channels or planes.
 void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int channel, int channels) {
     const float* positions = dense.positions + item * dense.points * 3;
     const float* gradient = dense.output_gradient + item * dense.points * dense.output_stride + channel;
@@ -168,18 +166,18 @@ void add_plane_gradient(const S3dTriplane& dense, int64_t item, int plane, int c
     }
 }
 
-// Derivative of one point along the columns and the rows of one plane, a pixel.
+// Derivative of one point on one plane per pixel, along columns and rows.
 template <class T>
-S3D_HD TwoSums differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
+S3D_HD SumPair differentiate_point(const T* plane, const PlaneCorners& corners, int lane, float column, float row,
                                    const float* gradient, int channels) {
     const T* pixel[4];
     for (int corner = 0; corner < 4; ++corner) pixel[corner] = plane + corners.offset[corner][lane];
     Pack columns{}, rows{};
     for (int c = 0; c < channels; c += WIDTH) {
         const int count = channels - c < WIDTH ? channels - c : WIDTH;
-        const Pack value = load_part(gradient + c, count);
-        const Pack top_left = load_part(pixel[0] + c, count), top_right = load_part(pixel[1] + c, count);
-        const Pack low_left = load_part(pixel[2] + c, count), low_right = load_part(pixel[3] + c, count);
+        const Pack value = load_partial(gradient + c, count);
+        const Pack top_left = load_partial(pixel[0] + c, count), top_right = load_partial(pixel[1] + c, count);
+        const Pack low_left = load_partial(pixel[2] + c, count), low_right = load_partial(pixel[3] + c, count);
         columns += value * ((1.0f - row) * (top_right - top_left) + row * (low_right - low_left));
         rows += value * ((1.0f - column) * (low_left - top_left) + column * (low_right - top_right));
     }
@@ -198,11 +196,11 @@ void add_positions_gradient(const S3dTriplane& lookup, int64_t item, int64_t beg
         for (int p = 0; p < 3; ++p) {
             const Axes axes = locate(lookup, lookup.positions + origin * 3, lanes, p, corners);
             for (int lane = 0; lane < lanes; ++lane) {
-                const TwoSums slope = differentiate_point(plane + p * lookup.plane_stride, corners, lane,
-                                                          axes.column.weight[lane], axes.row.weight[lane],
-                                                          gradient + lane * lookup.output_stride, lookup.channels);
-                slopes[lane * 3 + column_axis(p)] += THIRD * slope.one * axes.column.slope[lane];
-                slopes[lane * 3 + row_axis(p)] += THIRD * slope.other * axes.row.slope[lane];
+                const SumPair slope =
+                    differentiate_point(plane + p * lookup.plane_stride, corners, lane, axes.column.weight[lane],
+                                        axes.row.weight[lane], gradient + lane * lookup.output_stride, lookup.channels);
+                slopes[lane * 3 + column_axis(p)] += PLANE_WEIGHT * slope.first * axes.column.slope[lane];
+                slopes[lane * 3 + row_axis(p)] += PLANE_WEIGHT * slope.second * axes.row.slope[lane];
             }
         }
     }
@@ -211,15 +209,16 @@ void add_positions_gradient(const S3dTriplane& lookup, int64_t item, int64_t beg
 using BlockWork = void (*)(const S3dTriplane&, int64_t item, int64_t begin, int64_t end);
 
 void run_blocks(const S3dTriplane& lookup, int threads, BlockWork work) {
-    const int64_t blocks = (lookup.points + BLOCK - 1) / BLOCK;
+    const int64_t blocks = (lookup.points + BLOCK_POINTS - 1) / BLOCK_POINTS;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t index = 0; index < lookup.batch * blocks; ++index) {
-        const int64_t begin = index % blocks * BLOCK;
-        work(lookup, index / blocks, begin, begin + BLOCK < lookup.points ? begin + BLOCK : lookup.points);
+        const int64_t begin = index % blocks * BLOCK_POINTS;
+        work(lookup, index / blocks, begin,
+             begin + BLOCK_POINTS < lookup.points ? begin + BLOCK_POINTS : lookup.points);
     }
 }
 
-// The gradient is dense whatever the strides of the planes are.
+// The gradient is dense, whatever the strides of the planes.
 S3dTriplane with_dense_strides(S3dTriplane lookup) {
     lookup.column_stride = lookup.channels;
     lookup.row_stride = lookup.column_stride * lookup.width;
@@ -256,7 +255,7 @@ int triplane_forward(const S3dTriplane& lookup, int threads) {
     if (lookup.storage == S3D_FLOAT32) {
         read_planes<float>(lookup, threads);
     } else {
-        read_planes<Bfloat>(lookup, threads);
+        read_planes<BFloat16>(lookup, threads);
     }
     return S3D_OK;
 }
@@ -266,7 +265,7 @@ int triplane_backward(const S3dTriplane& lookup, int threads) {
     if (lookup.planes_gradient != nullptr) add_planes_gradient(lookup, threads);
     if (lookup.positions_gradient != nullptr) {
         const bool full = lookup.storage == S3D_FLOAT32;
-        run_blocks(lookup, threads, full ? add_positions_gradient<float> : add_positions_gradient<Bfloat>);
+        run_blocks(lookup, threads, full ? add_positions_gradient<float> : add_positions_gradient<BFloat16>);
     }
     return S3D_OK;
 }

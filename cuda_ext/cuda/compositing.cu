@@ -5,25 +5,25 @@
 namespace S3D_VARIANT {
 namespace {
 
-// One thread a ray: weights and their sum.
-__global__ void weigh_rays(S3dComposite rays) {
+// One thread per ray: weights and their sum.
+__global__ void compute_weights(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;
     const SampleRange range = find_samples(rays, ray);
-    const float last_seen = last_seen_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.stop);
     float depth = 0.0f, alpha = 0.0f;
     for (int64_t s = range.begin; s < range.end; ++s) {
-        const float optical = rays.density[s] * rays.lengths[s];
-        const float weight = depth > last_seen ? 0.0f : weigh_sample(optical, depth);
+        const float optical_depth = rays.density[s] * rays.lengths[s];
+        const float weight = depth > max_depth ? 0.0f : sample_weight(optical_depth, depth);
         rays.weights[s] = weight;
         alpha += weight;
-        depth += optical;
+        depth += optical_depth;
     }
     rays.alpha[ray] = alpha;
 }
 
-// One thread a ray and channel.
-__global__ void add_values(S3dComposite rays) {
+// One thread per ray and channel.
+__global__ void accumulate_values(S3dComposite rays) {
     const int64_t ray = find_thread() / rays.channels;
     if (ray >= rays.rays) return;
     const int64_t channel = find_thread() % rays.channels;
@@ -35,7 +35,7 @@ __global__ void add_values(S3dComposite rays) {
     rays.output[ray * rays.channels + channel] = sum;
 }
 
-// The ray a sample belongs to: the last one that begins at or before it.
+// The ray of a sample: the last one that begins at or before it.
 __device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
     if (rays.offsets == nullptr) return sample / (rays.samples / rays.rays);
     int64_t low = 0, high = rays.rays;
@@ -50,8 +50,8 @@ __device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
     return low;
 }
 
-// One thread a sample: the derivative by its weight, left in density_gradient, and those by its values.
-__global__ void differentiate_weights(S3dComposite rays) {
+// One thread per sample: gradients to values, and to the weight, which is stored in density_gradient.
+__global__ void weights_backward(S3dComposite rays) {
     const int64_t s = find_thread();
     if (s >= rays.samples) return;
     const int64_t ray = find_ray(rays, s);
@@ -66,23 +66,24 @@ __global__ void differentiate_weights(S3dComposite rays) {
     rays.density_gradient[s] = sum;
 }
 
-// One thread a ray: from the derivatives by weights to those by densities and lengths.
-__global__ void differentiate_rays(S3dComposite rays) {
+// One thread per ray: converts gradients to weights into gradients to densities and lengths.
+__global__ void rays_backward(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;
     const SampleRange range = find_samples(rays, ray);
-    const float last_seen = last_seen_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.stop);
     float depth = 0.0f;
-    int64_t seen = range.begin;
+    int64_t visible_end = range.begin;
     for (int64_t s = range.begin; s < range.end; ++s) {
-        if (!(depth > last_seen)) seen = s + 1;
+        if (!(depth > max_depth)) visible_end = s + 1;
         depth += rays.density[s] * rays.lengths[s];
         rays.lengths_gradient[s] = exponential(-depth);
     }
     float behind = 0.0f;
     for (int64_t s = range.end - 1; s >= range.begin; --s) {
         const float weight_gradient = rays.density_gradient[s];
-        const float slope = s < seen ? differentiate_depth(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
+        const float slope =
+            s < visible_end ? depth_derivative(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
         behind += weight_gradient * rays.weights[s];
         rays.density_gradient[s] = slope * rays.lengths[s];
         rays.lengths_gradient[s] = slope * rays.density[s];
@@ -99,9 +100,9 @@ int check(const S3dComposite& rays) {
 int run_forward(const S3dComposite& rays, cudaStream_t stream) {
     if (int error = check(rays)) return error;
     if (rays.rays == 0) return S3D_OK;
-    int error = launch(weigh_rays, dim3(count_blocks(rays.rays)), stream, rays);
+    int error = launch(compute_weights, dim3(count_blocks(rays.rays)), stream, rays);
     if (error == S3D_OK && rays.channels > 0) {
-        error = launch(add_values, dim3(count_blocks(rays.rays * rays.channels)), stream, rays);
+        error = launch(accumulate_values, dim3(count_blocks(rays.rays * rays.channels)), stream, rays);
     }
     return error;
 }
@@ -109,8 +110,8 @@ int run_forward(const S3dComposite& rays, cudaStream_t stream) {
 int run_backward(const S3dComposite& rays, cudaStream_t stream) {
     if (int error = check(rays)) return error;
     if (rays.rays == 0 || rays.samples == 0) return S3D_OK;
-    int error = launch(differentiate_weights, dim3(count_blocks(rays.samples)), stream, rays);
-    if (error == S3D_OK) error = launch(differentiate_rays, dim3(count_blocks(rays.rays)), stream, rays);
+    int error = launch(weights_backward, dim3(count_blocks(rays.samples)), stream, rays);
+    if (error == S3D_OK) error = launch(rays_backward, dim3(count_blocks(rays.rays)), stream, rays);
     return error;
 }
 

@@ -8,10 +8,10 @@ namespace {
 template <int D>
 __device__ void find_cell(const S3dHashGrid& grid, int64_t point, const S3dGridLevel& level,
                           GridAxis<float> (&axis)[D]) {
-    for (int d = 0; d < D; ++d) axis[d] = locate_on_axis(grid.positions[point * D + d], level.scale);
+    for (int d = 0; d < D; ++d) axis[d] = locate_in_cell(grid.positions[point * D + d], level.scale);
 }
 
-// One thread a point and level.
+// One thread per point and level.
 template <int D, int F, class T>
 __global__ void read_level(S3dHashGrid grid) {
     const int64_t point = find_thread();
@@ -22,15 +22,15 @@ __global__ void read_level(S3dHashGrid grid) {
     find_cell(grid, point, level, axis);
     float sum[F] = {};
     for (int corner = 0; corner < 1 << D; ++corner) {
-        const T* entry = table + static_cast<int64_t>(find_entry(axis, corner, level)) * F;
-        const float share = share_of_corner(axis, corner);
-        for (int f = 0; f < F; ++f) sum[f] += share * read(entry + f);
+        const T* entry = table + static_cast<int64_t>(entry_index(axis, corner, level)) * F;
+        const float weight = corner_weight(axis, corner);
+        for (int f = 0; f < F; ++f) sum[f] += weight * read(entry + f);
     }
     float* output = grid.output + (point * grid.levels + blockIdx.y) * F;
     for (int f = 0; f < F; ++f) output[f] = sum[f];
 }
 
-// One thread a point and level; different points meet at the same entries.
+// One thread per point and level; points may share entries.
 template <int D, int F>
 __global__ void add_level_gradient(S3dHashGrid grid) {
     const int64_t point = find_thread();
@@ -40,13 +40,13 @@ __global__ void add_level_gradient(S3dHashGrid grid) {
     GridAxis<float> axis[D];
     find_cell(grid, point, level, axis);
     for (int corner = 0; corner < 1 << D; ++corner) {
-        float* entry = grid.table_gradient + (level.offset + find_entry(axis, corner, level)) * F;
-        const float share = share_of_corner(axis, corner);
-        for (int f = 0; f < F; ++f) atomicAdd(entry + f, share * gradient[f]);
+        float* entry = grid.table_gradient + (level.offset + entry_index(axis, corner, level)) * F;
+        const float weight = corner_weight(axis, corner);
+        for (int f = 0; f < F; ++f) atomicAdd(entry + f, weight * gradient[f]);
     }
 }
 
-// One thread a point, over all levels.
+// One thread per point, over all levels.
 template <int D, int F, class T>
 __global__ void write_positions_gradient(S3dHashGrid grid) {
     const int64_t point = find_thread();
@@ -60,11 +60,11 @@ __global__ void write_positions_gradient(S3dHashGrid grid) {
         find_cell(grid, point, level, axis);
         float at_corner[1 << D];
         for (int corner = 0; corner < 1 << D; ++corner) {
-            const T* entry = table + static_cast<int64_t>(find_entry(axis, corner, level)) * F;
+            const T* entry = table + static_cast<int64_t>(entry_index(axis, corner, level)) * F;
             at_corner[corner] = 0.0f;
             for (int f = 0; f < F; ++f) at_corner[corner] += gradient[f] * read(entry + f);
         }
-        for (int d = 0; d < D; ++d) slope[d] += slope_on_axis(axis, at_corner, d, level.scale);
+        for (int d = 0; d < D; ++d) slope[d] += derivative_along_axis(axis, at_corner, d, level.scale);
     }
     for (int d = 0; d < D; ++d) grid.positions_gradient[point * D + d] = slope[d];
 }
@@ -120,10 +120,6 @@ int run(const S3dHashGrid& grid, void* stream, bool backward) {
 }  // namespace
 }  // namespace S3D_VARIANT
 
-int s3d_cuda_hash_grid_forward(const S3dHashGrid* grid, void* stream) {
-    return S3D_VARIANT::run(*grid, stream, false);
-}
+int s3d_cuda_hash_grid_forward(const S3dHashGrid* grid, void* stream) { return S3D_VARIANT::run(*grid, stream, false); }
 
-int s3d_cuda_hash_grid_backward(const S3dHashGrid* grid, void* stream) {
-    return S3D_VARIANT::run(*grid, stream, true);
-}
+int s3d_cuda_hash_grid_backward(const S3dHashGrid* grid, void* stream) { return S3D_VARIANT::run(*grid, stream, true); }

@@ -1,11 +1,11 @@
-// Starts a kernel: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over its blocks and threads, so
-// that the kernels run in tests on machines without a GPU. Threads that wait for each other do so between turns: all
-// threads of a block take one before any takes the next; what they leave for each other is in memory that they share.
+// Launches kernels: on a GPU under nvcc, or, compiled as C++ with S3D_EMULATE, in plain loops over blocks and threads,
+// so that tests run without a GPU. Threads synchronize between phases: all threads of a block finish a phase before any
+// starts the next. They exchange data through shared memory.
 #pragma once
 
 #include "s3d.h"
 
-constexpr int S3D_THREADS = 128;  // of a block
+constexpr int S3D_THREADS = 128;  // per block
 
 #if defined(S3D_EMULATE)
 
@@ -24,10 +24,10 @@ struct dim3 {
 
 static dim3 blockIdx, threadIdx, blockDim, gridDim;
 
-// Threads take turns here, so that nothing can come between reading and writing.
-static inline float atomicAdd(float* place, float value) {
-    const float before = *place;
-    *place = before + value;
+// Threads run one after the other here, so a plain read and write is atomic.
+static inline float atomicAdd(float* address, float value) {
+    const float before = *address;
+    *address = before + value;
     return before;
 }
 
@@ -49,12 +49,12 @@ static int launch(Kernel kernel, dim3 blocks, cudaStream_t, const Arguments& arg
 }
 
 template <class Kernel, class Arguments>
-static int launch_turns(dim3 blocks, int turns, size_t shared, cudaStream_t, const Arguments& arguments) {
+static int launch_phases(dim3 blocks, int phases, size_t shared, cudaStream_t, const Arguments& arguments) {
     return visit_blocks(blocks, [&] {
         std::vector<float> memory(shared);
-        for (int turn = 0; turn < turns; ++turn) {
+        for (int phase = 0; phase < phases; ++phase) {
             for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) {
-                Kernel::take_turn(turn, memory.data(), arguments);
+                Kernel::run_phase(phase, memory.data(), arguments);
             }
         }
     });
@@ -71,38 +71,36 @@ static int launch(Kernel kernel, dim3 blocks, cudaStream_t stream, const Argumen
 }
 
 template <class Kernel, class Arguments>
-__global__ void take_turns(Arguments arguments, int turns) {
+__global__ void run_phases(Arguments arguments, int phases) {
     extern __shared__ float memory[];
-    for (int turn = 0; turn < turns; ++turn) {
-        Kernel::take_turn(turn, memory, arguments);
+    for (int phase = 0; phase < phases; ++phase) {
+        Kernel::run_phase(phase, memory, arguments);
         __syncthreads();
     }
 }
 
-// `shared` floats of memory for the threads of a block.
+// Launches a kernel with `shared` floats of shared memory per block.
 template <class Kernel, class Arguments>
-static int launch_turns(dim3 blocks, int turns, size_t shared, cudaStream_t stream, const Arguments& arguments) {
-    constexpr size_t GRANTED = 48 * 1024;  // without asking
-    const auto kernel = take_turns<Kernel, Arguments>;
+static int launch_phases(dim3 blocks, int phases, size_t shared, cudaStream_t stream, const Arguments& arguments) {
+    constexpr size_t DEFAULT_SHARED_BYTES = 48 * 1024;  // available without opting in
+    const auto kernel = run_phases<Kernel, Arguments>;
     const size_t bytes = shared * sizeof(float);
-    if (bytes > GRANTED) {
+    if (bytes > DEFAULT_SHARED_BYTES) {
         const cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
         if (error != cudaSuccess) return static_cast<int>(error);
     }
-    kernel<<<blocks, S3D_THREADS, bytes, stream>>>(arguments, turns);
+    kernel<<<blocks, S3D_THREADS, bytes, stream>>>(arguments, phases);
     return static_cast<int>(cudaGetLastError());
 }
 
 #endif
 
-// Number of blocks whose threads cover `count` items; 0 if a grid cannot hold them.
+// Number of blocks whose threads cover `count` items; 0 if they exceed the largest grid.
 static inline unsigned count_blocks(int64_t count, int64_t items_a_block = S3D_THREADS) {
     const int64_t blocks = (count + items_a_block - 1) / items_a_block;
     return blocks > 0x7fffffff ? 0u : static_cast<unsigned>(blocks);
 }
 
-// The item of this thread.
-__device__ static inline int64_t find_thread() {
-    return static_cast<int64_t>(blockIdx.x) * S3D_THREADS + threadIdx.x;
-}
+// Global index of this thread.
+__device__ static inline int64_t find_thread() { return static_cast<int64_t>(blockIdx.x) * S3D_THREADS + threadIdx.x; }

@@ -1,4 +1,4 @@
-// The four pixels around a point of one feature plane; shared by the lookup and the fused path.
+// The four pixels around a point on one feature plane; shared by the tri-plane lookup and the fused field.
 #pragma once
 
 #include "launch.h"
@@ -6,12 +6,12 @@
 
 namespace S3D_VARIANT {
 
-constexpr float THIRD = 1.0f / 3.0f;
+constexpr float PLANE_WEIGHT = 1.0f / 3.0f;
 
 struct PlaneCorners {
     PlaneAxis<float> column, row;
     int64_t offset[4];  // from the plane's first pixel
-    float share[4];     // of a third
+    float weight[4];    // includes the factor 1/3
 };
 
 __device__ static inline PlaneCorners locate_corners(const float* position, int plane, int32_t height, int32_t width,
@@ -24,7 +24,7 @@ __device__ static inline PlaneCorners locate_corners(const float* position, int 
         const int64_t row = corner & 2 ? found.row.high : found.row.low;
         found.offset[corner] = row * row_stride + column * column_stride;
     }
-    share_corners(found.column.weight, found.row.weight, THIRD, found.share);
+    bilinear_weights(found.column.weight, found.row.weight, PLANE_WEIGHT, found.weight);
     return found;
 }
 

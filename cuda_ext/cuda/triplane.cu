@@ -6,24 +6,24 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int QUAD = 4;  // channels of a thread
+constexpr int CHANNELS_PER_THREAD = 4;  // channels of a thread
 
 __device__ PlaneCorners find_corners(const S3dTriplane& lookup, const float* position, int plane) {
     return locate_corners(position, plane, lookup.height, lookup.width, lookup.row_stride, lookup.column_stride);
 }
 
-// Threads beside each other read channels beside each other.
+// Adjacent threads read adjacent channels.
 struct Part {
     int64_t item, point;
     int first, last;  // channels
 };
 
 __device__ Part find_part(const S3dTriplane& lookup) {
-    const int quads = (lookup.channels + QUAD - 1) / QUAD;
+    const int quads = (lookup.channels + CHANNELS_PER_THREAD - 1) / CHANNELS_PER_THREAD;
     const int64_t thread = find_thread();
-    const int first = static_cast<int>(thread % quads) * QUAD;
+    const int first = static_cast<int>(thread % quads) * CHANNELS_PER_THREAD;
     return {static_cast<int64_t>(blockIdx.y), thread / quads, first,
-            first + QUAD < lookup.channels ? first + QUAD : lookup.channels};
+            first + CHANNELS_PER_THREAD < lookup.channels ? first + CHANNELS_PER_THREAD : lookup.channels};
 }
 
 template <class T>
@@ -32,12 +32,13 @@ __global__ void read_planes(S3dTriplane lookup) {
     if (part.point >= lookup.points) return;
     const float* position = lookup.positions + (part.item * lookup.points + part.point) * 3;
     const T* planes = static_cast<const T*>(lookup.planes) + part.item * lookup.batch_stride;
-    float sum[QUAD] = {};
+    float sum[CHANNELS_PER_THREAD] = {};
     for (int p = 0; p < 3; ++p) {
         const PlaneCorners corners = find_corners(lookup, position, p);
         for (int corner = 0; corner < 4; ++corner) {
             const T* pixel = planes + p * lookup.plane_stride + corners.offset[corner];
-            for (int c = part.first; c < part.last; ++c) sum[c - part.first] += corners.share[corner] * read(pixel + c);
+            for (int c = part.first; c < part.last; ++c)
+                sum[c - part.first] += corners.weight[corner] * read(pixel + c);
         }
     }
     float* output = lookup.output + (part.item * lookup.points + part.point) * lookup.output_stride;
@@ -55,12 +56,12 @@ __global__ void add_planes_gradient(S3dTriplane dense) {
         const PlaneCorners corners = find_corners(dense, dense.positions + point * 3, p);
         for (int corner = 0; corner < 4; ++corner) {
             float* pixel = planes + p * dense.plane_stride + corners.offset[corner];
-            for (int c = part.first; c < part.last; ++c) atomicAdd(pixel + c, corners.share[corner] * gradient[c]);
+            for (int c = part.first; c < part.last; ++c) atomicAdd(pixel + c, corners.weight[corner] * gradient[c]);
         }
     }
 }
 
-// One thread a point.
+// One thread per point.
 template <class T>
 __global__ void add_positions_gradient(S3dTriplane lookup) {
     if (find_thread() >= lookup.points) return;
@@ -81,8 +82,8 @@ __global__ void add_positions_gradient(S3dTriplane lookup) {
             columns += gradient[c] * ((1.0f - row) * (b - a) + row * (e - d));
             rows += gradient[c] * ((1.0f - column) * (d - a) + column * (e - b));
         }
-        slope[column_axis(p)] += THIRD * columns * corners.column.slope;
-        slope[row_axis(p)] += THIRD * rows * corners.row.slope;
+        slope[column_axis(p)] += PLANE_WEIGHT * columns * corners.column.slope;
+        slope[row_axis(p)] += PLANE_WEIGHT * rows * corners.row.slope;
     }
 }
 
@@ -102,16 +103,16 @@ int check(const S3dTriplane& lookup) {
     return S3D_OK;
 }
 
-// One thread for each quad of channels of a point.
+// One thread per group of channels of a point.
 dim3 cover_channels(const S3dTriplane& lookup) {
-    const int64_t quads = (lookup.channels + QUAD - 1) / QUAD;
+    const int64_t quads = (lookup.channels + CHANNELS_PER_THREAD - 1) / CHANNELS_PER_THREAD;
     return dim3(count_blocks(lookup.points * quads), static_cast<unsigned>(lookup.batch));
 }
 
 int run_forward(const S3dTriplane& lookup, cudaStream_t stream) {
     if (int error = check(lookup)) return error;
     if (lookup.points == 0 || lookup.batch == 0) return S3D_OK;
-    const auto kernel = lookup.storage == S3D_FLOAT32 ? read_planes<float> : read_planes<Bfloat>;
+    const auto kernel = lookup.storage == S3D_FLOAT32 ? read_planes<float> : read_planes<BFloat16>;
     return launch(kernel, cover_channels(lookup), stream, lookup);
 }
 
@@ -124,7 +125,7 @@ int run_backward(const S3dTriplane& lookup, cudaStream_t stream) {
     }
     if (error == S3D_OK && lookup.positions_gradient != nullptr) {
         const bool full = lookup.storage == S3D_FLOAT32;
-        const auto kernel = full ? add_positions_gradient<float> : add_positions_gradient<Bfloat>;
+        const auto kernel = full ? add_positions_gradient<float> : add_positions_gradient<BFloat16>;
         const dim3 blocks(count_blocks(lookup.points), static_cast<unsigned>(lookup.batch));
         error = launch(kernel, blocks, stream, lookup);
     }

@@ -1,5 +1,5 @@
-// Emission and absorption along a ray (Max, 1995). A sample of optical depth o (density times length) behind the optical
-// depth b has the weight exp(-b) (1 - exp(-o)).
+// Emission-absorption volume rendering along a ray (Max, 1995). A sample with the optical depth o (density times
+// length) behind the accumulated optical depth b has the weight exp(-b) (1 - exp(-o)).
 #pragma once
 
 #include <cmath>
@@ -11,15 +11,15 @@
 namespace S3D_VARIANT {
 
 template <class F>
-S3D_HD F weigh_sample(F optical, F before) {
-    return exponential(-before) * one_minus_exp(optical);
+S3D_HD F sample_weight(F optical_depth, F before) {
+    return exponential(-before) * one_minus_exp(optical_depth);
 }
 
-// The same from what is left of the light, which it takes with it.
+// Same weight, computed from the transmittance, which is reduced by it.
 template <class F>
-S3D_HD F absorb(F optical, F& light) {
-    const F weight = light * one_minus_exp(optical);
-    light = light - weight;
+S3D_HD F absorb(F optical_depth, F& transmittance) {
+    const F weight = transmittance * one_minus_exp(optical_depth);
+    transmittance = transmittance - weight;
     return weight;
 }
 
@@ -27,7 +27,7 @@ struct SampleRange {
     int64_t begin, end;
 };
 
-// The samples of a ray; offsets are held within the arrays whatever they say.
+// Sample range of a ray. Offsets are clamped to the arrays, whatever they contain.
 S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
     if (rays.offsets == nullptr) {
         const int64_t count = rays.samples / rays.rays;
@@ -39,13 +39,13 @@ S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
     return {begin, end};
 }
 
-// Optical depth behind which nothing is seen: transmittance `stop`.
-S3D_HD float last_seen_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
+// Accumulated optical depth at which the transmittance falls below `stop`; samples behind it are invisible.
+S3D_HD float max_visible_depth(float stop) { return stop > 0.0f ? -logf(stop) : 3e38f; }
 
-// Derivative of a ray's result by the optical depth of one sample: it takes the light behind it (transmittance `after`),
-// and dims all samples behind it, whose weighted gradients sum to `behind`.
+// Derivative of a ray's result with respect to the optical depth of one sample. The sample gains the light behind it
+// (transmittance `after`) and dims all samples behind it, whose weighted gradients sum to `behind`.
 template <class F>
-S3D_HD F differentiate_depth(F weight_gradient, F after, F behind) {
+S3D_HD F depth_derivative(F weight_gradient, F after, F behind) {
     return weight_gradient * after - behind;
 }
 

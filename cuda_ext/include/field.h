@@ -1,6 +1,6 @@
-// The steps between a sample of head space and its density, color and features, as s3dnerf/models composes them:
-// offset and ambient coordinates from a lattice; the warped point seen by the portrait's camera; features of the planes
-// there; a small network; its outputs' ranges.
+// The steps from a sample in head space to its density, color and features, as s3dnerf/models composes them: look up
+// the offset and the ambient coordinates in a lattice, project the deformed point with the source camera, sample the
+// feature planes there, apply a small network and map its outputs to their ranges.
 #pragma once
 
 #include "elementary.h"
@@ -8,60 +8,61 @@
 
 namespace S3D_VARIANT {
 
-// Where a coordinate lies among the points of one axis of the lattice.
+// Position of a coordinate between the points of one lattice axis.
 template <class F>
 struct LatticeAxis {
-    typename Lanes<F>::Int low;  // the next point is low + 1
-    F weight;                    // of the next point
+    typename Lanes<F>::Int low;  // index of the lower point; the upper one is low + 1
+    F weight;                    // of the upper point
 };
 
-// The lattice is even in asinh((x - center) / focus); positions beyond it read its border.
+// The lattice is uniform in asinh((x - center) / focus). Positions outside read its border.
 template <class F>
 S3D_HD LatticeAxis<F> locate_in_lattice(F x, float center, float focus, float extent, int32_t points) {
     const float last = static_cast<float>(points - 1);
     const F unit = inverse_sinh((x - center) * (1.0f / focus)) * (1.0f / extent);
-    const F place = limit((unit + 1.0f) * (0.5f * last), 0.0f, last);
-    const F known = choose(place == place, place, splat<F>(0.0f));
-    const F low = limit(round_down(known), 0.0f, last - 1.0f);
-    return {to_int(low), place - low};
+    const F coordinate = clamp((unit + 1.0f) * (0.5f * last), 0.0f, last);
+    const F valid = select(coordinate == coordinate, coordinate, splat<F>(0.0f));
+    const F low = clamp(round_down(valid), 0.0f, last - 1.0f);
+    return {to_int(low), coordinate - low};
 }
 
 template <class F>
-struct SeenPoint {
-    F u, v, depth;  // image coordinates, and head units toward the viewer
+struct ProjectedPoint {
+    F u, v, depth;  // image coordinates, and depth toward the viewer in head units
 };
 
-// What corner `corner` of a cell weighs: bit d of it says which of the two points along axis d it is.
+// Interpolation weight of cell corner `corner`; bit d of `corner` selects the lower or upper point along axis d.
 template <class F>
-S3D_HD F share_of_corner(int corner, const F (&weight)[3]) {
-    F share = (corner & 1) ? weight[0] : 1.0f - weight[0];
-    share = share * ((corner & 2) ? weight[1] : 1.0f - weight[1]);
-    return share * ((corner & 4) ? weight[2] : 1.0f - weight[2]);
+S3D_HD F corner_weight(int corner, const F (&weight)[3]) {
+    F product = (corner & 1) ? weight[0] : 1.0f - weight[0];
+    product = product * ((corner & 2) ? weight[1] : 1.0f - weight[1]);
+    return product * ((corner & 4) ? weight[2] : 1.0f - weight[2]);
 }
 
-// A scaled-orthographic camera: `rotation [3, 3]` head to camera, `scale`, `center [2]`.
+// Scaled orthographic camera: `rotation [3, 3]` from head to camera, `scale`, `center [2]`.
 template <class F>
-S3D_HD SeenPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
+S3D_HD ProjectedPoint<F> project(F x, F y, F z, const float* rotation, float scale, const float* center) {
     const F across = x * rotation[0] + y * rotation[1] + z * rotation[2];
     const F upward = x * rotation[3] + y * rotation[4] + z * rotation[5];
     const F nearer = x * rotation[6] + y * rotation[7] + z * rotation[8];
     return {center[0] + scale * across, center[1] - scale * upward, nearer};
 }
 
-// The gradient to coordinate `axis` of a point, from the gradient to where `project` sees it.
+// Gradient to coordinate `axis` of a point, given the gradient to its projection.
 template <class F>
-S3D_HD F differentiate_projection(const SeenPoint<F>& gradient, const float* rotation, float scale, int axis) {
+S3D_HD F projection_backward(const ProjectedPoint<F>& gradient, const float* rotation, float scale, int axis) {
     const F flat = gradient.u * rotation[axis] - gradient.v * rotation[3 + axis];
     return scale * flat + gradient.depth * rotation[6 + axis];
 }
 
-// The octaves above the first: sin 2a = 2 sin a cos a, cos 2a = 1 - 2 sin^2 a.
+// Next octave: sin 2a = 2 sin a cos a, cos 2a = 1 - 2 sin^2 a.
 template <class F>
 S3D_HD SineCosine<F> double_angle(SineCosine<F> angle) {
     return {2.0f * angle.sine * angle.cosine, 1.0f - 2.0f * angle.sine * angle.sine};
 }
 
-// The network's inputs: features of all planes, ambient coordinates, four times the offset, the position and its sines.
+// Width of the network's input: features of all planes, ambient coordinates, offset times `OFFSET_GAIN`, position and
+// its sines and cosines.
 S3D_HD int32_t count_inputs(const S3dField& field) {
     return field.scales * field.plane_channels + field.ambient + 3 + 3 * (1 + 2 * field.frequencies);
 }
@@ -73,15 +74,15 @@ S3D_HD F to_density(F raw) {
     return DENSITY_GAIN * softplus(raw);
 }
 
-// Its derivative.
+// Derivative of `to_density`.
 template <class F>
-S3D_HD F density_slope(F raw) {
+S3D_HD F density_derivative(F raw) {
     return DENSITY_GAIN * sigmoid(raw);
 }
 
-// The derivative of a sigmoid, from its value.
+// Derivative of the sigmoid, given its value.
 template <class F>
-S3D_HD F sigmoid_slope(F value) {
+S3D_HD F sigmoid_derivative(F value) {
     return value * (1.0f - value);
 }
 

@@ -1,13 +1,13 @@
-// Convolution by 3 x 3 in tiles of 4 x 4 outputs, each from a patch of 6 x 6 inputs, with 36 products in place of 144
-// (Lavin and Gray, 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3: F(4x4, 3x3)). These are its
-// transforms along one axis; each is applied along both.
+// 3 x 3 convolution in tiles of 4 x 4 outputs, each computed from a patch of 6 x 6 inputs with 36 instead of 144
+// products (Lavin and Gray, 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3: F(4x4, 3x3)). These
+// are its one-dimensional transforms; each is applied along both axes.
 #pragma once
 
 #include "pack.h"
 
 namespace S3D_VARIANT {
 
-constexpr int TILE = 4, PATCH = 6, POINTS = PATCH * PATCH;
+constexpr int WINOGRAD_TILE = 4, PATCH = 6, WINOGRAD_POINTS = PATCH * PATCH;
 
 template <class F>
 S3D_HD void transform_filter(const F (&g)[3], F (&u)[PATCH]) {
@@ -21,9 +21,9 @@ S3D_HD void transform_filter(const F (&g)[3], F (&u)[PATCH]) {
     u[5] = g[2];
 }
 
-// The adjoint of `transform_filter`: from the gradient by u to that by g.
+// Adjoint of `transform_filter`: maps the gradient to u to the gradient to g.
 template <class F>
-S3D_HD void gather_filter(const F (&u)[PATCH], F (&g)[3]) {
+S3D_HD void transform_filter_adjoint(const F (&u)[PATCH], F (&g)[3]) {
     const F even = (1.0f / 6.0f) * (u[1] + u[2]), wide = (1.0f / 6.0f) * (u[3] + u[4]);
     g[0] = 0.25f * (u[0] + wide) - even;
     g[1] = (1.0f / 6.0f) * (u[2] - u[1] + 0.5f * (u[3] - u[4]));
@@ -43,7 +43,7 @@ S3D_HD void transform_patch(const F (&d)[PATCH], F (&v)[PATCH]) {
 }
 
 template <class F>
-S3D_HD void transform_products(const F (&m)[PATCH], F (&y)[TILE]) {
+S3D_HD void transform_products(const F (&m)[PATCH], F (&y)[WINOGRAD_TILE]) {
     const F even = m[1] + m[2], odd = m[1] - m[2];
     const F wide = m[3] + m[4], skewed = m[3] - m[4];
     y[0] = m[0] + even + wide;
@@ -52,9 +52,9 @@ S3D_HD void transform_products(const F (&m)[PATCH], F (&y)[TILE]) {
     y[3] = odd + 8.0f * skewed + m[5];
 }
 
-// The adjoint of `transform_products`: from the gradient by y to that by m.
+// Adjoint of `transform_products`: maps the gradient to y to the gradient to m.
 template <class F>
-S3D_HD void spread_outputs(const F (&y)[TILE], F (&m)[PATCH]) {
+S3D_HD void transform_products_adjoint(const F (&y)[WINOGRAD_TILE], F (&m)[PATCH]) {
     const F even = y[0] + y[2], odd = y[1] + y[3];
     const F wide = y[0] + 4.0f * y[2], skewed = 2.0f * y[1] + 8.0f * y[3];
     m[0] = y[0];

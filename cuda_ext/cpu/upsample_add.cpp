@@ -1,4 +1,4 @@
-// Feature maps on channels that lie side by side: a coarse one, enlarged twice bilinearly, is added to a fine one.
+// Adds a coarse feature map, upsampled bilinearly by two, to a fine one; channels-last layout.
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -6,21 +6,21 @@
 namespace S3D_VARIANT {
 namespace {
 
-void put(float* place, Pack value, int count) { store_part(place, value, count); }
-void put(Bfloat* place, Pack value, int count) { store_rounded(place, value, count); }
+void store_value(float* address, Pack value, int count) { store_partial(address, value, count); }
+void store_value(BFloat16* address, Pack value, int count) { store_bf16(address, value, count); }
 
-// One row of the coarse map between two others; its first and last pixels are repeated around it.
+// Interpolates two rows of the coarse map and repeats the first and last pixel at both ends.
 template <class T>
 void blend_rows(const T* near, const T* far, int64_t count, int32_t channels, float* row) {
     for (int64_t i = 0; i < count; i += WIDTH) {
         const int lanes = count_lanes(i, count);
-        store_part(row + i, 0.75f * load_part(near + i, lanes) + 0.25f * load_part(far + i, lanes), lanes);
+        store_partial(row + i, 0.75f * load_partial(near + i, lanes) + 0.25f * load_partial(far + i, lanes), lanes);
     }
     memcpy(row - channels, row, sizeof(float) * channels);
     memcpy(row + count, row + count - channels, sizeof(float) * channels);
 }
 
-// One row of the result. `row` has a pixel more on either side.
+// Writes one output row. `row` is padded by one pixel on either side.
 template <class T>
 void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
     const T* addend = static_cast<const T*>(maps.addend) + begin;
@@ -29,11 +29,11 @@ void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
     for (int32_t x = 0; x < maps.width; ++x, row += channels, addend += 2 * channels, output += 2 * channels) {
         for (int32_t c = 0; c < channels; c += WIDTH) {
             const int lanes = count_lanes(c, channels);
-            const Pack here = 0.75f * load_part(row + c, lanes);
-            const Pack left = here + 0.25f * load_part(row + c - channels, lanes);
-            const Pack right = here + 0.25f * load_part(row + c + channels, lanes);
-            put(output + c, left + load_part(addend + c, lanes), lanes);
-            put(output + channels + c, right + load_part(addend + channels + c, lanes), lanes);
+            const Pack here = 0.75f * load_partial(row + c, lanes);
+            const Pack left = here + 0.25f * load_partial(row + c - channels, lanes);
+            const Pack right = here + 0.25f * load_partial(row + c + channels, lanes);
+            store_value(output + c, left + load_partial(addend + c, lanes), lanes);
+            store_value(output + channels + c, right + load_partial(addend + channels + c, lanes), lanes);
         }
     }
 }
@@ -45,7 +45,7 @@ void write_rows(const S3dEnlarging& maps, int64_t index, float* scratch) {
     const T* coarse = static_cast<const T*>(maps.coarse) + item * maps.height * count;
     float* row = scratch + maps.channels;
     for (int below = 0; below < 2; ++below) {
-        const int32_t far = hold(below ? y + 1 : y - 1, maps.height);
+        const int32_t far = clamp_index(below ? y + 1 : y - 1, maps.height);
         blend_rows(coarse + y * count, coarse + far * count, count, maps.channels, row);
         write_row<T>(maps, row, (2 * index + below) * 2 * count);
     }
@@ -61,7 +61,7 @@ int enlarging_forward(const S3dEnlarging& maps, int threads) {
     int error = S3D_OK;
 #pragma omp parallel num_threads(threads)
     {
-        float* scratch = allocate(floats);
+        float* scratch = allocate_zeros(floats);
         if (scratch == nullptr) {
 #pragma omp atomic write
             error = S3D_NO_MEMORY;
@@ -69,7 +69,7 @@ int enlarging_forward(const S3dEnlarging& maps, int threads) {
 #pragma omp for schedule(static)
         for (int64_t index = 0; index < maps.batch * maps.height; ++index) {
             if (scratch == nullptr) continue;
-            (maps.storage == S3D_FLOAT32 ? write_rows<float> : write_rows<Bfloat>)(maps, index, scratch);
+            (maps.storage == S3D_FLOAT32 ? write_rows<float> : write_rows<BFloat16>)(maps, index, scratch);
         }
         free(scratch);
     }
