@@ -17,7 +17,7 @@ struct Scratch {
     int64_t pitch;
     float *row, *smooth, *agreement, *pixels, *blended, *shares;
 
-    explicit Scratch(const S3dDetail& arguments) : pitch(pad_to_pack(arguments.width) + 2 * WIDTH) {
+    explicit Scratch(const S3dAddResidual& arguments) : pitch(pad_to_pack(arguments.width) + 2 * WIDTH) {
         Arena arena = {nullptr};
         for (int pass = 0; pass < 2; ++pass) {
             row = arena.take(CHANNELS * arguments.width);
@@ -49,21 +49,21 @@ struct Band {
 };
 
 template <class T>
-void read_row(const S3dDetail& arguments, int64_t item, int32_t y, float* row) {
+void read_row(const S3dAddResidual& arguments, int64_t item, int32_t y, float* row) {
     const int64_t count = int64_t{CHANNELS} * arguments.width;
-    const T* from = static_cast<const T*>(arguments.change) + (item * arguments.height + y) * count;
+    const T* from = static_cast<const T*>(arguments.residual) + (item * arguments.height + y) * count;
     for (int64_t i = 0; i < count; i += WIDTH) {
         const int lanes = count_lanes(i, count);
         store_partial(row + i, load_partial(from + i, lanes), lanes);
     }
 }
 
-void read_row(const S3dDetail& arguments, int64_t item, int32_t y, float* row) {
+void read_row(const S3dAddResidual& arguments, int64_t item, int32_t y, float* row) {
     (arguments.storage == S3D_FLOAT32 ? read_row<float> : read_row<BFloat16>)(arguments, item, y, row);
 }
 
 // Averages two by two image pixels of each color and computes the agreement with the source.
-void compute_agreement(const S3dDetail& arguments, const Band& band, const Scratch& scratch) {
+void compute_agreement(const S3dAddResidual& arguments, const Band& band, const Scratch& scratch) {
     const int32_t begin = band.first < 2 ? 0 : band.first - 2;
     const int32_t end = band.first + band.count + 2 > arguments.height ? arguments.height : band.first + band.count + 2;
     for (int32_t y = begin; y < end; ++y) {
@@ -85,7 +85,7 @@ void compute_agreement(const S3dDetail& arguments, const Band& band, const Scrat
                 const float* lower = band.smooth(scratch, color, 2 * y + 1) + 2 * x;
                 size += absolute(0.25f * (upper[0] + upper[1] + lower[0] + lower[1]));
             }
-            agreement[x] = size / (COLORS * arguments.agreement);
+            agreement[x] = size / (COLORS * arguments.detail_threshold);
         }
         for (int32_t x = 0; x < arguments.width / 2; x += WIDTH) {
             const Pack size = load(agreement + x);
@@ -104,7 +104,7 @@ void blend_rows(const float* near, const float* far, float share, int32_t count,
 }
 
 // Fraction of the detail removed from a row of the image: left pixels of each pair first, then right ones.
-void upsample_agreement(const S3dDetail& arguments, const Band& band, const Scratch& scratch, int32_t row) {
+void upsample_agreement(const S3dAddResidual& arguments, const Band& band, const Scratch& scratch, int32_t row) {
     const int32_t size = arguments.height / 2, near = row / 4, phase = row % 4;
     const int32_t far = clamp_index(phase < 2 ? near - 1 : near + 1, size);
     float* blended = scratch.blended + WIDTH;
@@ -112,15 +112,15 @@ void upsample_agreement(const S3dDetail& arguments, const Band& band, const Scra
                arguments.width / 2, blended);
     float *left = scratch.shares, *right = scratch.shares + scratch.pitch;
     for (int32_t x = 0; x < arguments.width / 2; ++x) {
-        left[2 * x] = arguments.share * (0.625f * blended[x] + 0.375f * blended[x - 1]);
-        right[2 * x] = arguments.share * (0.875f * blended[x] + 0.125f * blended[x - 1]);
-        left[2 * x + 1] = arguments.share * (0.875f * blended[x] + 0.125f * blended[x + 1]);
-        right[2 * x + 1] = arguments.share * (0.625f * blended[x] + 0.375f * blended[x + 1]);
+        left[2 * x] = arguments.detail_scale * (0.625f * blended[x] + 0.375f * blended[x - 1]);
+        right[2 * x] = arguments.detail_scale * (0.875f * blended[x] + 0.125f * blended[x - 1]);
+        left[2 * x + 1] = arguments.detail_scale * (0.875f * blended[x] + 0.125f * blended[x + 1]);
+        right[2 * x + 1] = arguments.detail_scale * (0.625f * blended[x] + 0.375f * blended[x + 1]);
     }
 }
 
 // Writes one color of an image row.
-void write_row(const S3dDetail& arguments, const Band& band, const Scratch& scratch, int color, int32_t row) {
+void write_row(const S3dAddResidual& arguments, const Band& band, const Scratch& scratch, int color, int32_t row) {
     const int32_t near = row / 2, far = clamp_index(row % 2 ? near + 1 : near - 1, arguments.height);
     float* blended = scratch.blended + WIDTH;
     blend_rows(band.smooth(scratch, color, near), band.smooth(scratch, color, far), 0.25f, arguments.width, blended);
@@ -147,7 +147,7 @@ void write_row(const S3dDetail& arguments, const Band& band, const Scratch& scra
     }
 }
 
-void write_band(const S3dDetail& arguments, const Band& band, const Scratch& scratch) {
+void write_band(const S3dAddResidual& arguments, const Band& band, const Scratch& scratch) {
     compute_agreement(arguments, band, scratch);
     for (int32_t y = band.first; y < band.first + band.count; ++y) {
         read_row(arguments, band.item, y, scratch.row);
@@ -164,7 +164,7 @@ void write_band(const S3dDetail& arguments, const Band& band, const Scratch& scr
 
 }  // namespace
 
-int detail_forward(const S3dDetail& arguments, int threads) {
+int add_residual_forward(const S3dAddResidual& arguments, int threads) {
     if (arguments.batch < 0 || arguments.height < 0 || arguments.width < 0 || threads < 1) return S3D_BAD_SIZE;
     if (arguments.height % 2 || arguments.width % 2) return S3D_BAD_SIZE;
     if (int64_t{4} * CHANNELS * arguments.height * arguments.width > INT32_MAX) return S3D_BAD_SIZE;

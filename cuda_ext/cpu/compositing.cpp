@@ -57,7 +57,7 @@ struct RayGroup {
             const int count = lane < lanes ? count_samples(lane, step) : 0;
             if (count == 0) continue;
             const int64_t begin = range[lane].begin + step;
-            optical_depth[lane] = load_partial(rays.density + begin, count) * load_partial(rays.lengths + begin, count);
+            optical_depth[lane] = load_partial(rays.density + begin, count) * load_partial(rays.deltas + begin, count);
         }
         transpose(optical_depth);
     }
@@ -199,8 +199,8 @@ void depths_backward(const S3dComposite& rays, const SamplePack& samples, Pack w
     const Pack from_here = suffix_sum(weight_gradient * samples.read(rays.weights), samples.segment);
     const Pack from_next = behind + shift_lanes(from_here, -1, samples.segment);
     const Pack slope = select(visible, depth_derivative(weight_gradient, after, from_next), Pack{});
-    samples.write(rays.density_gradient, slope * samples.read(rays.lengths));
-    samples.write(rays.lengths_gradient, slope * samples.read(rays.density));
+    samples.write(rays.density_gradient, slope * samples.read(rays.deltas));
+    samples.write(rays.deltas_gradient, slope * samples.read(rays.density));
     behind += from_here[0];
 }
 
@@ -213,8 +213,8 @@ void ray_backward(const S3dComposite& rays, int64_t ray, float max_depth) {
     for (int64_t s = range.begin; s < range.end; s += WIDTH) {
         const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
         samples.write(rays.density_gradient, weights_backward(rays, samples, ray));
-        const Depth depth(samples, samples.read(rays.density) * samples.read(rays.lengths), ahead);
-        samples.write(rays.lengths_gradient, exponential(-depth.after));
+        const Depth depth(samples, samples.read(rays.density) * samples.read(rays.deltas), ahead);
+        samples.write(rays.deltas_gradient, exponential(-depth.after));
         visible_end += __builtin_popcount(~mask_to_bits(depth.before > splat<Pack>(max_depth)) & samples.bits());
         ahead = depth.after[samples.lanes - 1];
     }
@@ -223,7 +223,7 @@ void ray_backward(const S3dComposite& rays, int64_t ray, float max_depth) {
     for (int64_t s = range.begin + (packs - 1) * WIDTH; s >= range.begin; s -= WIDTH) {
         const SamplePack samples = {s, count_lanes(s, range.end), WIDTH};
         const int32_t left = visible_end - s < WIDTH ? static_cast<int32_t>(visible_end - s) : WIDTH;
-        depths_backward(rays, samples, samples.read(rays.density_gradient), samples.read(rays.lengths_gradient),
+        depths_backward(rays, samples, samples.read(rays.density_gradient), samples.read(rays.deltas_gradient),
                         iota() < left, behind);
     }
 }
@@ -231,7 +231,7 @@ void ray_backward(const S3dComposite& rays, int64_t ray, float max_depth) {
 void short_rays_backward(const S3dComposite& rays, int64_t first, int lanes, int count, float max_depth) {
     const SamplePack samples = {first * count, lanes * count, count};
     const Pack weight_gradient = weights_backward(rays, samples, first);
-    const Depth depth(samples, samples.read(rays.density) * samples.read(rays.lengths), 0.0f);
+    const Depth depth(samples, samples.read(rays.density) * samples.read(rays.deltas), 0.0f);
     float behind = 0.0f;
     depths_backward(rays, samples, weight_gradient, exponential(-depth.after), ~(depth.before > splat<Pack>(max_depth)),
                     behind);
@@ -240,15 +240,14 @@ void short_rays_backward(const S3dComposite& rays, int64_t first, int lanes, int
 int check(const S3dComposite& rays, int threads) {
     if (rays.rays < 0 || rays.samples < 0 || rays.samples > INT32_MAX) return S3D_BAD_SIZE;
     if (rays.channels < 0 || threads < 1) return S3D_BAD_SIZE;
-    const bool dense = rays.offsets == nullptr && rays.rays > 0;
-    return dense && rays.samples % rays.rays != 0 ? S3D_BAD_SIZE : S3D_OK;
+    return rays.rays > 0 && rays.samples % rays.rays != 0 ? S3D_BAD_SIZE : S3D_OK;
 }
 
 }  // namespace
 
 int composite_forward(const S3dComposite& rays, int threads) {
     if (int error = check(rays, threads)) return error;
-    const float max_depth = max_visible_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.early_stop_eps);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < rays.rays; first += WIDTH) {
         composite_rays(rays, first, count_lanes(first, rays.rays), max_depth);
@@ -258,9 +257,9 @@ int composite_forward(const S3dComposite& rays, int threads) {
 
 int composite_backward(const S3dComposite& rays, int threads) {
     if (int error = check(rays, threads)) return error;
-    const float max_depth = max_visible_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.early_stop_eps);
     // Short rays share a pack if their sample count is a power of two.
-    const int64_t count = rays.offsets == nullptr && rays.rays > 0 ? rays.samples / rays.rays : 0;
+    const int64_t count = rays.rays > 0 ? rays.samples / rays.rays : 0;
     const bool are_short = count > 0 && count < WIDTH && (count & (count - 1)) == 0;
     const int rays_per_pack = are_short ? WIDTH / static_cast<int>(count) : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)

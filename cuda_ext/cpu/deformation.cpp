@@ -14,7 +14,7 @@ struct MotionCodes {
     float* codes = nullptr;       // [batch, parts, stride]
     float* transposed = nullptr;  // [batch, hidden, share_stride]
 
-    explicit MotionCodes(const S3dWarp& warp)
+    explicit MotionCodes(const S3dDeformation& warp)
         : parts(warp.regions + 1), stride(pad_to_pack(warp.hidden)), share_stride(pad_to_pack(parts)) {
         const size_t count = warp.batch * parts * stride;
         codes = allocate_zeros(count + warp.batch * warp.hidden * share_stride);
@@ -38,14 +38,14 @@ struct MotionCodes {
 
 // One thread's buffers, taken from one allocation.
 struct Scratch {
-    float *position, *shares;  // of the chunk, padded to whole packs
-    float* outer;              // [CHUNK_POSITIONS, outer_stride]: first and last hidden layer, concatenated
-    float* bottleneck;         // [CHUNK_POSITIONS, *]
-    float* outputs;            // [CHUNK_POSITIONS, *]; their gradient in the backward pass
+    float *position, *region_weights;  // of the chunk, padded to whole packs
+    float* outer;                      // [CHUNK_POSITIONS, outer_stride]: first and last hidden layer, concatenated
+    float* bottleneck;                 // [CHUNK_POSITIONS, *]
+    float* outputs;                    // [CHUNK_POSITIONS, *]; their gradient in the backward pass
     float *outer_derivatives,
         *bottleneck_derivatives;  // from here on for the backward pass: derivatives of the activations
     float *outer_gradient, *bottleneck_gradient, *mixed_gradient;  // gradients
-    float *position_gradient, *shares_gradient;
+    float *position_gradient, *region_weights_gradient;
     int outer_stride;
     Bf16Scratch bf16;
 };
@@ -58,14 +58,14 @@ struct ThreadState {
     float* buffer = nullptr;  // of the scratch
 };
 
-size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, bool back,
+size_t assign_buffers(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes, bool back,
                       float* buffer, Scratch& scratch) {
     Arena arena = {buffer};
     const auto take_rows = [&](int stride) { return arena.take(static_cast<size_t>(CHUNK_POSITIONS) * stride); };
     const int bottleneck = network.layer[0].stride;
     scratch.outer_stride = pad_to_pack(warp.hidden + motion_codes.stride);
     scratch.position = take_rows(motion_codes.stride);
-    scratch.shares = take_rows(motion_codes.share_stride);
+    scratch.region_weights = take_rows(motion_codes.share_stride);
     scratch.outer = take_rows(scratch.outer_stride);
     scratch.bottleneck = take_rows(bottleneck);
     scratch.outputs = take_rows(network.layer[2].stride);
@@ -76,7 +76,7 @@ size_t assign_buffers(const S3dWarp& warp, const Network& network, const MotionC
         scratch.bottleneck_gradient = take_rows(bottleneck);
         scratch.mixed_gradient = take_rows(motion_codes.stride);
         scratch.position_gradient = take_rows(motion_codes.stride);
-        scratch.shares_gradient = take_rows(motion_codes.share_stride);
+        scratch.region_weights_gradient = take_rows(motion_codes.share_stride);
     }
     if (network.uses_bf16()) {
         const size_t words = network.count_bf16_words(CHUNK_POSITIONS);
@@ -100,22 +100,24 @@ void write_rows(const float* from, int stride, int rows, int columns, float* to)
     }
 }
 
-void read_points(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t first, int points, Scratch& scratch) {
+void read_points(const S3dDeformation& warp, const MotionCodes& motion_codes, int64_t first, int points,
+                 Scratch& scratch) {
     read_rows(warp.position + first * warp.hidden, points, warp.hidden, scratch.position, motion_codes.stride);
-    read_rows(warp.shares + first * warp.regions, points, warp.regions, scratch.shares, motion_codes.share_stride);
-    for (int i = 0; i < points; ++i) scratch.shares[i * motion_codes.share_stride + warp.regions] = 1.0f;
+    read_rows(warp.region_weights + first * warp.regions, points, warp.regions, scratch.region_weights,
+              motion_codes.share_stride);
+    for (int i = 0; i < points; ++i) scratch.region_weights[i * motion_codes.share_stride + warp.regions] = 1.0f;
 }
 
 // Computes the input of the first activation.
 template <class Epilogue>
-void mix_codes(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch,
+void mix_codes(const S3dDeformation& warp, const MotionCodes& motion_codes, int64_t item, int points, Scratch& scratch,
                Epilogue epilogue) {
-    multiply({scratch.shares, motion_codes.share_stride, 1},
+    multiply({scratch.region_weights, motion_codes.share_stride, 1},
              {motion_codes.find_codes(item), motion_codes.stride, motion_codes.parts}, points, warp.hidden,
              {scratch.position, motion_codes.stride}, {scratch.outer, scratch.outer_stride}, epilogue);
 }
 
-void deform_chunk(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
+void deform_chunk(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
                   Scratch& scratch) {
     const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
@@ -135,7 +137,7 @@ void deform_chunk(const S3dWarp& warp, const Network& network, const MotionCodes
 }
 
 // Recomputes the layers and stores the derivatives of their activations.
-void recompute_layers(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t item,
+void recompute_layers(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes, int64_t item,
                       int points, Scratch& scratch) {
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
     const Bf16Scratch& bf16 = scratch.bf16;
@@ -143,13 +145,13 @@ void recompute_layers(const S3dWarp& warp, const Network& network, const MotionC
     mix_codes(warp, motion_codes, item, points, scratch, [](Pack sum) { return sum; });
     activate_rows(outer, scratch.outer_derivatives, outer_stride, points, warp.hidden);
     network.layer[0].forward(outer, outer_stride, points, bottleneck, bottleneck_stride, false, bf16);
-    activate_rows(bottleneck, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.narrow);
+    activate_rows(bottleneck, scratch.bottleneck_derivatives, bottleneck_stride, points, warp.bottleneck);
     network.layer[1].forward(bottleneck, bottleneck_stride, points, last, outer_stride, false, bf16);
     activate_rows(last, scratch.outer_derivatives + warp.hidden, outer_stride, points, warp.hidden);
 }
 
 // Backward pass from the outputs to the input of the first activation.
-void layers_backward(const S3dWarp& warp, const Network& network, int points, ThreadState& state) {
+void layers_backward(const S3dDeformation& warp, const Network& network, int points, ThreadState& state) {
     Scratch& scratch = state.scratch;
     LayerGradient* layer = state.network.layer;
     const int outer_stride = scratch.outer_stride, bottleneck_stride = network.layer[0].stride;
@@ -165,9 +167,9 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
     layer[1].accumulate(network.layer[1], last_gradient, outer_stride, points, scratch.bottleneck, bottleneck_stride,
                         bf16);
     network.layer[1].backward_input(last_gradient, outer_stride, points, bottleneck_gradient, bottleneck_stride,
-                                    warp.narrow, bf16);
+                                    warp.bottleneck, bf16);
     multiply_rows_by(bottleneck_gradient, bottleneck_stride, scratch.bottleneck_derivatives, bottleneck_stride, points,
-                     warp.narrow);
+                     warp.bottleneck);
     layer[0].accumulate(network.layer[0], bottleneck_gradient, bottleneck_stride, points, scratch.outer, outer_stride,
                         bf16);
     network.layer[0].backward_input(bottleneck_gradient, bottleneck_stride, points, scratch.mixed_gradient,
@@ -183,29 +185,30 @@ void layers_backward(const S3dWarp& warp, const Network& network, int points, Th
 }
 
 // Accumulates the gradients to the codes of a frame, and the contribution of the frame to the gradients of positions
-// and shares.
-void codes_backward(const S3dWarp& warp, const MotionCodes& motion_codes, int64_t item, int points,
+// and region_weights.
+void codes_backward(const S3dDeformation& warp, const MotionCodes& motion_codes, int64_t item, int points,
                     ThreadState& state) {
     const Scratch& scratch = state.scratch;
     const auto identity = [](Pack sum) { return sum; };
     const int stride = motion_codes.stride, share_stride = motion_codes.share_stride;
     float* codes = state.codes + item * motion_codes.parts * stride;
-    multiply({scratch.shares, 1, share_stride}, {scratch.mixed_gradient, stride, points}, motion_codes.parts,
+    multiply({scratch.region_weights, 1, share_stride}, {scratch.mixed_gradient, stride, points}, motion_codes.parts,
              warp.hidden, {codes, stride}, {codes, stride}, identity);
     multiply({scratch.mixed_gradient, stride, 1},
              {motion_codes.find_transposed(item, warp.hidden), share_stride, warp.hidden}, points, warp.regions,
-             {scratch.shares_gradient, share_stride}, {scratch.shares_gradient, share_stride}, identity);
+             {scratch.region_weights_gradient, share_stride}, {scratch.region_weights_gradient, share_stride},
+             identity);
     for (int64_t i = 0; i < static_cast<int64_t>(points) * stride; i += WIDTH) {
         store(scratch.position_gradient + i, load(scratch.position_gradient + i) + load(scratch.mixed_gradient + i));
     }
 }
 
-void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
+void chunk_backward(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes, int64_t first,
                     ThreadState& state) {
     Scratch& scratch = state.scratch;
     const int points = warp.points - first < CHUNK_POSITIONS ? static_cast<int>(warp.points - first) : CHUNK_POSITIONS;
     read_points(warp, motion_codes, first, points, scratch);
-    memset(scratch.shares_gradient, 0, sizeof(float) * points * motion_codes.share_stride);
+    memset(scratch.region_weights_gradient, 0, sizeof(float) * points * motion_codes.share_stride);
     memset(scratch.position_gradient, 0, sizeof(float) * points * motion_codes.stride);
     for (int64_t item = 0; item < warp.batch; ++item) {
         recompute_layers(warp, network, motion_codes, item, points, scratch);
@@ -216,12 +219,12 @@ void chunk_backward(const S3dWarp& warp, const Network& network, const MotionCod
     }
     write_rows(scratch.position_gradient, motion_codes.stride, points, warp.hidden,
                warp.position_gradient + first * warp.hidden);
-    write_rows(scratch.shares_gradient, motion_codes.share_stride, points, warp.regions,
-               warp.shares_gradient + first * warp.regions);
+    write_rows(scratch.region_weights_gradient, motion_codes.share_stride, points, warp.regions,
+               warp.region_weights_gradient + first * warp.regions);
 }
 
 // Backward pass over the chunks `begin` to `end`, for one thread.
-int range_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin,
+int range_backward(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes, int64_t begin,
                    int64_t end, ThreadState& state) {
     if (begin == end) return S3D_OK;
     state.codes = allocate_zeros(warp.batch * motion_codes.parts * motion_codes.stride);
@@ -235,7 +238,7 @@ int range_backward(const S3dWarp& warp, const Network& network, const MotionCode
     return S3D_OK;
 }
 
-void add_thread_gradients(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes,
+void add_thread_gradients(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes,
                           const ThreadState& state) {
     state.network.add_to(network, warp.weights_gradient, warp.biases_gradient);
     for (int64_t row = 0; state.codes != nullptr && row < warp.batch * motion_codes.parts; ++row) {
@@ -246,8 +249,8 @@ void add_thread_gradients(const S3dWarp& warp, const Network& network, const Mot
     }
 }
 
-int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes& motion_codes, ThreadState* states,
-                 int threads) {
+int run_backward(const S3dDeformation& warp, const Network& network, const MotionCodes& motion_codes,
+                 ThreadState* states, int threads) {
     const int64_t chunks = (warp.points + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
     int error = S3D_OK;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
@@ -264,23 +267,24 @@ int run_backward(const S3dWarp& warp, const Network& network, const MotionCodes&
     return S3D_OK;
 }
 
-int check(const S3dWarp& warp, int threads) {
+int check(const S3dDeformation& warp, int threads) {
     constexpr int MAX_SIZE = 1 << 20;
-    const int32_t sizes[] = {warp.regions, warp.hidden, warp.narrow, warp.outputs};
+    const int32_t sizes[] = {warp.regions, warp.hidden, warp.bottleneck, warp.outputs};
     for (const int32_t size : sizes) {
         if (size < 1 || size > MAX_SIZE) return S3D_BAD_SIZE;
     }
     return warp.batch < 0 || warp.points < 0 || threads < 1 ? S3D_BAD_SIZE : S3D_OK;
 }
 
-bool pack(const S3dWarp& warp, Network& network) {
-    const LayerSize sizes[] = {{warp.hidden, warp.narrow}, {warp.narrow, warp.hidden}, {2 * warp.hidden, warp.outputs}};
-    return network.pack(sizes, warp.weights, warp.biases, warp.bfloat_products != 0);
+bool pack(const S3dDeformation& warp, Network& network) {
+    const LayerSize sizes[] = {
+        {warp.hidden, warp.bottleneck}, {warp.bottleneck, warp.hidden}, {2 * warp.hidden, warp.outputs}};
+    return network.pack(sizes, warp.weights, warp.biases, warp.bf16_products != 0);
 }
 
 }  // namespace
 
-int warp_forward(const S3dWarp& warp, int threads) {
+int deformation_forward(const S3dDeformation& warp, int threads) {
     if (int error = check(warp, threads)) return error;
     const MotionCodes motion_codes(warp);
     Network network;
@@ -307,7 +311,7 @@ int warp_forward(const S3dWarp& warp, int threads) {
     return error;
 }
 
-int warp_backward(const S3dWarp& warp, int threads) {
+int deformation_backward(const S3dDeformation& warp, int threads) {
     if (int error = check(warp, threads)) return error;
     const MotionCodes motion_codes(warp);
     Network network;

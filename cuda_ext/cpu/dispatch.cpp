@@ -37,13 +37,13 @@ struct Kernels {
     int (*composite_backward)(const S3dComposite&, int);
     int (*field_forward)(const S3dField&, int);
     int (*field_backward)(const S3dField&, int);
-    int (*warp_forward)(const S3dWarp&, int);
-    int (*warp_backward)(const S3dWarp&, int);
-    int (*photograph_forward)(const S3dPhotograph&, int);
+    int (*deformation_forward)(const S3dDeformation&, int);
+    int (*deformation_backward)(const S3dDeformation&, int);
+    int (*warp_source_forward)(const S3dWarpSource&, int);
     int (*convolution_forward)(const S3dConvolution&, int);
     int (*convolution_backward)(const S3dConvolution&, int);
-    int (*detail_forward)(const S3dDetail&, int);
-    int (*enlarging_forward)(const S3dEnlarging&, int);
+    int (*add_residual_forward)(const S3dAddResidual&, int);
+    int (*upsample_add_forward)(const S3dUpsampleAdd&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant) \
@@ -56,13 +56,13 @@ struct Kernels {
      variant::composite_backward,       \
      variant::field_forward,            \
      variant::field_backward,           \
-     variant::warp_forward,             \
-     variant::warp_backward,            \
-     variant::photograph_forward,       \
+     variant::deformation_forward,      \
+     variant::deformation_backward,     \
+     variant::warp_source_forward,      \
      variant::convolution_forward,      \
      variant::convolution_backward,     \
-     variant::detail_forward,           \
-     variant::enlarging_forward}
+     variant::add_residual_forward,     \
+     variant::upsample_add_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
@@ -151,10 +151,14 @@ int s3d_cpu_composite_backward(const S3dComposite* rays, int threads) {
 }
 int s3d_cpu_field_forward(const S3dField* field, int threads) { return chosen->field_forward(*field, threads); }
 int s3d_cpu_field_backward(const S3dField* field, int threads) { return chosen->field_backward(*field, threads); }
-int s3d_cpu_warp_forward(const S3dWarp* warp, int threads) { return chosen->warp_forward(*warp, threads); }
-int s3d_cpu_warp_backward(const S3dWarp* warp, int threads) { return chosen->warp_backward(*warp, threads); }
-int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads) {
-    return chosen->photograph_forward(*photograph, threads);
+int s3d_cpu_deformation_forward(const S3dDeformation* warp, int threads) {
+    return chosen->deformation_forward(*warp, threads);
+}
+int s3d_cpu_deformation_backward(const S3dDeformation* warp, int threads) {
+    return chosen->deformation_backward(*warp, threads);
+}
+int s3d_cpu_warp_source_forward(const S3dWarpSource* photograph, int threads) {
+    return chosen->warp_source_forward(*photograph, threads);
 }
 int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads) {
     return chosen->convolution_forward(*layer, threads);
@@ -162,9 +166,11 @@ int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads) {
 int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads) {
     return chosen->convolution_backward(*layer, threads);
 }
-int s3d_cpu_detail_forward(const S3dDetail* detail, int threads) { return chosen->detail_forward(*detail, threads); }
-int s3d_cpu_enlarging_forward(const S3dEnlarging* maps, int threads) {
-    return chosen->enlarging_forward(*maps, threads);
+int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads) {
+    return chosen->add_residual_forward(*detail, threads);
+}
+int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads) {
+    return chosen->upsample_add_forward(*maps, threads);
 }
 
 // build.py defines S3D_ABI_HASH.

@@ -44,12 +44,12 @@ void assign_buffers(float* buffer, const Strides& stride, Scratch& scratch) {
     scratch.sums = scratch.outputs + static_cast<size_t>(CHUNK_RAYS) * stride.outputs;
 }
 
-// Gathers positions and lengths of sample `s` of the active rays.
+// Gathers positions and deltas of sample `s` of the active rays.
 void gather_samples(const S3dField& field, const Item& item, int64_t first, int s, Scratch& scratch) {
     for (int i = 0; i < scratch.rows.count; ++i) {
         const int64_t index = (first + scratch.ray[i]) * field.samples + s;
         for (int d = 0; d < 3; ++d) scratch.rows.position[d][i] = item.positions[index * 3 + d];
-        scratch.length[i] = item.lengths[index];
+        scratch.length[i] = item.deltas[index];
         scratch.before[i] = scratch.depth[scratch.ray[i]];
     }
     for (int i = scratch.rows.count; i < CHUNK_RAYS; ++i) {
@@ -99,7 +99,7 @@ void march_rays(const S3dField& field, const Item& item, const Network& network,
                 Scratch& scratch) {
     const int rays = field.rays - first < CHUNK_RAYS ? static_cast<int>(field.rays - first) : CHUNK_RAYS;
     const int channels = 5 + field.features;
-    const float max_depth = max_visible_depth(field.stop);
+    const float max_depth = max_visible_depth(field.early_stop_eps);
     SampleRows& rows = scratch.rows;
     rows.count = rays;
     for (int i = 0; i < rays; ++i) {
@@ -160,7 +160,7 @@ int field_forward(const S3dField& field, int threads) {
     const int hidden = field.hidden;
     const LayerSize sizes[] = {{count_inputs(field), hidden}, {hidden, hidden}, {hidden, 4 + field.features}};
     Network network;
-    if (!network.pack(sizes, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
+    if (!network.pack(sizes, field.weights, field.biases, field.bf16_products != 0)) return S3D_NO_MEMORY;
     return field.storage == S3D_FLOAT32 ? march_all_rays<float>(field, network, threads)
                                         : march_all_rays<BFloat16>(field, network, threads);
 }

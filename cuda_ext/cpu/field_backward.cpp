@@ -89,7 +89,7 @@ void read_chunk(const S3dField& field, const Item& item, int64_t first, Scratch&
             for (int d = 0; d < 3; ++d) {
                 store(scratch.rows.position[d] + to, gather(item.positions + from * 3 + d, origin * 3, WIDTH));
             }
-            store(scratch.length + to, gather(item.lengths + from, origin, WIDTH));
+            store(scratch.length + to, gather(item.deltas + from, origin, WIDTH));
         }
     }
     const int channels = 5 + field.features;
@@ -242,7 +242,8 @@ void chunk_backward(const S3dField& field, const Network& network, const Item& i
     prepare_inputs<T>(field, item, scratch.rows);
     network_forward(network, scratch);
     init_weight_gradients(scratch);
-    for (int ray = 0; ray < CHUNK_RAYS; ray += WIDTH) rays_backward(field, max_visible_depth(field.stop), ray, scratch);
+    for (int ray = 0; ray < CHUNK_RAYS; ray += WIDTH)
+        rays_backward(field, max_visible_depth(field.early_stop_eps), ray, scratch);
     values_backward(scratch);
     network_backward(field, network, state);
     for (int row = 0; row < scratch.rows.count; row += WIDTH) {
@@ -351,7 +352,7 @@ int field_backward(const S3dField& field, int threads) {
     const int hidden = field.hidden;
     const LayerSize sizes[] = {{count_inputs(field), hidden}, {hidden, hidden}, {hidden, 4 + field.features}};
     Network network;
-    if (!network.pack(sizes, field.weights, field.biases, field.bfloat_products != 0)) return S3D_NO_MEMORY;
+    if (!network.pack(sizes, field.weights, field.biases, field.bf16_products != 0)) return S3D_NO_MEMORY;
     ThreadState* states = static_cast<ThreadState*>(malloc(sizeof(ThreadState) * threads));
     if (states == nullptr) return S3D_NO_MEMORY;
     for (int part = 0; part < threads; ++part) states[part] = ThreadState();

@@ -13,13 +13,13 @@
     int composite_backward(const S3dComposite&, int threads);     \
     int field_forward(const S3dField&, int threads);              \
     int field_backward(const S3dField&, int threads);             \
-    int warp_forward(const S3dWarp&, int threads);                \
-    int warp_backward(const S3dWarp&, int threads);               \
-    int photograph_forward(const S3dPhotograph&, int threads);    \
+    int deformation_forward(const S3dDeformation&, int threads);  \
+    int deformation_backward(const S3dDeformation&, int threads); \
+    int warp_source_forward(const S3dWarpSource&, int threads);   \
     int convolution_forward(const S3dConvolution&, int threads);  \
     int convolution_backward(const S3dConvolution&, int threads); \
-    int detail_forward(const S3dDetail&, int threads);            \
-    int enlarging_forward(const S3dEnlarging&, int threads);      \
+    int add_residual_forward(const S3dAddResidual&, int threads); \
+    int upsample_add_forward(const S3dUpsampleAdd&, int threads); \
     }
 
 #ifdef S3D_VARIANT

@@ -13,7 +13,7 @@ constexpr int MAX_LATTICE_CHANNELS = 64;
 // One batch item.
 struct Item {
     const float* positions;  // [rays, samples, 3]
-    const float* lengths;    // [rays, samples]
+    const float* deltas;     // [rays, samples]
     const float* lattice;    // [z, y, x, 3 + ambient]
     const float* rotation;
     const float* center;
@@ -33,7 +33,7 @@ static inline Item find_item(const S3dField& field, int64_t index) {
     const int64_t samples = field.rays * field.samples;
     const int64_t points = static_cast<int64_t>(field.lattice_size[0]) * field.lattice_size[1] * field.lattice_size[2];
     return {field.positions + index * samples * 3,
-            field.lengths + index * samples,
+            field.deltas + index * samples,
             field.lattice + index * points * (3 + field.ambient),
             field.rotation + index * 9,
             field.center + index * 2,

@@ -22,7 +22,7 @@ void blend_rows(const T* near, const T* far, int64_t count, int32_t channels, fl
 
 // Writes one output row. `row` is padded by one pixel on either side.
 template <class T>
-void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
+void write_row(const S3dUpsampleAdd& maps, const float* row, int64_t begin) {
     const T* addend = static_cast<const T*>(maps.addend) + begin;
     T* output = static_cast<T*>(maps.output) + begin;
     const int32_t channels = maps.channels;
@@ -39,7 +39,7 @@ void write_row(const S3dEnlarging& maps, const float* row, int64_t begin) {
 }
 
 template <class T>
-void write_rows(const S3dEnlarging& maps, int64_t index, float* scratch) {
+void write_rows(const S3dUpsampleAdd& maps, int64_t index, float* scratch) {
     const int64_t item = index / maps.height, count = int64_t{maps.width} * maps.channels;
     const int32_t y = static_cast<int32_t>(index % maps.height);
     const T* coarse = static_cast<const T*>(maps.coarse) + item * maps.height * count;
@@ -53,7 +53,7 @@ void write_rows(const S3dEnlarging& maps, int64_t index, float* scratch) {
 
 }  // namespace
 
-int enlarging_forward(const S3dEnlarging& maps, int threads) {
+int upsample_add_forward(const S3dUpsampleAdd& maps, int threads) {
     if (maps.batch < 0 || maps.height < 0 || maps.width < 0 || maps.channels < 0 || threads < 1) return S3D_BAD_SIZE;
     if (maps.storage != S3D_FLOAT32 && maps.storage != S3D_BFLOAT16) return S3D_BAD_STORAGE;
     if (maps.height == 0 || maps.width == 0 || maps.channels == 0) return S3D_OK;

@@ -33,7 +33,7 @@ Neighbors find_neighbors(PackInt pixel, int side, int32_t size) {
 }
 
 // The flow, upsampled by two, at one subpixel of each pixel.
-Pack upsample_flow(const float* flow, const S3dPhotograph& arguments, const Pixels& pixels, int below, int right) {
+Pack upsample_flow(const float* flow, const S3dWarpSource& arguments, const Pixels& pixels, int below, int right) {
     const int32_t first = pixels.column + right - 1;
     const bool inside = first >= 0 && first + WIDTH < arguments.width;
     const Neighbors columns = find_neighbors(iota() + pixels.column, right, arguments.width);
@@ -49,7 +49,7 @@ Pack upsample_flow(const float* flow, const S3dPhotograph& arguments, const Pixe
     return (1.0f - row) * read_row(top) + row * read_row(bottom);
 }
 
-const float* find_flow(const S3dPhotograph& arguments, int64_t item, int axis) {
+const float* find_flow(const S3dWarpSource& arguments, int64_t item, int axis) {
     const int64_t size = int64_t{arguments.height} * arguments.width;
     return arguments.fine + (item * (arguments.rendered + 2) + arguments.rendered + axis) * size;
 }
@@ -103,7 +103,7 @@ private:
 };
 
 // Writes three colors of one subpixel of each pixel to `inputs` (rows of `stride` channels) and to the warped source.
-void warp_subpixel(const S3dPhotograph& arguments, const Pixels& pixels, int below, int right, float* inputs,
+void warp_subpixel(const S3dWarpSource& arguments, const Pixels& pixels, int below, int right, float* inputs,
                    int stride) {
     const float* const flow[2] = {find_flow(arguments, pixels.item, 0), find_flow(arguments, pixels.item, 1)};
     const int32_t height = 2 * arguments.height, width = 2 * arguments.width;
@@ -134,7 +134,7 @@ void warp_subpixel(const S3dPhotograph& arguments, const Pixels& pixels, int bel
 }
 
 template <class T>
-void warp_features(const S3dPhotograph& arguments, const Pixels& pixels, float* inputs, int stride) {
+void warp_features(const S3dWarpSource& arguments, const Pixels& pixels, float* inputs, int stride) {
     const int64_t pixel = int64_t{pixels.row} * arguments.width + pixels.column;
     const Pack flow_u = load_partial(find_flow(arguments, pixels.item, 0) + pixel, pixels.lanes);
     const Pack flow_v = load_partial(find_flow(arguments, pixels.item, 1) + pixel, pixels.lanes);
@@ -156,7 +156,7 @@ void warp_features(const S3dPhotograph& arguments, const Pixels& pixels, float* 
     }
 }
 
-void copy_rendered(const S3dPhotograph& arguments, const Pixels& pixels, float* inputs, int stride) {
+void copy_rendered(const S3dWarpSource& arguments, const Pixels& pixels, float* inputs, int stride) {
     const int64_t size = int64_t{arguments.height} * arguments.width;
     const float* fine = arguments.fine + pixels.item * (arguments.rendered + 2) * size +
                         int64_t{pixels.row} * arguments.width + pixels.column;
@@ -165,7 +165,7 @@ void copy_rendered(const S3dPhotograph& arguments, const Pixels& pixels, float* 
     }
 }
 
-void write_inputs(const S3dPhotograph& arguments, const Pixels& pixels, const float* inputs, int stride) {
+void write_inputs(const S3dWarpSource& arguments, const Pixels& pixels, const float* inputs, int stride) {
     const int64_t pixel = (pixels.item * arguments.height + pixels.row) * arguments.width + pixels.column;
     const int64_t begin = pixel * stride, count = int64_t{pixels.lanes} * stride;
     if (arguments.inputs_storage == S3D_FLOAT32) {
@@ -176,7 +176,7 @@ void write_inputs(const S3dPhotograph& arguments, const Pixels& pixels, const fl
     for (int64_t i = 0; i < count; i += WIDTH) store_bf16(target + i, load(inputs + i), count_lanes(i, count));
 }
 
-void write_pixels(const S3dPhotograph& arguments, const Pixels& pixels) {
+void write_pixels(const S3dWarpSource& arguments, const Pixels& pixels) {
     const int stride = SOURCE_CHANNELS + arguments.detail_channels + arguments.rendered;
     alignas(64) float inputs[WIDTH * MAX_INPUTS];
     for (int below = 0; below < 2; ++below) {
@@ -188,7 +188,7 @@ void write_pixels(const S3dPhotograph& arguments, const Pixels& pixels) {
     write_inputs(arguments, pixels, inputs, stride);
 }
 
-int check(const S3dPhotograph& arguments, int threads) {
+int check(const S3dWarpSource& arguments, int threads) {
     const auto fits = [](int32_t height, int32_t width) {
         return height >= 1 && width >= 1 && int64_t{height} * width <= INT32_MAX;
     };
@@ -206,7 +206,7 @@ int check(const S3dPhotograph& arguments, int threads) {
 
 }  // namespace
 
-int photograph_forward(const S3dPhotograph& arguments, int threads) {
+int warp_source_forward(const S3dWarpSource& arguments, int threads) {
     if (int error = check(arguments, threads)) return error;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t index = 0; index < arguments.batch * arguments.height; ++index) {

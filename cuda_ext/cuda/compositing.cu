@@ -10,10 +10,10 @@ __global__ void compute_weights(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;
     const SampleRange range = find_samples(rays, ray);
-    const float max_depth = max_visible_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.early_stop_eps);
     float depth = 0.0f, alpha = 0.0f;
     for (int64_t s = range.begin; s < range.end; ++s) {
-        const float optical_depth = rays.density[s] * rays.lengths[s];
+        const float optical_depth = rays.density[s] * rays.deltas[s];
         const float weight = depth > max_depth ? 0.0f : sample_weight(optical_depth, depth);
         rays.weights[s] = weight;
         alpha += weight;
@@ -35,28 +35,11 @@ __global__ void accumulate_values(S3dComposite rays) {
     rays.output[ray * rays.channels + channel] = sum;
 }
 
-// The ray of a sample: the last one that begins at or before it.
-__device__ int64_t find_ray(const S3dComposite& rays, int64_t sample) {
-    if (rays.offsets == nullptr) return sample / (rays.samples / rays.rays);
-    int64_t low = 0, high = rays.rays;
-    while (high - low > 1) {
-        const int64_t middle = (low + high) / 2;
-        if (rays.offsets[middle] <= sample) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
 // One thread per sample: gradients to values, and to the weight, which is stored in density_gradient.
 __global__ void weights_backward(S3dComposite rays) {
     const int64_t s = find_thread();
     if (s >= rays.samples) return;
-    const int64_t ray = find_ray(rays, s);
-    const SampleRange range = find_samples(rays, ray);
-    if (s < range.begin || s >= range.end) return;
+    const int64_t ray = s / (rays.samples / rays.rays);
     const float* gradient = rays.output_gradient + ray * rays.channels;
     float sum = rays.alpha_gradient[ray] + rays.weights_gradient[s];
     for (int c = 0; c < rays.channels; ++c) {
@@ -71,28 +54,27 @@ __global__ void rays_backward(S3dComposite rays) {
     const int64_t ray = find_thread();
     if (ray >= rays.rays) return;
     const SampleRange range = find_samples(rays, ray);
-    const float max_depth = max_visible_depth(rays.stop);
+    const float max_depth = max_visible_depth(rays.early_stop_eps);
     float depth = 0.0f;
     int64_t visible_end = range.begin;
     for (int64_t s = range.begin; s < range.end; ++s) {
         if (!(depth > max_depth)) visible_end = s + 1;
-        depth += rays.density[s] * rays.lengths[s];
-        rays.lengths_gradient[s] = exponential(-depth);
+        depth += rays.density[s] * rays.deltas[s];
+        rays.deltas_gradient[s] = exponential(-depth);
     }
     float behind = 0.0f;
     for (int64_t s = range.end - 1; s >= range.begin; --s) {
         const float weight_gradient = rays.density_gradient[s];
-        const float slope =
-            s < visible_end ? depth_derivative(weight_gradient, rays.lengths_gradient[s], behind) : 0.0f;
+        const float slope = s < visible_end ? depth_derivative(weight_gradient, rays.deltas_gradient[s], behind) : 0.0f;
         behind += weight_gradient * rays.weights[s];
-        rays.density_gradient[s] = slope * rays.lengths[s];
-        rays.lengths_gradient[s] = slope * rays.density[s];
+        rays.density_gradient[s] = slope * rays.deltas[s];
+        rays.deltas_gradient[s] = slope * rays.density[s];
     }
 }
 
 int check(const S3dComposite& rays) {
     if (rays.rays < 0 || rays.samples < 0 || rays.channels < 0) return S3D_BAD_SIZE;
-    if (rays.offsets == nullptr && rays.rays > 0 && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
+    if (rays.rays > 0 && rays.samples % rays.rays != 0) return S3D_BAD_SIZE;
     if (rays.rays > 0 && count_blocks(rays.rays * (rays.channels + 1)) == 0) return S3D_BAD_SIZE;
     return rays.samples > 0 && count_blocks(rays.samples) == 0 ? S3D_BAD_SIZE : S3D_OK;
 }

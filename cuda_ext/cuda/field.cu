@@ -185,7 +185,8 @@ struct March {
                   s = pass * partition.samples_per_pass + threadIdx.x % partition.samples_per_pass;
         const int64_t number = static_cast<int64_t>(blockIdx.x) * partition.rays + local_ray, item = blockIdx.y;
         if (local_ray >= partition.rays || number >= field.rays || s >= field.samples) return;
-        if (pass > 0 && find_depths(partition, shared, pass)[local_ray] > max_visible_depth(field.stop)) return;
+        if (pass > 0 && find_depths(partition, shared, pass)[local_ray] > max_visible_depth(field.early_stop_eps))
+            return;
         const int64_t sample_index = (item * field.rays + number) * field.samples + s;
         const int columns = field.scales * field.plane_channels;
         float input[MAX_WIDTH], hidden[MAX_WIDTH];
@@ -201,7 +202,7 @@ struct March {
         apply_layer(field, 1, hidden, field.hidden, input, field.hidden);
         apply_layer(field, 2, input, field.hidden, hidden, 4 + field.features);
         float* staged = shared + threadIdx.x;
-        staged[0] = to_density(hidden[0]) * field.lengths[sample_index];
+        staged[0] = to_density(hidden[0]) * field.deltas[sample_index];
         for (int c = 1; c < 4; ++c) staged[c * S3D_THREADS] = sigmoid(hidden[c]);
         for (int c = 4; c < 4 + field.features; ++c) staged[c * S3D_THREADS] = hidden[c];
         staged[(4 + field.features) * S3D_THREADS] = projected.u;
@@ -210,7 +211,7 @@ struct March {
 
     // One thread per ray and channel; alpha is the last channel.
     __device__ static void accumulate(int pass, const RayPartition& partition, float* shared, const S3dField& field) {
-        const float max_depth = max_visible_depth(field.stop);
+        const float max_depth = max_visible_depth(field.early_stop_eps);
         const int rest = field.samples - pass * partition.samples_per_pass,
                   count = rest < partition.samples_per_pass ? rest : partition.samples_per_pass;
         for (int job = threadIdx.x; job < partition.rays * (partition.channels + 1); job += S3D_THREADS) {

@@ -27,16 +27,10 @@ struct SampleRange {
     int64_t begin, end;
 };
 
-// Sample range of a ray. Offsets are clamped to the arrays, whatever they contain.
+// Sample range of a ray.
 S3D_HD SampleRange find_samples(const S3dComposite& rays, int64_t ray) {
-    if (rays.offsets == nullptr) {
-        const int64_t count = rays.samples / rays.rays;
-        return {ray * count, (ray + 1) * count};
-    }
-    int64_t begin = rays.offsets[ray], end = rays.offsets[ray + 1];
-    begin = begin < 0 ? 0 : begin > rays.samples ? rays.samples : begin;
-    end = end < begin ? begin : end > rays.samples ? rays.samples : end;
-    return {begin, end};
+    const int64_t count = rays.samples / rays.rays;
+    return {ray * count, (ray + 1) * count};
 }
 
 // Accumulated optical depth at which the transmittance falls below `stop`; samples behind it are invisible.

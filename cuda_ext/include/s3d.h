@@ -56,20 +56,19 @@ typedef struct {
     int64_t rays;
     int64_t samples;  // total number
     int32_t channels;
-    float stop;              // samples behind less transmittance than this are skipped; 0 disables early termination
-    const int64_t* offsets;  // [rays + 1] first sample of each ray, or null if all rays have samples / rays
-    const float* density;    // [samples]
-    const float* values;     // [samples, channels]
-    const float* lengths;    // [samples]
-    float* output;           // [rays, channels]
-    float* alpha;            // [rays]
-    float* weights;          // [samples]
+    float early_stop_eps;  // samples behind less transmittance than this are skipped; 0 disables early termination
+    const float* density;  // [samples]
+    const float* values;   // [samples, channels]
+    const float* deltas;   // [samples]
+    float* output;         // [rays, channels]
+    float* alpha;          // [rays]
+    float* weights;        // [samples]
     const float* output_gradient;
     const float* alpha_gradient;
     const float* weights_gradient;
     float* density_gradient;  // these three are overwritten
     float* values_gradient;
-    float* lengths_gradient;
+    float* deltas_gradient;
 } S3dComposite;
 
 typedef struct {
@@ -82,13 +81,13 @@ typedef struct {
     int32_t storage;           // of the planes
     int32_t frequencies;       // octaves of the positional encoding
     int32_t hidden, features;  // widths of the network: inputs -> hidden -> hidden -> 1 + 3 + features
-    float stop;                // as in S3dComposite
+    float early_stop_eps;      // as in S3dComposite
     float lattice_center[3], lattice_focus[3], lattice_extent[3];
     int32_t plane_height[S3D_MAX_SCALES], plane_width[S3D_MAX_SCALES];
     int64_t plane_batch_stride[S3D_MAX_SCALES];  // 0 if the batch shares the planes
     const void* planes[S3D_MAX_SCALES];          // [batch, 3, height, width, plane_channels]
     const float* positions;                      // [batch, rays, samples, 3]
-    const float* lengths;                        // [batch, rays, samples]
+    const float* deltas;                         // [batch, rays, samples]
     const float* lattice;                        // [batch, z, y, x, 3 + ambient]
     const float* rotation;                       // [batch, 3, 3] of the source camera
     const float* scale;                          // [batch]
@@ -97,7 +96,7 @@ typedef struct {
     const float* biases[3];
     float* output;                 // [batch, rays, 3 + features + 2]: color, features, u and v in the source
     float* alpha;                  // [batch, rays]
-    int32_t bfloat_products;       // 1: matrix products may run in bfloat16 where that is faster
+    int32_t bf16_products;         // 1: matrix products may run in bfloat16 where that is faster
     const float* output_gradient;  // like output
     const float* alpha_gradient;   // like alpha
     float* lattice_gradient;       // like lattice; all of these are accumulated
@@ -110,24 +109,24 @@ typedef struct {
 typedef struct {
     int64_t batch, points;  // frames, and the positions they share
     int32_t regions;
-    // Widths of the network: hidden -> narrow -> hidden; both hidden layers -> outputs.
-    int32_t hidden, narrow, outputs;
-    int32_t bfloat_products;  // as in S3dField
-    const float* position;    // [points, hidden]
-    const float* shares;      // [points, regions]
-    const float* by_region;   // [batch, regions, hidden]
-    const float* pose;        // [batch, hidden]
-    const float* weights[3];  // [outputs, inputs] of the three layers
+    // Widths of the network: hidden -> bottleneck -> hidden; both hidden layers -> outputs.
+    int32_t hidden, bottleneck, outputs;
+    int32_t bf16_products;        // as in S3dField
+    const float* position;        // [points, hidden]
+    const float* region_weights;  // [points, regions]
+    const float* by_region;       // [batch, regions, hidden]
+    const float* pose;            // [batch, hidden]
+    const float* weights[3];      // [outputs, inputs] of the three layers
     const float* biases[3];
-    float* output;                 // [batch, points, outputs]
-    const float* output_gradient;  // like output
-    float* position_gradient;      // like position; these two are overwritten
-    float* shares_gradient;        // like shares
-    float* by_region_gradient;     // like by_region; all of these are accumulated
-    float* pose_gradient;          // like pose
-    float* weights_gradient[3];    // like weights
+    float* output;                   // [batch, points, outputs]
+    const float* output_gradient;    // like output
+    float* position_gradient;        // like position; these two are overwritten
+    float* region_weights_gradient;  // like region_weights
+    float* by_region_gradient;       // like by_region; all of these are accumulated
+    float* pose_gradient;            // like pose
+    float* weights_gradient[3];      // like weights
     float* biases_gradient[3];
-} S3dWarp;
+} S3dDeformation;
 
 typedef struct {
     int64_t batch;
@@ -142,7 +141,7 @@ typedef struct {
     const void* detail;  // [detail_height, detail_width, detail_channels] per item
     float* warped;       // [batch, 3, 2 height, 2 width]
     void* inputs;        // [batch, height, width, 12 + detail_channels + rendered]
-} S3dPhotograph;
+} S3dWarpSource;
 
 typedef struct {
     int64_t batch;
@@ -162,12 +161,12 @@ typedef struct {
     int64_t batch;
     int32_t height, width;  // of the residual; even
     int32_t storage;        // of the residual
-    float share;            // fraction of the residual's detail, in [0, 1], that is removed where the residual is small
-    float agreement;        // mean absolute residual at which 1/e of that fraction is removed
-    const void* change;     // [batch, height, width, 12]: residual, two by two pixels of each color in turn
-    const float* warped;    // [batch, 3, 2 height, 2 width]
-    float* image;           // like warped
-} S3dDetail;
+    float detail_scale;     // fraction of the residual's detail, in [0, 1], that is removed where the residual is small
+    float detail_threshold;  // mean absolute residual at which 1/e of that fraction is removed
+    const void* residual;    // [batch, height, width, 12]: residual, two by two pixels of each color in turn
+    const float* warped;     // [batch, 3, 2 height, 2 width]
+    float* image;            // like warped
+} S3dAddResidual;
 
 typedef struct {
     int64_t batch;
@@ -176,7 +175,7 @@ typedef struct {
     const void* coarse;  // [batch, height, width, channels]
     const void* addend;  // [batch, 2 height, 2 width, channels]
     void* output;        // like addend
-} S3dEnlarging;
+} S3dUpsampleAdd;
 
 #ifdef __cplusplus
 extern "C" {
@@ -191,15 +190,15 @@ S3D_API int s3d_cpu_composite_forward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_composite_backward(const S3dComposite* rays, int threads);
 S3D_API int s3d_cpu_field_forward(const S3dField* field, int threads);
 S3D_API int s3d_cpu_field_backward(const S3dField* field, int threads);
-S3D_API int s3d_cpu_warp_forward(const S3dWarp* warp, int threads);
-S3D_API int s3d_cpu_warp_backward(const S3dWarp* warp, int threads);
-S3D_API int s3d_cpu_photograph_forward(const S3dPhotograph* photograph, int threads);
+S3D_API int s3d_cpu_deformation_forward(const S3dDeformation* warp, int threads);
+S3D_API int s3d_cpu_deformation_backward(const S3dDeformation* warp, int threads);
+S3D_API int s3d_cpu_warp_source_forward(const S3dWarpSource* photograph, int threads);
 S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads);
 // Gradients to weights and bias. The gradient to the input is a convolution of the output gradient with the flipped and
 // transposed filters.
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
-S3D_API int s3d_cpu_detail_forward(const S3dDetail* detail, int threads);
-S3D_API int s3d_cpu_enlarging_forward(const S3dEnlarging* maps, int threads);
+S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
+S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
 // The instruction set in use: "amx" (AVX-512 and AMX for bfloat16), "avx512", "avx2" or "plain". `s3d_cpu_use` selects
 // one that the processor supports.
 S3D_API const char* s3d_cpu_variant(void);

@@ -53,36 +53,36 @@ def add_residual_reference(warped: Tensor, residual: Tensor, detail_scale: float
     return warped + pixels
 
 
-class S3dDetail(ctypes.Structure):
-    """Mirror of ``S3dDetail``."""
+class S3dAddResidual(ctypes.Structure):
+    """Mirror of ``S3dAddResidual``."""
 
     _fields_ = (
         ("batch", c_int64),
         *((name, c_int32) for name in ("height", "width", "storage")),
-        *((name, c_float) for name in ("share", "agreement")),
-        *((name, pointer) for name in ("change", "warped", "image")),
+        *((name, c_float) for name in ("detail_scale", "detail_threshold")),
+        *((name, pointer) for name in ("residual", "warped", "image")),
     )
 
 
-ARGUMENTS = S3dDetail
+ARGUMENTS = S3dAddResidual
 
 
 def launch_forward(library: Library, warped: Tensor, residual: Tensor, detail_scale: float) -> Tensor:
     """Add ``residual [B, h, w, 12]`` (float32 or bfloat16) to ``warped [B, 3, 2h, 2w]``; CPU kernels only."""
     warped, residual = warped.contiguous(), residual.contiguous()
     image = torch.empty_like(warped)
-    arguments = S3dDetail(
+    arguments = S3dAddResidual(
         batch=residual.shape[0],
         height=residual.shape[1],
         width=residual.shape[2],
         storage=STORAGE[residual.dtype],
-        share=detail_scale,
-        agreement=DETAIL_THRESHOLD,
-        change=residual.data_ptr(),
+        detail_scale=detail_scale,
+        detail_threshold=DETAIL_THRESHOLD,
+        residual=residual.data_ptr(),
         warped=warped.data_ptr(),
         image=image.data_ptr(),
     )
-    library.call("detail_forward", arguments, warped.device)
+    library.call("add_residual_forward", arguments, warped.device)
     return image
 
 

@@ -67,10 +67,10 @@ class S3dComposite(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rays", "samples")),
         ("channels", c_int32),
-        ("stop", c_float),
-        *((name, pointer) for name in ("offsets", "density", "values", "lengths", "output", "alpha", "weights")),
+        ("early_stop_eps", c_float),
+        *((name, pointer) for name in ("density", "values", "deltas", "output", "alpha", "weights")),
         *((f"{name}_gradient", pointer) for name in ("output", "alpha", "weights")),
-        *((f"{name}_gradient", pointer) for name in ("density", "values", "lengths")),
+        *((f"{name}_gradient", pointer) for name in ("density", "values", "deltas")),
     )
 
 
@@ -83,10 +83,10 @@ def make_arguments(density: Tensor, values: Tensor, deltas: Tensor, rays: int, e
         rays=rays,
         samples=len(density),
         channels=values.shape[1],
-        stop=early_stop_eps,
+        early_stop_eps=early_stop_eps,
         density=density.data_ptr(),
         values=values.data_ptr(),
-        lengths=deltas.data_ptr(),
+        deltas=deltas.data_ptr(),
     )
 
 
@@ -121,7 +121,7 @@ def launch_backward(
     arguments.weights = weights.data_ptr()
     for name, gradient in zip(("output", "alpha", "weights"), gradients, strict=True):
         setattr(arguments, f"{name}_gradient", gradient.data_ptr())
-    for name, result in zip(("density", "values", "lengths"), results, strict=True):
+    for name, result in zip(("density", "values", "deltas"), results, strict=True):
         setattr(arguments, f"{name}_gradient", result.data_ptr())
     library.call("composite_backward", arguments, density.device)
     return results

@@ -65,23 +65,26 @@ def run_network(mixed: Tensor, layers: Layers) -> Tensor:
     return result if result.dtype == torch.float64 else result.float()
 
 
-class S3dWarp(ctypes.Structure):
-    """Mirror of ``S3dWarp``."""
+NAMES = ("position", "region_weights", "by_region", "pose")
+
+
+class S3dDeformation(ctypes.Structure):
+    """Mirror of ``S3dDeformation``."""
 
     _fields_ = (
         *((name, c_int64) for name in ("batch", "points")),
-        *((name, c_int32) for name in ("regions", "hidden", "narrow", "outputs", "bfloat_products")),
-        *((name, pointer) for name in ("position", "shares", "by_region", "pose")),
+        *((name, c_int32) for name in ("regions", "hidden", "bottleneck", "outputs", "bf16_products")),
+        *((name, pointer) for name in NAMES),
         ("weights", pointer * 3),
         ("biases", pointer * 3),
         *((name, pointer) for name in ("output", "output_gradient")),
-        *((f"{name}_gradient", pointer) for name in ("position", "shares", "by_region", "pose")),
+        *((f"{name}_gradient", pointer) for name in NAMES),
         ("weights_gradient", pointer * 3),
         ("biases_gradient", pointer * 3),
     )
 
 
-ARGUMENTS = S3dWarp
+ARGUMENTS = S3dDeformation
 
 
 @dataclass(frozen=True)
@@ -106,28 +109,25 @@ class DeformationArguments:
         tensors = [part.float().contiguous() for part in self.list_tensors()]
         return replace(self, **dict(zip(NAMES, tensors, strict=False)), layers=tensors[4:])
 
-    def make_structure(self) -> S3dWarp:
+    def make_structure(self) -> S3dDeformation:
         """Fill in the C structure. The tensors must be contiguous and outlive it."""
         weights, biases = self.layers[::2], self.layers[1::2]
         batch, regions, hidden = self.by_region.shape
-        return S3dWarp(
+        return S3dDeformation(
             batch=batch,
             points=len(self.position),
             regions=regions,
             hidden=hidden,
-            narrow=len(biases[0]),
+            bottleneck=len(biases[0]),
             outputs=len(biases[2]),
-            bfloat_products=self.bf16_products,
+            bf16_products=self.bf16_products,
             position=self.position.data_ptr(),
-            shares=self.region_weights.data_ptr(),
+            region_weights=self.region_weights.data_ptr(),
             by_region=self.by_region.data_ptr(),
             pose=self.pose.data_ptr(),
             weights=tuple(part.data_ptr() for part in weights),
             biases=tuple(part.data_ptr() for part in biases),
         )
-
-
-NAMES = ("position", "region_weights", "by_region", "pose")
 
 
 def launch_forward(library: Library, arguments: DeformationArguments) -> Tensor:
@@ -136,7 +136,7 @@ def launch_forward(library: Library, arguments: DeformationArguments) -> Tensor:
     output = dense.position.new_empty(len(dense.pose), len(dense.position), len(dense.layers[-1]))
     structure = dense.make_structure()
     structure.output = output.data_ptr()
-    library.call("warp_forward", structure, output.device)
+    library.call("deformation_forward", structure, output.device)
     return output
 
 
@@ -148,11 +148,11 @@ def launch_backward(library: Library, gradient: Tensor, arguments: DeformationAr
     results += [torch.zeros_like(part) for part in (dense.by_region, dense.pose, *dense.layers)]
     structure = dense.make_structure()
     structure.output_gradient = gradient.data_ptr()
-    for name, result in zip(("position", "shares", "by_region", "pose"), results, strict=False):
+    for name, result in zip(NAMES, results, strict=False):
         setattr(structure, f"{name}_gradient", result.data_ptr())
     structure.weights_gradient = tuple(part.data_ptr() for part in results[4::2])
     structure.biases_gradient = tuple(part.data_ptr() for part in results[5::2])
-    library.call("warp_backward", structure, gradient.device)
+    library.call("deformation_backward", structure, gradient.device)
     return [result.to(part.dtype) for result, part in zip(results, arguments.list_tensors(), strict=True)]
 
 

@@ -30,8 +30,8 @@ def add_upsampled_reference(coarse: Tensor, fine: Tensor) -> Tensor:
     return fine + upsample(coarse, 2)
 
 
-class S3dEnlarging(ctypes.Structure):
-    """Mirror of ``S3dEnlarging``."""
+class S3dUpsampleAdd(ctypes.Structure):
+    """Mirror of ``S3dUpsampleAdd``."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -40,7 +40,7 @@ class S3dEnlarging(ctypes.Structure):
     )
 
 
-ARGUMENTS = S3dEnlarging
+ARGUMENTS = S3dUpsampleAdd
 
 
 def launch_forward(library: Library, coarse: Tensor, fine: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def launch_forward(library: Library, coarse: Tensor, fine: Tensor) -> Tensor:
     coarse, fine = coarse.contiguous(), fine.contiguous()
     output = torch.empty_like(fine)
     batch, height, width, channels = coarse.shape
-    arguments = S3dEnlarging(
+    arguments = S3dUpsampleAdd(
         batch=batch,
         height=height,
         width=width,
@@ -58,7 +58,7 @@ def launch_forward(library: Library, coarse: Tensor, fine: Tensor) -> Tensor:
         addend=fine.data_ptr(),
         output=output.data_ptr(),
     )
-    library.call("enlarging_forward", arguments, fine.device)
+    library.call("upsample_add_forward", arguments, fine.device)
     return output
 
 

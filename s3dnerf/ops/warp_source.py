@@ -53,8 +53,8 @@ def warp_source_reference(image: Tensor, detail: Tensor, rendered: Tensor) -> tu
     return warped, inputs.contiguous(memory_format=torch.channels_last)
 
 
-class S3dPhotograph(ctypes.Structure):
-    """Mirror of ``S3dPhotograph``."""
+class S3dWarpSource(ctypes.Structure):
+    """Mirror of ``S3dWarpSource``."""
 
     _fields_ = (
         ("batch", c_int64),
@@ -66,7 +66,7 @@ class S3dPhotograph(ctypes.Structure):
     )
 
 
-ARGUMENTS = S3dPhotograph
+ARGUMENTS = S3dWarpSource
 
 
 def launch_forward(
@@ -83,7 +83,7 @@ def launch_forward(
     warped = rendered.new_empty(batch, 3, 2 * height, 2 * width)
     dtype = torch.bfloat16 if bf16_inputs else torch.float32
     inputs = rendered.new_empty(batch, height, width, 12 + detail.shape[3] + channels - 2, dtype=dtype)
-    arguments = S3dPhotograph(
+    arguments = S3dWarpSource(
         batch=batch,
         height=height,
         width=width,
@@ -103,7 +103,7 @@ def launch_forward(
         warped=warped.data_ptr(),
         inputs=inputs.data_ptr(),
     )
-    library.call("photograph_forward", arguments, rendered.device)
+    library.call("warp_source_forward", arguments, rendered.device)
     return warped, inputs
 
 
