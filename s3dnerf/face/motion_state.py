@@ -68,7 +68,7 @@ class MotionState:
             if not isinstance(values[name], str):
                 raise ValueError(f"{name} must be text")
         for name in ("seed", "pose_frames", "blink_frames"):
-            if type(values[name]) is not int or values[name] < 0 and name != "seed":
+            if type(values[name]) is not int or (values[name] < 0 and name != "seed"):
                 raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ', 0 or more'}")
         turn, shift, eyes = (_read_row(values, name, size) for name, size in (("turn", 3), ("shift", 2), ("eyes", 2)))
         (zoom,) = _read_row({"zoom": [values["zoom"]]}, "zoom", 1)

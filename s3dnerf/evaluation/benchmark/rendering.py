@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from s3dnerf import backend, limits
+from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.timing import force_backend
@@ -26,6 +26,7 @@ from s3dnerf.models.s3dnerf import s3dnerf as model_module
 from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformationField
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
+from s3dnerf.ops import backend
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
 
 PHASES: tuple[tuple[str, object, str], ...] = (
