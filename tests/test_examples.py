@@ -66,7 +66,7 @@ def test_stream_frames_reports_times(inputs: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_turn_head(inputs: Path) -> None:
-    load("rotate_head").main("portrait.png", "speech.wav", "sides.png", frame=2)
+    load("turn_head").main("portrait.png", "speech.wav", "sides.png", frame=2)
     left, middle, right = np.split(read_image("sides.png").astype(int), 3, axis=1)
     assert left.shape == (256, 256, 3)
     assert all(np.abs(view - middle).mean() > 2 for view in (left, right))

@@ -132,9 +132,9 @@ def test_the_papers_order_is_that_of_its_table() -> None:
 
 def test_variants_of_unknown_settings_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, "without_hair", ablation.Variant("without hair", {"losses.hair": "0"}, 1.0))
-    monkeypatch.setitem(VARIANTS, "without_lips", ablation.Variant("without lips", {"losses.lips": "0"}, 1.0))
+    monkeypatch.setitem(VARIANTS, "without_lips", ablation.Variant("without lips", {"losses.speech": "0"}, 1.0))
     assert "without_hair" not in list_variants()
-    assert configure_variants("smoke.yaml", chosen=["without_lips"])["without_lips"].losses.lips == 0.0
+    assert configure_variants("smoke.yaml", chosen=["without_lips"])["without_lips"].losses.speech == 0.0
 
 
 def test_invalid_variants_scores_and_seeds_are_refused(tmp_path: Path, astronaut_clips: Path) -> None:

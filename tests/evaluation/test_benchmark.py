@@ -91,7 +91,7 @@ def test_rendering_is_split_into_phases_and_compared() -> None:
 
 def test_both_backends_have_the_same_training_losses(drawn_clips: Path) -> None:
     speed, losses = measure_training(S3DNeRFTrainer, drawn_clips, steps=3, config="smoke.yaml", device="cpu")
-    assert {row["step"] for row in speed.rows} == {"pictures", "pictures and movement"}
+    assert {row["step"] for row in speed.rows} == {"images", "images and motion"}
     assert all(row["ours ms"] > 0 and row["PyTorch ms"] > 0 for row in speed.rows)
     assert float(losses.rows[0]["largest relative difference of the loss"]) < 1e-2
 

@@ -11,7 +11,8 @@ import yaml
 
 from s3dnerf.config import load_config
 from s3dnerf.data.clip import INFO_FILE
-from s3dnerf.training.sync import SyncConfig, read_clips
+from s3dnerf.training.sync import SyncConfig
+from s3dnerf.training.sync_data import read_clips
 from s3dnerf.training.sync_offsets import sort_by_frames, write_offsets
 
 SMALL = (
@@ -43,4 +44,5 @@ def test_every_clip_gets_an_offset_from_the_other_half(drawn_clips: Path, one_th
 
 def test_halves_are_fair(drawn_clips: Path, one_thread: None) -> None:
     words = ["--data.root", str(drawn_clips), "--data.offsets", "null", *SMALL]
-    assert sort_by_frames(read_clips(load_config(SyncConfig, "sync.yaml", words))) == ["ann", "ben"]
+    config = load_config(SyncConfig, "sync.yaml", words)
+    assert sort_by_frames(read_clips(config.data, config.model, config.seed)) == ["ann", "ben"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import s3dnerf
 from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
@@ -137,7 +138,7 @@ def default_inputs(image: Path | None = None, audio: Path | None = None) -> Iter
 
             image = Path(folder) / "portrait.png"
             write_image(image, astronaut())
-        yield image, audio or Path(backend.__file__).parent / "assets" / "speech.wav"
+        yield image, audio or Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
 
 def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]]:
