@@ -25,7 +25,7 @@ PEOPLE = {"id00012": "grid_uC_lrwp9a", "id00017": "grid_uD_brbk7n"}
 STEPS = ("Prepare", "Train", "Use it")
 FASTER = (
     *("--train.steps", "4", "--train.motion_steps", "2", "--train.save_every", "4", "--train.validate_every", "2"),
-    *("--adversarial.network.side", "32", "--adversarial.network.widths", "[8, 8, 8]"),
+    *("--adversarial.widths", "[8, 8, 8]"),
     *("--train.precision", "float32", "--train.device", "cpu"),
 )
 """What smoke.yaml leaves as vox.yaml has it, and even fewer steps."""

@@ -120,4 +120,4 @@ def _record_inputs(pipeline: TalkingHeadPipeline, image: Path, audio: Path) -> t
         next(iter(pipeline(image, audio)))
     finally:
         handle.remove()
-    return network, tuple(part.float().clone() for part in recorded[0])
+    return network, tuple(part.float().clone() for part in recorded[0] if isinstance(part, Tensor))
