@@ -261,7 +261,7 @@ class TalkingHeadPipeline:
             poses = self.choose_motion(rotate_head(found.pose, *turn), pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
-            background = self.make_background(found, identity, color)
+            scene = self.make_background(found, identity, color)
         picture, box = found.picture, found.crop
         if framing == "picture":
             picture, box = limit_image_size(picture, box, LARGEST_SIDE, MOST_PIXELS)
@@ -293,7 +293,7 @@ class TalkingHeadPipeline:
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, motion, *kept, timer, background)
+            rendered = self.render_frames(identity, motion, *kept, timer, scene)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
@@ -358,9 +358,8 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         background = self.make_background(found, identity)
         sound = audio or video
-        heard = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
-        if freeze_mouth:
-            heard = repeat(heard[0])
+        codes = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
+        heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
@@ -427,13 +426,13 @@ class TalkingHeadPipeline:
         activity = measure_speech_activity(stream_clean_speech(audio), level, frames)
         blocks = fit_length(stream_clean_speech(audio), None if frames is None else frames * SAMPLES_PER_FRAME)
         windows = stream_speech_windows(blocks, self.model.config.audio.samples)
-        motion = []
+        codes = []
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, AUDIO_BATCH)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
-                motion.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
+                codes.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
             silence = self.model.encode_silence(identity).float()
-        motion = self.model.prepare_motion(torch.cat(motion))
+        motion = self.model.prepare_motion(torch.cat(codes))
         return silence.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
 
     def render_frames(

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -260,7 +261,7 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
             raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
 
 
-def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
+def _pack_track(clip: Clip) -> dict[str, Any]:
     return {
         "landmarks": encode_landmarks(clip.landmarks),
         "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64)).as_rotvec().astype(np.float32),
@@ -272,7 +273,7 @@ def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
     }
 
 
-def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, object]:
+def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, Any]:
     landmarks = decode_landmarks(stored["landmarks"])
     if landmarks.shape != (frames, len(KEPT_POINTS), 3):
         raise ValueError(f"landmarks have shape {landmarks.shape}, not {(frames, len(KEPT_POINTS), 3)}")

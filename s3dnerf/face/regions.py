@@ -129,6 +129,7 @@ def point_regions() -> np.ndarray:
     labels = draw_region_map(face, size)
     pixels = np.clip(np.round((face[:, :2] + 1) * (size / 2) - 0.5), 0, size - 1).astype(int)
     regions = labels[pixels[:, 1], pixels[:, 0]].astype(np.int64)
+    named: dict[int, tuple[tuple[int, ...], ...]]
     named = {LIPS: (LIPS_OUTER, LIPS_INNER), EYES: (EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT)}
     named[BROWS] = (BROW_LEFT, BROW_RIGHT)
     named[NOSE] = (NOSE_RIDGE,)

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from s3dnerf import backend, limits
@@ -141,7 +142,8 @@ def default_inputs(image: Path | None = None, audio: Path | None = None) -> Iter
 
 def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]]:
     """Render the same frames on our kernels and on PyTorch's operators, in turns; the best of two counts."""
-    seconds, rendered = {}, {}
+    seconds: dict[str, float] = {}
+    rendered: dict[str, list[np.ndarray]] = {}
     for name in ("auto", "pytorch") * 2:
         with force_backend(name):
             begin = time.perf_counter()
