@@ -211,7 +211,7 @@ def _read_hints(schema: type) -> Mapping[str, Any]:
 
 
 @functools.cache
-def _make_adapter(schema: type) -> pydantic.TypeAdapter:
+def _make_adapter(schema: type) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(schema)
 
 

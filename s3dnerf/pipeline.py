@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from s3dnerf import limits
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import limit_image_size, paste_crop
@@ -46,7 +48,6 @@ from s3dnerf.face.portrait import Face, extract_face, find_face
 from s3dnerf.face.video import track_head
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
-    SAMPLES_PER_FRAME,
     SpeechLevel,
     check_speech,
     count_frames,
@@ -75,6 +76,7 @@ FRAMES_WAITING = 8
 """Rendered frames that may wait to be written."""
 AUDIO_BATCH = 64
 """Windows of speech that are encoded at once."""
+T = TypeVar("T")
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
 BATCH = {"cpu": 4, "cuda": 16}
@@ -149,7 +151,7 @@ class TalkingVideo:
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
         # One thread encodes while the next frames are rendered; only a few frames wait for it.
         with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
-            waiting: deque[Future] = deque()
+            waiting: deque[Future[None]] = deque()
             for frame in self:
                 waiting.append(thread.submit(self.write_frame, writer, frame))
                 if len(waiting) > FRAMES_WAITING:
@@ -554,7 +556,7 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
 
 
-def remember_last(values: Iterator, last: deque) -> Iterator:
+def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
     """Pass values on and keep the latest one in ``last``."""
     for value in values:
         last.append(value)

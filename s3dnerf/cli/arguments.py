@@ -37,7 +37,7 @@ SPLIT: dict[str, Any] = {
 
 
 def add_command(
-    commands: argparse._SubParsersAction,
+    commands: argparse._SubParsersAction[OneLineParser],
     name: str,
     run: Callable[[argparse.Namespace], None],
     summary: str,

@@ -6,10 +6,10 @@ import argparse
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
-from s3dnerf.options import add_int, name_output, read_path, read_text
+from s3dnerf.options import OneLineParser, add_int, name_output, read_path, read_text
 
 
-def add_render(commands: argparse._SubParsersAction) -> None:
+def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "render",

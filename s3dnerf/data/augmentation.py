@@ -6,10 +6,11 @@ from functools import cache
 
 import numpy as np
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import load_canonical_face
 from s3dnerf.face.canonical import find_mirror_pairs
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window
+from s3dnerf.media.audio import cut_speech_window
 
 MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 

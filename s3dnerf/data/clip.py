@@ -27,12 +27,13 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmenter
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
+from s3dnerf.media.audio import read_speech, write_flac
 from s3dnerf.media.files import atomic_write, atomic_write_folder
 from s3dnerf.media.video import VideoWriter, read_frames
 from s3dnerf.paths import is_folder
@@ -173,7 +174,7 @@ def read_valid(folder: str | Path) -> np.ndarray:
         return stored["valid"]
 
 
-def read_info(folder: str | Path) -> dict:
+def read_info(folder: str | Path) -> dict[str, Any]:
     """Read clip.json. Raises UserError if the folder is no clip, has another format version or is damaged."""
     folder = Path(folder)
     path = folder / INFO_FILE

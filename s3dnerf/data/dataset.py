@@ -39,7 +39,7 @@ class EmptySplitError(UserError):
     """A split has no clips, or none with usable speech."""
 
 
-class TalkingFaceDataset(Dataset):
+class TalkingFaceDataset(Dataset[Batch]):
     """Training batches by step number."""
 
     def __init__(

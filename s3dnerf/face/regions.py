@@ -73,7 +73,7 @@ def measure_eye_openness(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([_measure_eye(landmarks, *side) for side in sides], axis=-1).astype(np.float32)
 
 
-def _measure_eye(landmarks: np.ndarray, pairs: tuple, corners: tuple[int, int]) -> np.ndarray:
+def _measure_eye(landmarks: np.ndarray, pairs: tuple[tuple[int, int], ...], corners: tuple[int, int]) -> np.ndarray:
     upper = select_points(landmarks, np.array([a for a, _ in pairs]))
     lower = select_points(landmarks, np.array([b for _, b in pairs]))
     ends = select_points(landmarks, corners)

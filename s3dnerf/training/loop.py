@@ -167,7 +167,7 @@ class TrainingLoop(ABC, Generic[Model]):
         self.finish_step()
         return metrics
 
-    def log_metrics(self, log: SummaryWriter, bar: tqdm, metrics: dict[str, Tensor | float]) -> None:
+    def log_metrics(self, log: SummaryWriter, bar: tqdm[Any], metrics: dict[str, Tensor | float]) -> None:
         """Write metrics to the log and the progress bar."""
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():

@@ -273,7 +273,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return TrainingState(self.average.module, modules, optimizers)
 
 
-class ErrorCatchingDataset(Dataset):
+class ErrorCatchingDataset(Dataset[Batch | UserError]):
     """A data set that returns a UserError in place of a batch, for the main process to raise.
 
     An error raised in a worker process would be rebuilt by PyTorch from its text alone, as a RuntimeError.

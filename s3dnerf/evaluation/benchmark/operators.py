@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s3dnerf import backend, limits
 from s3dnerf.device import choose_device
-from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
+from s3dnerf.encoding.hash_grid import HashGridConfig, plan_levels
 from s3dnerf.evaluation.benchmark.libraries import (
     COMPILED,
     UnavailableError,
@@ -26,11 +26,11 @@ from s3dnerf.models.layers import ResidualBlock
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.ops.composite import composite, composite_reference
 from s3dnerf.ops.deformation import deform, deform_reference
-from s3dnerf.ops.hash_grid import encode_hash_grid_reference
+from s3dnerf.ops.hash_grid import encode_hash_grid, encode_hash_grid_reference
 from s3dnerf.ops.layout import GridLevel
 from s3dnerf.ops.triplane import sample_triplane, sample_triplane_reference
-from s3dnerf.rendering.rays import Camera
 from s3dnerf.rendering.volume_rendering import DeformedField, render_rays, render_rays_reference
+from s3dnerf.structures import Camera
 
 Operator = Callable[..., Any]
 """An operator: ours, its reference, or ``torch.compile`` of that."""
@@ -274,7 +274,7 @@ def _make_field_cases(points: int, repeats: int, device: torch.device, generator
     eager = on_pytorch(lambda: render(render_rays_reference))
     baselines = {"eager": eager, SEPARATE: lambda: render(render_rays_reference)}
     yield Case("fused field, forward", lambda: render(render_rays), baselines, repeats, compiled)
-    stopping = lambda: render(render_rays, early_stop_eps=1e-3)
+    stopping = partial(render, render_rays, early_stop_eps=1e-3)
     yield Case("fused field, rays stop at 1e-3", stopping, {"eager": eager}, repeats, compiled)
     for precision in ("float32", "autocast"):
         yield from _make_field_training_cases(points, repeats, device, generator, precision)

@@ -50,7 +50,7 @@ class PhaseProfiler:
         self.seconds: dict[str, float] = defaultdict(float)
         self.stack = threading.local()
 
-    def wrap(self, phase: str, function: Callable) -> Callable:
+    def wrap(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``function`` with its time added to ``phase``."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
