@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from s3dnerf import limits
+from s3dnerf.config import from_dict, to_dict
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
@@ -61,6 +62,7 @@ from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import VideoWriter, check_video_output, stream_frames
+from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -195,7 +197,11 @@ class TalkingHeadPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, checkpoint: str | Path | None = None, device: str = "auto", fit_steps: int = 0
+        cls,
+        checkpoint: str | Path | None = None,
+        device: str = "auto",
+        fit_steps: int = 0,
+        settings: Mapping[str, float] | None = None,
     ) -> TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
@@ -204,6 +210,8 @@ class TalkingHeadPipeline:
                 the shipped weights.
             device: "auto", "cpu" or "cuda".
             fit_steps: as of the class.
+            settings: settings of inference that replace those stored with the weights: names and values of
+                :class:`s3dnerf.models.s3dnerf.config.RenderConfig`, such as ``{"motion_scale": 1.3}``.
 
         Raises:
             UserError: there is no model at ``checkpoint``, or an argument is wrong.
@@ -214,7 +222,9 @@ class TalkingHeadPipeline:
             checkpoint = SHIPPED_WEIGHTS
         elif is_folder(Path(checkpoint) / "model"):
             checkpoint = Path(checkpoint) / "model"
-        return cls(S3DNeRF.load(checkpoint), place, fit_steps=fit_steps)
+        model = S3DNeRF.load(checkpoint)
+        model.render_config = from_dict(RenderConfig, {**to_dict(model.render_config), **(settings or {})}, "settings")
+        return cls(model, place, fit_steps=fit_steps)
 
     def __call__(
         self,
@@ -493,6 +503,7 @@ def render(
     fit_steps: int = 0,
     start: str | Path | None = None,
     end: str | Path | None = None,
+    settings: Mapping[str, float] | None = None,
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
@@ -507,7 +518,7 @@ def render(
     if end is not None:
         check_output(end, [*inputs, out])
     state = None if start is None else read_state(start)
-    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
     loading = time.perf_counter() - begin
     video = pipeline(
         image,

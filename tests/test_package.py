@@ -114,3 +114,37 @@ def test_data_files_are_in_the_package(name: str) -> None:
 def test_weights_are_in_the_package_and_small() -> None:
     weights = list((PACKAGE / "weights").rglob("*.safetensors"))
     assert weights and sum(path.stat().st_size for path in weights) <= 20_000_000
+
+
+def list_imported_modules(path: Path) -> set[str]:
+    """The modules of the package that a file imports when it is imported itself; not those inside functions."""
+    found = set()
+    package = ("s3dnerf", *path.relative_to(PACKAGE).parent.parts)
+    nodes = list(ast.parse(path.read_text("utf-8")).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            type_checking = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+            nodes += (
+                [] if type_checking else [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+            )
+    return found
+
+
+def test_there_are_no_import_cycles() -> None:
+    names = {".".join(("s3dnerf", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in modules()}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    # A package's __init__ imports its own modules, which is no cycle unless they import the package's names back.
+    graph = {name: (list_imported_modules(path) & names.keys()) - {name} for name, path in names.items()}
+    remaining = dict(graph)
+    while leaves := {name for name, imported in remaining.items() if not imported & remaining.keys()}:
+        for name in leaves:
+            del remaining[name]
+    in_cycles = {name for name in remaining if any(name in remaining[other] for other in remaining)}
+    assert not in_cycles

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -661,3 +662,22 @@ def test_memory_does_not_grow_with_the_length_of_the_speech(files: Path, tmp_pat
     short, long = map(int, done.stdout.split())
     assert probe_video(tmp_path / "long.mp4").frames == 2500
     assert long < 1.1 * short
+
+
+def test_settings_of_inference_replace_those_of_the_weights(checkpoint: Path) -> None:
+    stored = TalkingHeadPipeline.from_pretrained(checkpoint, "cpu").model.render_config
+    changed = TalkingHeadPipeline.from_pretrained(checkpoint, "cpu", settings={"motion_scale": 1.3}).model.render_config
+    assert changed == replace(stored, motion_scale=1.3)
+    with pytest.raises(UserError, match="motion_scale"):
+        TalkingHeadPipeline.from_pretrained(checkpoint, "cpu", settings={"motion_scale": -1.0})
+    with pytest.raises(UserError, match="lip_scale"):
+        TalkingHeadPipeline.from_pretrained(checkpoint, "cpu", settings={"lip_scale": 1.0})
+
+
+def test_the_command_line_passes_settings_of_inference(monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
+    passed = []
+    monkeypatch.setattr("s3dnerf.pipeline.render", lambda **options: passed.append(options["settings"]))
+    words = ["render", "--image", str(files / "face.png"), "--audio", str(files / "speech.wav")]
+    assert cli.main([*words, "--motion-scale", "1.3", "--source-detail-scale", "0.5"]) == 0
+    assert cli.main(words) == 0
+    assert passed == [{"motion_scale": 1.3, "source_detail_scale": 0.5}, {}]

@@ -8,6 +8,16 @@ from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
 from s3dnerf.options import OneLineParser, add_int, name_output, read_path, read_text
 
+RENDER_SETTINGS = {
+    "motion_scale": "scale of the motion of lips and jaw about its mean; 1 renders what speech asks for",
+    "eye_motion_scale": "scale of the change of eye openness relative to the image",
+    "motion_smoothing": "standard deviation, in frames, of the smoothing of motion in time; 0 for none",
+    "source_expression_scale": "fraction, 0 to 1, of the expression seen in the image that is taken for expression and "
+    "not for the person's own face",
+    "source_detail_scale": "fraction, 0 to 1, of the image's own detail that is kept where little else changes",
+}
+"""The fields of ``RenderConfig`` and their help."""
+
 
 def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
@@ -81,6 +91,9 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument("--end", type=read_path, metavar="FILE", help="write the end state for the next video (JSON)")
     parser.add_argument("--device", **DEVICE)
+    inference = parser.add_argument_group("settings of inference (default: those stored with the weights)")
+    for name, text in RENDER_SETTINGS.items():
+        inference.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", dest=name, help=text)
 
 
 def run_render(options: argparse.Namespace) -> None:
@@ -105,4 +118,5 @@ def run_render(options: argparse.Namespace) -> None:
         fit_steps=options.fit_steps,
         start=options.start,
         end=options.end,
+        settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
     )

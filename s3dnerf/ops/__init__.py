@@ -1,2 +1,3 @@
 """Operators with kernels of our own. Each module holds one operator: its C structure, launcher, PyTorch registration,
-gradient and reference implementation in plain PyTorch. ``registry`` lists them."""
+gradient and reference implementation in plain PyTorch. ``registry`` lists them.
+"""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s3dnerf import backend, limits
+from s3dnerf import limits
 from s3dnerf.evaluation.benchmark.libraries import (
     COMPILED,
     ExportedNetwork,
@@ -22,6 +22,7 @@ from s3dnerf.evaluation.benchmark.libraries import (
 )
 from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.timing import on_pytorch, time_functions
+from s3dnerf.ops import backend
 from s3dnerf.pipeline import TalkingHeadPipeline
 
 Run = Callable[[], Any]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3dnerf import backend, limits
+from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.encoding.hash_grid import HashGridConfig, plan_levels
 from s3dnerf.evaluation.benchmark.libraries import (
@@ -24,6 +24,7 @@ from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.timing import Function, on_pytorch, time_functions
 from s3dnerf.models.layers import ResidualBlock
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
+from s3dnerf.ops import backend
 from s3dnerf.ops.composite import composite, composite_reference
 from s3dnerf.ops.deformation import deform, deform_reference
 from s3dnerf.ops.hash_grid import encode_hash_grid, encode_hash_grid_reference

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from s3dnerf import backend, limits
+from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.timing import force_backend
@@ -27,6 +27,7 @@ from s3dnerf.models.s3dnerf import s3dnerf as model_module
 from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformationField
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
+from s3dnerf.ops import backend
 from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
 
 PHASES: tuple[tuple[str, object, str], ...] = (

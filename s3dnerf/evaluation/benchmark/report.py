@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from s3dnerf import backend
 from s3dnerf.media.files import atomic_write
+from s3dnerf.ops import backend
 
 
 @dataclass(frozen=True)

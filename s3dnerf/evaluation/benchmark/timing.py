@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from s3dnerf import backend
+from s3dnerf.ops import backend
 
 Function = Callable[[], Any]
 

@@ -121,7 +121,7 @@ class MouthInterior(nn.Module):
             per_frame[:, None].expand(-1, places.shape[1], -1),
         ]
         # Relative to the skin, so that less light on the face is less light in the mouth. It starts dark.
-        relative = 3.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).float() - 1.5)
+        relative = 3.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).to(places.dtype) - 1.5)
         return colors.skin[..., None] * relative.transpose(1, 2)
 
 
