@@ -61,13 +61,12 @@ $(LINT): requirements/lint.txt $(READY)
 	$(PIP) install --requirement requirements/lint.txt --constraint requirements/lock.txt
 	touch $@
 
-# Type errors are counted but do not fail yet: see [tool.mypy].
 lint: setup $(LINT) ## Check style, types, spelling and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib .
 	$(VENV)/bin/clang-format --fallback-style=none --dry-run --Werror $(CXX_FILES)
-	-$(PY) -m mypy | tail -n 1
+	$(PY) -m mypy
 
 format: setup $(LINT) ## Bring the code into the one format
 	$(PY) -m ruff check --fix .

@@ -61,7 +61,8 @@ def check_config(config: Any, source: str = "settings") -> None:
 
 def to_dict(config: Any) -> Tree:
     """Return a settings dataclass as nested dicts, lists, strings and numbers that YAML and JSON can hold."""
-    return _make_adapter(type(config)).dump_python(config, mode="json")
+    kind: type = type(config)  # `type[Any]` is no Hashable to mypy
+    return _make_adapter(kind).dump_python(config, mode="json")
 
 
 def save_config(path: str | Path, config: Any) -> None:
@@ -198,7 +199,8 @@ def _build(schema: type[T], layers: Sequence[tuple[str, Tree]]) -> T:
         _refuse_unknown(schema, tree, source)
         merged = _merge(merged, tree)
     try:
-        return _make_adapter(schema).validate_python(merged)
+        kind: type = schema  # nor is `type[T]`
+        return _make_adapter(kind).validate_python(merged)
     except pydantic.ValidationError as error:
         raise _explain(error, schema, layers) from error
 
@@ -209,7 +211,7 @@ def _read_hints(schema: type) -> Mapping[str, Any]:
 
 
 @functools.cache
-def _make_adapter(schema: type) -> pydantic.TypeAdapter:
+def _make_adapter(schema: type) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(schema)
 
 

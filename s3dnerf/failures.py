@@ -108,7 +108,7 @@ def _flush_output() -> None:
         raise
 
 
-def _explain_system(number: int | None, path: object) -> UserError | None:
+def _explain_system(number: int | None, path: str | bytes | None) -> UserError | None:
     if number not in HINTS:
         return None
     reason = os.strerror(number)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from s3dnerf import limits
 from s3dnerf.config import from_dict, to_dict
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import limit_image_size, paste_crop
@@ -47,7 +49,6 @@ from s3dnerf.face.portrait import Face, extract_face, find_face
 from s3dnerf.face.video import track_head
 from s3dnerf.fitting import fit_identity, render_still
 from s3dnerf.media.audio import (
-    SAMPLES_PER_FRAME,
     SpeechLevel,
     check_speech,
     count_frames,
@@ -77,6 +78,7 @@ FRAMES_WAITING = 8
 """Rendered frames that may wait to be written."""
 AUDIO_BATCH = 64
 """Windows of speech that are encoded at once."""
+T = TypeVar("T")
 PRESET = "veryfast"
 """How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
 BATCH = {"cpu": 4, "cuda": 16}
@@ -151,7 +153,7 @@ class TalkingVideo:
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
         # One thread encodes while the next frames are rendered; only a few frames wait for it.
         with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
-            waiting: deque[Future] = deque()
+            waiting: deque[Future[None]] = deque()
             for frame in self:
                 waiting.append(thread.submit(self.write_frame, writer, frame))
                 if len(waiting) > FRAMES_WAITING:
@@ -271,7 +273,7 @@ class TalkingHeadPipeline:
             poses = self.choose_motion(rotate_head(found.pose, *turn), pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
-            background = self.make_background(found, identity, color)
+            scene = self.make_background(found, identity, color)
         picture, box = found.picture, found.crop
         if framing == "picture":
             picture, box = limit_image_size(picture, box, LARGEST_SIDE, MOST_PIXELS)
@@ -303,7 +305,7 @@ class TalkingHeadPipeline:
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, motion, *kept, timer, background)
+            rendered = self.render_frames(identity, motion, *kept, timer, scene)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
@@ -368,9 +370,8 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         background = self.make_background(found, identity)
         sound = audio or video
-        heard = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
-        if freeze_mouth:
-            heard = repeat(heard[0])
+        codes = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
+        heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
@@ -437,13 +438,13 @@ class TalkingHeadPipeline:
         activity = measure_speech_activity(stream_clean_speech(audio), level, frames)
         blocks = fit_length(stream_clean_speech(audio), None if frames is None else frames * SAMPLES_PER_FRAME)
         windows = stream_speech_windows(blocks, self.model.config.audio.samples)
-        motion = []
+        codes = []
         with torch.inference_mode(), self.autocast():
             while chunk := list(islice(windows, AUDIO_BATCH)):
                 heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
-                motion.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
+                codes.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
             silence = self.model.encode_silence(identity).float()
-        motion = self.model.prepare_motion(torch.cat(motion))
+        motion = self.model.prepare_motion(torch.cat(codes))
         return silence.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
 
     def render_frames(
@@ -566,7 +567,7 @@ def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
     return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
 
 
-def remember_last(values: Iterator, last: deque) -> Iterator:
+def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
     """Pass values on and keep the latest one in ``last``."""
     for value in values:
         last.append(value)

@@ -73,4 +73,4 @@ def parse_color(background: str) -> np.ndarray | None:
         raise UserError(f"--background {background}", "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
         raise UserError(f"--background {background}", "is not a color of three values up to 255", hint)
-    return np.float32(color) / 255.0
+    return np.array(color, np.float32) / 255.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -67,9 +67,10 @@ class Source:
 def map_tensors(value: Record, function: Callable[[Tensor], Tensor]) -> Record:
     """Apply ``function`` to every tensor in nested dataclasses and lists. Everything else stays as it is."""
     if isinstance(value, Tensor):
-        return function(value)
+        return cast(Record, function(value))
     if isinstance(value, list):
-        return [map_tensors(item, function) for item in value]
+        return cast(Record, [map_tensors(item, function) for item in value])
     if not is_dataclass(value):
         return value
-    return type(value)(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})
+    kind: Any = type(value)
+    return kind(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})

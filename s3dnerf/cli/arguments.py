@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from s3dnerf.options import HelpFormatter, OneLineParser, read_path, read_text
 
-CHECKPOINT = {
+CHECKPOINT: dict[str, Any] = {
     "type": read_text,
     "metavar": "DIR",
     "help": "the model: a folder with config.json and model.safetensors, or a Hugging Face hub id such as user/model "
     "(default: the shipped weights)",
 }
-DEVICE = {
+DEVICE: dict[str, Any] = {
     "choices": ("auto", "cpu", "cuda"),
     "default": "auto",
     "help": "device to run on; auto selects the GPU if PyTorch can use one",
 }
-FIT_STEPS = {
+FIT_STEPS: dict[str, Any] = {
     "default": 0,
     "help": "optimization steps that first fit the model to each portrait: sharper frames, for about an eighth of a "
     "second per step on two CPU cores",
 }
-MANIFEST = {"type": read_path, "metavar": "CSV", "help": "table of the clips to use, with the columns file and split"}
-SPLIT = {"type": read_text, "metavar": "NAME", "help": "use only the clips of this split of the manifest, such as val"}
+MANIFEST: dict[str, Any] = {
+    "type": read_path,
+    "metavar": "CSV",
+    "help": "table of the clips to use, with the columns file and split",
+}
+SPLIT: dict[str, Any] = {
+    "type": read_text,
+    "metavar": "NAME",
+    "help": "use only the clips of this split of the manifest, such as val",
+}
 
 
 def add_command(
-    commands: argparse._SubParsersAction,
+    commands: argparse._SubParsersAction[OneLineParser],
     name: str,
     run: Callable[[argparse.Namespace], None],
     summary: str,

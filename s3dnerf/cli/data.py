@@ -7,10 +7,10 @@ import sys
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import add_command
-from s3dnerf.options import add_int, read_path
+from s3dnerf.options import OneLineParser, add_int, read_path
 
 
-def add_prepare(commands: argparse._SubParsersAction) -> None:
+def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "prepare",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, add_command
 from s3dnerf.errors import UserError
-from s3dnerf.options import add_int, read_path
+from s3dnerf.options import OneLineParser, add_int, read_path
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.benchmark import Table
 
 
-def add_benchmark(commands: argparse._SubParsersAction) -> None:
+def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "benchmark",
@@ -87,7 +87,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
         write_json(options.json, tables)
 
 
-def add_doctor(commands: argparse._SubParsersAction) -> None:
+def add_doctor(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     add_command(
         commands,
         "doctor",

@@ -7,10 +7,10 @@ import sys
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
-from s3dnerf.options import add_int, read_path, read_text
+from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 
 
-def add_evaluate(commands: argparse._SubParsersAction) -> None:
+def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "evaluate",
@@ -56,7 +56,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from s3dnerf.evaluation.evaluate import ROWS, evaluate_clips
+    from s3dnerf.evaluation.evaluate import evaluate_clips
+    from s3dnerf.evaluation.rows import ROWS
     from s3dnerf.ops.backend import keep_freed_memory
 
     keep_freed_memory()
@@ -81,7 +82,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"\n{report.format_missing()}")
 
 
-def add_ablate(commands: argparse._SubParsersAction) -> None:
+def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "ablate",

@@ -6,7 +6,7 @@ import argparse
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
-from s3dnerf.options import add_int, name_output, read_path, read_text
+from s3dnerf.options import OneLineParser, add_int, name_output, read_path, read_text
 
 RENDER_SETTINGS = {
     "motion_scale": "scale of the motion of lips and jaw about its mean; 1 renders what speech asks for",
@@ -19,7 +19,7 @@ RENDER_SETTINGS = {
 """The fields of ``RenderConfig`` and their help."""
 
 
-def add_render(commands: argparse._SubParsersAction) -> None:
+def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "render",

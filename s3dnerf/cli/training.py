@@ -7,10 +7,10 @@ from pathlib import Path
 
 from s3dnerf.cli.arguments import add_command
 from s3dnerf.errors import UserError
-from s3dnerf.options import read_path, read_text
+from s3dnerf.options import OneLineParser, read_path, read_text
 
 
-def add_train(commands: argparse._SubParsersAction) -> None:
+def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "train",
@@ -61,7 +61,7 @@ def run_train(options: argparse.Namespace) -> None:
     print(f"last checkpoint: {checkpoint}")
 
 
-def add_train_sync(commands: argparse._SubParsersAction) -> None:
+def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser = add_command(
         commands,
         "train-sync",

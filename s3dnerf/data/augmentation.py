@@ -6,10 +6,11 @@ from functools import cache
 
 import numpy as np
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import load_canonical_face
 from s3dnerf.face.canonical import find_mirror_pairs
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, cut_speech_window
+from s3dnerf.media.audio import cut_speech_window
 
 MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
@@ -25,19 +26,19 @@ def mirror_pose(
     rotation: np.ndarray, center: np.ndarray, eyes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mirror head poses (``rotation [T, 3, 3]``, ``center [T, 2]``) and eye openness ``[T, 2]`` left to right."""
-    return MIRROR @ rotation @ MIRROR, center * np.float32([-1, 1]), eyes[:, ::-1]
+    return MIRROR @ rotation @ MIRROR, center * np.array([-1, 1], np.float32), eyes[:, ::-1]
 
 
 def mirror_landmarks(points: np.ndarray) -> np.ndarray:
     """Mirror kept landmarks or their displacements ``[T, P, 3]`` in head space."""
-    return points[:, kept_point_mirrors()] * np.float32([-1, 1, 1])
+    return points[:, kept_point_mirrors()] * np.array([-1, 1, 1], np.float32)
 
 
 def jitter_colors(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Jitter brightness, contrast, saturation and tint of ``uint8 [n, H, W, 3]``, all frames alike."""
     # All these changes are affine in color, so they combine to one 3 x 3 matrix and an offset.
     saturation = rng.uniform(0.6, 1.3)
-    gray = np.full((3, 3), 1 / 3) * np.float64([[0.9, 1.8, 0.3]])
+    gray = np.full((3, 3), 1 / 3) * np.array([[0.9, 1.8, 0.3]])
     matrix = saturation * np.eye(3) + (1 - saturation) * gray
     matrix *= rng.uniform(0.8, 1.2) * rng.uniform(0.93, 1.07, size=(3, 1))
     offset = 255.0 * rng.uniform(-0.08, 0.08)

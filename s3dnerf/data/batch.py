@@ -63,6 +63,7 @@ class Batch:
 
 def to_source(frames: FrameArrays) -> Source:
     """Convert frames with pixels to a batch of sources."""
+    assert frames.pixels is not None and frames.matte is not None, "sources are seen"
     matte = to_tensor(frames.matte[:, None]) / 255.0
     landmarks, eyes = to_tensor(frames.landmarks), to_tensor(frames.eyes)
     return Source(_to_image(frames.pixels), Camera.from_numpy(frames), landmarks, eyes, matte)
@@ -70,6 +71,7 @@ def to_source(frames: FrameArrays) -> Source:
 
 def to_frames(frames: FrameArrays) -> Frames:
     """Convert frames to tensors."""
+    assert frames.speech is not None, "frames are driven by speech, which may be silence"
     return Frames(
         image=None if frames.pixels is None else _to_image(frames.pixels),
         camera=Camera.from_numpy(frames),

@@ -21,17 +21,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmenter
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_flac
+from s3dnerf.media.audio import read_speech, write_flac
 from s3dnerf.media.files import atomic_write, atomic_write_folder
 from s3dnerf.media.video import VideoWriter, read_frames
 from s3dnerf.paths import is_folder
@@ -172,7 +174,7 @@ def read_valid(folder: str | Path) -> np.ndarray:
         return stored["valid"]
 
 
-def read_info(folder: str | Path) -> dict:
+def read_info(folder: str | Path) -> dict[str, Any]:
     """Read clip.json. Raises UserError if the folder is no clip, has another format version or is damaged."""
     folder = Path(folder)
     path = folder / INFO_FILE
@@ -260,7 +262,7 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
             raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
 
 
-def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
+def _pack_track(clip: Clip) -> dict[str, Any]:
     return {
         "landmarks": encode_landmarks(clip.landmarks),
         "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64)).as_rotvec().astype(np.float32),
@@ -272,7 +274,7 @@ def _pack_track(clip: Clip) -> dict[str, np.ndarray]:
     }
 
 
-def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, object]:
+def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, Any]:
     landmarks = decode_landmarks(stored["landmarks"])
     if landmarks.shape != (frames, len(KEPT_POINTS), 3):
         raise ValueError(f"landmarks have shape {landmarks.shape}, not {(frames, len(KEPT_POINTS), 3)}")

@@ -39,7 +39,7 @@ class EmptySplitError(UserError):
     """A split has no clips, or none with usable speech."""
 
 
-class TalkingFaceDataset(Dataset):
+class TalkingFaceDataset(Dataset[Batch]):
     """Training batches by step number."""
 
     def __init__(
@@ -106,6 +106,7 @@ class TalkingFaceDataset(Dataset):
                 targets = rng.choice(track.frames, self.config.frames, p=track.sampling_weights)
             indices = np.concatenate([[self.sample_source(track, targets[0], rng)], targets])
             arrays = self.augment_frames(self.read_frame_arrays(track, indices, with_speech=True), rng)
+            assert arrays.pixels is not None, "the frames were read with pixels"
             sources.append(arrays.take([0]))
             frames.append(add_flow(arrays.take(range(1, len(indices))), arrays.pixels[0]))
         speakers, sequences = [], []
@@ -140,6 +141,7 @@ class TalkingFaceDataset(Dataset):
             times = np.floor(times)
         times = times.clip(0, track.clip.frames - 1)
         sequence = interpolate_frames(track, times)
+        assert track.speech is not None, "silent clips are not sampled"
         speech = augment_speech(track.speech, times[0], tempo, count, self.window, rng if self.augment else None)
         sequence = sequence.with_speech(speech)
         source = self.read_frame_arrays(track, rng.choice(track.frames, 1), with_speech=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,9 @@ class FrameArrays:
 
     def take(self, rows: Sequence[int]) -> FrameArrays:
         """Return some of the frames."""
-        rows = list(rows)
-        return FrameArrays(**{name: None if value is None else value[rows] for name, value in vars(self).items()})
+        chosen = list(rows)
+        values: dict[str, Any] = {name: None if x is None else x[chosen] for name, x in vars(self).items()}
+        return FrameArrays(**values)
 
     def with_speech(self, speech: np.ndarray) -> FrameArrays:
         """Return a copy with speech windows ``[N, window]``."""
@@ -46,12 +48,11 @@ class FrameArrays:
     def join(parts: list[FrameArrays]) -> FrameArrays:
         """Concatenate the frames of several parts."""
         names = vars(parts[0])
-        return FrameArrays(
-            **{
-                name: None if names[name] is None else np.concatenate([getattr(part, name) for part in parts])
-                for name in names
-            }
-        )
+        values: dict[str, Any] = {
+            name: None if names[name] is None else np.concatenate([getattr(part, name) for part in parts])
+            for name in names
+        }
+        return FrameArrays(**values)
 
 
 def interpolate_frames(track: ClipTrack, times: np.ndarray) -> FrameArrays:
@@ -88,6 +89,7 @@ def mirror_frames(frames: FrameArrays) -> FrameArrays:
         "displacement": mirror_landmarks(frames.displacement),
     }
     if frames.pixels is not None:
+        assert frames.matte is not None, "pixels come with mattes"
         changed["pixels"] = frames.pixels[:, :, ::-1]
         changed["matte"] = frames.matte[:, :, ::-1]
     return FrameArrays(**{**vars(frames), **changed})
@@ -95,10 +97,12 @@ def mirror_frames(frames: FrameArrays) -> FrameArrays:
 
 def jitter_frame_colors(frames: FrameArrays, rng: np.random.Generator) -> FrameArrays:
     """Change the colors of all frames alike."""
+    assert frames.pixels is not None, "only frames with pixels have colors"
     return frames.with_pixels(jitter_colors(frames.pixels, rng), frames.matte)
 
 
 def add_flow(frames: FrameArrays, source: np.ndarray) -> FrameArrays:
     """Measure the optical flow from every frame to a source image ``[S, S, 3]``."""
+    assert frames.pixels is not None, "only frames with pixels have flow"
     flow, confidence = zip(*(measure_flow(frame, source) for frame in frames.pixels), strict=True)
     return FrameArrays(**{**vars(frames), "flow": np.stack(flow), "confidence": np.stack(confidence)})

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def _select_entries(
 ) -> list[VideoEntry]:
     """Return the entries to prepare or measure and record the others in the report."""
     known = {failure.id: failure for failure in read_failures(out) if failure.reason != WORKER_DIED}
-    existing: dict[str, dict] = {}
+    existing: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if (out / entry.id / INFO_FILE).is_file():
             try:
@@ -169,7 +170,7 @@ def check_sizes(sizes: Counter[int], size: int, out: Path) -> None:
         raise UserError(out, reason, hint)
 
 
-def _lacks_sync(entry: VideoEntry, info: dict) -> bool:
+def _lacks_sync(entry: VideoEntry, info: dict[str, Any]) -> bool:
     """Return whether the offset of an existing clip was never measured, as in earlier versions."""
     return not entry.sync and info["has_speech"] and info["sync"] == "unclear" and info.get("confidence") is None
 
@@ -189,7 +190,7 @@ def _run_pool(
     waiting: deque[VideoEntry], job: ClipJob, workers: int
 ) -> Generator[tuple[VideoEntry, str | None], None, list[VideoEntry]]:
     """Take entries from ``waiting`` until it is empty; return those in progress when a process died."""
-    futures: dict[Future, VideoEntry] = {}
+    futures: dict[Future[str | None], VideoEntry] = {}
     # Fresh processes, because the tracker's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)

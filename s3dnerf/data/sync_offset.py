@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import HeadPose
-from s3dnerf.media.audio import SAMPLES_PER_FRAME, measure_level, speech_gain
+from s3dnerf.media.audio import measure_level, speech_gain
 
 SYNC_CROP_SIZE = 256
 """Side in pixels of the head crops that an offset is measured on."""

@@ -122,5 +122,5 @@ def collect_landmarks(tracks: list[ClipTrack], stride: int = 4) -> tuple[Tensor,
     landmarks = np.concatenate([track.landmarks[track.frames[::stride]] for track in tracks])
     expression = np.concatenate([track.landmarks[track.frames[::stride]] - track.mean_face for track in tracks])
     both = (np.concatenate([part, mirror_landmarks(part)]) for part in (landmarks, expression))
-    landmarks, expression = (torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in both)
-    return landmarks, expression, torch.full((len(landmarks),), 1.0 / len(landmarks))
+    faces, expressions = (torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in both)
+    return faces, expressions, torch.full((len(faces),), 1.0 / len(faces))

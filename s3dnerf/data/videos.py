@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from s3dnerf.errors import UserError
@@ -70,7 +71,7 @@ def find_videos(videos: Path, manifest: Path | None = None) -> list[VideoEntry]:
         if entry.sync not in SYNC_LABELS:
             known = f"It is {', '.join(SYNC_LABELS[:-1])}, or empty to be measured."
             raise UserError(entry.path, f"has the sync '{entry.sync}' in the manifest", known)
-    for one, other in zip(entries, entries[1:], strict=False):
+    for one, other in pairwise(entries):
         if one.id == other.id:
             raise UserError(other.path, f"has the same clip id as {one.path} ({one.id})", "Rename one of them.")
     return entries

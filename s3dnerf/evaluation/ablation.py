@@ -13,7 +13,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -109,7 +111,7 @@ class AblationReport:
         """Return one line: whether the order is the paper's, and how many of its steps exceed the spread."""
         found = self.rank()
         wanted = sorted(found, key=lambda name: VARIANTS[name].paper)
-        clear = sum(self._is_clear(worse, better) for worse, better in zip(found, found[1:], strict=False))
+        clear = sum(self._is_clear(worse, better) for worse, better in pairwise(found))
         order = " < ".join(VARIANTS[name].title for name in found)
         verdict = f"By {self.rank_by.name}"
         if found == wanted:
@@ -374,5 +376,6 @@ def _describe_protocol(protocol: Protocol) -> dict[str, object]:
 def _restore_scores(numbers: Mapping[str, float | None]) -> Scores:
     # JSON has null both for NaN and for scores that were not measured; only the latter are optional.
     optional = {part.name for part in fields(Scores) if part.default is not MISSING}
-    unknown = {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
-    return Scores(**{**numbers, **unknown})
+    known: dict[str, Any] = {**numbers}
+    known |= {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
+    return Scores(**known)

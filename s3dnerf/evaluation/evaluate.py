@@ -76,7 +76,11 @@ def evaluate_clips(
     networks, lip_sync = _load_networks(weights, device), _load_lip_sync(device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
         pipeline = _load_pipeline(checkpoint, device, fit_steps)
-    settings = {"clips": str(clips), "checkpoint": str(checkpoint) if checkpoint else None, "split": split}
+    settings: dict[str, object] = {
+        "clips": str(clips),
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "split": split,
+    }
     settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
@@ -120,10 +124,13 @@ class FIDAccumulator:
         self._target = self._target or FeatureStatistics(channels)
         self._target.add(result.features)
         for row, measurement in result.rows.items():
+            assert measurement.features is not None, "all rows are scored by the same networks"
             self._generated.setdefault(row, FeatureStatistics(channels)).add(measurement.features)
 
     def compute(self) -> dict[str, float]:
         """Return the FID of each row; empty without features."""
+        if self._target is None:
+            return {}
         return {row: measure_frechet_distance(self._target, generated) for row, generated in self._generated.items()}
 
 

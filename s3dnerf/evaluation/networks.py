@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import measure_lse, syncnet
 from s3dnerf.metrics.identity import FACE_POINTS, IResNet, align_face, embed_faces, load_arcface, measure_csim
-from s3dnerf.metrics.inception import extract_features, load_inception
+from s3dnerf.metrics.inception import FIDInception, extract_features, load_inception
 from s3dnerf.metrics.lpips import load_lpips, measure_lpips
 from s3dnerf.metrics.syncnet import SyncNet, load_syncnet
 
@@ -62,8 +63,10 @@ class PretrainedMetrics:
     """
 
     def __init__(self, paths: Mapping[str, tuple[Path, ...]], device: torch.device) -> None:
-        trunks = {score: trunk for score, trunk in (("lpips", "alex"), ("lpips_vgg", "vgg")) if score in paths}
-        self._lpips = {score: load_lpips(trunk, *paths[score]).to(device) for score, trunk in trunks.items()}
+        trunks: dict[str, Literal["alex", "vgg"]] = {"lpips": "alex", "lpips_vgg": "vgg"}
+        self._lpips = {
+            score: load_lpips(trunk, *paths[score]).to(device) for score, trunk in trunks.items() if score in paths
+        }
         self._arcface = load_arcface(*paths["csim"]).to(device) if "csim" in paths else None
         self._inception = load_inception(*paths["fid"]).to(device) if "fid" in paths else None
         self._syncnet = load_syncnet(*paths["lse_c"]).to(device) if "lse_c" in paths else None
@@ -98,6 +101,7 @@ class PretrainedMetrics:
         features = extractor.finish()
         scores = {score: float(np.mean(values)) for score, values in distances.items()}
         if features.identity is not None:
+            assert reference.features.identity is not None, "target and generated frames have the same features"
             scores["csim"] = mean_ignoring_nan(measure_csim(reference.features.identity, features.identity))
         if reference.speech is not None:
             lips = lip_embedder.finish()[: len(reference.speech)]
@@ -109,7 +113,7 @@ class PretrainedMetrics:
 class _FeatureExtractor:
     """Accumulates the ``VideoFeatures`` of a tracked video."""
 
-    def __init__(self, arcface: IResNet | None, inception: torch.nn.Module | None, track: FaceTrack) -> None:
+    def __init__(self, arcface: IResNet | None, inception: FIDInception | None, track: FaceTrack) -> None:
         self._arcface, self._inception, self._track = arcface, inception, track
         self._identity: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
@@ -118,18 +122,18 @@ class _FeatureExtractor:
         if index == 0:
             return
         if self._arcface is not None:
-            self._identity.append(self._embed_face(frame, index))
+            self._identity.append(self._embed_face(self._arcface, frame, index))
         if self._inception is not None:
             self._features.append(extract_features(self._inception, frame[None])[0])
 
     def finish(self) -> VideoFeatures:
         return VideoFeatures(*(np.stack(rows) if rows else None for rows in (self._identity, self._features)))
 
-    def _embed_face(self, frame: np.ndarray, index: int) -> np.ndarray:
+    def _embed_face(self, arcface: IResNet, frame: np.ndarray, index: int) -> np.ndarray:
         if not self._track.found[index]:
             return np.full(512, np.nan, np.float32)
         points = to_pixels(self._track.fine[index], self._track.size)[list(FACE_POINTS), :2]
-        return embed_faces(self._arcface, align_face(frame, points)[None])[0]
+        return embed_faces(arcface, align_face(frame, points)[None])[0]
 
 
 class _LipEmbedder:

@@ -126,6 +126,7 @@ class ClipJob:
         # Imported here because scores of images and landmarks do not need torch.
         from s3dnerf.evaluation.sync_discriminator import score_tracked_video
 
+        assert self.lip_sync is not None, "only called with a discriminator"
         sync = score_tracked_video(self.lip_sync, stream_frames(generated, FPS), measurement.track, speech)
         confidence, distance = (sync.confidence, sync.distance) if sync else (np.nan, np.nan)
         return replace(measurement.scores, sync_confidence=confidence, sync_distance=distance)
@@ -150,6 +151,7 @@ class ClipJob:
             return self._stream_target()
         if row == "unmoved_portrait":
             return repeat(next(self._stream_target()), len(track))
+        assert self.pipeline is not None, f"the row {row} needs a model"
         return self.pipeline.reenact(
             self.video,
             sound,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,8 @@ class ImageScores:
         centers = [mouth.mean(axis=0) for mouth in (self._target_mouths[index], generated_points[list(MOUTH_POINTS)])]
         if np.isfinite(centers).all():
             windows = [crop_window(*pair, self._window) for pair in zip((target, generated), centers, strict=True)]
-            self._details.append(tuple(float(measure_rms_gradient(window)[0]) for window in windows))
+            target_detail, detail = (float(measure_rms_gradient(window)[0]) for window in windows)
+            self._details.append((target_detail, detail))
 
     def finish(self) -> dict[str, float]:
         """Return the means over frames."""
@@ -171,7 +173,8 @@ def compare_tracks(target: FaceTrack, generated: FaceTrack) -> dict[str, float]:
 def average_scores(scores: Iterable[Scores]) -> Scores:
     """Average each score over clips, ignoring NaN; NaN if it is NaN in all clips, None if it was never measured."""
     entries = [entry.as_dict() for entry in scores]
-    return Scores(**{name: _average([entry[name] for entry in entries]) for name in entries[0]})
+    means: dict[str, Any] = {name: _average([entry[name] for entry in entries]) for name in entries[0]}
+    return Scores(**means)
 
 
 def spread_scores(scores: Iterable[Scores]) -> Scores:
@@ -180,7 +183,8 @@ def spread_scores(scores: Iterable[Scores]) -> Scores:
     It is NaN for fewer than two values, None if the score was never measured.
     """
     entries = [entry.as_dict() for entry in scores]
-    return Scores(**{name: _spread([entry[name] for entry in entries]) for name in entries[0]})
+    spreads: dict[str, Any] = {name: _spread([entry[name] for entry in entries]) for name in entries[0]}
+    return Scores(**spreads)
 
 
 def _spread(values: list[float | None]) -> float | None:

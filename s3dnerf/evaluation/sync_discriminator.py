@@ -167,6 +167,7 @@ def evaluate_discriminator(model: SyncDiscriminator, root: Path, split: str) -> 
         raise UserError(root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
     reports = []
     for track in tqdm(speaking, desc="clips", leave=False):
+        assert track.speech is not None, "silent clips are left out"
         frames = np.arange(track.clip.frames)
         camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
         similarities = compute_similarities(model, track.clip.read_frames(frames), camera, track.speech)

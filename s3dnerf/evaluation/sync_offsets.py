@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +97,7 @@ def cut_segments(
     """Cut a clip into segments of each length, shift the audio of each by a random amount, and embed them."""
     count, window = track.clip.frames, model.config.frames
     camera = Camera.from_numpy(interpolate_frames(track, np.arange(float(count))))
+    assert track.speech is not None, "silent clips are left out"
     lips = embed_video(model, track.clip.read_frames(np.arange(count)), camera).cpu()
     clip_offset = measure_offset(lips, embed_segment(model, track.speech, len(lips))).offset
     segments: dict[int | None, list[Segment]] = {}
@@ -129,18 +129,16 @@ def score_segments(length: int | None, segments: list[Segment], rng: np.random.G
     """Measure each segment with its own speech, with another person's, and with another clip's of the same person."""
     scores = OffsetScores(length)
 
-    def pair_negatives(segment: Segment, counts: dict[str, list[bool]], fits: Callable[[Segment], bool]) -> None:
-        others = [other for other in segments if fits(other)]
+    def pair_negatives(segment: Segment, counts: dict[str, list[bool]], others: list[Segment]) -> None:
         for number in rng.permutation(len(others))[:NEGATIVES]:
             found = measure_offset(segment.lips, others[number].speech)
             counts[segment.person].append(label_offset(found) != "unclear")
 
     for one in segments:
         scores.add(one, measure_offset(one.lips, one.speech))
-        pair_negatives(one, scores.false_other, lambda other, one=one: other.person != one.person)
-        pair_negatives(
-            one, scores.false_same, lambda other, one=one: other.person == one.person and other.clip != one.clip
-        )
+        pair_negatives(one, scores.false_other, [other for other in segments if other.person != one.person])
+        same = [other for other in segments if other.person == one.person and other.clip != one.clip]
+        pair_negatives(one, scores.false_same, same)
     return scores
 
 

@@ -67,7 +67,7 @@ def find_weights(folder: str | Path | None) -> FoundWeights:
         if absent:
             missing[score] = f"{' and '.join(absent)} not in the weights folder"
         else:
-            paths[score] = tuple(found.values())
+            paths[score] = tuple(path for path in found.values() if path is not None)
     return FoundWeights(paths, missing)
 
 

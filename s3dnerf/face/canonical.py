@@ -49,7 +49,8 @@ def find_mirror_pairs(face: np.ndarray) -> np.ndarray:
     """
     face = face - face.mean(0)
     mirrored = face * np.array([-1.0, 1.0, 1.0])
-    moved, pairs = mirrored, None
+    moved = mirrored
+    pairs: np.ndarray | None = None
     for _ in range(MAX_ITERATIONS):
         squared = ((moved[:, None] - face[None]) ** 2).sum(-1)
         found = linear_sum_assignment(squared + squared.T)[1]
@@ -57,6 +58,7 @@ def find_mirror_pairs(face: np.ndarray) -> np.ndarray:
             break
         pairs = found
         moved = align_similarity(mirrored, face[pairs]).apply(mirrored)
+    assert pairs is not None, "the loop runs at least once"
     if not np.array_equal(pairs[pairs], np.arange(len(face))):
         raise ValueError("the face is too far from symmetric: mirrored points do not pair up")
     return pairs

@@ -76,5 +76,6 @@ def _detect_plain(mesh: FaceMesh, image: torch.Tensor, landmarks: np.ndarray) ->
     """Return landmarks ``[1, 468, 2]`` of the plain mesh for a face with refined landmarks ``[1, 478, 2]``."""
     groups = (SHARED_POINTS, list(OUTER_EYE_CORNERS))
     face, corners = (torch.from_numpy(landmarks[:, numbers].copy()) for numbers in groups)
+    left, right = corners.unbind(1)
     with torch.inference_mode():
-        return mesh(image, compute_face_window(face, corners.unbind(1))).points.numpy()
+        return mesh(image, compute_face_window(face, (left, right))).points.numpy()

@@ -121,7 +121,8 @@ def estimate_shot_poses(
     """
     # Registration reads each shot twice from its beginning.
     readers = ForwardReader(path), ForwardReader(path)
-    shots, leading_frames = [], 0
+    shots: list[HeadPose] = []
+    leading_frames = 0
     for start, stop in zip([0, *cuts], [*cuts, len(detections)], strict=True):
         track = interpolate_landmarks(detections[start:stop])
         if track is None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType, TracebackType
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -87,7 +88,23 @@ def suppress_native_log() -> Iterator[None]:
         os.close(saved)
 
 
-def run_graph(graph: object, image: np.ndarray) -> object:
+class Graph(Protocol):
+    """A graph of mediapipe: a context manager that frees it at the end."""
+
+    def process(self, image: np.ndarray) -> Any:
+        """Run it on an image ``uint8 [H, W, 3]``."""
+
+    def close(self) -> None:
+        """Free it."""
+
+    def __enter__(self) -> Graph: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+def run_graph(graph: Graph, image: np.ndarray) -> Any:
     """Run a mediapipe graph on an image without log output."""
     with suppress_native_log():
         return graph.process(image)
@@ -121,13 +138,13 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT)
 
 
-def _convert_landmarks(face: object, image: np.ndarray, side: int) -> np.ndarray:
+def _convert_landmarks(face: Any, image: np.ndarray, side: int) -> np.ndarray:
     raw = np.array([(point.x, point.y, point.z) for point in face.landmark], np.float32)
     pixels = raw * np.array([side, side, -side], np.float32) - np.array([0.5, 0.5, 0], np.float32)
     return from_pixels(pixels, image.shape[:2])
 
 
-def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
+def _make_mesh(solutions: ModuleType, static: bool) -> Graph:
     with suppress_native_log():
         mesh = solutions.face_mesh.FaceMesh(
             static_image_mode=static,
@@ -139,7 +156,7 @@ def _make_mesh(solutions: ModuleType, static: bool) -> AbstractContextManager:
         return warm_up(mesh)
 
 
-def warm_up(graph: object) -> object:
+def warm_up(graph: Graph) -> Graph:
     """Run a graph once, which waits until its threads have started and written their log lines."""
     graph.process(np.zeros((64, 64, 3), np.uint8))
     return graph
@@ -217,13 +234,13 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     return [from_pixels(pixels, image.shape[:2]) for pixels in found[:max_faces]]
 
 
-def _make_detector(solutions: ModuleType, kind: int) -> AbstractContextManager:
+def _make_detector(solutions: ModuleType, kind: int) -> Graph:
     with suppress_native_log():
         return warm_up(solutions.face_detection.FaceDetection(MIN_CONFIDENCE, kind))
 
 
 def _detect_candidates(
-    detectors: tuple[object, ...], pyramid: list[np.ndarray], windows: list[CropBox]
+    detectors: tuple[Graph, ...], pyramid: list[np.ndarray], windows: list[CropBox]
 ) -> list[tuple[float, CropBox]]:
     """Return scores and square windows of possible faces, highest score first."""
     scored = []
@@ -240,7 +257,7 @@ def _detect_candidates(
 
 
 def _fit_face(
-    mesh: object, tracker: FaceTracker, detector: object, pyramid: list[np.ndarray], window: CropBox
+    mesh: Graph, tracker: FaceTracker, detector: Graph, pyramid: list[np.ndarray], window: CropBox
 ) -> np.ndarray | None:
     """Return landmarks in pixels of the image of the face in a window, or None.
 
@@ -317,7 +334,7 @@ def crop_from_pyramid(pyramid: list[np.ndarray], window: CropBox, size: int) -> 
     return cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _detect_static(mesh: object, square: np.ndarray) -> np.ndarray | None:
+def _detect_static(mesh: Graph, square: np.ndarray) -> np.ndarray | None:
     faces = run_graph(mesh, square).multi_face_landmarks
     return _convert_landmarks(faces[0], square, square.shape[0]) if faces else None
 

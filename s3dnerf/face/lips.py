@@ -40,8 +40,9 @@ def fuse_lip_landmarks(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray
     groups = (SHARED_POINTS, OUTER_EYE_CORNERS)
     face, corners = (torch.from_numpy(select_points(landmarks, numbers)[..., :2]).float() for numbers in groups)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
+    left, right = corners.unbind(1)
     with torch.inference_mode():
-        plain = mesh(batch, compute_face_window(face, corners.unbind(1))).points.numpy()[:, LIP_POINTS]
+        plain = mesh(batch, compute_face_window(face, (left, right))).points.numpy()[:, LIP_POINTS]
     refined = landmarks[:, LIP_POINTS, :2]
     fused = landmarks.copy()
     fused[:, LIP_POINTS, :2] = (refined + plain + (refined - plain).mean(axis=1, keepdims=True)) / 2

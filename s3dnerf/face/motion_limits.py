@@ -45,7 +45,7 @@ def soft_clip(values: np.ndarray, bound: np.ndarray | float) -> np.ndarray:
     return np.where(beyond > 0.0, np.sign(values) * (knee + width * np.tanh(beyond / width)), values)
 
 
-def invert_soft_clip(values: np.ndarray, bound: np.ndarray | float) -> np.ndarray:
+def invert_soft_clip(values: np.ndarray | float, bound: np.ndarray | float) -> np.ndarray:
     """Invert :func:`soft_clip`; values must lie within +-bound."""
     knee = SOFT_CLIP_KNEE * np.asarray(bound, np.float64)
     beyond = np.maximum(np.abs(values) - knee, 0.0)
@@ -116,7 +116,7 @@ def _limit_rotation(source: HeadPose, motion: HeadPose, rotvecs: np.ndarray) -> 
     The start may be rotated on purpose. The limit is inverted for it, and the motion continues from the inverted start,
     so that limiting reproduces the start exactly.
     """
-    start = np.linalg.norm(rotvecs[0])
+    start = float(np.linalg.norm(rotvecs[0]))
     bound = max(np.radians(MAX_ROTATION_DEGREES), START_MARGIN * start)
     if start > SOFT_CLIP_KNEE * bound:
         unlimited_start = Rotation.from_rotvec(rotvecs[0] * invert_soft_clip(start, bound) / start)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,9 @@ class MotionState:
         for name in ("seed", "pose_frames", "blink_frames"):
             if type(values[name]) is not int or (values[name] < 0 and name != "seed"):
                 raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ', 0 or more'}")
-        turn, shift, eyes = (_read_row(values, name, size) for name, size in (("turn", 3), ("shift", 2), ("eyes", 2)))
+        turn_x, turn_y, turn_z = _read_row(values, "turn", 3)
+        shift_x, shift_y = _read_row(values, "shift", 2)
+        left_eye, right_eye = _read_row(values, "eyes", 2)
         (zoom,) = _read_row({"zoom": [values["zoom"]]}, "zoom", 1)
         if not isinstance(values["mouth"], (list, tuple)) or not values["mouth"]:
             raise ValueError("mouth must hold rows of numbers")
@@ -78,10 +81,17 @@ class MotionState:
         if len({len(row) for row in rows}) != 1:
             raise ValueError("the rows of mouth must have the same length")
         plain = {name: values[name] for name in ("pose", "seed", "pose_frames", "blink", "blink_frames")}
-        return cls(**plain, turn=turn, shift=shift, zoom=zoom, eyes=eyes, mouth=rows)
+        return cls(
+            **plain,
+            turn=(turn_x, turn_y, turn_z),
+            shift=(shift_x, shift_y),
+            zoom=zoom,
+            eyes=(left_eye, right_eye),
+            mouth=rows,
+        )
 
 
-def _read_row(values: dict[str, object], name: str, size: int | None) -> tuple[float, ...]:
+def _read_row(values: dict[str, Any], name: str, size: int | None) -> tuple[float, ...]:
     row = values[name]
     numbers = isinstance(row, (list, tuple)) and all(type(value) in (int, float) for value in row)
     if not numbers or not row or size not in (None, len(row)) or not all(math.isfinite(value) for value in row):

@@ -73,7 +73,7 @@ def measure_eye_openness(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([_measure_eye(landmarks, *side) for side in sides], axis=-1).astype(np.float32)
 
 
-def _measure_eye(landmarks: np.ndarray, pairs: tuple, corners: tuple[int, int]) -> np.ndarray:
+def _measure_eye(landmarks: np.ndarray, pairs: tuple[tuple[int, int], ...], corners: tuple[int, int]) -> np.ndarray:
     upper = select_points(landmarks, np.array([a for a, _ in pairs]))
     lower = select_points(landmarks, np.array([b for _, b in pairs]))
     ends = select_points(landmarks, corners)
@@ -129,6 +129,7 @@ def point_regions() -> np.ndarray:
     labels = draw_region_map(face, size)
     pixels = np.clip(np.round((face[:, :2] + 1) * (size / 2) - 0.5), 0, size - 1).astype(int)
     regions = labels[pixels[:, 1], pixels[:, 0]].astype(np.int64)
+    named: dict[int, tuple[tuple[int, ...], ...]]
     named = {LIPS: (LIPS_OUTER, LIPS_INNER), EYES: (EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT)}
     named[BROWS] = (BROW_LEFT, BROW_RIGHT)
     named[NOSE] = (NOSE_RIDGE,)

@@ -69,7 +69,7 @@ def find_cut_candidates(differences: np.ndarray) -> list[CutCandidate]:
 def measure_head_step(before: HeadPose, after: HeadPose) -> float:
     """Return the step between two poses of one frame each, as a multiple of ``MAX_HEAD_STEP``."""
     start, end = (pose.rotation[0].astype(np.float64) for pose in (before, after))
-    angle = np.linalg.norm(Rotation.from_matrix(start.T @ end).as_rotvec())
+    angle = float(np.linalg.norm(Rotation.from_matrix(start.T @ end).as_rotvec()))
     zoom = abs(float(np.log(after.scale[0] / before.scale[0])))
     size = float(np.sqrt(before.scale[0] * after.scale[0]))
     shift = float(np.linalg.norm(after.center[0] - before.center[0])) / size

@@ -128,7 +128,7 @@ def interpolate_landmarks(detections: Sequence[np.ndarray | None]) -> LandmarkTr
     detected = np.flatnonzero([landmarks is not None for landmarks in detections])
     if not len(detected):
         return None
-    known = np.stack([detections[index] for index in detected])
+    known = np.stack([landmarks for landmarks in detections if landmarks is not None])
     frames = np.arange(len(detections))
     after = np.clip(np.searchsorted(detected, frames), 0, len(detected) - 1)
     before = np.clip(np.searchsorted(detected, frames, side="right") - 1, 0, len(detected) - 1)

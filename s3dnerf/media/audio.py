@@ -5,7 +5,7 @@ Everything is streamed in blocks of samples, so that memory does not grow with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,7 +49,7 @@ class SpeechLevel:
     """Largest absolute sample."""
 
 
-def stream_audio(path: str | Path, rate: int, channels: int | None = None) -> Iterator[np.ndarray]:
+def stream_audio(path: str | Path, rate: int, channels: int | None = None) -> Generator[np.ndarray, None, None]:
     """Stream the audio of a file as blocks ``float32 [C, n]`` in [-1, 1].
 
     The first sample is at the time of the first video frame (audio that starts later is padded with zeros, earlier
@@ -72,7 +72,7 @@ def stream_audio(path: str | Path, rate: int, channels: int | None = None) -> It
         yield from _resample(_align(frames, start, stereo, path), rate)
 
 
-def resample_audio(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
+def resample_audio(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> Generator[np.ndarray, None, None]:
     """Resample blocks ``float32 [C, n]`` (C is 1 or 2) without delay."""
     yield from _resample(((block, rate) for block in blocks), new_rate)
 
@@ -323,7 +323,7 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     if values.dtype == np.uint8:
         sound = (values.astype(np.float32) - 128.0) / 128.0
     elif np.issubdtype(values.dtype, np.integer):
-        sound = (values / -float(np.iinfo(values.dtype).min)).astype(np.float32)
+        sound = (values / -float(np.iinfo(values.dtype.name).min)).astype(np.float32)
     else:
         sound = values.astype(np.float32)
     return sound

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, overload
 
 import av
 from av.audio.stream import AudioStream
@@ -92,6 +93,8 @@ def find_audio_stream(container: InputContainer, path: str | Path) -> AudioStrea
         raise UserError(path, "has no sound", "Use a recording, or a video with a sound track.")
     marked = [track for track in tracks if track.disposition & Disposition.default]
     chosen = marked[0] if marked else container.streams.best("audio")
+    if not isinstance(chosen, AudioStream):
+        raise UserError(path, "has no sound that can be read", "Use a recording, or a video with a sound track.")
     if len(tracks) > 1:
         log.info("%s has %d sound tracks; number %d is used", path, len(tracks), tracks.index(chosen) + 1)
     return chosen
@@ -111,7 +114,17 @@ def find_start_time(path: str | Path, kind: str) -> float | None:
     return None
 
 
-def decode_tolerantly(container: InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
+@overload
+def decode_tolerantly(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]: ...
+
+
+@overload
+def decode_tolerantly(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]: ...
+
+
+def decode_tolerantly(
+    container: InputContainer, stream: VideoStream | AudioStream
+) -> Iterator[av.VideoFrame] | Iterator[av.AudioFrame]:
     """Decode one stream, skipping a few damaged packets, such as trailing tags of an MP3 or a lost network packet.
 
     Raises:
@@ -120,7 +133,7 @@ def decode_tolerantly(container: InputContainer, stream: av.stream.Stream) -> It
     damaged = 0
     for number, packet in enumerate(container.demux(stream)):
         try:
-            frames = packet.decode()
+            frames: list[Any] = packet.decode()
         except av.error.InvalidDataError:
             damaged += 1
             if damaged > max(3, number // 10):

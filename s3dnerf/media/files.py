@@ -11,12 +11,15 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 from s3dnerf.errors import UserError
 from s3dnerf.paths import is_folder, stat_path
 
 try:
-    import fcntl
+    import fcntl as _fcntl
+
+    fcntl: ModuleType | None = _fcntl
 except ImportError:  # On Windows open files cannot be removed, so no lock is needed.
     fcntl = None
 

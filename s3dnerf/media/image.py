@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import atomic_write, require_file
 
-_WRITABLE = {".png": {}, ".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"quality": 95}}
+_WRITABLE: dict[str, dict[str, Any]] = {
+    ".png": {},
+    ".jpg": {"quality": 95},
+    ".jpeg": {"quality": 95},
+    ".webp": {"quality": 95},
+}
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -26,7 +26,9 @@ def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.
     """
     frame_gray, source_gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, source))
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    forward, backward = search.calc(frame_gray, source_gray, None), search.calc(source_gray, frame_gray, None)
+    # The stub does not know that None lets OpenCV make the result.
+    forward = search.calc(frame_gray, source_gray, None)  # type: ignore[call-overload]
+    backward = search.calc(source_gray, frame_gray, None)  # type: ignore[call-overload]
     size = len(frame_gray)
     target = forward + np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
     cycle_error = np.linalg.norm(forward + sample(backward, target), axis=-1)
@@ -42,4 +44,7 @@ def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.
 
 def sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Sample ``image [H, W, ...]`` bilinearly at ``pixels [H, W, 2]`` (x, y); the border is replicated."""
-    return cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # The stub does not know that one map may hold both coordinates.
+    return cv2.remap(  # type: ignore[call-overload]
+        image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )

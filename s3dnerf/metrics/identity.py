@@ -55,7 +55,12 @@ class IResNet(nn.Module):
         depths: number of blocks of each layer.
     """
 
-    def __init__(self, depths: tuple[int, int, int, int]) -> None:
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
+    def __init__(self, depths: tuple[int, ...]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

@@ -25,7 +25,7 @@ class Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, pad: bool = False) -> None:
         super().__init__()
-        padding = tuple(side // 2 for side in kernel) if pad else 0
+        padding = (kernel[0] // 2, kernel[1] // 2) if pad else (0, 0)
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 

@@ -27,6 +27,9 @@ class LPIPS(nn.Module):
     Parameters have torchvision's names (``features.0.weight``); the heads are ``heads.0.weight`` ``[1, C, 1, 1]`` etc.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, trunk: Literal["alex", "vgg"]) -> None:
         super().__init__()
         self.features = _build_alexnet() if trunk == "alex" else _build_vgg16()

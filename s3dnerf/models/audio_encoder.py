@@ -117,7 +117,7 @@ class AudioEncoder(nn.Module):
         return self.network(self.drop_features(features)).transpose(1, 2)
 
 
-def make_speech_features(config: AudioEncoderConfig) -> nn.Module:
+def make_speech_features(config: AudioEncoderConfig) -> LogMel | Moonshine | Transformer:
     """Return the speech features that ``config`` names."""
     if config.features == "logmel":
         return LogMel()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from s3dnerf.ops.convolution import Convolution
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Convolution:
@@ -13,7 +18,7 @@ def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3
     return Convolution(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
-def zero_initialize(layer: nn.Module) -> nn.Module:
+def zero_initialize(layer: Layer) -> Layer:
     """Set all parameters of ``layer`` to zero, so that it starts by adding nothing."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -36,7 +41,7 @@ class ResidualBlock(nn.Module):
 def make_mlp(*widths: int) -> nn.Sequential:
     """Return linear layers of the given widths with SiLU between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -19,14 +19,15 @@ from s3dnerf.metrics.weights import describe_difference
 from s3dnerf.paths import is_file
 
 Model = TypeVar("Model", bound=nn.Module)
+Made = TypeVar("Made", bound=nn.Module, covariant=True)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 COPY_AGAIN = "Copy or download it again."
 
 
-class Configurable(Protocol[Model]):
+class Configurable(Protocol[Made]):
     """A class of models that are made from one settings dataclass."""
 
-    def __call__(self, config: Any) -> Model: ...
+    def __call__(self, config: Any) -> Made: ...
 
 
 def load_model(

@@ -7,6 +7,7 @@ All take sound ``[B, samples]`` in [-1, 1] at 16 kHz, a whole number of frames o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +32,9 @@ MEL_BANDS, MEL_TRANSFORM, MEL_HOP = 80, 512, 160
 
 class LogMel(nn.Module):
     """Log-mel spectrogram in units of about one standard deviation of speech at the normal level."""
+
+    filters: Tensor
+    taper: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class Transformer(nn.Module):
             raise UserError("model.audio.pretrained", reason, "name its folder or its hub id")
         from transformers import HubertModel, Wav2Vec2Model
 
-        kind = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[features]
+        kind: Any = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[features]
         # Finds out within seconds whether the hub has it, which transformers would try for half a minute.
         find_model(pretrained, ["config.json"])
         offline = not is_folder(pretrained) and not is_online()
@@ -94,7 +98,7 @@ class Transformer(nn.Module):
             reason = f"holds no {features} model ({first_line(error)})"
             raise UserError(pretrained, reason, "name its folder or its hub id") from error
         self.network = freeze(network)
-        self.channels = self.network.config.hidden_size
+        self.channels: int = network.config.hidden_size
 
     def train(self, mode: bool = True) -> Transformer:
         """Stay in evaluation mode: the features are frozen, their dropout too."""
@@ -134,7 +138,7 @@ class Moonshine(nn.Module):
             encoder_num_hidden_layers=layers,
             encoder_hidden_act="gelu",
         )
-        network = MoonshineEncoder(config)
+        network: Any = MoonshineEncoder(config)
         network.groupnorm = FixedNorm(self.channels)
         # In place of the norm after the last of all its layers: one that only standardizes.
         network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
@@ -158,6 +162,9 @@ class FixedNorm(nn.Module):
     The original takes those of the recording at hand; these hear a frame alike in a long recording and in a short one,
     and leave silence silent.
     """
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class SyncDiscriminatorConfig:
 class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
     """Two networks into one space. ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``."""
 
-    def __init__(self, config: SyncDiscriminatorConfig | dict) -> None:
+    def __init__(self, config: SyncDiscriminatorConfig | dict[str, Any]) -> None:
         """Build the networks; a dict is what the mixin reads from ``config.json``."""
         super().__init__()
         if isinstance(config, dict):

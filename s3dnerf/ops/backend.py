@@ -72,7 +72,7 @@ class Library:
         Raises:
             RuntimeError: the kernel rejected its arguments, or the GPU failed.
         """
-        context = ctypes.c_int(torch.get_num_threads())
+        context: ctypes.c_int | ctypes.c_void_p = ctypes.c_int(torch.get_num_threads())
         if self.prefix == "s3d_cuda":
             stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
             context = ctypes.c_void_p(stream)

@@ -106,8 +106,10 @@ class DeformationArguments:
 
     def make_contiguous(self) -> DeformationArguments:
         """Return the same arguments with tensors as the kernels read them."""
-        tensors = [part.float().contiguous() for part in self.list_tensors()]
-        return replace(self, **dict(zip(NAMES, tensors, strict=False)), layers=tensors[4:])
+        position, region_weights, by_region, pose, *layers = (part.float().contiguous() for part in self.list_tensors())
+        return replace(
+            self, position=position, region_weights=region_weights, by_region=by_region, pose=pose, layers=layers
+        )
 
     def make_structure(self) -> S3dDeformation:
         """Fill in the C structure. The tensors must be contiguous and outlive it."""

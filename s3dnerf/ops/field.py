@@ -64,8 +64,15 @@ class FieldArguments:
             part.float().contiguous()
             for part in (self.positions, self.deltas, self.lattice, *self.camera, *self.layers)
         )
-        dense = {"positions": positions, "deltas": deltas, "lattice": lattice, "planes": planes}
-        return replace(self, **dense, camera=others[:3], layers=others[3:])
+        return replace(
+            self,
+            positions=positions,
+            deltas=deltas,
+            lattice=lattice,
+            planes=planes,
+            camera=others[:3],
+            layers=others[3:],
+        )
 
     def make_structure(self) -> S3dField:
         """Fill in the C structure. The tensors must be contiguous and outlive it."""

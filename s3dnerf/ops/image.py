@@ -25,7 +25,8 @@ def warp_image(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"]
     The border is replicated. Returns float32 (float64 for an image in float64).
     """
     dtype = torch.promote_types(image.dtype, torch.float32)
-    grid = make_pixel_grid(*flow.shape[-2:], device=flow.device).to(dtype) + flow.permute(0, 2, 3, 1).to(dtype)
+    height, width = flow.shape[-2:]
+    grid = make_pixel_grid(height, width, flow.device).to(dtype) + flow.permute(0, 2, 3, 1).to(dtype)
     return F.grid_sample(image.to(dtype), grid, mode, padding_mode="border", align_corners=False)
 
 

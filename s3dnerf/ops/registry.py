@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def list_structures() -> list[type[ctypes.Structure]]:
 
 def describe_structure(structure: type[ctypes.Structure]) -> str:
     """Return the layout of a structure as text, such as ``S3dX{rays:int64;offsets:pointer;size:int32*3}``."""
-    return f"{structure.__name__}{{{';'.join(f'{name}:{_describe_type(kind)}' for name, kind in structure._fields_)}}}"
+    return (
+        f"{structure.__name__}{{{';'.join(f'{name}:{_describe_type(kind)}' for name, kind, *_ in structure._fields_)}}}"
+    )
 
 
 @cache
@@ -58,7 +61,8 @@ def abi_hash() -> str:
 
 def _describe_type(kind: type) -> str:
     if issubclass(kind, ctypes.Array):
-        return f"{_describe_type(kind._type_)}*{kind._length_}"
+        element: Any = kind._type_
+        return f"{_describe_type(element)}*{kind._length_}"
     if issubclass(kind, ctypes.Structure):
         return describe_structure(kind)
     names = {

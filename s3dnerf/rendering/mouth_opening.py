@@ -88,8 +88,8 @@ def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixel
     upper = interpolate_curve(points[:, UPPER_EDGE], places[..., 0])
     down = places[..., 1]
     across = places[..., 0] / reach[:, None]
-    edges = (((distance * size / 2 / EDGE) + 0.5).clamp(0.0, 1.0) for distance in (down - upper, lower - down))
-    coverage = (sum(edges) - 1.0).clamp(min=0.0) * (across.abs() < 1.0)
+    above, below = (((distance * size / 2 / EDGE) + 0.5).clamp(0.0, 1.0) for distance in (down - upper, lower - down))
+    coverage = (above + below - 1.0).clamp(min=0.0) * (across.abs() < 1.0)
     unit = camera.scale
     distances = (down - upper, lower - down, down - points[:, -1:, 1])
     below_upper, above_lower, below_anchor = (distance / unit[:, None] for distance in distances)

@@ -58,6 +58,7 @@ class Adversary(nn.Module):
         """
         if progress < self.config.start or self.config.start == 1:
             return {}
+        assert frames.image is not None, "frames have images in the image stage"
         strength = min((progress - self.config.start) / RAMP, 1.0)
         places = torch.rand(len(image), 2, generator=generator).to(image.device)
         fake, self.real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
@@ -122,7 +123,7 @@ def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> 
     return torch.stack([one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)])
 
 
-def r1_penalty(network: ImageDiscriminator, real: Tensor) -> Tensor:
+def r1_penalty(network: nn.Module, real: Tensor) -> Tensor:
     """R1: mean squared norm of the gradient of the verdict to real pictures."""
     real = real.detach().requires_grad_(True)
     verdict = network(real).logits.sum()

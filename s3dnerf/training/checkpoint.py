@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
     for prefix, optimizer in state.optimizers.items():
         tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
     with atomic_write_folder(folder) as part:
+        assert isinstance(state.average, PyTorchModelHubMixin), "models that are trained can be published"
         state.average.save_pretrained(part / MODEL)
         save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
         (part / NUMBERS).write_text(json.dumps({"step": step}))

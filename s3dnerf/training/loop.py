@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.optimization import check_finite, clip_gradient, schedule, seed_step
 
+Model = TypeVar("Model", bound=nn.Module)
 LOG_INTERVAL = 20
 """Steps between two entries of the log."""
 KEPT_CHECKPOINTS = 2
@@ -62,7 +63,7 @@ class LoopConfig:
     """Steps between two checkpoints."""
 
 
-class TrainingLoop(ABC):
+class TrainingLoop(ABC, Generic[Model]):
     """A training run: model, averaged model, optimizer, log and checkpoints."""
 
     progress_metrics: tuple[str, ...] = ()
@@ -72,14 +73,14 @@ class TrainingLoop(ABC):
         self.loop_config, self.run_dir, self.seed = config, run_dir, seed
         self.device = choose_device(config.device, "train.device")
         torch.manual_seed(seed)
-        self.model = self.make_model().to(self.device)
+        self.model: Model = self.make_model().to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.optimizer = self.make_optimizer()
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
 
     @abstractmethod
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> Model:
         """Return the model to train, at its start."""
 
     @abstractmethod
@@ -94,10 +95,15 @@ class TrainingLoop(ABC):
     def compute_loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Return the loss of a batch, and metrics to log. ``generator`` is seeded by the step."""
 
-    def initialize(self) -> None:  # noqa: B027
+    @property
+    def averaged_model(self) -> Model:
+        """The averaged model."""
+        return cast(Model, self.average.module)
+
+    def initialize(self) -> None:
         """Do what comes before the first step, once."""
 
-    def finish_step(self) -> None:  # noqa: B027
+    def finish_step(self) -> None:
         """Do what follows each step of the optimizer."""
 
     def validate(self, log: SummaryWriter) -> dict[str, float]:
@@ -161,7 +167,7 @@ class TrainingLoop(ABC):
         self.finish_step()
         return metrics
 
-    def log_metrics(self, log: SummaryWriter, bar: tqdm, metrics: dict[str, Tensor | float]) -> None:
+    def log_metrics(self, log: SummaryWriter, bar: tqdm[Any], metrics: dict[str, Tensor | float]) -> None:
         """Write metrics to the log and the progress bar."""
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():

@@ -88,6 +88,7 @@ LOSS_GROUPS = {
 def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
     """Compare rendered frames with real ones."""
     target, image = frames.image, rendering.image
+    assert target is not None, "frames have images in the image stage"
     error = (image - target).abs()
     lips, eyes = (box_mask(frames, rows, target.shape[-1]) for rows in (LIP_LANDMARKS, EYE_LANDMARKS))
     small, middle = (downsample(target, target.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
@@ -112,6 +113,7 @@ def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[st
 
 def flow_loss(flow: Tensor, frames: Frames) -> Tensor:
     """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighed by how far that can be trusted."""
+    assert frames.flow is not None and frames.confidence is not None, "frames have flow in the image stage"
     miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
     return ((miss + SMALLEST_MISS**2).sqrt() * frames.confidence).sum() / (frames.confidence.sum() + 1.0)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -56,6 +57,9 @@ SHARED = 0.05
 """Share of a frame's error that teaches all types: those that fit nobody yet are drawn along."""
 
 
+Record = TypeVar("Record", MouthOpening, MouthColors)
+
+
 @dataclass(frozen=True)
 class MouthSamples:
     """Pixels between the lips of ``M`` frames."""
@@ -76,16 +80,17 @@ class MouthSamples:
     @staticmethod
     def join(parts: list[MouthSamples]) -> MouthSamples:
         """Put mouths one after another."""
-        opening, source = (
-            type(first)(**{name: torch.cat([getattr(other, name) for other in others]) for name in vars(first)})
-            for first, others in (
-                (parts[0].opening, [part.opening for part in parts]),
-                (parts[0].source, [part.source for part in parts]),
-            )
-        )
         return MouthSamples(
-            opening, source, *(torch.cat([getattr(part, name) for part in parts]) for name in ("colors", "person"))
+            _join([part.opening for part in parts]),
+            _join([part.source for part in parts]),
+            torch.cat([part.colors for part in parts]),
+            torch.cat([part.person for part in parts]),
         )
+
+
+def _join(records: list[Record]) -> Record:
+    joined: dict[str, Tensor] = {name: torch.cat([getattr(one, name) for one in records]) for name in vars(records[0])}
+    return type(records[0])(**joined)
 
 
 def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> MouthSamples:
@@ -125,6 +130,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
 def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> MouthSamples:
     """Draw pixels between the lips of all frames of a view but the first, the source, which does not show them."""
     source, frames = to_source(view.take([0])), to_frames(view.take(range(1, len(view.eyes))))
+    assert frames.image is not None, "the view was read with pixels"
     size = frames.image.shape[-1]
     patch = place_foveated_rays(frames.camera, size, eye_size=(0.0, 0.0))
     outline = frames.landmarks[:, INNER_LIPS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -59,7 +60,7 @@ WEIGHT_DECAY = 0.01
 """Decoupled weight decay (AdamW) of everything but the hash grid."""
 
 
-class S3DNeRFTrainer(TrainingLoop):
+class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
     """A training run of S3D-NeRF: motion first, then images and motion together."""
 
     progress_metrics = ("pixel", "lips", "landmarks", "speech", "correlation")
@@ -77,6 +78,7 @@ class S3DNeRFTrainer(TrainingLoop):
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
         self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
+        self.val_data: TalkingFaceDataset | None
         try:
             self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
         except EmptySplitError as error:
@@ -109,14 +111,14 @@ class S3DNeRFTrainer(TrainingLoop):
         landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
         displacement = landmarks - model.canonical_landmarks
         fit_source_expression(model.source_expression, displacement, expression, weights)
-        self.average.module.source_expression.load_state_dict(model.source_expression.state_dict())
+        self.averaged_model.source_expression.load_state_dict(model.source_expression.state_dict())
 
     def train_mouth_interior(self) -> None:
         """Learn the inside of mouths, which nothing else depends on."""
         interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
         mouths = map_tensors(collect_mouth_samples(self.data, seed, steps), lambda x: x.to(self.device))
         train_mouth_interior(interior, mouths, steps, seed)
-        self.average.module.mouth_interior.load_state_dict(interior.state_dict())
+        self.averaged_model.mouth_interior.load_state_dict(interior.state_dict())
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step, prepared ahead by worker processes."""
@@ -217,7 +219,7 @@ class S3DNeRFTrainer(TrainingLoop):
         """Measure the averaged model on people never trained on: images and lips, both driven by speech."""
         if self.val_data is None:
             return {}
-        model = self.average.module.eval()
+        model = self.averaged_model.eval()
         length = self.config.data.sequence_frames
         totals: dict[str, list[float]] = {
             "psnr": [],
@@ -239,14 +241,15 @@ class S3DNeRFTrainer(TrainingLoop):
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
             if self.step >= self.config.train.motion_steps:
                 rendering = self.render_validation(model, batch)
-                image = rendering.image.clamp(0.0, 1.0)
+                image, target = rendering.image.clamp(0.0, 1.0), batch.frames.image
+                assert target is not None, "frames have images in the image stage"
                 pixels = model.config.image_size / 2
                 totals["flow_error"].append(pixels * flow_loss(rendering.flow, batch.frames).item())
                 still = batch.sources.image.repeat_interleave(batch.frames_per_source, 0)
-                totals["psnr"] += measure_psnr(image, batch.frames.image).tolist()
-                totals["psnr_portrait"] += measure_psnr(still, batch.frames.image).tolist()
+                totals["psnr"] += measure_psnr(image, target).tolist()
+                totals["psnr_portrait"] += measure_psnr(still, target).tolist()
                 if index == 0:
-                    sheet = torch.cat([still, image, batch.frames.image], dim=2)
+                    sheet = torch.cat([still, image, target], dim=2)
                     log.add_images("val/portrait_ours_real", sheet.float().cpu(), self.step)
         means = {name: sum(values) / len(values) for name, values in totals.items() if values}
         for name, value in means.items():
@@ -270,7 +273,7 @@ class S3DNeRFTrainer(TrainingLoop):
         return TrainingState(self.average.module, modules, optimizers)
 
 
-class ErrorCatchingDataset(Dataset):
+class ErrorCatchingDataset(Dataset[Batch | UserError]):
     """A data set that returns a UserError in place of a batch, for the main process to raise.
 
     An error raised in a worker process would be rebuilt by PyTorch from its text alone, as a RuntimeError.
@@ -295,7 +298,9 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
     trainer = S3DNeRFTrainer(config, run_dir)
     trainer.run(config, resume)
-    return find_latest(trainer.checkpoints)
+    latest = find_latest(trainer.checkpoints)
+    assert latest is not None, "every run writes a checkpoint"
+    return latest
 
 
 def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
@@ -368,5 +373,5 @@ def _leave_signals(worker: int) -> None:
     ignore_signals()
 
 
-def _keep(batch: Batch) -> Batch:
+def _keep(batch: Any) -> Any:
     return batch

@@ -102,7 +102,7 @@ class SyncConfig:
         return self
 
 
-class SyncTrainer(TrainingLoop):
+class SyncTrainer(TrainingLoop[SyncDiscriminator]):
     """A training run of the sync discriminator."""
 
     progress_metrics = ("loss", "chance", "accuracy", "separation")
@@ -154,13 +154,15 @@ class SyncTrainer(TrainingLoop):
             speech_shape = self.model.speech_reader(tokens.flatten(1)).float().unflatten(0, batch.times.shape)
         same_clip, negatives = mark_negatives(batch, train.distance)
         hard = negatives & same_clip
-        loss = 0.5 * sum(triplet_loss(lips, speech, marked, train.temperature) for marked in (hard, negatives))
+        nearby, anywhere = (triplet_loss(lips, speech, marked, train.temperature) for marked in (hard, negatives))
+        loss = 0.5 * (nearby + anywhere)
         spoken = batch.shapes[:, frames // 2 : batch.shapes.shape[1] - frames // 2 : RUN_STRIDE]
         shape = train.shape * F.mse_loss(lip_shape, batch.shapes)
         shape = shape + train.speech_shape * F.mse_loss(speech_shape, spoken)
         two_way = measure_two_way(lips.detach() @ speech.detach().T, hard)
         self.accuracies.append(two_way.accuracy)
-        chance = 0.5 * sum((marked.sum(1) + 1.0).log().mean() for marked in (hard, negatives))
+        nearby, anywhere = ((marked.sum(1) + 1.0).log().mean() for marked in (hard, negatives))
+        chance = 0.5 * (nearby + anywhere)
         metrics = {"accuracy": two_way.accuracy, "separation": two_way.separation}
         return loss + shape, {**metrics, "chance_accuracy": 0.5, "loss": loss.detach(), "chance": chance}
 
@@ -175,7 +177,7 @@ class SyncTrainer(TrainingLoop):
         """Measure the averaged model on the people left out: the mean over people of the mean over their clips."""
         if not self.left_out:
             return {}
-        model = self.average.module.eval()
+        model = self.averaged_model.eval()
         by_person: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for clip in self.left_out:
             with self.autocast():
@@ -200,7 +202,9 @@ def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
     check_run_folder(run_dir, resume, [config.data.root])
     trainer = SyncTrainer(config, run_dir, read_clips(config.data, config.model, config.seed))
     trainer.run(config, resume)
-    return find_latest(trainer.checkpoints)
+    latest = find_latest(trainer.checkpoints)
+    assert latest is not None, "every run writes a checkpoint"
+    return latest
 
 
 def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -217,7 +221,8 @@ def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: f
     scores = lips @ speech.T / temperature
     others = ~(negatives | torch.eye(len(scores), dtype=torch.bool, device=scores.device))
     own = torch.arange(len(scores), device=scores.device)
-    return 0.5 * sum(F.cross_entropy(side.masked_fill(others, -math.inf), own) for side in (scores, scores.T))
+    by_lips, by_speech = (F.cross_entropy(side.masked_fill(others, -math.inf), own) for side in (scores, scores.T))
+    return 0.5 * (by_lips + by_speech)
 
 
 def mark_negatives(batch: SyncBatch, distance: int) -> tuple[Tensor, Tensor]:

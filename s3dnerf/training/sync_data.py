@@ -186,6 +186,7 @@ def hear_speech(track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.ra
 
     Every window is cut and heard by itself, as for rendered frames; a generator changes the sound first.
     """
+    assert track.speech is not None, "silent clips are not trained on"
     windows = augment_speech(track.speech, float(offset), 1.0, track.clip.frames, hearing.config.samples, rng)
     with mixed_precision(torch.device("cpu")):
         heard = torch.cat([hearing.extract_features(chunk) for chunk in torch.from_numpy(windows).split(CHUNK)])

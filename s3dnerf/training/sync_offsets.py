@@ -33,7 +33,7 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
         left_out = replace(config.data, left_out=tuple(people[half::2]))
         trainer = SyncTrainer(replace(config, data=left_out), run_dir / f"half_{half + 1}", clips)
         trainer.run(trainer.config)
-        model = trainer.average.module.eval()
+        model = trainer.averaged_model.eval()
         for clip in trainer.left_out:
             with torch.no_grad():
                 offset, margin = find_clip_offset(compare_clip(model, clip, trainer.device).cpu())

@@ -53,9 +53,15 @@ def measure_super_resolution(image: Path, audio: Path, checkpoint: str | None = 
             return network(*inputs)
 
     expected = on_pytorch(run)().numpy()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, precision, load in _list_libraries(network, inputs, run):
-        row = {"library": name, "precision": precision, "ms a frame": "", "ours ms": "", "ours times as fast": ""}
+        row: dict[str, Any] = {
+            "library": name,
+            "precision": precision,
+            "ms a frame": "",
+            "ours ms": "",
+            "ours times as fast": "",
+        }
         try:
             before = time_functions([run], repeats)[0]
             other = load()

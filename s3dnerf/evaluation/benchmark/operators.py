@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from s3dnerf import limits
 from s3dnerf.device import choose_device
-from s3dnerf.encoding.hash_grid import HashGridConfig, encode_hash_grid, plan_levels
+from s3dnerf.encoding.hash_grid import HashGridConfig, plan_levels
 from s3dnerf.evaluation.benchmark.libraries import (
     COMPILED,
     UnavailableError,
@@ -26,12 +27,14 @@ from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldCo
 from s3dnerf.ops import backend
 from s3dnerf.ops.composite import composite, composite_reference
 from s3dnerf.ops.deformation import deform, deform_reference
-from s3dnerf.ops.hash_grid import encode_hash_grid_reference
+from s3dnerf.ops.hash_grid import encode_hash_grid, encode_hash_grid_reference
 from s3dnerf.ops.layout import GridLevel
 from s3dnerf.ops.triplane import sample_triplane, sample_triplane_reference
-from s3dnerf.rendering.rays import Camera
 from s3dnerf.rendering.volume_rendering import DeformedField, render_rays, render_rays_reference
+from s3dnerf.structures import Camera
 
+Operator = Callable[..., Any]
+"""An operator: ours, its reference, or ``torch.compile`` of that."""
 SEPARATE = "our separate operators"
 """A baseline that is our own code, and not another library."""
 MIN_RATIO = 1.5
@@ -133,11 +136,15 @@ def make_cases(points: int, repeats: int, device: torch.device) -> Iterator[Case
         yield from make(points, repeats, device, generator)
 
 
+def _bind_compiled(bind: Callable[..., Function], function: Operator, *arguments: Any) -> Function:
+    return bind(compile_function(function), *arguments)
+
+
 def _make_triplane_cases(points: int, repeats: int, device: torch.device, generator: torch.Generator) -> Iterator[Case]:
-    def forward(function, planes: Tensor, positions: Tensor) -> Function:
+    def forward(function: Operator, planes: Tensor, positions: Tensor) -> Function:
         return lambda: function(planes, positions)
 
-    def backward(function, planes: Tensor, positions: Tensor, gradient: Tensor) -> Function:
+    def backward(function: Operator, planes: Tensor, positions: Tensor, gradient: Tensor) -> Function:
         inputs = [part.clone().requires_grad_() for part in (planes, positions)]
         return lambda: torch.autograd.grad(function(*inputs), inputs, gradient)
 
@@ -154,14 +161,14 @@ def _make_triplane_cases(points: int, repeats: int, device: torch.device, genera
             forward(sample_triplane, stored, positions),
             {"grid_sample": forward(other, planes, positions)},
             repeats,
-            lambda planes=planes, positions=positions: forward(compile_function(other), planes, positions),
+            partial(_bind_compiled, forward, other, planes, positions),
         )
         yield Case(
             f"{name}, forward + backward",
             backward(sample_triplane, stored, positions, gradient),
             {"grid_sample": backward(other, planes, positions, gradient)},
             repeats,
-            lambda given=(planes, positions, gradient): backward(compile_function(other), *given),
+            partial(_bind_compiled, backward, other, planes, positions, gradient),
         )
         yield Case(
             f"{name} bfloat16, forward",
@@ -174,10 +181,12 @@ def _make_triplane_cases(points: int, repeats: int, device: torch.device, genera
 def _make_hash_grid_cases(
     points: int, repeats: int, device: torch.device, generator: torch.Generator
 ) -> Iterator[Case]:
-    def forward(function, positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Function:
+    def forward(function: Operator, positions: Tensor, table: Tensor, levels: list[GridLevel]) -> Function:
         return lambda: function(positions, table, levels)
 
-    def backward(function, positions: Tensor, table: Tensor, levels: list[GridLevel], gradient: Tensor) -> Function:
+    def backward(
+        function: Operator, positions: Tensor, table: Tensor, levels: list[GridLevel], gradient: Tensor
+    ) -> Function:
         weights = table.clone().requires_grad_()
         return lambda: torch.autograd.grad(function(positions, weights, levels), weights, gradient)
 
@@ -199,14 +208,14 @@ def _make_hash_grid_cases(
             forward(encode_hash_grid, positions, table, levels),
             baselines,
             few,
-            lambda given=(positions, table, levels): forward(compile_function(naive), *given),
+            partial(_bind_compiled, forward, naive, positions, table, levels),
         )
         yield Case(
             f"{name}, forward + backward",
             backward(encode_hash_grid, positions, table, levels, gradient),
             {"naive": backward(naive, positions, table, levels, gradient)},
             few,
-            lambda given=(positions, table, levels, gradient): backward(compile_function(naive), *given),
+            partial(_bind_compiled, backward, naive, positions, table, levels, gradient),
         )
 
 
@@ -216,10 +225,10 @@ def _make_composite_cases(
     def composite_values(density: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
         return composite_reference(density, values, lengths).values
 
-    def forward(function, parts: list[Tensor], **options: float) -> Function:
+    def forward(function: Operator, parts: list[Tensor], **options: float) -> Function:
         return lambda: function(*parts, **options).values
 
-    def backward(function, parts: list[Tensor], gradient: Tensor) -> Function:
+    def backward(function: Operator, parts: list[Tensor], gradient: Tensor) -> Function:
         inputs = [part.clone().requires_grad_() for part in parts]
         return lambda: torch.autograd.grad(function(*inputs).values, inputs[:2], gradient)
 
@@ -239,7 +248,7 @@ def _make_composite_cases(
         parts = [density, values, lengths]
         gradient = torch.randn(rays, channels, generator=generator).to(device)
         name, eager = f"compositing {samples} x {channels} channels", {"eager": forward(composite_reference, parts)}
-        build = lambda parts=parts: compiled(parts)  # noqa: E731
+        build = partial(compiled, parts)
         yield Case(f"{name}, forward", forward(composite, parts), eager, repeats, build)
         yield Case(f"{name}, stop at 1e-3", forward(composite, parts, early_stop_eps=1e-3), eager, repeats, build)
         yield Case(
@@ -247,7 +256,7 @@ def _make_composite_cases(
             backward(composite, parts, gradient),
             {"eager": backward(composite_reference, parts, gradient)},
             repeats,
-            lambda parts=parts, gradient=gradient: compiled_backward(parts, gradient),
+            partial(compiled_backward, parts, gradient),
         )
 
 
@@ -255,7 +264,7 @@ def _make_field_cases(points: int, repeats: int, device: torch.device, generator
     """Yield the sizes of ``base``: rendering has a batch of one, training a batch of six in both precisions."""
     field, positions, lengths = _make_field(1, points // 8, device, generator)
 
-    def render(function, **options: float) -> Tensor:
+    def render(function: Operator, **options: float) -> Tensor:
         with torch.inference_mode():
             return function(field, positions, lengths, **options).values
 
@@ -266,7 +275,7 @@ def _make_field_cases(points: int, repeats: int, device: torch.device, generator
     eager = on_pytorch(lambda: render(render_rays_reference))
     baselines = {"eager": eager, SEPARATE: lambda: render(render_rays_reference)}
     yield Case("fused field, forward", lambda: render(render_rays), baselines, repeats, compiled)
-    stopping = lambda: render(render_rays, early_stop_eps=1e-3)  # noqa: E731
+    stopping = partial(render, render_rays, early_stop_eps=1e-3)
     yield Case("fused field, rays stop at 1e-3", stopping, {"eager": eager}, repeats, compiled)
     for precision in ("float32", "autocast"):
         yield from _make_field_training_cases(points, repeats, device, generator, precision)
@@ -281,7 +290,7 @@ def _make_field_training_cases(
         part.requires_grad_()
     gradient = torch.randn(6, points // 48, 21, generator=generator).to(device)
 
-    def run(function, backward: bool) -> Function:
+    def run(function: Operator, backward: bool) -> Function:
         def step() -> Any:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "autocast"):
                 values = function(field, positions, lengths).values
@@ -296,9 +305,7 @@ def _make_field_training_cases(
             run(render_rays, backward),
             {"eager": on_pytorch(separate), SEPARATE: separate},
             repeats,
-            (lambda backward=backward: run(compile_function(render_rays_reference), backward))
-            if precision == "float32"
-            else None,
+            partial(_bind_compiled, run, render_rays_reference, backward) if precision == "float32" else None,
         )
 
 
@@ -356,7 +363,7 @@ def _make_warp_cases(points: int, repeats: int, device: torch.device, generator:
         for batch, backward in ((4, False), (6, True)):
             name = f"warp of the lattice, {batch} frames, {precision}, forward{' + backward' * backward}"
             bind = warp(batch, precision, backward)
-            build = (lambda bind=bind: bind(compile_function(deform_reference))) if precision == "float32" else None
+            build = partial(_bind_compiled, bind, deform_reference) if precision == "float32" else None
             yield Case(name, bind(deform), {"eager": bind(deform_reference)}, repeats, build)
 
 
@@ -369,19 +376,19 @@ def _make_convolution_cases(
         x = x.contiguous(memory_format=torch.channels_last)
         gradient = torch.randn(x.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
         block = ResidualBlock(channels)
-        for weight in (block.second.weight, block.second.bias):
+        for weight in block.second.parameters():
             torch.nn.init.normal_(weight, std=0.1, generator=generator)
         block.to(device)
         inputs = [x.clone().requires_grad_(), *block.parameters()]
 
-        def forward(function, x=x) -> Function:
+        def forward(function: Operator, x: Tensor = x) -> Function:
             def run() -> Tensor:
                 with torch.inference_mode():
                     return function(x)
 
             return run
 
-        def backward(function, inputs=inputs, gradient=gradient) -> Function:
+        def backward(function: Operator, inputs: list[Tensor] = inputs, gradient: Tensor = gradient) -> Function:
             return lambda: torch.autograd.grad(function(inputs[0]), inputs, gradient)
 
         for name, bind in (("forward", forward), ("forward + backward", backward)):
@@ -391,5 +398,5 @@ def _make_convolution_cases(
                 ours,
                 {"eager": on_pytorch(ours)},
                 repeats,
-                lambda bind=bind, block=block: bind(compile_function(block)),
+                partial(_bind_compiled, bind, block),
             )

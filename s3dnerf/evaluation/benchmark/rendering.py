@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import s3dnerf
@@ -51,7 +52,7 @@ class PhaseProfiler:
         self.seconds: dict[str, float] = defaultdict(float)
         self.stack = threading.local()
 
-    def wrap(self, phase: str, function: Callable) -> Callable:
+    def wrap(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``function`` with its time added to ``phase``."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +144,8 @@ def default_inputs(image: Path | None = None, audio: Path | None = None) -> Iter
 
 def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]]:
     """Render the same frames on our kernels and on PyTorch's operators, in turns; the best of two counts."""
-    seconds, rendered = {}, {}
+    seconds: dict[str, float] = {}
+    rendered: dict[str, list[np.ndarray]] = {}
     for name in ("auto", "pytorch") * 2:
         with force_backend(name):
             begin = time.perf_counter()

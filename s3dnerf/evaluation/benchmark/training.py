@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -25,13 +25,22 @@ from s3dnerf.training.losses import weighted_sum
 BACKENDS = {"ours": "auto", "PyTorch": "pytorch"}
 
 
+class Batches(Protocol):
+    """Batches by step number."""
+
+    def __getitem__(self, step: int) -> Any: ...
+
+
 class StepTrainer(Protocol):
     """The part of ``S3DNeRFTrainer`` that is measured."""
 
     step: int
     motion_interval: int
     device: torch.device
-    data: Sequence[Any]
+
+    @property
+    def data(self) -> Batches:
+        """The batches of all steps."""
 
     def update(self, batches: list[Any]) -> Any:
         """Make one training step and return its losses."""

@@ -162,12 +162,23 @@ def _check_complete(stream: av.VideoStream, end: float, path: str | Path) -> Non
 def _stated_duration(stream: av.VideoStream) -> float:
     """Return the stated length of a stream in seconds, or 0."""
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * _time_base(stream))
     # Matroska and WebM state it in a tag, "00:01:02.500000000".
     parts = stream.metadata.get("DURATION", "").split(":")
     if len(parts) != 3:
         return 0.0
     return 3600.0 * float(parts[0]) + 60.0 * float(parts[1]) + float(parts[2])
+
+
+def _time_base(stream: av.VideoStream) -> Fraction:
+    assert stream.time_base is not None, "FFmpeg gives every stream that it reads a time base"
+    return stream.time_base
+
+
+def _number(frame: av.VideoFrame, stream: av.VideoStream, start: Fraction, rate: Fraction) -> int:
+    """Return the number of a frame from its presentation time, which all frames have that ``VideoWriter`` wrote."""
+    assert frame.pts is not None, "the frame has no presentation time"
+    return round((frame.pts * _time_base(stream) - start) * rate)
 
 
 def _displayed_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
@@ -191,8 +202,8 @@ def _to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
 
 def _read_sorted(container: InputContainer, wanted: list[int], path: str | Path) -> Iterator[np.ndarray]:
     """Yield the frames numbered ``wanted`` (ascending, unique)."""
-    stream = find_video_stream(container)
-    start = (stream.start_time or 0) * stream.time_base
+    stream = _require_stream(container, path)
+    start = (stream.start_time or 0) * _time_base(stream)
     rate = stream.average_rate or Fraction(FPS)
     decoder: Iterator[av.VideoFrame] = iter(())
     position, frame = -1, None  # number of `frame`, the last one decoded
@@ -201,7 +212,7 @@ def _read_sorted(container: InputContainer, wanted: list[int], path: str | Path)
             decoder, position, frame = _seek(container, stream, index, start, rate)
         while frame is not None and position < index:
             frame = next(decoder, None)
-            position = -1 if frame is None else round((frame.pts * stream.time_base - start) * rate)
+            position = -1 if frame is None else _number(frame, stream, start, rate)
         if frame is None or position != index:
             raise UserError(path, f"has no frame {index}", "Prepare the clip again.")
         yield _to_rgb(frame, _displayed_size(frame, stream))
@@ -214,10 +225,10 @@ def _seek(
     back = 0
     while True:
         target = max(0, index - back)
-        container.seek(int((start + target / rate) / stream.time_base), stream=stream)
+        container.seek(int((start + target / rate) / _time_base(stream)), stream=stream)
         decoder = container.decode(stream)
         frame = next(decoder, None)
-        position = -1 if frame is None else round((frame.pts * stream.time_base - start) * rate)
+        position = -1 if frame is None else _number(frame, stream, start, rate)
         # Seeking uses decoding time, which is ahead of presentation time if there are B-frames.
         if target == 0 or (frame is not None and position <= index):
             return decoder, position, frame

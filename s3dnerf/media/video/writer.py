@@ -136,6 +136,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
             part = stack.enter_context(atomic_write(self.path, can_stream=True))
+            file: str | _WriteOnly
             options, file = self.format.file_options, str(part)
             if is_stream(part):
                 options, file = self.format.stream_options, stack.enter_context(closing(_WriteOnly(part)))
@@ -208,7 +209,9 @@ class _AudioTrack:
         self._container = container
         # At this bit rate AAC's default coder is slower and less accurate.
         options = {"aac_coder": "fast"} if codec == "aac" else {}
-        self._stream = container.add_stream(codec, rate=AUDIO_RATE, layout=self._layout, options=options)
+        stream = container.add_stream(codec, rate=AUDIO_RATE, layout=self._layout, options=options)
+        assert isinstance(stream, av.AudioStream), "the codecs of all formats are known"
+        self._stream = stream
         self._stream.bit_rate = 96000 * len(self._rest)
         self._samples = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class HierarchicalFacialAppearanceEncoder(nn.Module):
         self.stem = make_convolution(3 + 3, widths[0], stride=2)
         self.down = nn.ModuleList(
             nn.Sequential(nn.SiLU(), make_convolution(inputs, outputs, stride=2), ResidualBlock(outputs))
-            for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
+            for inputs, outputs in pairwise(widths)
         )
         self.up = nn.ModuleList(
             nn.Sequential(make_convolution(coarse + fine, fine), ResidualBlock(fine))
@@ -76,7 +77,8 @@ class HierarchicalFacialAppearanceEncoder(nn.Module):
     @staticmethod
     def locate_pixels(image: Tensor, camera: Camera) -> Tensor:
         """Return ``[B, 3, H, W]``: where on the plane through the head's origin each pixel lies, in head space."""
-        grid = make_pixel_grid(*image.shape[-2:], device=image.device)
+        height, width = image.shape[-2:]
+        grid = make_pixel_grid(height, width, image.device)
         offset = (grid - camera.center[:, None, None]) / camera.scale[:, None, None, None]
         on_plane = torch.stack([offset[..., 0], -offset[..., 1]], dim=-1)
         return torch.einsum("bji,bhwj->bihw", camera.rotation[:, :2], on_plane)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from s3dnerf.models.s3dnerf.appearance_encoder import Appearance
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
 from s3dnerf.models.s3dnerf.region_attention import RegionTokens
 from s3dnerf.structures import Camera, map_tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class MotionIdentity:
     source_motion: Tensor
     """``[B, R, code]`` motion codes of the expression estimated in the source: a smile, parted lips."""
 
-    def repeat(self, times: int) -> MotionIdentity:
+    def repeat(self, times: int) -> Self:
         """Return the batch with each identity repeated ``times`` times in a row."""
         return map_tensors(self, lambda x: x.repeat_interleave(times, dim=0))
 
-    def expand(self, times: int) -> MotionIdentity:
+    def expand(self, times: int) -> Self:
         """Return a batch of ``times`` views of this single identity. Nothing is copied."""
         return map_tensors(self, lambda x: x.expand(times, *x.shape[1:]))
 

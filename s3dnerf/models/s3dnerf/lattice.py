@@ -18,6 +18,8 @@ FOCUS = (0.35, 0.4, 1.0)
 class Lattice(nn.Module):
     """Points of head space, dense around the mouth, between which the field is interpolated trilinearly."""
 
+    points: Tensor
+
     def __init__(
         self,
         size: tuple[int, int, int],
@@ -27,7 +29,8 @@ class Lattice(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.center, self.focus = size, center, focus
-        self.extent = tuple(math.asinh(far / near) for far, near in zip(reach, focus, strict=True))
+        width, height, depth = (math.asinh(far / near) for far, near in zip(reach, focus, strict=True))
+        self.extent = (width, height, depth)
         axes = [torch.linspace(-1.0, 1.0, points) for points in size]
         unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).permute(2, 1, 0, 3)
         points = torch.tensor(center) + torch.tensor(focus) * torch.sinh(unit * torch.tensor(self.extent))

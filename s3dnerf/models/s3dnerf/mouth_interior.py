@@ -81,6 +81,8 @@ def measure_opening(outline: Tensor) -> Tensor:
 class MouthInterior(nn.Module):
     """A network from places between the lips to colors."""
 
+    shown: Tensor
+
     def __init__(self, types: int = 8, hidden: int = 48, type_width: int = 8, frequencies: int = 3) -> None:
         """Make the network.
 

@@ -89,6 +89,10 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
     ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
     """
 
+    canonical_landmarks: Tensor
+    inner_lips: Tensor
+    lips_apart: Tensor
+
     def __init__(self, config: ModelConfig | dict[str, Any], render_config: RenderConfig | None = None) -> None:
         """Build the model.
 
@@ -157,6 +161,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
     def encode_identity(self, source: Source) -> Identity:
         """Encode sources with a matte, once for all frames."""
+        assert source.matte is not None, "rendering needs a matte"
         appearance = self.appearance_encoder(source.image, source.camera)
         motion = self._encode_motion_identity(source, appearance.context)
         return Identity(

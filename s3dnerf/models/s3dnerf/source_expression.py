@@ -17,6 +17,10 @@ RANK = 32
 class SourceExpression(nn.Module):
     """Landmarks of a source image -> their displacement from the person's own mean face. Fitted, not trained."""
 
+    mean: Tensor
+    reduce: Tensor
+    expand: Tensor
+
     def __init__(self, landmarks: int) -> None:
         super().__init__()
         # Until it is fitted, every face is taken for the person's mean face.
