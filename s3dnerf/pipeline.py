@@ -9,21 +9,15 @@ video.save("talking.mp4")
 from __future__ import annotations
 
 import logging
-import resource
-import sys
-import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from s3dnerf import limits
 from s3dnerf.config import from_dict, to_dict
@@ -40,9 +34,7 @@ from s3dnerf.face.motion_state import (
     blend_eye_openness,
     blend_head_motion,
     blend_mouth_motion,
-    read_state,
     relative_head_pose,
-    write_state,
 )
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import Face, extract_face, find_face
@@ -58,10 +50,9 @@ from s3dnerf.media.audio import (
     stream_clean_speech,
     stream_speech_windows,
 )
-from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
-from s3dnerf.media.video import VideoWriter, check_video_output, stream_frames
+from s3dnerf.media.video import stream_frames
 from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
@@ -72,15 +63,12 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import check_options, parse_color
 from s3dnerf.rendering.background import Background
 from s3dnerf.structures import Camera, Source
+from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-FRAMES_WAITING = 8
-"""Rendered frames that may wait to be written."""
 AUDIO_BATCH = 64
 """Windows of speech that are encoded at once."""
 T = TypeVar("T")
-PRESET = "veryfast"
-"""How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
 BATCH = {"cpu": 4, "cuda": 16}
 """Frames rendered at once: as many as caches hold, and so many that a GPU works longer than Python needs to ask it."""
 FULLY = 0.999
@@ -90,87 +78,6 @@ LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
 
 
 log = logging.getLogger(__name__)
-
-
-class PhaseTimer:
-    """Adds up the seconds spent in each phase of rendering."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
-
-    def __str__(self) -> str:
-        return ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
-
-
-@dataclass(frozen=True)
-class TalkingVideo:
-    """Frames to come: iterating renders them, every time anew."""
-
-    frames: int
-    size: tuple[int, int]
-    """Width and height."""
-    audio: Path
-    timer: PhaseTimer
-    start: Callable[[], Iterator[np.ndarray]]
-    inputs: tuple[Path, ...]
-    """Files that are read while frames are rendered, or were; none of them is overwritten."""
-    ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
-    """Where the last complete rendering ended."""
-
-    @property
-    def end_state(self) -> MotionState:
-        """How head, eyes and mouth ended: the ``start`` of the next utterance.
-
-        Raises:
-            RuntimeError: the frames have not been rendered to the end yet.
-        """
-        if not self.ends:
-            raise RuntimeError("end_state is not known yet: iterate over all frames, or save the video, first")
-        return self.ends[0]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
-        return self.start()
-
-    def __len__(self) -> int:
-        return self.frames
-
-    def save(self, path: str | Path, progress: bool = False) -> Path:
-        """Render into a video file with the speech as its sound; the file appears when it is complete.
-
-        Raises:
-            UserError: the output is one of the inputs, cannot be written, or its suffix names no format for videos.
-        """
-        check_video_output(path, self.inputs)
-        bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        # One thread encodes while the next frames are rendered; only a few frames wait for it.
-        with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
-            waiting: deque[Future[None]] = deque()
-            for frame in self:
-                waiting.append(thread.submit(self.write_frame, writer, frame))
-                if len(waiting) > FRAMES_WAITING:
-                    waiting.popleft().result()
-                bar.update()
-            for task in waiting:
-                task.result()
-        return Path(path)
-
-    def open_file(self, path: str | Path) -> VideoWriter:
-        """Return a writer of the frames and the speech: a context manager."""
-        return VideoWriter(path, self.size, audio=self.audio, preset=PRESET)
-
-    def write_frame(self, writer: VideoWriter, frame: np.ndarray) -> None:
-        """Encode one frame and note the time it took."""
-        with self.timer("writing"):
-            writer.write(frame)
 
 
 class TalkingHeadPipeline:
@@ -475,7 +382,7 @@ class TalkingHeadPipeline:
         """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
         motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.expand(len(chunk))
-        camera = Camera.from_numpy(join_poses(poses), self.device)
+        camera = Camera.from_numpy(HeadPose.concatenate(poses), self.device)
         openness = torch.from_numpy(np.stack(eyes)).to(self.device)
         openness = self.model.prepare_eyes(identity, openness)
         rendering = self.model(identity, torch.stack(motion), openness, camera, lattice=lattice, background=background)
@@ -486,85 +393,12 @@ class TalkingHeadPipeline:
         return mixed_precision(self.device)
 
 
-def render(
-    image: str | Path,
-    audio: str | Path,
-    out: str | Path,
-    checkpoint: str | Path | None = None,
-    size: int | None = None,
-    pose: str = "idle",
-    turn: tuple[float, float] = (0.0, 0.0),
-    blink: str = "auto",
-    background: str = "keep",
-    framing: str = "crop",
-    seed: int = 0,
-    device: str = "auto",
-    face: int | None = None,
-    fit_steps: int = 0,
-    start: str | Path | None = None,
-    end: str | Path | None = None,
-    settings: Mapping[str, float] | None = None,
-) -> Path:
-    """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
-
-    ``start`` is a file with the end state of the utterance before, ``end`` one that this one's is written to.
-    """
-    begin = time.perf_counter()
-    check_options(pose, turn, blink, background, framing, size, face, seed)
-    require_file(audio, "speech")
-    require_file(image, "image")
-    inputs = [image, audio, start, *([] if pose in ("static", "idle") else [pose])]
-    check_video_output(out, inputs)
-    if end is not None:
-        check_output(end, [*inputs, out])
-    state = None if start is None else read_state(start)
-    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
-    loading = time.perf_counter() - begin
-    video = pipeline(
-        image,
-        audio,
-        pose=pose,
-        turn=turn,
-        blink=blink,
-        background=background,
-        framing=framing,
-        size=size,
-        face=face,
-        seed=seed,
-        start=state,
-    )
-    video.save(out, progress=True)
-    if end is not None:
-        write_state(end, video.end_state)
-    total = time.perf_counter() - begin
-    print(
-        f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
-        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB",
-        # Where the video itself goes down a pipe, that may be the standard output.
-        file=sys.stderr if is_stream(out) else sys.stdout,
-    )
-    return Path(out)
-
-
-def measure_peak_memory() -> float:
-    """The most memory this process has ever held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Bytes on macOS, kilobytes elsewhere.
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def make_source(face: Face, device: torch.device) -> Source:
     """Return a face as a batch of one portrait."""
     image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
     matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]
     return Source(image, Camera.from_numpy(face.pose, device), landmarks, eyes, matte)
-
-
-def join_poses(poses: tuple[HeadPose, ...]) -> HeadPose:
-    """Join tracks of poses into one."""
-    names = ("rotation", "scale", "center")
-    return HeadPose(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in names))
 
 
 def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:

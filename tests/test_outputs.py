@@ -9,7 +9,7 @@ import pytest
 
 from s3dnerf import cli
 from s3dnerf.errors import UserError
-from s3dnerf.pipeline import PhaseTimer, TalkingVideo
+from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 
 @pytest.fixture

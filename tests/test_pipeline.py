@@ -33,8 +33,9 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
 from s3dnerf.metrics.image import measure_psnr
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
-from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
+from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import parse_color
+from s3dnerf.talking_video import TalkingVideo
 from s3dnerf.training.config import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
@@ -676,7 +677,7 @@ def test_settings_of_inference_replace_those_of_the_weights(checkpoint: Path) ->
 
 def test_the_command_line_passes_settings_of_inference(monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
     passed = []
-    monkeypatch.setattr("s3dnerf.pipeline.render", lambda **options: passed.append(options["settings"]))
+    monkeypatch.setattr("s3dnerf.render_file.render", lambda **options: passed.append(options["settings"]))
     words = ["render", "--image", str(files / "face.png"), "--audio", str(files / "speech.wav")]
     assert cli.main([*words, "--motion-scale", "1.3", "--source-detail-scale", "0.5"]) == 0
     assert cli.main(words) == 0

@@ -22,8 +22,9 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import LIPS_APART
-from s3dnerf.pipeline import PhaseTimer, TalkingHeadPipeline, make_source
+from s3dnerf.pipeline import TalkingHeadPipeline, make_source
 from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.talking_video import PhaseTimer
 from s3dnerf.training.losses import lip_openings
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"

@@ -10,6 +10,7 @@ u and v may be in any square unit (normalized coordinates or pixels); scale and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,11 @@ class HeadPose:
     """``[T]``."""
     center: np.ndarray
     """``[T, 2]``."""
+
+    @classmethod
+    def concatenate(cls, poses: Sequence[HeadPose]) -> HeadPose:
+        """Concatenate poses along time."""
+        return cls(*(np.concatenate([getattr(pose, name) for pose in poses]) for name in vars(poses[0])))
 
     def __len__(self) -> int:
         return len(self.scale)

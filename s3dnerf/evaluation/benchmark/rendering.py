@@ -29,7 +29,8 @@ from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformation
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops import backend
-from s3dnerf.pipeline import TalkingHeadPipeline, TalkingVideo
+from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.talking_video import TalkingVideo
 
 PHASES: tuple[tuple[str, object, str], ...] = (
     ("speech", S3DNeRF, "encode_speech"),

@@ -1,0 +1,82 @@
+"""Rendering to a file, with progress and a summary: what ``s3dnerf render`` does."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from s3dnerf.face.motion_state import read_state, write_state
+from s3dnerf.media.files import check_output, is_stream, require_file
+from s3dnerf.media.video import check_video_output
+from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.render_options import check_options
+
+
+def render(
+    image: str | Path,
+    audio: str | Path,
+    out: str | Path,
+    checkpoint: str | Path | None = None,
+    size: int | None = None,
+    pose: str = "idle",
+    turn: tuple[float, float] = (0.0, 0.0),
+    blink: str = "auto",
+    background: str = "keep",
+    framing: str = "crop",
+    seed: int = 0,
+    device: str = "auto",
+    face: int | None = None,
+    fit_steps: int = 0,
+    start: str | Path | None = None,
+    end: str | Path | None = None,
+    settings: Mapping[str, float] | None = None,
+) -> Path:
+    """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
+
+    ``start`` is a file with the end state of the utterance before, ``end`` one that this one's is written to.
+    """
+    begin = time.perf_counter()
+    check_options(pose, turn, blink, background, framing, size, face, seed)
+    require_file(audio, "speech")
+    require_file(image, "image")
+    inputs = [image, audio, start, *([] if pose in ("static", "idle") else [pose])]
+    check_video_output(out, inputs)
+    if end is not None:
+        check_output(end, [*inputs, out])
+    state = None if start is None else read_state(start)
+    pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
+    loading = time.perf_counter() - begin
+    video = pipeline(
+        image,
+        audio,
+        pose=pose,
+        turn=turn,
+        blink=blink,
+        background=background,
+        framing=framing,
+        size=size,
+        face=face,
+        seed=seed,
+        start=state,
+    )
+    video.save(out, progress=True)
+    if end is not None:
+        write_state(end, video.end_state)
+    total = time.perf_counter() - begin
+    print(
+        f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
+        f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB",
+        # Where the video itself goes down a pipe, that may be the standard output.
+        file=sys.stderr if is_stream(out) else sys.stdout,
+    )
+    return Path(out)
+
+
+def measure_peak_memory() -> float:
+    """The most memory this process has ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, kilobytes elsewhere.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,103 @@
+"""A talking video: frames to come, and the file they can be saved to."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from s3dnerf.face.motion_state import MotionState
+from s3dnerf.media.video import VideoWriter, check_video_output
+
+FRAMES_WAITING = 8
+"""Rendered frames that may wait to be written."""
+PRESET = "veryfast"
+"""How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
+
+
+class PhaseTimer:
+    """Adds up the seconds spent in each phase of rendering."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+    def __str__(self) -> str:
+        return ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
+
+
+@dataclass(frozen=True)
+class TalkingVideo:
+    """Frames to come: iterating renders them, every time anew."""
+
+    frames: int
+    size: tuple[int, int]
+    """Width and height."""
+    audio: Path
+    timer: PhaseTimer
+    start: Callable[[], Iterator[np.ndarray]]
+    inputs: tuple[Path, ...]
+    """Files that are read while frames are rendered, or were; none of them is overwritten."""
+    ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
+    """Where the last complete rendering ended."""
+
+    @property
+    def end_state(self) -> MotionState:
+        """How head, eyes and mouth ended: the ``start`` of the next utterance.
+
+        Raises:
+            RuntimeError: the frames have not been rendered to the end yet.
+        """
+        if not self.ends:
+            raise RuntimeError("end_state is not known yet: iterate over all frames, or save the video, first")
+        return self.ends[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
+        return self.start()
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def save(self, path: str | Path, progress: bool = False) -> Path:
+        """Render into a video file with the speech as its sound; the file appears when it is complete.
+
+        Raises:
+            UserError: the output is one of the inputs, cannot be written, or its suffix names no format for videos.
+        """
+        check_video_output(path, self.inputs)
+        bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
+        # One thread encodes while the next frames are rendered; only a few frames wait for it.
+        with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
+            waiting: deque[Future[None]] = deque()
+            for frame in self:
+                waiting.append(thread.submit(self.write_frame, writer, frame))
+                if len(waiting) > FRAMES_WAITING:
+                    waiting.popleft().result()
+                bar.update()
+            for task in waiting:
+                task.result()
+        return Path(path)
+
+    def open_file(self, path: str | Path) -> VideoWriter:
+        """Return a writer of the frames and the speech: a context manager."""
+        return VideoWriter(path, self.size, audio=self.audio, preset=PRESET)
+
+    def write_frame(self, writer: VideoWriter, frame: np.ndarray) -> None:
+        """Encode one frame and note the time it took."""
+        with self.timer("writing"):
+            writer.write(frame)
