@@ -217,6 +217,7 @@ def _link(command: list[str], library: Path) -> Path:
 
 
 def main() -> int:
+    """Build what the command line asks for and return the exit code."""
     parser = argparse.ArgumentParser(description="Build the kernels.", allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=LIBRARIES, metavar="DIR", help="folder for the libraries")
     parser.add_argument("--cuda", action="store_true", help="build the CUDA library also without a GPU")

@@ -250,7 +250,8 @@ class TalkingHeadPipeline:
         """Reenact a clip from its first frame, its sound and its tracked head poses, in its own framing.
 
         Args:
-            video: the clip; its own sound is used when ``audio`` is None.
+            video: the clip.
+            audio: the speech; by default the clip's own.
             freeze_mouth: hold the speech of the first frame.
             freeze_pose: hold the head pose of the first frame.
             max_frames: only so many of the first frames.

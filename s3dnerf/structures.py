@@ -17,13 +17,16 @@ class HeadPoseLike(Protocol):
     """Head poses as arrays: rotation ``[B, 3, 3]``, scale ``[B]`` and center ``[B, 2]``, see :class:`Camera`."""
 
     @property
-    def rotation(self) -> np.ndarray: ...
+    def rotation(self) -> np.ndarray:
+        """``[B, 3, 3]``."""
 
     @property
-    def scale(self) -> np.ndarray: ...
+    def scale(self) -> np.ndarray:
+        """``[B]``."""
 
     @property
-    def center(self) -> np.ndarray: ...
+    def center(self) -> np.ndarray:
+        """``[B, 2]``."""
 
 
 @dataclass(frozen=True)

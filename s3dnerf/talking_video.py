@@ -30,6 +30,7 @@ class PhaseTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """Time a block as part of a phase."""
         start = time.perf_counter()
         try:
             yield

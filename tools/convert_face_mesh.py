@@ -27,6 +27,7 @@ KINDS[tflite.BuiltinOperator.PRELU] = "prelu"
 
 
 def main() -> None:
+    """Parse the command line and convert."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FACE_MESH_WEIGHTS, help="file to write")
     options = parser.parse_args()
@@ -108,6 +109,7 @@ def list_layers() -> Iterator[tuple[str, str]]:
 
 
 def list_block(name: str) -> Iterator[tuple[str, str]]:
+    """Parse the command line and convert."""
     yield from (("depthwise", f"{name}.depthwise"), ("conv", f"{name}.pointwise"), ("prelu", f"{name}.activation"))
 
 

@@ -11,6 +11,7 @@ from s3dnerf.options import OneLineParser, add_int, read_path
 
 
 def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `prepare`."""
     parser = add_command(
         commands,
         "prepare",
@@ -48,6 +49,7 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
+    """Run the command `prepare`."""
     from s3dnerf.data.prepare import prepare_videos
     from s3dnerf.data.report import check_success, format_summary
     from s3dnerf.sync_embedder import load_sync_embedder

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `benchmark`."""
     parser = add_command(
         commands,
         "benchmark",
@@ -57,6 +58,7 @@ def show(tables: list[Table]) -> list[Table]:
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
+    """Run the command `benchmark`."""
     from s3dnerf.evaluation.benchmark import (
         default_inputs,
         measure_kernels,
@@ -88,6 +90,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
 
 
 def add_doctor(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `doctor`."""
     add_command(
         commands,
         "doctor",
@@ -99,6 +102,7 @@ def add_doctor(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_doctor(options: argparse.Namespace) -> None:
+    """Run the command `doctor`."""
     from s3dnerf.ops.backend import diagnose
 
     print(diagnose())

@@ -11,6 +11,7 @@ from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 
 
 def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `evaluate`."""
     parser = add_command(
         commands,
         "evaluate",
@@ -56,6 +57,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    """Run the command `evaluate`."""
     from s3dnerf.evaluation.evaluate import evaluate_clips
     from s3dnerf.evaluation.rows import ROWS
     from s3dnerf.ops.backend import keep_freed_memory
@@ -83,6 +85,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `ablate`."""
     parser = add_command(
         commands,
         "ablate",
@@ -136,6 +139,7 @@ def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_ablate(options: argparse.Namespace) -> None:
+    """Run the command `ablate`."""
     from s3dnerf.evaluation.ablation import Protocol, run_ablation
     from s3dnerf.training.s3dnerf import train
 

@@ -20,6 +20,7 @@ RENDER_SETTINGS = {
 
 
 def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `render`."""
     parser = add_command(
         commands,
         "render",
@@ -97,6 +98,7 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_render(options: argparse.Namespace) -> None:
+    """Run the command `render`."""
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.render_file import render
 

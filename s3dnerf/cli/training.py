@@ -11,6 +11,7 @@ from s3dnerf.options import OneLineParser, read_path, read_text
 
 
 def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `train`."""
     parser = add_command(
         commands,
         "train",
@@ -40,6 +41,7 @@ def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
+    """Run the command `train`."""
     import cv2
 
     from s3dnerf.config import find_config, load_config, show_options
@@ -62,6 +64,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `train-sync`."""
     parser = add_command(
         commands,
         "train-sync",
@@ -117,6 +120,7 @@ def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_train_sync(options: argparse.Namespace) -> None:
+    """Run the command `train-sync`."""
     from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.evaluation.sync_discriminator import evaluate_discriminator, format_reports
     from s3dnerf.evaluation.sync_offsets import evaluate_offsets, format_offset_scores

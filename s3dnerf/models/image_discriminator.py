@@ -88,6 +88,7 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = EqualizedConvolution(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map ``[B, outputs, H/2, W/2]`` of ``x [B, inputs, H, W]``."""
         changed = F.avg_pool2d(activate(self.second(activate(self.first(x)))), 2)
         return (changed + self.shortcut(F.avg_pool2d(x, 2))) * SQRT_HALF
 
@@ -102,6 +103,7 @@ class EqualizedConvolution(nn.Module):
         self.scale, self.is_pointwise = 1.0 / math.sqrt(inputs * kernel * kernel), kernel == 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x [B, inputs, H, W]``."""
         weight = self.scale * self.weight
         return F.conv2d(x, weight, self.bias) if self.is_pointwise else convolve(x, weight, self.bias)
 
@@ -116,6 +118,7 @@ class EqualizedLinear(nn.Module):
         self.scale = 1.0 / math.sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to ``x [B, inputs]``."""
         return F.linear(x, self.scale * self.weight, self.bias)
 
 

@@ -34,6 +34,7 @@ class ResidualBlock(nn.Module):
         self.second = zero_initialize(make_convolution(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ``x [B, channels, H, W]`` plus the residual."""
         hidden = self.first(x, activate_input=True, activate_output=True)
         return self.second(hidden, addend=x)
 

@@ -27,7 +27,8 @@ COPY_AGAIN = "Copy or download it again."
 class Configurable(Protocol[Made]):
     """A class of models that are made from one settings dataclass."""
 
-    def __call__(self, config: Any) -> Made: ...
+    def __call__(self, config: Any) -> Made:
+        """Make a model from its settings."""
 
 
 def load_model(

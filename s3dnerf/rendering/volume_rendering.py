@@ -41,11 +41,13 @@ class Radiance(Protocol):
     frequencies: int
 
     @property
-    def layers(self) -> list[tuple[Tensor, Tensor]]: ...
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer."""
 
     def __call__(
         self, features: Tensor, ambient: Tensor, offsets: Tensor, points: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return density, color and features."""
 
 
 @dataclass(frozen=True)

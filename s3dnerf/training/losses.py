@@ -158,10 +158,10 @@ def landmark_error(placed: Tensor, wanted: Tensor) -> Tensor:
 
 
 def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
-    """Compare the movement that motion codes of speech ``[B, R, code]`` cause with the tracked one, over stretches of
-    ``length`` frames.
+    """Return the losses of motion codes from speech ``[B, R, code]``, over sequences of ``length`` frames.
 
-    The decoder tells what they cause, which is true of codes such as the encoder makes: hence they are held to these.
+    The landmarks that they decode to are compared with the tracked ones. The decoder is only right about codes like the
+    encoder's, so that ``distill`` keeps them close to these.
     """
     placed = decode_motion_landmarks(model, spoken, frames)
     opening = lip_openings(placed).unflatten(0, (-1, length))

@@ -214,7 +214,8 @@ def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: f
     most. With all cosines equal it is the logarithm of one more than their number.
 
     Args:
-        lips, speech: ``[N, E]`` unit vectors; those of a row belong together.
+        lips: ``[N, E]`` unit vectors.
+        speech: ``[N, E]`` unit vectors; those of a row belong together.
         negatives: ``bool [N, N]``, symmetric: lips of row i and speech of row j are out of step.
         temperature: difference of two cosines that counts as one.
     """
