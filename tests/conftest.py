@@ -23,6 +23,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 REAL_CLIPS = ("grid_uC_lrwp9a", "grid_uB_lwbsza")
 """Two real clips of three seconds: the first of a train person, the second of a val person."""
+SLOW_MODULES = (
+    *("test_weights", "test_end_to_end", "test_pipeline", "test_training_guide", "test_examples", "test_interruption"),
+    *("test_hub", "test_outputs", "test_fitting", "test_cli"),
+    *("data/test_prepare", "data/test_dataset", "ops/test_build", "ops/test_field", "ops/test_convolution"),
+    *("ops/test_deformation", "ops/test_triplane", "training/test_s3dnerf", "training/test_mouth_interior"),
+    *("training/test_sync", "training/test_sync_offsets", "training/test_perceptual", "training/test_adversarial"),
+    *("evaluation/test_ablation", "evaluation/test_benchmark", "evaluation/test_evaluate", "evaluation/test_networks"),
+    *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
+    *("models/s3dnerf/test_deformation_variants", "face/test_landmarks", "face/test_driving_video", "media/test_video"),
+)
+"""Modules whose tests `make test-fast` leaves out."""
+REAL_DATA = {"shared_data", "real_clips_folder", "real_prepared_clips"}
+"""Fixtures that need the real clips."""
 DRAWN_SIZE = 64
 DRAWN_CLIPS = (
     # name, person, split, sync, frames, seed
@@ -31,6 +44,19 @@ DRAWN_CLIPS = (
     ("ben_0", "ben", "train", "corrected", 30, 2),
     ("cid_0", "cid", "val", "ok", 30, 3),
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow, as in need of the real clips, or as in need of a GPU."""
+    for item in items:
+        module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        if module in SLOW_MODULES:
+            item.add_marker(pytest.mark.slow)
+        if REAL_DATA & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.data)
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("library") == "cuda":
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session")
