@@ -1,4 +1,4 @@
-"""Fitting a portrait: a few seconds of optimization before rendering, of one small part that is its own.
+"""Fitting to a source: a few seconds of optimization before rendering.
 
 The part is a residual of the tri-planes and of the finest appearance map. It learns to render the portrait itself where
 nothing has changed. From other sides, where nobody knows what is right, it learns to leave what the model shows alone.
@@ -30,13 +30,13 @@ TURN = 0.25
 def fit_identity(
     model: S3DNeRF, identity: Identity, steps: int, seed: int = 0, autocast: torch.autocast | None = None
 ) -> Identity:
-    """Adapt one encoded portrait to its photograph; the model's own weights stay as they are.
+    """Fit one encoded source to its image. The weights of the model do not change.
 
     Args:
         model: in evaluation mode.
-        identity: of a single portrait.
+        identity: of a single source.
         steps: steps of the optimizer, about an eighth of a second each on two processor cores with AVX-512.
-        seed: of the sides looked at.
+        seed: of the sides that are rendered.
         autocast: mixed precision, if any.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -47,11 +47,11 @@ def fit_identity(
     wanted = [weight for weight in model.parameters() if weight.requires_grad]
     model.requires_grad_(False)
     try:
-        for _ in tqdm(range(steps), desc="fitting the portrait", leave=False):
+        for _ in tqdm(range(steps), desc="fitting to the image", leave=False):
             camera = turn_camera(identity.camera, generator)
             with autocast or torch.autocast("cpu", enabled=False):
                 fitted = add_residuals(identity, planes, detail)
-                loss = compare_with_portrait(render_still(model, fitted, identity.camera), identity.image)
+                loss = source_loss(render_still(model, fitted, identity.camera), identity.image)
                 with torch.no_grad():
                     before = render_still(model, identity, camera)
                 after = render_still(model, fitted, camera)
@@ -74,11 +74,11 @@ def add_residuals(identity: Identity, planes: list[Tensor], detail: Tensor) -> I
 
 
 def render_still(model: S3DNeRF, identity: Identity, camera: Camera) -> Rendering:
-    """Render the portrait's own expression under ``camera``."""
+    """Render the expression of the source under ``camera``."""
     return model(identity, identity.source_motion, identity.eyes, camera)
 
 
-def compare_with_portrait(rendering: Rendering, image: Tensor) -> Tensor:
+def source_loss(rendering: Rendering, image: Tensor) -> Tensor:
     """Mean absolute difference of the frame, and of what volume rendering alone shows of it."""
     small, middle = (downsample(image, image.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
     return (

@@ -74,7 +74,7 @@ BATCH = {"cpu": 4, "cuda": 16}
 FULLY = 0.999
 """Share of a pixel that is all of it, but for rounding."""
 LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
-"""Most pixels a side and in all of a whole picture: those of H.264 at level 5.1, which players take."""
+"""Largest side and pixel count of a whole image: those of H.264 at level 5.1, which players support."""
 
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class TalkingHeadPipeline:
             model: the model.
             device: where to compute: "auto", "cpu", "cuda" or "cuda:1".
             batch: frames rendered at once; None is what suits the device, of :data:`BATCH`.
-            fit_steps: steps by which every portrait is first fitted to its photograph (see ``fit_identity``).
+            fit_steps: optimization steps that fit the model to every source image (see ``fit_identity``).
 
         Raises:
             UserError: there is no such device, or a number is out of range.
@@ -148,20 +148,20 @@ class TalkingHeadPipeline:
         seed: int = 0,
         start: MotionState | None = None,
     ) -> TalkingVideo:
-        """Let a portrait say a recording.
+        """Animate a source image with speech.
 
         Args:
-            image: picture with a face, from the front or up to three quarters.
+            image: the source, with a face seen from the front or up to three quarters.
             audio: anything ffmpeg reads.
             pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
-            turn: degrees by which the head is turned from where it looks in the portrait, to the viewer's right and up,
+            turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up,
                 40 at most; the motion goes on from there.
             blink: "auto" or "off".
             background: "keep", in which what stands behind the person stands still, or a color such as "green" or
                 "#00ff00" that replaces it.
-            framing: "crop" gives the square around the head, "picture" puts it back into the whole picture.
+            framing: "crop" renders the square around the head, "picture" pastes it back into the whole image.
             size: side of that square in pixels, an even number from 16 to 4096; default is the model's own. The whole
-                picture keeps its size.
+                image keeps its size.
             face: which face of several, 1 being the largest.
             seed: of idle motion and blinks, 0 or more.
             start: the ``end_state`` of the utterance before, from which head, eyes and mouth go on.
@@ -286,7 +286,7 @@ class TalkingHeadPipeline:
             yield paste_crop(first, frame, head.crop)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
-        """Encode a portrait, and adapt what was encoded to it if that is wanted."""
+        """Encode a source, and fit the model to it if ``fit_steps`` says so."""
         with torch.no_grad(), self.autocast():
             identity = self.model.encode_identity(make_source(face, self.device))
             identity = self.model.prepare_identity(identity)
@@ -295,11 +295,11 @@ class TalkingHeadPipeline:
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
 
     def make_background(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Background:
-        """Tell a portrait's person and scene apart; a ``color [3]`` takes the place of the scene."""
+        """Separate the person in the source from the background; a ``color [3]`` replaces the background."""
         with torch.inference_mode(), self.autocast():
             alpha = render_still(self.model, identity, identity.camera).alpha.float()
         if color is None:
-            # Half the pixels a side are enough to tell what stands still: it is the same on either side of the border.
+            # Half the resolution is enough for the masks of the background.
             person = unseen = downsample(self.to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy())), 2)
             hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
             scene = self.to_picture(inpaint_background(face.image, hidden))
@@ -315,11 +315,11 @@ class TalkingHeadPipeline:
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
 
     def choose_motion(
-        self, first: HeadPose, pose: str | Path, seed: int, portrait: HeadPose | None = None
+        self, first: HeadPose, pose: str | Path, seed: int, source: HeadPose | None = None
     ) -> Callable[..., Iterator[HeadPose]]:
         """Return a function that starts the head motion asked for, which begins at its ``first`` pose, at a frame.
 
-        Motion from a video is held within what can be seen from the pose in the ``portrait``, by default the first one.
+        Motion from a video is limited to what is visible from the pose in the ``source``, by default the first one.
         """
         if pose == "static":
             return lambda start=0: repeat(first)
@@ -327,7 +327,7 @@ class TalkingHeadPipeline:
             return lambda start=0: iterate_idle_motion(first, seed, start=start)
         path = Path(pose)
         driving = read_driving_motion(path)
-        held = limit_motion(portrait or first, transfer_motion(first, driving.pose))
+        held = limit_motion(source or first, transfer_motion(first, driving.pose))
         held_back = held.describe()
         notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
         if any(notes):
@@ -395,7 +395,7 @@ class TalkingHeadPipeline:
 
 
 def make_source(face: Face, device: torch.device) -> Source:
-    """Return a face as a batch of one portrait."""
+    """Return a tracked face as a batch of one source."""
     image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
     matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from s3dnerf.data.batch import Batch
 from s3dnerf.errors import UserError
-from s3dnerf.fitting import add_residuals, compare_with_portrait, fit_identity, render_still, turn_camera
+from s3dnerf.fitting import add_residuals, fit_identity, render_still, source_loss, turn_camera
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
@@ -37,7 +37,7 @@ def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
 
 def measure(model: S3DNeRF, identity: Identity) -> Tensor:
     with torch.no_grad():
-        return compare_with_portrait(render_still(model, identity, identity.camera), identity.image)
+        return source_loss(render_still(model, identity, identity.camera), identity.image)
 
 
 def test_the_portrait_is_rendered_more_like_its_photograph(model: S3DNeRF, identity: Identity) -> None:

@@ -129,7 +129,7 @@ def test_values_that_cannot_work_are_refused(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("tree", "named"),
     [
-        ({"data": {"stretch_frames": 10}}, ("data.stretch_frames (10)", "train.distance (6)")),
+        ({"data": {"segment_frames": 10}}, ("data.segment_frames (10)", "train.distance (6)")),
         ({"model": {"shapes": 5}}, ("model.shapes (5)", "6")),
         ({"model": {"widths": [16, 20]}}, ("'model'", "[16, 20]", "8")),
         ({"model": {"frames": 4}}, ("'model'", "frames (4)")),

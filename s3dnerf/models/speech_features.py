@@ -116,7 +116,7 @@ class Transformer(nn.Module):
 class Moonshine(nn.Module):
     """The first layers of the encoder of Moonshine (Jeffries et al., 2024, arXiv 2410.15608), shipped with the package.
 
-    It was trained on 200,000 hours of speech, against our quarter of an hour: what it hears carries over to new voices.
+    It was trained on 200,000 hours of speech, ours on a quarter of an hour: its features generalize to new voices.
     Later layers turn from sounds to words; lips follow the third best.
     """
 

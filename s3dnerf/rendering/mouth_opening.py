@@ -3,7 +3,7 @@
 A warp is smooth. Where lips part that touch in the source, it stretches them over the opening, and no lip ends where
 it should. But it says well where the edges of the lips have gone, and between these edges there is no lip.
 
-Nor is what a source shows between parted lips stretched by them: it is teeth, and they stay as they are.
+What the source shows between parted lips is not stretched either: it is teeth, which keep their shape.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SourceInterior:
 
 
 def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Tensor, size: int) -> MouthOpening:
-    """Find out where between the lips pixels look.
+    """Locate pixels relative to the opening between the lips.
 
     Args:
         outline: ``[B, 20, 3]`` the inner edge of the lips (head space), from the corner at the viewer's left along the
@@ -100,10 +100,10 @@ def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixel
 def find_source_interior(
     outline: Tensor, lips: Tensor, frame: Camera, source: Camera, pixels: Tensor, size: int
 ) -> SourceInterior:
-    """Find what the source shows of the inside of a mouth.
+    """Find what the source shows of the interior of the mouth.
 
-    Mostly these are the upper teeth. They move with the skull, and hang from the edge of the upper lip: the little that
-    this edge moves in speech must not open a gap above them. Whatever the lips do, they are not stretched.
+    Mostly these are the upper teeth. They move with the skull and are attached to the edge of the upper lip, so that
+    the small motion of this edge in speech opens no gap above them. They are never stretched.
 
     Args:
         outline: ``[B, 20, 3]`` the inner edge of the lips in the frames (head space), in the order of

@@ -124,7 +124,7 @@ def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> 
 
 
 def r1_penalty(network: nn.Module, real: Tensor) -> Tensor:
-    """R1: mean squared norm of the gradient of the verdict to real pictures."""
+    """Return the R1 penalty: the mean squared norm of the gradient of the logits at real images."""
     real = real.detach().requires_grad_(True)
     verdict = network(real).logits.sum()
     (gradient,) = torch.autograd.grad(verdict, real, create_graph=True)

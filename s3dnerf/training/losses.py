@@ -1,4 +1,4 @@
-"""Losses: of pictures (S3D-NeRF, section 3.5) and of movement (landmark correspondences on the deformation)."""
+"""Losses on images (S3D-NeRF, section 3.5) and on motion (landmark correspondences of the deformation)."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def region_loss(identity: MotionIdentity) -> Tensor:
 
 
 def motion_loss(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
-    """Mean distance of what the decoder makes of the tracked face's codes ``teacher [B, R, code]`` to its movement."""
+    """Mean distance of landmarks decoded from the tracked face's codes ``teacher [B, R, code]`` to the tracked ones."""
     return landmark_error(model.motion_decoder(teacher.detach()), frames.displacement)
 
 
@@ -184,7 +184,7 @@ def silence_losses(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, 
 
 
 def code_consistency_loss(model: S3DNeRF, motion: Tensor, placed: Tensor, frames: Frames) -> Tensor:
-    """Distance of motion codes to those that the encoder has for the movement to landmarks ``placed [B, P, 3]``.
+    """Distance of motion codes to those of the encoder for the motion to landmarks ``placed [B, P, 3]``.
 
     Without it, codes of speech become what only the decoder understands, and the warp does something else.
     """
@@ -199,7 +199,7 @@ def compute_mean_face(frames: Frames) -> Tensor:
 def decode_motion_landmarks(model: S3DNeRF, motion: Tensor, frames: Frames) -> Tensor:
     """Move the mean faces of the people in frames by motion codes ``[B, R, code]``, decoded: ``[B, P, 3]``.
 
-    The decoder's parameters stand still: it must not learn to guess movement that codes do not tell.
+    The decoder's parameters are frozen, so that it does not learn to guess motion that codes do not contain.
     """
     with freeze_parameters(model.motion_decoder):
         return compute_mean_face(frames) + model.motion_decoder(motion).float()

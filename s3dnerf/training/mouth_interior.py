@@ -37,17 +37,17 @@ from s3dnerf.structures import map_tensors
 from s3dnerf.training.losses import rgb_to_luma
 from s3dnerf.training.optimization import schedule
 
-FRAMES, FRAMES_A_STEP = 16_000, 12
+FRAMES, FRAMES_PER_STEP = 16_000, 12
 """Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
 each person, and in the end fewer people."""
-FRAMES_A_PERSON = 240
-"""Frames with open lips looked at of every person, at most."""
+FRAMES_PER_PERSON = 240
+"""Most frames with open lips that are sampled of each person."""
 PIXELS = 128
 """Pixels drawn from each of them."""
 INSIDE = 0.9
 """Coverage of these pixels."""
-FRAMES_A_PORTRAIT = 16
-"""Frames that are looked at beside the same source, at most."""
+FRAMES_PER_SOURCE = 16
+"""Most frames that are paired with the same source."""
 CLOSED_SHARE = 0.5
 """Share of the sources whose lips are closed, where a clip has such frames: these show nothing, so all is learned."""
 PEOPLE, TOGETHER = 16, 3
@@ -103,9 +103,9 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
     """
     rng = np.random.default_rng(seed)
     people = list(data.identities.values())
-    frames = min(FRAMES, FRAMES_A_STEP * steps)
+    frames = min(FRAMES, FRAMES_PER_STEP * steps)
     people = people[:: math.ceil(len(people) * TOGETHER / frames)]
-    wanted = min(FRAMES_A_PERSON, frames // len(people))
+    wanted = min(FRAMES_PER_PERSON, frames // len(people))
     parts = []
     for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
         total = sum(len(track.frames) for track in tracks)
@@ -116,9 +116,9 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
             if count == 0:
                 continue
             shown = rng.choice(opened, count, replace=False)
-            for first in range(0, count, FRAMES_A_PORTRAIT):
+            for first in range(0, count, FRAMES_PER_SOURCE):
                 sources = closed if len(closed) and rng.random() < CLOSED_SHARE else track.frames
-                beside = np.array([rng.choice(sources), *shown[first : first + FRAMES_A_PORTRAIT]])
+                beside = np.array([rng.choice(sources), *shown[first : first + FRAMES_PER_SOURCE]])
                 view = data.augment_frames(data.read_frame_arrays(track, beside, with_speech=False), rng)
                 parts.append(sample_mouths(view, person, rng))
     parts = [part for part in parts if len(part.person)]
@@ -154,7 +154,7 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
 
 
 def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: int, seed: int) -> None:
-    """Teach the inside of the mouth and choose the type that strangers are shown."""
+    """Train the interior of the mouth and choose the types that are painted for new people."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.unique_consecutive(mouths.person.cpu(), return_counts=True)[1]
     first = counts.cumsum(0) - counts
@@ -180,7 +180,7 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
 
 @torch.no_grad()
 def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, int]:
-    """Return the types that are shown where a source shows no teeth, and below those that it shows."""
+    """Return the types that are painted where the source shows no teeth, and below the teeth that it shows."""
     rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
     closed = mouths.take(rows) if len(rows) else mouths
     painted = [interior(closed.opening, closed.source, code) for code in interior.types]

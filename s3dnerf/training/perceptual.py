@@ -1,7 +1,7 @@
 """Losses of perception: rendered and real faces are compared by what a frozen face network sees in them.
 
 The paper's perceptual loss (section 3.5) takes VGG, whose weights cannot be had without a download. The network of the
-face tracker is at hand and knows faces. It also says where lips and lids are in the picture: a warp may move every
+face tracker is at hand and knows faces. It also locates lips and lids in the image: a warp may move every
 landmark to its place and still paint a mouth that looks closed.
 """
 
@@ -27,7 +27,7 @@ LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS
 
 
 def find_windows(frames: Frames) -> FaceWindow:
-    """Return the windows in which the tracker looks at the real faces."""
+    """Return the windows of the face tracker on the target faces."""
     places = project_points(frames.landmarks, frames.camera)[..., :2]
     left, right = places[:, CORNERS.to(places.device)].unbind(1)
     return compute_face_window(places[:, SPAN.to(places.device)], (left, right))
@@ -49,7 +49,7 @@ def feature_loss(made: FaceMeshOutput, real: FaceMeshOutput) -> Tensor:
 
 
 def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: FaceWindow) -> dict[str, Tensor]:
-    """Compare landmarks seen in the pictures; distances over half the side of the window.
+    """Compare the landmarks detected in images; distances are relative to half the side of the window.
 
     ``seen``: of the whole face, of the mouth about its own middle (as M-LMD does) and of the lids. ``seen_gap``:
     between the lips and between the lids, the real opening against the made one.

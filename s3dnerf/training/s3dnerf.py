@@ -160,7 +160,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return losses
 
     def motion_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of stretches of speech: the tracked face teaches the warp, the warp teaches speech.
+        """Losses of segments of speech: the tracked face teaches the warp, the warp teaches speech.
 
         People seldom close their lips in the short pauses of the clips, so silence is taught apart: a closed mouth.
         """
@@ -223,7 +223,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         length = self.config.data.sequence_frames
         totals: dict[str, list[float]] = {
             "psnr": [],
-            "psnr_portrait": [],
+            "psnr_source": [],
             "flow_error": [],
             "lip_correlation": [],
             "lip_gain": [],
@@ -247,10 +247,10 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
                 totals["flow_error"].append(pixels * flow_loss(rendering.flow, batch.frames).item())
                 still = batch.sources.image.repeat_interleave(batch.frames_per_source, 0)
                 totals["psnr"] += measure_psnr(image, target).tolist()
-                totals["psnr_portrait"] += measure_psnr(still, target).tolist()
+                totals["psnr_source"] += measure_psnr(still, target).tolist()
                 if index == 0:
                     sheet = torch.cat([still, image, target], dim=2)
-                    log.add_images("val/portrait_ours_real", sheet.float().cpu(), self.step)
+                    log.add_images("val/source_generated_target", sheet.float().cpu(), self.step)
         means = {name: sum(values) / len(values) for name, values in totals.items() if values}
         for name, value in means.items():
             log.add_scalar(f"val/{name}", value, self.step)

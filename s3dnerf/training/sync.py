@@ -89,11 +89,11 @@ class SyncConfig:
     """Seed of everything random."""
 
     @model_validator(mode="after")
-    def check_stretches(self) -> SyncConfig:
-        """A stretch holds moments that are out of step with one another, and lips have the shape that is taught."""
+    def check_segments(self) -> SyncConfig:
+        """Check that a segment holds moments out of sync, and that the shape of the lips has the measured size."""
         needed = self.model.frames + self.train.distance
-        if self.data.stretch_frames < needed:
-            reason = f"data.stretch_frames ({self.data.stretch_frames}) should be at least {needed}"
+        if self.data.segment_frames < needed:
+            reason = f"data.segment_frames ({self.data.segment_frames}) should be at least {needed}"
             raise ValueError(f"{reason}: model.frames ({self.model.frames}) + train.distance ({self.train.distance})")
         if self.model.shapes != LIP_SHAPES:
             raise ValueError(
@@ -120,7 +120,7 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
         self.left_out = [clip for clip in clips if clip.track.clip.person in config.data.left_out]
         people = {clip.track.clip.person for clip in training}
         if len(people) < 2:
-            length = f"of more than {1.1 * config.data.stretch_frames:.0f} frames (1.1 * data.stretch_frames)"
+            length = f"of more than {1.1 * config.data.segment_frames:.0f} frames (1.1 * data.segment_frames)"
             reason = f"holds {len(people)} people with clips in step {length}, and negatives come from others"
             raise UserError(config.data.root, reason, "Prepare clips of more people, or leave fewer out.")
         self.data = SyncData(training, config.data, config.model, config.seed)

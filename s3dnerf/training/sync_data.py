@@ -40,18 +40,18 @@ from s3dnerf.structures import Camera
 MARGIN = 0.2
 """How much larger than what the network sees the stored crops are on every side."""
 RUN_STRIDE = 2
-"""Frames from one run of five to the next in a stretch: neighbors are all but equal."""
+"""Frames from one run of five to the next in a segment, because neighbors are nearly equal."""
 SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
 IN_PLACE = np.eye(2, 3)[None]
 LIP_SHAPES = 6
 """Numbers that :func:`measure_lip_shape` measures in every frame."""
 CHUNK = 64
-"""Frames cropped or windows heard at once."""
+"""Frames cropped, or speech windows encoded, at once."""
 
 
 @dataclass
 class SyncDataConfig:
-    """Where clips come from and how stretches of them are drawn."""
+    """Where clips come from and how segments of them are drawn."""
 
     root: Path = Path("data/prepared")
     """Folder of prepared clips (made by tools/prepare.py)."""
@@ -60,18 +60,18 @@ class SyncDataConfig:
     left_out: tuple[Text, ...] = ()
     """People of this split who are watched instead of trained on."""
     offsets: Path | None = None
-    """Table of constant offsets (made by train-sync --offsets) by which clips are brought in step."""
-    stretches: PositiveInt = 12
+    """Table of constant offsets (made by train-sync --offsets) that are corrected when clips are read."""
+    segments: PositiveInt = 12
     """Stretches in a batch."""
-    stretch_frames: PositiveInt = 20
-    """Frames in a stretch."""
+    segment_frames: PositiveInt = 20
+    """Frames in a segment."""
     versions: Annotated[PositiveInt, Field(le=100)] = 3
-    """How often each recording is heard: once as it is, then with other levels, colorings and noise."""
+    """Number of versions of each recording: as recorded, then with other levels, filters and noise."""
 
 
 @dataclass(frozen=True)
 class SyncClip:
-    """A clip in memory as the discriminator is shown it."""
+    """A clip in memory, as the discriminator reads it."""
 
     track: ClipTrack
     crops: Tensor
@@ -97,7 +97,7 @@ class SyncBatch:
 
 
 class SyncData:
-    """Clips in memory, and batches of stretches by step number."""
+    """Clips in memory, and batches of segments by step number."""
 
     def __init__(
         self, clips: list[SyncClip], config: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int
@@ -113,9 +113,9 @@ class SyncData:
     def draw(self, step: int) -> SyncBatch:
         """Return the batch of a step, a pure function of the seed and the step."""
         rng = np.random.default_rng((self.seed, step))
-        length, half = self.config.stretch_frames, self.model.frames // 2
+        length, half = self.config.segment_frames, self.model.frames // 2
         crops, speech, clips, times, shapes = [], [], [], [], []
-        for _ in range(self.config.stretches):
+        for _ in range(self.config.segments):
             track = sample_track(self.identities, PERSON_POWER, rng)
             clip = self.clips[track.clip.id]
             first = rng.integers(track.clip.frames - length + 1)
@@ -150,20 +150,23 @@ def measure_lip_shape(track: ClipTrack) -> Tensor:
 
 
 def read_clips(data: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int) -> list[SyncClip]:
-    """Read the clips that are known to be in step, shifted by their own offset where the settings name a table of them.
+    """Read the clips that are in sync, shifted by their offsets where the settings name a table of them.
 
     Raises:
         UserError: there is no folder of clips, or no such table.
     """
     offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
     tracks = [load_clip_track(folder) for folder in list_clips(data.root, data.split)]
-    chosen = [track for track in tracks if has_usable_speech(track, data.stretch_frames)]
+    chosen = [track for track in tracks if has_usable_speech(track, data.segment_frames)]
     hearing = AudioEncoder(model.audio).eval()
     clips = []
     for number, track in enumerate(tqdm(chosen, desc="hearing and cropping", dynamic_ncols=True)):
         rng = np.random.default_rng((seed, number))
         offset = offsets.get(track.clip.id, 0)
-        heard = [hear_speech(track, hearing, offset, None if version == 0 else rng) for version in range(data.versions)]
+        heard = [
+            extract_speech_features(track, hearing, offset, None if version == 0 else rng)
+            for version in range(data.versions)
+        ]
         clips.append(SyncClip(track, crop_clip(track, model), torch.stack(heard)))
     return clips
 
@@ -181,10 +184,12 @@ def crop_clip(track: ClipTrack, config: SyncDiscriminatorConfig) -> Tensor:
 
 
 @torch.no_grad()
-def hear_speech(track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None) -> Tensor:
+def extract_speech_features(
+    track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None
+) -> Tensor:
     """Speech features ``offset`` frames after every frame, ``float16 [T, channels, columns]``.
 
-    Every window is cut and heard by itself, as for rendered frames; a generator changes the sound first.
+    Every window is cut and encoded by itself, as for rendered frames; a generator augments the sound first.
     """
     assert track.speech is not None, "silent clips are not trained on"
     windows = augment_speech(track.speech, float(offset), 1.0, track.clip.frames, hearing.config.samples, rng)
@@ -194,7 +199,7 @@ def hear_speech(track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.ra
 
 
 def augment_crops(crops: Tensor, config: SyncDiscriminatorConfig, rng: np.random.Generator) -> Tensor:
-    """Cut a stretch of stored crops ``uint8 [L, 3, H, W]`` to what the network sees, ``[L, 1, h, w]``.
+    """Crop a segment of stored crops ``uint8 [L, 3, H, W]`` to the network's input, ``[L, 1, h, w]``.
 
     All frames are moved, scaled, turned, mirrored, blurred and changed in contrast alike, and seen through one color
     channel; on top each shakes a little, as tracked heads do, and gets noise.

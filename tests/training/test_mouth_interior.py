@@ -17,7 +17,7 @@ from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.mouth_interior import (
-    FRAMES_A_STEP,
+    FRAMES_PER_STEP,
     INSIDE,
     PIXELS,
     MouthSamples,
@@ -174,7 +174,7 @@ def test_large_sets_are_looked_at_in_part(
 
 def test_few_steps_look_at_few_frames(drawn_data: TalkingFaceDataset) -> None:
     few, many = (len(collect_mouth_samples(drawn_data, 0, steps).person) for steps in (1, 1000))
-    assert few <= FRAMES_A_STEP < many
+    assert few <= FRAMES_PER_STEP < many
 
 
 def test_people_who_never_open_their_lips_teach_nothing(

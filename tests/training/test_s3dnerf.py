@@ -376,7 +376,7 @@ def test_the_whole_of_training_in_under_a_minute(
     assert checkpoint.name == f"step_{config.train.steps:07d}"
     assert (tmp_path / "config.yaml").is_file()
     text = "".join(capsys.readouterr())
-    names = ("psnr", "psnr_portrait", "flow_error", "lip_correlation", "lip_gain")
+    names = ("psnr", "psnr_source", "flow_error", "lip_correlation", "lip_gain")
     validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
     assert [int(step) for step, *_ in validations] == [6, 12]
     # Untrained, it shows the source nearly unmoved: about as good as the source itself.
@@ -428,10 +428,10 @@ def test_the_log_holds_losses_and_pictures(
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()
     assert {"train/landmarks", "train/speech", "train/pixel", "train/learning_rate"} <= set(log.Tags()["scalars"])
-    assert {"val/psnr", "val/psnr_portrait", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
+    assert {"val/psnr", "val/psnr_source", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
     assert [event.step for event in log.Scalars("train/landmarks")] == [1, 2, 3]
     # Source above ours above the real frame, for each of four frames.
-    (picture,) = log.Images("val/portrait_ours_real")
+    (picture,) = log.Images("val/source_generated_target")
     assert (picture.width, picture.height) == (4 * 64, 3 * 64)
 
 

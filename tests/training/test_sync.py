@@ -38,7 +38,7 @@ from s3dnerf.training.sync_data import (
     augment_crops,
     blur,
     crop_clip,
-    hear_speech,
+    extract_speech_features,
     measure_lip_shape,
     place_crops,
     read_clips,
@@ -47,7 +47,7 @@ from s3dnerf.training.sync_data import (
 SMALL = (
     *("--model.audio.features", "logmel", "--model.audio.width", "16", "--model.audio.context", "320"),
     *("--model.widths", "[8, 8, 8, 8]", "--model.frame_width", "16", "--model.embedding", "16"),
-    *("--data.stretches", "3", "--data.versions", "2", "--train.precision", "float32"),
+    *("--data.segments", "3", "--data.versions", "2", "--train.precision", "float32"),
     *("--train.steps", "4", "--train.warmup", "2", "--train.validate_every", "2", "--train.save_every", "2"),
 )
 
@@ -83,10 +83,10 @@ def test_speech_in_memory_is_what_windows_of_the_clip_sound_like(drawn_clips: Pa
     windows = torch.from_numpy(cut_speech_window(track.speech.astype(np.float32), frames, encoder.config.samples))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = encoder.extract_features(windows)
-    found = hear_speech(track, encoder, 0, None)[frames].float()
+    found = extract_speech_features(track, encoder, 0, None)[frames].float()
     # Half precision, and products in bfloat16 whose order depends on the batch.
     assert (found - expected.float()).abs().mean() < 0.02 * expected.float().std()
-    shifted = hear_speech(track, encoder, 3, None)
+    shifted = extract_speech_features(track, encoder, 3, None)
     assert (shifted[10].float() - expected[1].float()).abs().mean() < 0.02 * expected.float().std()
 
 

@@ -18,7 +18,7 @@ from s3dnerf.training.sync_offsets import sort_by_frames, write_offsets
 SMALL = (
     *("--model.audio.features", "logmel", "--model.audio.width", "16", "--model.audio.context", "320"),
     *("--model.widths", "[8, 8, 8, 8]", "--model.frame_width", "16", "--model.embedding", "16"),
-    *("--data.stretches", "2", "--data.versions", "1", "--train.precision", "float32", "--train.steps", "2"),
+    *("--data.segments", "2", "--data.versions", "1", "--train.precision", "float32", "--train.steps", "2"),
 )
 
 

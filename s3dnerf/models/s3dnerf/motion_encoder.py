@@ -1,6 +1,6 @@
 """Motion encoder: tracked landmarks -> the motion codes that speech should produce, and back. Used in training only.
 
-Speech does not determine every movement of a face. Trained on speech alone, the renderer sees lips that do not match
+Speech does not determine all motion of a face. Trained on speech alone, the renderer sees lips that do not match
 its instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target
 frame, and the speech path learns, beside it, to produce the same codes. A decoder tells what codes do to the landmarks,
 so that those of speech can be compared where it counts, without a search through the warp.

@@ -1,4 +1,4 @@
-"""The inside of the mouth: what is seen between lips that part.
+"""The interior of the mouth: what is visible between lips that part.
 
 A source with closed lips does not show it, and no warp of such a source can. What a source shows of it stays as
 it is. This small network paints the rest, pixel by pixel, from where between the lips a pixel looks, from the light on
@@ -43,7 +43,7 @@ PARTED = 0.02
 TOOTHED = 0.05
 """Height of the source's opening, head units, from which on it shows teeth, not only a gap."""
 DEPTHS = (0.25, 0.5, 0.75)
-"""Where, from the upper to the lower lip, the inside of a source's mouth is looked at."""
+"""Positions, from the upper to the lower lip, at which the interior of the source's mouth is sampled."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MouthInterior(nn.Module):
     def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
         """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places.
 
-        In mouths of the type ``code [width]``, or else of the types that strangers are shown.
+        ``code [width]`` selects a type of mouth; by default, the types chosen in training are painted.
         """
         if code is None:
             toothed = colors.opening > TOOTHED

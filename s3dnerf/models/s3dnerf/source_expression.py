@@ -1,7 +1,7 @@
-"""Source expression: what part of a face in one picture is its expression, and what part is the person.
+"""Source expression: which part of a face in one image is expression, and which part is the person.
 
 The warp is driven by the change from the source image, so the motion codes of the source must be known: whether lips
-are parted because the person is speaking or because they are full. One picture does not tell for certain. A linear map,
+are parted because the person is speaking or because they are full. One image does not tell for certain. A linear map,
 fitted to people whose clips are known, gives the least-squares estimate from the landmarks.
 """
 

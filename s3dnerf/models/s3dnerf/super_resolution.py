@@ -50,7 +50,7 @@ class SuperResolution(nn.Module):
         Args:
             rendered: ``[B, C, h, w]`` volume-rendered channels.
             inputs: ``[B, 12 + D + C, 2h, 2w]``, channels-last, of
-                :func:`s3dnerf.ops.image.warp_source_image`: the warped photograph's pixels two by two, its
+                :func:`s3dnerf.ops.warp_source.warp_source_image`: the warped source's pixels two by two, its
                 finest features, warped likewise, and the volume-rendered channels, sharper where rays are denser.
             warped: ``[B, 3, 4h, 4w]`` the source warped to the frame.
             detail_scale: fraction of the source's own detail that is kept where the residual is small otherwise.
