@@ -16,6 +16,7 @@ from tqdm import tqdm
 from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample
+from s3dnerf.optimization import step_optimizer
 from s3dnerf.structures import Camera
 
 LEARNING_RATE = 1e-2
@@ -57,9 +58,7 @@ def fit_identity(
                 after = render_still(model, fitted, camera)
             loss = loss + SIDES_WEIGHT * F.l1_loss(after.image, before.image)
             loss = loss + SIZE_WEIGHT * sum(residual.float().square().mean() for residual in residuals)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step_optimizer(optimizer, loss)
     finally:
         for weight in wanted:
             weight.requires_grad_(True)

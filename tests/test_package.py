@@ -17,7 +17,7 @@ PACKAGE = Path(s3dnerf.__file__).parent
 FLOORS = (
     {
         *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
-        *("errors", "failures", "interruption", "media", "ops", "device", "metrics", "precision"),
+        *("errors", "failures", "interruption", "media", "ops", "optimization", "device", "metrics", "precision"),
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},

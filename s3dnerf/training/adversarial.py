@@ -15,6 +15,7 @@ from s3dnerf.face.face_mesh import FaceWindow, window_to_image
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.ops.image import make_pixel_grid
+from s3dnerf.optimization import step_optimizer
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.training.config import AdversarialConfig
 from s3dnerf.training.losses import freeze_parameters
@@ -87,9 +88,7 @@ class Adversary(nn.Module):
                 total = total + F.softplus(network(fake).logits).mean() + F.softplus(-network(real).logits).mean()
             if penalized:
                 total = total + 0.5 * R1_GAMMA * R1_INTERVAL * r1_penalty(network, real)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
+        step_optimizer(self.optimizer, total)
         self.fake, self.real = [], []
 
     def crop(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:

@@ -26,9 +26,9 @@ from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.media.files import make_folder, refuse_inputs
+from s3dnerf.optimization import check_finite, clip_gradient, schedule, seed_step
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
-from s3dnerf.training.optimization import check_finite, clip_gradient, schedule, seed_step
 
 Model = TypeVar("Model", bound=nn.Module)
 LOG_INTERVAL = 20

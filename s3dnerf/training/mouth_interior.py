@@ -31,11 +31,11 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     MouthInterior,
     measure_mouth_colors,
 )
+from s3dnerf.optimization import schedule, step_optimizer
 from s3dnerf.rendering.foveation import place_foveated_rays
 from s3dnerf.rendering.mouth_opening import UPPER_LIP, MouthOpening, find_source_interior, measure_mouth_opening
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.losses import rgb_to_luma
-from s3dnerf.training.optimization import schedule
 
 FRAMES, FRAMES_PER_STEP = 16_000, 12
 """Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
@@ -169,9 +169,7 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
         errors = measure_errors(interior, mouths.take((first[people, None] + chosen).flatten()))
         errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
         loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step_optimizer(optimizer, loss)
     # Gradients that stayed would count in the norm of those of the other steps.
     optimizer.zero_grad(set_to_none=True)
     interior.requires_grad_(False)

@@ -21,10 +21,10 @@ from s3dnerf.data.config import RUN_FRAMES
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.optimization import clip_gradient, seed_step
 from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
-from s3dnerf.training.optimization import clip_gradient, seed_step
 from s3dnerf.training.s3dnerf import S3DNeRFTrainer, add_losses, make_model, make_optimizer, measure_psnr, train
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}

@@ -18,6 +18,13 @@ def schedule(step: int, steps: int, warmup: int = 0) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def step_optimizer(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Make one step of an optimizer down the gradient of ``loss``."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
 def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
     """Scale the gradient of a model down to the norm ``largest``, if it is larger.
 

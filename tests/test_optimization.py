@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3dnerf.training.optimization import schedule
+from s3dnerf.optimization import schedule
 
 
 def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
