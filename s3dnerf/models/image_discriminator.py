@@ -1,8 +1,8 @@
-"""Image discriminator (S3D-NeRF, section 3.5): tells rendered cut-outs from real ones. Used in training only.
+"""Image discriminator (S3D-NeRF, section 3.5): discriminates rendered crops from real ones. Used in training only.
 
 The residual discriminator of StyleGAN2 (Karras et al., 2020), small: equalized learning rates, maps halved by
-averaging, the spread within the batch shown to the last layers. Two of them watch a face: one its mouth, where teeth
-are lost first, one the texture of whatever part of the frame.
+averaging, the standard deviation within the batch is an input of the last layers. There are two: one for the
+mouth, where teeth are lost first, and one for the texture of any part of the frame.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class ImageDiscriminatorConfig:
     """Sizes of a discriminator."""
 
     side: PositiveInt = 64
-    """Side of the cut-outs in pixels; a multiple of ``2 ** len(widths)``."""
+    """Side of the crops in pixels; a multiple of ``2 ** len(widths)``."""
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 96)
     """Channels before each halving of the map."""
 
     @model_validator(mode="after")
     def check_side(self) -> ImageDiscriminatorConfig:
-        """Every halving of the map leaves whole pixels."""
+        """Check that every halving of the map leaves whole pixels."""
         if self.side % 2 ** len(self.widths):
             factor = f"2 ** {len(self.widths)}, a halving for each of the widths"
             raise ValueError(f"side ({self.side}) should be a multiple of {2 ** len(self.widths)} ({factor})")
@@ -43,7 +43,7 @@ class ImageDiscriminatorConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What a discriminator thinks of a batch."""
+    """Output of a discriminator for a batch."""
 
     logits: Tensor
     """``[B]``; positive for real."""
@@ -52,7 +52,7 @@ class DiscriminatorOutput:
 
 
 class ImageDiscriminator(nn.Module):
-    """Cut-outs -> how real they look."""
+    """A network from crops to logits."""
 
     def __init__(self, config: ImageDiscriminatorConfig) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ImageDiscriminator(nn.Module):
         self.leave = EqualizedLinear(widths[-1] * left * left, 1)
 
     def forward(self, image: Tensor) -> DiscriminatorOutput:
-        """Judge cut-outs ``image [B, 3, side, side]`` in [0, 1]."""
+        """Run the network on crops ``image [B, 3, side, side]`` in [0, 1]."""
         x = activate(self.enter((2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)))
         features = []
         for block in self.blocks:
@@ -123,5 +123,5 @@ class EqualizedLinear(nn.Module):
 
 
 def activate(x: Tensor) -> Tensor:
-    """Leaky rectifier that keeps the variance."""
+    """Apply a leaky ReLU, scaled to preserve the variance."""
     return F.leaky_relu(x, SLOPE) * math.sqrt(2.0)

@@ -1,4 +1,4 @@
-"""Lip-sync discriminator (S3D-NeRF, section 3.5; after SyncNet, Chung and Zisserman, 2016).
+"""Sync discriminator (S3D-NeRF, section 3.5; after SyncNet, Chung and Zisserman, 2016).
 
 Five consecutive frames of the lips and the speech around them become one vector each; the cosine of the two says how
 well they are in step. It is trained on real people and then frozen: its gradient flows into rendered frames.
@@ -51,14 +51,14 @@ class LipCropConfig:
     width: Annotated[PositiveInt, Field(ge=8, le=1024)] = 64
     """Columns of a crop."""
     center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.45, 0.5)
-    """What is in the middle of it, head units: a point a little below the mouth."""
+    """Center of the crop, head units: a point slightly below the mouth."""
     reach: Length = 0.55
     """Half its width, head units."""
 
 
 @dataclass
 class SyncAudioConfig(AudioEncoderConfig):
-    """The audio encoder's settings, with other values where none is given."""
+    """Settings of the audio encoder, with defaults of their own."""
 
     features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "moonshine"
     """Speech features, see above."""
@@ -70,28 +70,28 @@ class SyncAudioConfig(AudioEncoderConfig):
 
 @dataclass
 class SyncDiscriminatorConfig:
-    """Sizes of the lip-sync discriminator, and all that training and use must agree on."""
+    """Sizes of the sync discriminator, and everything that training and use must agree on."""
 
     frames: Annotated[PositiveInt, Field(le=64)] = 5
-    """Consecutive frames that are judged together, an odd number: speech is cut around the middle one."""
+    """Consecutive frames that are compared together, an odd number; speech is cut around the middle one."""
     crop: LipCropConfig = field(default_factory=LipCropConfig)
-    """Where in a frame the lips are."""
+    """Position of the lips in a frame."""
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 128)
     """Channels of the convolutions over a frame, all but the first multiples of 8; each halves its size."""
     frame_width: Width = 128
-    """Numbers that describe a frame."""
+    """Features per frame."""
     embedding: Width = 128
-    """Length of the vectors that are compared."""
+    """Length of the embeddings."""
     lip_dropout: ShareBelowOne = 0.3
-    """Share of the numbers of a frame left out in training."""
+    """Dropout on the features of a frame."""
     shapes: Width = 6
-    """Numbers that describe the shape of the lips; telling it is taught beside, see ``lip_reader``."""
+    """Numbers that describe the shape of the lips, an auxiliary target; see ``lip_reader``."""
     audio: SyncAudioConfig = field(default_factory=SyncAudioConfig)
     """Speech around the middle one of the frames, and the network over it."""
 
     @model_validator(mode="after")
     def check_sizes(self) -> SyncDiscriminatorConfig:
-        """There is a middle frame, and all convolutions but the first normalize groups of their channels."""
+        """Check that there is a middle frame, and that normalization groups divide the channels."""
         if self.frames % 2 == 0:
             raise ValueError(f"frames ({self.frames}) should be an odd number")
         if any(width % GROUPS for width in self.widths[1:]):
@@ -117,7 +117,7 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
             silence = torch.zeros(1, config.audio.samples)
             tokens = self.audio_encoder(silence).flatten(1).shape[1]
         self.speech_head = make_head(tokens, config.embedding, config.audio.dropout)
-        # Used in training only: both sides are asked for the shape of the lips, without which they stay at chance long.
+        # Used in training only: without this auxiliary task, both sides stay at chance for long.
         self.lip_reader = nn.Linear(config.frame_width, config.shapes)
         self.speech_reader = nn.Linear(tokens, config.shapes)
 
@@ -130,7 +130,7 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
         return self.join_frames(self.frame_encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
 
     def join_frames(self, described: Tensor) -> Tensor:
-        """Runs of described frames ``[N, frames, frame_width]`` -> unit vectors ``[N, embedding]``."""
+        """Features of runs of frames ``[N, frames, frame_width]`` -> unit vectors ``[N, embedding]``."""
         return F.normalize(self.lip_head(described.flatten(1)).float(), dim=-1)
 
     def embed_speech(self, windows: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
 
 
 class FrameEncoder(nn.Module):
-    """Convolutions over the crop of one frame, in gray and at one brightness and contrast."""
+    """Convolutions over the crop of one frame, in gray with normalized brightness and contrast."""
 
     def __init__(self, config: SyncDiscriminatorConfig) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class FrameEncoder(nn.Module):
         for outputs in config.widths:
             first = inputs == 1
             layers.append(make_convolution(inputs, outputs, 2, 5 if first else 3))
-            # Crops are evened out already.
+            # Crops are normalized already.
             layers += [nn.SiLU()] if first else [nn.GroupNorm(GROUPS, outputs), nn.SiLU()]
             inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
         self.convolutions = nn.Sequential(*layers)
@@ -188,7 +188,7 @@ class FrameEncoder(nn.Module):
 
 
 def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> SyncDiscriminator:
-    """Load a discriminator that supervises or measures: in evaluation mode, its parameters frozen.
+    """Load a discriminator for supervision or measurement: in evaluation mode, with frozen parameters.
 
     Raises UserError where there is none in ``folder``, which may be a hub id too.
     """
@@ -295,7 +295,7 @@ def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: flo
     grid = make_pixel_grid(height, width, images.device) * (1.0 + 2.0 * margin)
     grid = grid * grid.new_tensor([1.0, config.height / config.width])
     reach = config.reach * camera.scale[:, None, None]
-    # Mixed precision would round positions to a fifth of a pixel.
+    # Autocast would round positions to a fifth of a pixel.
     with torch.autocast(images.device.type, enabled=False):
         places = middle + reach * (grid.flatten(0, 1) @ measure_roll(camera).transpose(1, 2))
     return F.grid_sample(
@@ -304,7 +304,7 @@ def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: flo
 
 
 def measure_roll(camera: Camera) -> Tensor:
-    """Rotations ``[B, 2, 2]`` of (u, v) nearest to what the heads' own rotations do within the image."""
+    """Return the in-plane rotations ``[B, 2, 2]`` of (u, v) nearest to the rotations of the heads."""
     rotation = camera.rotation
     # The nearest rotation to the upper left block has this angle; v points down, so it turns the other way round.
     angle = torch.atan2(rotation[:, 1, 0] - rotation[:, 0, 1], rotation[:, 0, 0] + rotation[:, 1, 1])
@@ -313,7 +313,7 @@ def measure_roll(camera: Camera) -> Tensor:
 
 
 def score_offsets(cosines: Tensor, reach: int, first: int = 0) -> Tensor:
-    """Mean cosine of lips with speech a few frames away.
+    """Return the mean cosine of lips with speech a few frames away.
 
     Args:
         cosines: ``[R, T]`` of lips (rows) with speech (columns) around consecutive frames; row 0 is at frame ``first``.
@@ -359,10 +359,10 @@ def score_embeddings(lips: Tensor, speech: Tensor, reach: int, first: int = 0, c
 
 @dataclass(frozen=True)
 class TwoWay:
-    """How well true pairs of lips and speech are told from false ones."""
+    """Discrimination of true pairs of lips and speech from false ones."""
 
     accuracy: float
-    """Share of false pairs less alike than the true pair of the same lips; 0.5 is chance."""
+    """Fraction of false pairs with a lower cosine than the true pair of the same lips; 0.5 is chance."""
     separation: float
     """Mean cosine of true pairs, minus that of false ones."""
 
@@ -375,6 +375,6 @@ def measure_two_way(scores: Tensor, negatives: Tensor) -> TwoWay:
 
 
 def mark_distant(count: int, distance: int) -> Tensor:
-    """Tell which of ``count`` consecutive moments are ``distance`` frames apart or more, ``bool [count, count]``."""
+    """Mask the pairs of ``count`` consecutive moments at least ``distance`` frames apart, ``[count, count]``."""
     times = torch.arange(count)
     return (times[:, None] - times).abs() >= distance

@@ -79,7 +79,7 @@ def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixel
     middle, half = (left + right) / 2, (right - left) / 2
     reach = half.norm(dim=-1).clamp(min=1e-4)
     direction = half / reach[:, None]
-    # Along the line from corner to corner, and down from it. Mixed precision would round a product of matrices.
+    # Axes along the line between the corners, and down from it. Autocast would round a matrix product.
     axes = direction, torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)
     places, points = (
         torch.stack([((x - middle[:, None]) * axis[:, None]).sum(-1) for axis in axes], dim=-1) for x in (pixels, seen)
@@ -121,15 +121,15 @@ def find_source_interior(
     places = project_points(torch.stack([x, y + fall, z], dim=-1), source)[..., :2]
     opening = measure_mouth_opening(lips, anchor, source, places, size)
     edge = 2 * EDGE / size / source.scale[:, None]
-    # The upper lip's edge is where the frame's own opening begins; only the other edges can be in the way.
+    # The opening of the frame starts at the edge of the upper lip, so that only the other edges can occlude it.
     room = opening.above_lower, (1.0 - opening.across.abs()) * opening.width[:, None] / 2
     share = torch.stack([(distance / edge - LIP_SHADE).clamp(0.0, 1.0) for distance in room]).prod(dim=0)
     return SourceInterior(places, share)
 
 
 def interpolate_curve(knots: Tensor, x: Tensor) -> Tensor:
-    """Read curves through ``knots [B, K, 2]``, from left to right, at ``x [B, N]``: piecewise linear, ends held."""
-    # Seen from the side, knots may overtake each other.
+    """Interpolate curves through ``knots [B, K, 2]``, from left to right, at ``x [B, N]``; the ends are held."""
+    # In side views, knots may be out of order.
     along = knots[..., 0].cummax(dim=1).values.contiguous()
     index = torch.searchsorted(along, x.contiguous()).clamp(1, along.shape[1] - 1)
     (x0, y0), (x1, y1) = ((along.gather(1, i), knots[..., 1].gather(1, i)) for i in (index - 1, index))

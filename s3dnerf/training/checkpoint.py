@@ -26,12 +26,12 @@ STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training has to remember."""
+    """Everything that a training run has to restore."""
 
     average: nn.Module
     """The averaged model, which is what others load."""
     modules: dict[str, nn.Module]
-    """Everything else that learns, by name."""
+    """All other modules that are trained, by name."""
     optimizers: dict[str, Optimizer]
     """By name."""
 
@@ -85,7 +85,7 @@ def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`flatten_optimizer` took."""
+    """Restore what :func:`flatten_optimizer` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

@@ -29,7 +29,7 @@ from s3dnerf.training.config import LossWeights
 
 REGION_OF_LANDMARK = torch.from_numpy(point_regions()[KEPT_POINTS].copy())
 MOVED_LANDMARKS = (REGION_OF_LANDMARK <= JAW_AND_CHEEKS).nonzero()[:, 0]
-"""Rows of the kept landmarks that speech moves: lips, jaw and cheeks."""
+"""Rows of the kept landmarks that move with speech: lips, jaw and cheeks."""
 EYE_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted([*EYE_LEFT, *EYE_RIGHT]))
 """Rows of the kept landmarks that lie on the lids."""
 LIP_SIDES, LID_SIDES = (
@@ -40,7 +40,7 @@ LIP_SIDES, LID_SIDES = (
 
 
 SMALLEST_MISS = 1e-3
-"""Image units (an eighth of a pixel of 256) below which the distance of flows is not made smaller."""
+"""Distance of flows, in image units (an eighth of a pixel of 256), below which the loss is flat."""
 
 
 LOSS_GROUPS = {
@@ -86,7 +86,7 @@ LOSS_GROUPS = {
 
 
 def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
-    """Compare rendered frames with real ones."""
+    """Return the losses of rendered frames against their targets."""
     target, image = frames.image, rendering.image
     assert target is not None, "frames have images in the image stage"
     error = (image - target).abs()
@@ -112,14 +112,14 @@ def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[st
 
 
 def flow_loss(flow: Tensor, frames: Frames) -> Tensor:
-    """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighed by how far that can be trusted."""
+    """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighted by its confidence."""
     assert frames.flow is not None and frames.confidence is not None, "frames have flow in the image stage"
     miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
     return ((miss + SMALLEST_MISS**2).sqrt() * frames.confidence).sum() / (frames.confidence.sum() + 1.0)
 
 
 def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
-    """Ask the warp to carry the frame's landmarks onto the source's, and gaps of lips and lids onto gaps."""
+    """Return the distances by which the deformation misses the landmarks of the source, and gaps of lips and lids."""
     field = model.deformation_field
     arrived = frames.landmarks + field.deform_points(codes, frames.landmarks).offsets
     wanted = identity.landmarks
@@ -128,7 +128,7 @@ def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes
         ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
         for upper, lower in (LIP_SIDES, LID_SIDES)
     )
-    # Blinks are rare and small: frames whose eyes differ from the source's count several times.
+    # Blinks are rare and small, so that frames whose eyes differ from the source get more weight.
     blink = 1.0 + 8.0 * (frames.eyes - identity.eyes).abs().mean(-1)
     places = field.network.encode_positions(frames.landmarks).region_log_weights.transpose(1, 2).float()
     return {
@@ -175,7 +175,7 @@ def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -
 
 
 def silence_losses(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, Tensor]:
-    """Ask of the motion codes of silence ``[B, R, code]`` that they close the lips of the people in frames."""
+    """Return the losses of the motion codes of silence ``[B, R, code]``, which should close the lips."""
     placed = decode_motion_landmarks(model, silent, frames)
     return {
         "silence": lip_openings(placed).abs().mean(),

@@ -1,4 +1,4 @@
-"""Learning the inside of the mouth: from pixels between tracked lips alone, before anything is rendered.
+"""Training of the mouth interior on pixels between tracked lips, before anything is rendered.
 
 It learns from pixels that the source beside them does not show, for no others will be painted.
 
@@ -38,8 +38,8 @@ from s3dnerf.structures import map_tensors
 from s3dnerf.training.losses import rgb_to_luma
 
 FRAMES, FRAMES_PER_STEP = 16_000, 12
-"""Frames looked at in all, at most, and for every step that learns from them: of large sets, or for few steps, fewer of
-each person, and in the end fewer people."""
+"""Most frames in all, and frames per training step. Large sets and few steps sample fewer frames of each person, and
+then fewer people."""
 FRAMES_PER_PERSON = 240
 """Most frames with open lips that are sampled of each person."""
 PIXELS = 128
@@ -49,12 +49,12 @@ INSIDE = 0.9
 FRAMES_PER_SOURCE = 16
 """Most frames that are paired with the same source."""
 CLOSED_SHARE = 0.5
-"""Share of the sources whose lips are closed, where a clip has such frames: these show nothing, so all is learned."""
+"""Fraction of the sources with closed lips, where a clip has such frames: they show nothing of the interior."""
 PEOPLE, TOGETHER = 16, 3
-"""People in a batch, and frames of each: all of them teach one type."""
+"""People in a batch, and frames of each, which train the same type."""
 LEARNING_RATE = 3e-3
 SHARED = 0.05
-"""Share of a frame's error that teaches all types: those that fit nobody yet are drawn along."""
+"""Fraction of a frame's error that trains all types, so that none is left behind."""
 
 
 Record = TypeVar("Record", MouthOpening, MouthColors)
@@ -79,7 +79,7 @@ class MouthSamples:
 
     @staticmethod
     def join(parts: list[MouthSamples]) -> MouthSamples:
-        """Put mouths one after another."""
+        """Concatenate samples."""
         return MouthSamples(
             _join([part.opening for part in parts]),
             _join([part.source for part in parts]),
@@ -94,7 +94,7 @@ def _join(records: list[Record]) -> Record:
 
 
 def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> MouthSamples:
-    """Look between the lips of the people of a data set, each seen beside a source from the same clip.
+    """Sample pixels between the lips of the people of a data set, each paired with a source from the same clip.
 
     As much is collected as ``steps`` of :func:`train_mouth_interior` have use for.
 
@@ -128,7 +128,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
 
 
 def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> MouthSamples:
-    """Draw pixels between the lips of all frames of a view but the first, the source, which does not show them."""
+    """Sample pixels between the lips of all frames but the first, which is the source and does not show them."""
     source, frames = to_source(view.take([0])), to_frames(view.take(range(1, len(view.eyes))))
     assert frames.image is not None, "the view was read with pixels"
     size = frames.image.shape[-1]
@@ -141,7 +141,7 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
     inside = (opening.coverage > INSIDE) * (1.0 - visible.visibility)
     rows = (inside.sum(dim=1) >= 1.0).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    # Of frames that have no such pixels any are drawn; they are left out at the end.
+    # Frames without such pixels are sampled anyhow and dropped at the end.
     drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
     colors = measure_mouth_colors(source.image, source.landmarks, source.camera)
     mouths = MouthSamples(
@@ -170,7 +170,7 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
         errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
         loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
         step_optimizer(optimizer, loss)
-    # Gradients that stayed would count in the norm of those of the other steps.
+    # Remaining gradients would count in the gradient norm of later steps.
     optimizer.zero_grad(set_to_none=True)
     interior.requires_grad_(False)
     interior.shown.copy_(torch.tensor(choose_types(interior, mouths)))
@@ -182,12 +182,12 @@ def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, in
     rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
     closed = mouths.take(rows) if len(rows) else mouths
     painted = [interior(closed.opening, closed.source, code) for code in interior.types]
-    # The type that is the least wrong for everybody would be the grayest, and where it is bright along the lower lip,
-    # that is the lip itself.
+    # The type with the least error over all people would be the grayest. Types that are bright along the lower lip have
+    # learned the lip itself.
     toothed = [kind for kind, colors in enumerate(painted) if compare_halves(colors, closed) > 0] or range(len(painted))
     wanted = measure_contrast(closed.colors, closed)
     contrasting = min(toothed, key=lambda kind: abs(measure_contrast(painted[kind], closed) - wanted))
-    # Below teeth, whatever is guessed and is not there looks like flesh; the dark never does.
+    # Below teeth, anything painted that is not there looks like flesh, except darkness.
     painted = [interior(mouths.opening, mouths.source, code) for code in interior.types]
     darkest = min(range(len(painted)), key=lambda kind: rgb_to_luma(painted[kind][..., None]).mean().item())
     return contrasting, darkest

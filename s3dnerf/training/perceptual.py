@@ -1,4 +1,4 @@
-"""Losses of perception: rendered and real faces are compared by what a frozen face network sees in them.
+"""Perceptual losses: rendered and target faces are compared in a frozen face network.
 
 The paper's perceptual loss (section 3.5) takes VGG, whose weights cannot be had without a download. The network of the
 face tracker is at hand and knows faces. It also locates lips and lids in the image: a warp may move every
@@ -34,7 +34,7 @@ def find_windows(frames: Frames) -> FaceWindow:
 
 
 def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
-    """Compare what ``mesh`` sees in rendered frames ``image [B, 3, S, S]`` and in the real ones."""
+    """Compare rendered frames ``image [B, 3, S, S]`` with their targets in the face network ``mesh``."""
     window = find_windows(frames)
     with torch.no_grad():
         real = mesh(frames.image, window)
@@ -66,12 +66,12 @@ def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: Fac
 
 
 def measure_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean distance of ``[B, N, 2]`` points; smooth where they meet."""
+    """Mean distance of ``[B, N, 2]`` points, smooth at zero."""
     return ((a - b).square().sum(-1) + 1e-6).sqrt().mean() - 1e-3
 
 
 def sync_loss(model: SyncDiscriminator, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
-    """One minus the cosine of lips and speech (S3D-NeRF, section 3.5; its sign made to pull them together).
+    """One minus the cosine of lips and speech (S3D-NeRF, section 3.5; with the sign that aligns them).
 
     Arguments as of ``SyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech around
     the middle one of each. The model is frozen (``load_discriminator``); the gradient flows into the frames.

@@ -80,7 +80,7 @@ class SyncConfig:
     """Settings of the lip-sync discriminator, its data and its training."""
 
     model: SyncDiscriminatorConfig = field(default_factory=SyncDiscriminatorConfig)
-    """Sizes of the discriminator, and what of frames and speech it sees."""
+    """Sizes of the discriminator and its inputs."""
     data: SyncDataConfig = field(default_factory=SyncDataConfig)
     """Training data."""
     train: SyncTrainConfig = field(default_factory=SyncTrainConfig)
@@ -227,9 +227,9 @@ def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: f
 
 
 def mark_negatives(batch: SyncBatch, distance: int) -> tuple[Tensor, Tensor]:
-    """Return two masks ``bool [S W, S W]``: pairs of the same clip, and pairs that are out of step.
+    """Return two masks ``bool [S W, S W]``: pairs of the same clip, and pairs that are out of sync.
 
-    Out of step are moments of different clips, and moments of the same clip ``distance`` frames apart or more.
+    Out of sync are moments of different clips, and moments of the same clip ``distance`` frames apart or more.
     """
     clips, times = batch.clips.flatten(), batch.times.flatten()
     same_clip = clips[:, None] == clips
@@ -237,7 +237,7 @@ def mark_negatives(batch: SyncBatch, distance: int) -> tuple[Tensor, Tensor]:
 
 
 def explain_stuck_training(accuracies: list[float]) -> str | None:
-    """Name the known trap, a discriminator that stays at chance, from the two-way accuracies of all steps so far."""
+    """Explain a discriminator that stays at chance, from the two-way accuracies of all steps so far; else None."""
     recent = float(np.mean(accuracies[len(accuracies) // 2 :]))
     if recent >= STUCK:
         return None

@@ -38,7 +38,7 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.structures import Camera
 
 MARGIN = 0.2
-"""How much larger than what the network sees the stored crops are on every side."""
+"""Margin of the stored crops around the network's input, as a fraction of its size."""
 RUN_STRIDE = 2
 """Frames from one run of five to the next in a segment, because neighbors are nearly equal."""
 SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
@@ -51,18 +51,18 @@ CHUNK = 64
 
 @dataclass
 class SyncDataConfig:
-    """Where clips come from and how segments of them are drawn."""
+    """Where clips come from and how segments of them are sampled."""
 
     root: Path = Path("data/prepared")
     """Folder of prepared clips (made by tools/prepare.py)."""
     split: Text = "train"
     """Clips of this split whose sync is ok or corrected are trained on."""
     left_out: tuple[Text, ...] = ()
-    """People of this split who are watched instead of trained on."""
+    """People of this split who are left out of training, for validation."""
     offsets: Path | None = None
     """Table of constant offsets (made by train-sync --offsets) that are corrected when clips are read."""
     segments: PositiveInt = 12
-    """Stretches in a batch."""
+    """Segments in a batch."""
     segment_frames: PositiveInt = 20
     """Frames in a segment."""
     versions: Annotated[PositiveInt, Field(le=100)] = 3
@@ -82,7 +82,7 @@ class SyncClip:
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """Stretches of consecutive frames, and every second run of five frames in them (neighbors are all but equal)."""
+    """Segments of consecutive frames, and every second run of five frames in them (neighbors are nearly equal)."""
 
     crops: Tensor
     """``[S, L, 1, h, w]``."""
@@ -224,7 +224,7 @@ def place_crops(crops: Tensor, placement: np.ndarray, config: SyncDiscriminatorC
     """Cut what the network sees out of stored crops ``uint8 [L, C, H, W]``, moved by maps ``[L, 2, 3]``; in [0, 1]."""
     shape = [len(crops), crops.shape[1], config.crop.height, config.crop.width]
     theta = torch.from_numpy(placement / (1.0 + 2.0 * MARGIN)).float().expand(len(crops), 2, 3)
-    # Mixed precision would round positions.
+    # Autocast would round positions.
     with torch.autocast("cpu", enabled=False):
         grid = F.affine_grid(theta, shape, align_corners=False)
     return F.grid_sample(crops.float() / 255.0, grid, padding_mode="border", align_corners=False)

@@ -22,12 +22,12 @@ class AppearanceEncoderConfig:
     widths: tuple[Width, Width, Width, Width] = (16, 40, 64, 96)
     """Channels of the maps D_0 ... D_3."""
     plane_channels: Width = 12
-    """Channels a plane of every tri-plane."""
+    """Channels per plane of every tri-plane."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What the encoder saw in a source."""
+    """Encoded appearance of a source."""
 
     planes: list[Tensor]
     """Tri-planes ``[B, 3, C, h, h]``, coarse (1/16) to fine (1/4); xy planes are aligned with the source's pixels."""
@@ -60,7 +60,7 @@ class HierarchicalFacialAppearanceEncoder(nn.Module):
     def forward(self, image: Tensor, camera: Camera) -> Appearance:
         """Encode sources ``image [B, 3, H, W]`` in [0, 1], taken by ``camera``."""
         x = torch.cat([2.0 * image - 1.0, self.locate_pixels(image, camera)], dim=1)
-        # Convolutions are half as fast again with channels innermost in memory.
+        # Convolutions are 1.5 times as fast in channels-last format.
         maps = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for block in self.down:
             maps.append(block(maps[-1]))
@@ -76,7 +76,7 @@ class HierarchicalFacialAppearanceEncoder(nn.Module):
 
     @staticmethod
     def locate_pixels(image: Tensor, camera: Camera) -> Tensor:
-        """Return ``[B, 3, H, W]``: where on the plane through the head's origin each pixel lies, in head space."""
+        """Return the position of each pixel on the plane through the head's origin, in head space: ``[B, 3, H, W]``."""
         height, width = image.shape[-2:]
         grid = make_pixel_grid(height, width, image.device)
         offset = (grid - camera.center[:, None, None]) / camera.scale[:, None, None, None]

@@ -25,16 +25,16 @@ SKIN = torch.from_numpy((point_regions()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero
 OUTER_LIPS, INNER_LIPS = (torch.from_numpy(KEPT_POINTS.searchsorted(rows)) for rows in (LIPS_OUTER, LIPS_INNER))
 """Rows of the kept landmarks on both outlines of the lips, in order around them."""
 DARKEST_SKIN = 0.05
-"""Level below which colors are no longer compared with the skin's."""
+"""Lower bound of the skin color that others are divided by."""
 STRETCH = (1.0, 1.5)
-"""How many times the source's opening is as high before anything is put between the lips, and when nothing is left of
-what a warp makes of it."""
+"""Height of the opening, relative to the source's, from which on the interior is composited, and at which it replaces
+the warp completely."""
 BRIGHTNESS_BELOW_TEETH = 0.7
-"""Light below the teeth that a source shows, beside that in the mouths learned from: a mean is lighter than any mouth
-is deep, and what is as light as lips looks like lips."""
+"""Brightness below the teeth that the source shows, relative to the painted one: a learned mean is brighter than real
+mouths, and what is as bright as lips looks like lips."""
 MAX_CLOSED_BRIGHTNESS = 0.45
-"""Mean light of the inside, beside that of the skin, that a source with closed lips gets at most. Real insides have
-0.63 on average, their darkest fifth 0.42. What was learned is 0.73 to 0.81: nearly as light as lips, so that lips do
+"""Largest mean brightness of the interior, relative to the skin, behind lips that the source shows closed. Real ones
+have 0.63 on average, their darkest fifth 0.42. What was learned is 0.73 to 0.81: nearly as light as lips, so that lips do
 not seem to have parted."""
 THINNEST = 0.005
 """Height of the opening, head units, below which lips are closed and nothing between them is seen."""
@@ -48,7 +48,7 @@ DEPTHS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class MouthColors:
-    """What a source says about the light on its mouth and about what is in it."""
+    """Colors of mouth and skin in a source."""
 
     skin: Tensor
     """``[B, 3]`` mean color of cheeks and chin."""
@@ -61,7 +61,7 @@ class MouthColors:
 
 
 def measure_mouth_colors(image: Tensor, landmarks: Tensor, camera: Camera) -> MouthColors:
-    """Measure sources ``image [B, 3, S, S]`` with ``landmarks [B, P, 3]`` (head space)."""
+    """Measure the colors of sources ``image [B, 3, S, S]`` with ``landmarks [B, P, 3]`` (head space)."""
     inner = landmarks[:, INNER_LIPS]
     on_lips = (landmarks[:, OUTER_LIPS] + inner) / 2
     upper, lower = inner[:, UPPER_EDGE[1:-1]], inner[:, 1:10]
@@ -79,7 +79,7 @@ def measure_opening(outline: Tensor) -> Tensor:
 
 
 class MouthInterior(nn.Module):
-    """A network from places between the lips to colors."""
+    """A network from positions between the lips to colors."""
 
     shown: Tensor
 
@@ -96,12 +96,12 @@ class MouthInterior(nn.Module):
         self.frequencies = frequencies
         inputs = 2 * (1 + 2 * frequencies) + 2 + 3 + 6 + type_width
         self.types = nn.Parameter(0.5 * torch.randn(types, type_width))
-        # Shown where the source shows no teeth, and below the teeth that it shows.
+        # Types that are painted where the source shows no teeth, and below the teeth that it shows.
         self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
         self.network = make_mlp(inputs, hidden, hidden, 3)
 
     def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
-        """Return the colors ``[B, 3, N]`` of what is seen at ``N`` places.
+        """Return the colors ``[B, 3, N]`` at ``N`` pixels.
 
         ``code [width]`` selects a type of mouth; by default, the types chosen in training are painted.
         """
@@ -120,7 +120,7 @@ class MouthInterior(nn.Module):
             8.0 * torch.stack([opening.below_upper, opening.above_lower], dim=-1),
             per_frame[:, None].expand(-1, places.shape[1], -1),
         ]
-        # Relative to the skin, so that less light on the face is less light in the mouth. It starts dark.
+        # Relative to the skin, so that the mouth follows the light on the face. Colors start dark.
         relative = 3.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).to(places.dtype) - 1.5)
         return colors.skin[..., None] * relative.transpose(1, 2)
 
@@ -138,7 +138,7 @@ def compute_shade(painted: Tensor, opening: MouthOpening, colors: MouthColors) -
 
 
 def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:
-    """Say how far a warp is wrong about the inside of a mouth: not at all while it is no wider open than before.
+    """Return the weight of the interior: 0 while the mouth is no wider open than in the source.
 
     Args:
         opening: ``[B]`` height of the opening in the frame, head units, however the head is turned.

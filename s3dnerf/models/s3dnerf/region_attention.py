@@ -1,4 +1,4 @@
-"""Slot attention (Locatello et al., 2020): gathers a source's features into one token a face region (F_agg)."""
+"""Slot attention (Locatello et al., 2020): aggregates features into one token per face region (F_agg)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RegionSlotAttention(nn.Module):
         self.refine = nn.Sequential(nn.LayerNorm(width), make_mlp(width, width, width))
 
     def forward(self, features: Tensor) -> RegionTokens:
-        """``features [B, C, h, w]`` -> tokens of the regions and where they look."""
+        """``features [B, C, h, w]`` -> tokens of the regions and their attention."""
         batch, _, height, width = features.shape
         place = encode_sine(make_pixel_grid(height, width, features.device).flatten(0, 1), 4)
         flat = torch.cat([features.flatten(2).transpose(1, 2), place.expand(batch, -1, -1)], dim=-1)
