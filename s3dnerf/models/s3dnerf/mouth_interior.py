@@ -34,8 +34,8 @@ BRIGHTNESS_BELOW_TEETH = 0.7
 mouths, and what is as bright as lips looks like lips."""
 MAX_CLOSED_BRIGHTNESS = 0.45
 """Largest mean brightness of the interior, relative to the skin, behind lips that the source shows closed. Real ones
-have 0.63 on average, their darkest fifth 0.42. What was learned is 0.73 to 0.81: nearly as light as lips, so that lips do
-not seem to have parted."""
+have 0.63 on average, their darkest fifth 0.42. Painted ones have 0.73 to 0.81: nearly as bright as lips, so that
+lips would not seem to have parted."""
 THINNEST = 0.005
 """Height of the opening, head units, below which lips are closed and nothing between them is seen."""
 PARTED = 0.02
