@@ -42,7 +42,7 @@ def find_model(source: str | Path, files: Sequence[str] = ("config.json", "model
         raise UserError(source, "is a file, not the folder of a model", "Name the folder that the file is in.")
     if isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise UserError(source, "holds no model: there is no such folder", HINT)
-    return _fetch(source, files)
+    return fetch_model(source, files)
 
 
 def is_online() -> bool:
@@ -52,7 +52,7 @@ def is_online() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        host, port = _find_server(constants.ENDPOINT)
+        host, port = find_server(constants.ENDPOINT)
     except ValueError:  # invalid address, such as a port that is not a number
         return False
     connected: list[bool] = []
@@ -71,7 +71,7 @@ def is_online() -> bool:
     return bool(connected)
 
 
-def _find_server(endpoint: str) -> tuple[str, int]:
+def find_server(endpoint: str) -> tuple[str, int]:
     """Return the host and port of the endpoint, or of its proxy."""
     url = urlsplit(endpoint)
     proxies = getproxies()
@@ -81,7 +81,8 @@ def _find_server(endpoint: str) -> tuple[str, int]:
     return url.hostname or "", url.port or PORTS.get(url.scheme, 443)
 
 
-def _fetch(source: str, files: Sequence[str]) -> Path:
+def fetch_model(source: str, files: Sequence[str]) -> Path:
+    """Return the local folder of a model on the hub, downloaded if need be. Raises UserError if that is impossible."""
     from huggingface_hub import model_info, snapshot_download
 
     failure = None

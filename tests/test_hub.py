@@ -127,7 +127,7 @@ def test_the_proxy_is_preferred_to_the_endpoint(
             monkeypatch.delenv(spelling, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert hub._find_server("https://hub.example") == server
+    assert hub.find_server("https://hub.example") == server
 
 
 @pytest.mark.parametrize("source", ["missing", "a/b/c", "../up", "user/mo del", "", Path("user/model")])
@@ -135,7 +135,7 @@ def test_names_that_are_not_hub_ids_are_not_requested(source: str | Path, monkey
     def fail(*given: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(hub, "_fetch", fail)
+    monkeypatch.setattr(hub, "fetch_model", fail)
     with pytest.raises(UserError, match="holds no model"):
         hub.find_model(source)
 
