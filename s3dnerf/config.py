@@ -1,11 +1,11 @@
 """Settings: typed dataclasses filled from YAML files and from dotted names on the command line.
 
-This module knows no particular setting. The dataclasses stand beside what they configure and are handed in
-as `schema`; a schema may nest other dataclasses to any depth. Every name in a file or an override must exist
-in the schema, every value must have the declared type and range (see s3dnerf.constraints), and a mistake is answered
-with the nearest right name.
+This module is independent of particular settings. The dataclasses are defined next to the code that they configure and
+passed in as ``schema``; a schema may nest other dataclasses to any depth. Every name in a file or an override must
+exist in the schema, and every value must have the declared type and range (see ``s3dnerf.constraints``). Errors suggest
+the nearest valid name.
 
-A YAML file may start with `extends: base.yaml` and then needs only what differs from that file.
+A YAML file may start with ``extends: base.yaml`` and then contains only the differences to that file.
 """
 
 from __future__ import annotations
@@ -32,27 +32,31 @@ Tree = dict[str, Any]
 
 COMMAND_LINE = "command line"
 LONGEST_VALUE = 100
-"""Characters of a wrong value that a message repeats, at most."""
+"""Maximum number of characters of an invalid value in a message."""
 
 
 def load_config(schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Return `schema` filled from a YAML file, then from `overrides`; what neither names keeps its default.
+    """Return ``schema`` filled from a YAML file, then from ``overrides``. All other settings keep their defaults.
 
-    `name_or_path` is a path, or the bare name of a file in `configs/`. `overrides` are command line words
-    like `["--train.batch_size", "4", "--train.lr=1e-3", "--train.amp"]`. Raises UserError for a missing or
-    broken file, an unknown name, and a value of the wrong type or out of range.
+    Args:
+        schema: the settings dataclass.
+        name_or_path: a path, or the bare name of a file in ``configs/``.
+        overrides: command line words such as ``["--train.batch_size", "4", "--train.steps=100"]``.
+
+    Raises:
+        UserError: the file is missing or broken, a name is unknown, or a value has the wrong type or is out of range.
     """
     layers = [*_read_layers(find_config(name_or_path)), (COMMAND_LINE, parse_overrides(overrides))]
     return _build(schema, layers)
 
 
 def from_dict(schema: type[T], tree: Mapping[str, Any], source: str = "settings") -> T:
-    """Return `schema` filled from a nested mapping, the inverse of `to_dict`. `source` names it in errors."""
+    """Return ``schema`` filled from a nested mapping, the inverse of ``to_dict``. ``source`` names it in errors."""
     return _build(schema, [(source, dict(tree))])
 
 
 def check_config(config: Any, source: str = "settings") -> None:
-    """Check a settings dataclass that was made or changed in Python as `load_config` checks a file.
+    """Check a settings dataclass that was created or changed in Python, as ``load_config`` checks a file.
 
     Raises UserError for a value of the wrong type or out of range.
     """
@@ -66,13 +70,13 @@ def to_dict(config: Any) -> Tree:
 
 
 def save_config(path: str | Path, config: Any) -> None:
-    """Write a settings dataclass as a complete YAML file that `load_config` reads back to an equal object."""
+    """Write a settings dataclass as a complete YAML file, which ``load_config`` reads back to an equal object."""
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def find_config(name_or_path: str | Path) -> Path:
-    """Return the path of a settings file: as given, or for a bare name the file in `configs/`."""
+    """Return the path of a settings file: as given, or for a bare name the file in ``configs/``."""
     path = Path(name_or_path)
     if is_file(path):
         return path
@@ -80,14 +84,14 @@ def find_config(name_or_path: str | Path) -> Path:
     if path.name == str(path) and is_file(folder / path.name):
         return folder / path.name
     known = sorted(file.name for file in folder.glob("*.yaml"))
-    # Names are compared without the suffix, which would make all of them alike.
+    # Names are compared without the suffix, which would make all of them similar.
     close = difflib.get_close_matches(path.stem, [name.removesuffix(".yaml") for name in known], n=1, cutoff=SIMILARITY)
     question = f"Did you mean {close[0]}.yaml? " if close else ""
     raise UserError(path, "no such settings file", f"{question}Give a path, or one of: {', '.join(known)}.")
 
 
 def dotted_names(schema: type) -> dict[str, Any]:
-    """Return every setting of `schema` as dotted name -> type, depth first; sections are listed too."""
+    """Return every setting of ``schema`` as dotted name -> type, depth first, including sections."""
     names: dict[str, Any] = {}
     hints = _read_hints(schema)
     for field in dataclasses.fields(schema):
@@ -99,9 +103,9 @@ def dotted_names(schema: type) -> dict[str, Any]:
 
 
 def parse_overrides(words: Sequence[str]) -> Tree:
-    """Return command line words as a nested tree: `--a.b 4`, `--a.b=4`, and a bare `--a.b` for true.
+    """Return command line words as a nested tree: ``--a.b 4``, ``--a.b=4``, and a bare ``--a.b`` for true.
 
-    Lists and null are written as in YAML (`[1, 2]`, `null`); all else stays text, which the schema converts.
+    Lists and null are written as in YAML (``[1, 2]``, ``null``). All other values stay text, which the schema converts.
     """
     tree: Tree = {}
     words = list(words)
@@ -123,9 +127,9 @@ def parse_overrides(words: Sequence[str]) -> Tree:
 
 
 def show_options(schema: type, default: Any, prog: str) -> None:
-    """Print every dotted option of `schema` with its type, its value in `default` and its line of help.
+    """Print every dotted option of ``schema`` with its type, its value in ``default`` and its help text.
 
-    The help line of a field is the docstring or the comment beside it. Leaves the program with exit code 0.
+    The help text of a field is the docstring or comment next to it. Exits the program with code 0.
     """
     tyro.cli(
         schema,
@@ -138,7 +142,7 @@ def show_options(schema: type, default: Any, prog: str) -> None:
 
 
 def nearest_name(name: str, names: Sequence[str]) -> str | None:
-    """Return the entry of `names` most like `name` (the right leaf in the wrong section counts), or None."""
+    """Return the entry of ``names`` most similar to ``name``, preferring entries with the same leaf, or None."""
     leaf = name.rpartition(".")[2]
     same_leaf = [known for known in names if known.rpartition(".")[2] == leaf]
     close = difflib.get_close_matches(name, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.5)
@@ -146,17 +150,17 @@ def nearest_name(name: str, names: Sequence[str]) -> str | None:
 
 
 def _config_folder() -> Path:
-    """The installed copy beside this file, or `configs/` of the repository that this file stands in."""
+    """Return the installed ``configs`` next to this file, or ``configs`` of the repository that contains this file."""
     package = Path(__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
-    """Read a settings file and those it extends, the most general first."""
+    """Read a settings file and the files that it extends, the most general first."""
     path = path.resolve()
     if path in above:
-        raise UserError(path, "extends itself", "Take the circle out of the `extends` lines.")
+        raise UserError(path, "extends itself", "Remove the cycle from the `extends` lines.")
     tree = _read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is None:
@@ -172,7 +176,7 @@ def _read_yaml(path: Path) -> Tree:
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "Check the file and its permissions.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A ValueError is raised for text that is not UTF-8, for dates that do not exist and for endless numbers.
+        # YAML raises ValueError for text that is not UTF-8, for invalid dates and for numbers that are too long.
         reason = shorten(" ".join(str(error).split()), 300)
         raise UserError(path, f"is not valid YAML ({reason})", "Fix the line that it names.") from error
     if tree is None:
@@ -183,8 +187,8 @@ def _read_yaml(path: Path) -> Tree:
 
 
 def _parse_value(word: str, text: str) -> Any:
-    # Numbers and booleans stay text, so that a folder called 2024 or a mode called off is not taken for a
-    # number or a boolean; the validator reads them where the schema wants one.
+    # Numbers and booleans stay text, so that a folder called 2024 or a mode called off is not parsed as a number or a
+    # boolean. The validator converts them if the schema expects one.
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -225,7 +229,7 @@ def _refuse_unknown(schema: type, tree: Tree, source: str) -> None:
 
 
 def _flatten(schema: type | None, tree: Mapping[Any, Any]) -> list[str]:
-    """The dotted names used in `tree`. Sections are entered, the unknown ones too; mapping values are not."""
+    """Return the dotted names in ``tree``. Sections are entered, including unknown ones; mapping values are not."""
     names = []
     hints = _read_hints(schema) if schema else {}
     for key, value in tree.items():
@@ -247,10 +251,10 @@ def _merge(lower: Tree, upper: Tree) -> Tree:
 
 
 def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tuple[str, Tree]]) -> UserError:
-    """Turn the first finding of the validator into one line: the setting, what is wrong, where it stands, the hint."""
+    """Convert the first validation error into one line: source, setting, reason and hint."""
     first = error.errors(include_url=False)[0]
     known = dotted_names(schema)
-    # Beyond the setting's own name, a location goes on into a tuple's entries or a union's members.
+    # After the name of the setting, a location may continue with tuple entries or union members.
     paths = itertools.accumulate((str(part) for part in first["loc"]), "{}.{}".format)
     name = max((path for path in paths if path in known), key=len, default="")
     source = _find_source(schema, name, layers)
@@ -268,7 +272,7 @@ def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tup
         message = f"'{name}': {message}"
     is_section = not name or dataclasses.is_dataclass(known[name])
     if is_section and first["type"] == "value_error":
-        # A dataclass that refuses its own values has said which; its whole content would only hide that.
+        # The error of a dataclass validator names the values. The whole section would only hide them.
         return UserError(source, message, "Fix one of these values.")
     return UserError(
         source, f"{message}, but is {_show(first['input'])}", _suggest(schema, name, known, first["input"])
@@ -276,13 +280,13 @@ def _explain(error: pydantic.ValidationError, schema: type, layers: Sequence[tup
 
 
 def _find_source(schema: type, name: str, layers: Sequence[tuple[str, Tree]]) -> str:
-    """The last layer that holds a setting (or, for the whole, anything): it overrules those before it."""
+    """Return the last layer that sets ``name`` (or, without a name, anything), because it overrides earlier layers."""
     sources = [source for source, tree in layers if (name in _flatten(schema, tree) if name else tree)]
     return sources[-1] if sources else layers[-1][0]
 
 
 def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> str:
-    """The hint for a wrong value: the choice that was probably meant, or else the default."""
+    """Return the hint for an invalid value: the most similar choice, or else the default."""
     kind = known.get(name)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if close := difflib.get_close_matches(str(value), choices, n=1, cutoff=SIMILARITY):
@@ -292,7 +296,7 @@ def _suggest(schema: type, name: str, known: Mapping[str, Any], value: Any) -> s
 
 
 def _find_default(schema: type, name: str) -> Any:
-    """The default of a setting, given by its dotted name; MISSING where it has none."""
+    """Return the default of a setting by its dotted name, or MISSING if it has none."""
     section, dot, rest = name.partition(".")
     if dot:
         return _find_default(_read_hints(schema)[section], rest)

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choice of the device to run on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def choose_device(name: str | torch.device = "auto", option: str = "--device") -> torch.device:
-    """Return the device called ``name``; "auto" takes CUDA where PyTorch can use it, and the processor elsewhere.
+    """Return the device called ``name``; "auto" selects CUDA if PyTorch can use it, and the CPU otherwise.
 
     Args:
-        name: "auto", "cpu", "cuda", one GPU of several such as "cuda:1", or a ``torch.device``.
-        option: what the name was given as, for messages.
+        name: "auto", "cpu", "cuda", one of several GPUs such as "cuda:1", or a ``torch.device``.
+        option: the option that set the name, for messages.
 
     Raises:
-        UserError: there is no such device, or it cannot be used, or not by the backend that the environment forces.
+        UserError: the device does not exist or cannot be used, or the backend forced by the environment does not
+            support it.
     """
     subject = f"{option} {name}"
     try:
@@ -29,8 +30,8 @@ def choose_device(name: str | torch.device = "auto", option: str = "--device") -
     if device.type == "cuda":
         _check_gpu(device, subject)
     elif device.type != "cpu":
-        raise UserError(subject, "is a kind of device that this program has no code for", "Use auto, cpu or cuda.")
-    # A backend that the environment forces and that cannot serve this device is found out here too.
+        raise UserError(subject, "is a device type that is not supported", "Use auto, cpu or cuda.")
+    # This also raises if the environment forces a backend that does not support the device.
     choose_backend("hash_grid", device.type)
     return device
 
@@ -44,7 +45,7 @@ def _check_gpu(device: torch.device, subject: str) -> None:
     if (device.index or 0) >= count:
         raise UserError(subject, f"there are {count} GPUs, counted from 0", "Use cuda:0, or leave the number out.")
     try:
-        # Starts the driver: a GPU that another process has for itself is found out here, not in the middle of the work.
+        # This initializes the driver, so that a GPU in exclusive use by another process fails here and not later.
         torch.zeros(1, device=device)
     except RuntimeError as error:
         reason = f"the GPU cannot be used ({first_line(error)})"

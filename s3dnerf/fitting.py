@@ -1,7 +1,8 @@
-"""Fitting to a source: a few seconds of optimization before rendering.
+"""Fitting of an identity to its source: a few seconds of optimization of a small residual before rendering.
 
-The part is a residual of the tri-planes and of the finest appearance map. It learns to render the portrait itself where
-nothing has changed. From other sides, where nobody knows what is right, it learns to leave what the model shows alone.
+The residual is added to the tri-planes and the finest appearance map. It is optimized to reproduce the source from its
+own view and expression. From other views, where there is no target, it is optimized to keep the output of the unfitted
+model.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ LEARNING_RATE = 1e-2
 SIZE_WEIGHT = 1e-2
 """Weight of the mean square of the residual."""
 SIDES_WEIGHT = 0.5
-"""Weight of the difference to the unfitted frame from other sides."""
+"""Weight of the difference to the unfitted frame from other views."""
 TURN = 0.25
-"""Standard deviation of these sides: radians about the vertical axis, half of it about the horizontal one."""
+"""Standard deviation of these views in radians about the vertical axis; half of it about the horizontal axis."""
 
 
 def fit_identity(
     model: S3DNeRF, identity: Identity, steps: int, seed: int = 0, autocast: torch.autocast | None = None
 ) -> Identity:
-    """Fit one encoded source to its image. The weights of the model do not change.
+    """Fit one encoded identity to its source. The weights of the model do not change.
 
     Args:
-        model: in evaluation mode.
-        identity: of a single source.
-        steps: steps of the optimizer, about an eighth of a second each on two processor cores with AVX-512.
-        seed: of the sides that are rendered.
-        autocast: mixed precision, if any.
+        model: the model, in evaluation mode.
+        identity: identity of a single source.
+        steps: optimizer steps, about an eighth of a second each on two CPU cores with AVX-512.
+        seed: seed of the random views.
+        autocast: autocast context for mixed precision, if any.
+
+    Returns:
+        The identity with the fitted residual added.
     """
     generator = torch.Generator().manual_seed(seed)
     planes = [torch.zeros_like(plane, requires_grad=True) for plane in identity.appearance.planes]
@@ -66,7 +70,7 @@ def fit_identity(
 
 
 def add_residuals(identity: Identity, planes: list[Tensor], detail: Tensor) -> Identity:
-    """Return the identity with something added to its appearance."""
+    """Return the identity with residuals added to its appearance."""
     appearance = identity.appearance
     added = [plane + more for plane, more in zip(appearance.planes, planes, strict=True)]
     return replace(identity, appearance=replace(appearance, planes=added, detail=appearance.detail + detail))
@@ -78,7 +82,7 @@ def render_still(model: S3DNeRF, identity: Identity, camera: Camera) -> Renderin
 
 
 def source_loss(rendering: Rendering, image: Tensor) -> Tensor:
-    """Mean absolute difference of the frame, and of what volume rendering alone shows of it."""
+    """Return the mean absolute error of the frame, plus those of its volume-rendered images."""
     small, middle = (downsample(image, image.shape[-1] // x.shape[-1]) for x in (rendering.coarse, rendering.fine))
     return (
         F.l1_loss(rendering.image, image)
@@ -88,7 +92,7 @@ def source_loss(rendering: Rendering, image: Tensor) -> Tensor:
 
 
 def turn_camera(camera: Camera, generator: torch.Generator) -> Camera:
-    """Return the camera of a head turned at random."""
+    """Return the camera of a randomly turned head."""
     yaw, pitch = (TURN * torch.randn(2, generator=generator) * torch.tensor([1.0, 0.5])).to(camera.scale).unbind()
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     about_y = torch.stack([yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos()]).view(3, 3)

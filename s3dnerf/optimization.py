@@ -1,4 +1,4 @@
-"""Parts of an optimization step that every recipe shares: learning rate, gradient clipping, seeds."""
+"""Parts of an optimization step that all recipes share: learning rate, gradient clipping, seeds."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ def schedule(step: int, steps: int, warmup: int = 0) -> float:
 
 
 def step_optimizer(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Make one step of an optimizer down the gradient of ``loss``."""
+    """Run one optimizer step on ``loss``."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
 
 
 def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
-    """Scale the gradient of a model down to the norm ``largest``, if it is larger.
+    """Clip the gradient norm of a model to ``largest``.
 
     Raises:
-        UserError: it is not finite. One more step would leave weights that are not numbers.
+        UserError: the norm is not finite. One more step would produce non-finite weights.
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
     check_finite(norm, "gradient", step)
 
 
 def check_finite(value: Tensor, name: str, step: int) -> None:
-    """Raise UserError where training has diverged: the loss or the norm of the gradient is not a finite number."""
+    """Raise UserError if training has diverged: the loss or the norm of the gradient is not finite."""
     if not torch.isfinite(value):
-        hint = "Go on from the last checkpoint (--resume) with a lower --train.learning_rate."
+        hint = "Resume from the last checkpoint (--resume) with a lower --train.learning_rate."
         raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", hint)
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:
-    """Seed dropout for this step and return a generator for everything else random in it."""
+    """Seed dropout for this step and return a generator for all other random numbers of the step."""
     number = (seed * 1_000_003 + step) % 2**63
     torch.manual_seed(number)
     return torch.Generator().manual_seed(number)

@@ -1,9 +1,11 @@
-"""Portrait + speech -> talking head. The main job on one page.
+"""The inference pipeline: source image + speech -> talking head video.
 
-pipeline = TalkingHeadPipeline.from_pretrained()
-video = pipeline("portrait.png", "speech.wav")
-for frame in video: ...            # uint8 [S, S, 3], one at a time
-video.save("talking.mp4")
+Example::
+
+    pipeline = TalkingHeadPipeline.from_pretrained()
+    video = pipeline("portrait.png", "speech.wav")
+    for frame in video: ...            # uint8 [S, S, 3], one at a time
+    video.save("talking.mp4")
 """
 
 from __future__ import annotations
@@ -67,35 +69,35 @@ from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
 AUDIO_BATCH = 64
-"""Windows of speech that are encoded at once."""
+"""Speech windows encoded per batch."""
 T = TypeVar("T")
 BATCH = {"cpu": 4, "cuda": 16}
-"""Frames rendered at once: as many as caches hold, and so many that a GPU works longer than Python needs to ask it."""
+"""Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
 FULLY = 0.999
-"""Share of a pixel that is all of it, but for rounding."""
+"""Coverage from which a pixel counts as fully covered, allowing for rounding."""
 LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
-"""Largest side and pixel count of a whole image: those of H.264 at level 5.1, which players support."""
+"""Maximum side and maximum number of pixels of a whole image: the limits of H.264 level 5.1, which players support."""
 
 
 log = logging.getLogger(__name__)
 
 
 class TalkingHeadPipeline:
-    """A trained model with everything around it."""
+    """A trained model with preprocessing, motion generation and compositing."""
 
     def __init__(
         self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int | None = None, fit_steps: int = 0
     ) -> None:
-        """Use a model.
+        """Build a pipeline around a model.
 
         Args:
             model: the model.
-            device: where to compute: "auto", "cpu", "cuda" or "cuda:1".
-            batch: frames rendered at once; None is what suits the device, of :data:`BATCH`.
-            fit_steps: optimization steps that fit the model to every source image (see ``fit_identity``).
+            device: device to run on: "auto", "cpu", "cuda" or "cuda:1".
+            batch: frames rendered per batch. None uses the value of :data:`BATCH` for the device.
+            fit_steps: optimization steps by which each identity is fitted to its source (see ``fit_identity``).
 
         Raises:
-            UserError: there is no such device, or a number is out of range.
+            UserError: the device does not exist, or a number is out of range.
         """
         self.fit_steps = limits.FIT_STEPS.require("--fit-steps", fit_steps)
         self.device = choose_device(device)
@@ -113,15 +115,15 @@ class TalkingHeadPipeline:
         """Load the shipped weights, a folder made by ``save_pretrained`` or by training, or a hub id.
 
         Args:
-            checkpoint: a folder, a checkpoint of training, or the id of a repository on the Hugging Face hub; None for
-                the shipped weights.
+            checkpoint: a model folder, a training checkpoint, or the id of a repository on the Hugging Face hub. None
+                loads the shipped weights.
             device: "auto", "cpu" or "cuda".
-            fit_steps: as of the class.
-            settings: settings of inference that replace those stored with the weights: names and values of
+            fit_steps: see ``__init__``.
+            settings: inference settings that replace those stored with the weights: names and values of
                 :class:`s3dnerf.models.s3dnerf.config.RenderConfig`, such as ``{"motion_scale": 1.3}``.
 
         Raises:
-            UserError: there is no model at ``checkpoint``, or an argument is wrong.
+            UserError: ``checkpoint`` holds no model, or an argument is invalid.
         """
         limits.FIT_STEPS.require("--fit-steps", fit_steps)
         place = choose_device(device)
@@ -148,26 +150,29 @@ class TalkingHeadPipeline:
         seed: int = 0,
         start: MotionState | None = None,
     ) -> TalkingVideo:
-        """Animate a source image with speech.
+        """Animate a source image with a speech recording.
 
         Args:
-            image: the source, with a face seen from the front or up to three quarters.
-            audio: anything ffmpeg reads.
-            pose: "static", "idle" (gentle motion) or a video whose head motion is taken.
-            turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up,
-                40 at most; the motion goes on from there.
+            image: source image with a face, in frontal to three-quarter view.
+            audio: any file that ffmpeg reads.
+            pose: "static", "idle" (gentle motion) or a video that provides the head motion.
+            turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up, 40 at
+                most. The head motion starts from the turned pose.
             blink: "auto" or "off".
-            background: "keep", in which what stands behind the person stands still, or a color such as "green" or
-                "#00ff00" that replaces it.
-            framing: "crop" renders the square around the head, "picture" pastes it back into the whole image.
-            size: side of that square in pixels, an even number from 16 to 4096; default is the model's own. The whole
-                image keeps its size.
-            face: which face of several, 1 being the largest.
-            seed: of idle motion and blinks, 0 or more.
-            start: the ``end_state`` of the utterance before, from which head, eyes and mouth go on.
+            background: "keep" for the static background of the source, or a color such as "green" or "#00ff00" that
+                replaces it.
+            framing: "crop" returns the square around the head, "picture" pastes it back into the whole source image.
+            size: side of that square in pixels, an even number from 16 to 4096. The default is the model's own size.
+                The whole image keeps its size.
+            face: number of the face to use when there are several; 1 is the largest.
+            seed: seed of idle motion and blinks, 0 or more.
+            start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
+
+        Returns:
+            The video, which is rendered when it is iterated over or saved.
 
         Raises:
-            UserError: no usable face, no usable speech, or an option that is unknown or out of range.
+            UserError: there is no usable face or speech, or an option is unknown or out of range.
         """
         check_options(pose, turn, blink, background, framing, size, face, seed)
         timer = PhaseTimer()
@@ -186,21 +191,21 @@ class TalkingHeadPipeline:
             picture, box = limit_image_size(picture, box, LARGEST_SIDE, MOST_PIXELS)
             if picture is not found.picture:
                 sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (found.picture, picture)]
-                log.warning("%s: %s pixels are more than video players take; the video has %s", image, *sizes)
+                log.warning("%s: %s pixels exceed what video players support; the video has %s", image, *sizes)
 
         size = self.model.config.image_size if size is None else int(size)
         height, width = picture.shape[:2]
         shape = (width, height) if framing == "picture" else (size, size)
 
         ends: deque[MotionState] = deque(maxlen=1)
-        # Frames of head motion and of blinks that have passed; another motion begins at its first frame.
+        # Number of frames of head motion and of blinks already used. A different motion starts at its first frame.
         same_pose = start is not None and (start.pose, start.seed) == (str(pose), seed)
         same_blink = start is not None and (start.blink, start.seed) == (blink, seed)
         passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
         blinked = 0 if start is None else max(1, start.blink_frames) if same_blink else 1
 
         def show() -> Iterator[np.ndarray]:
-            with timer("hearing the speech"):
+            with timer("encoding speech"):
                 motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             if start is None:
@@ -247,23 +252,23 @@ class TalkingHeadPipeline:
         seed: int = 0,
         landmarks: np.ndarray | None = None,
     ) -> Iterator[np.ndarray]:
-        """Reenact a clip from its first frame, its sound and its tracked head poses, in its own framing.
+        """Reenact a clip from its first frame, its audio and its tracked head poses, in its own framing.
 
         Args:
             video: the clip.
-            audio: the speech; by default the clip's own.
+            audio: the speech. None uses the audio track of the clip.
             freeze_mouth: hold the speech of the first frame.
             freeze_pose: hold the head pose of the first frame.
-            max_frames: only so many of the first frames.
-            seed: of the blinks, 0 or more.
-            landmarks: ``[T, 478, 3]`` of the clip if already tracked (normalized image coordinates).
+            max_frames: maximum number of frames, counted from the first.
+            seed: seed of the blinks, 0 or more.
+            landmarks: ``[T, 478, 3]`` landmarks of the clip if already tracked (normalized image coordinates).
 
         Yields:
-            ``uint8 [H, W, 3]`` frames of the clip's size, 25 a second, as many as the clip has.
+            ``uint8 [H, W, 3]`` frames of the clip's size, at 25 frames per second, as many as the clip has.
 
         Raises:
-            UserError: a number is out of range, or the clip or its sound cannot be used.
-            ValueError: ``landmarks`` have another shape.
+            UserError: a number is out of range, or the clip or its audio cannot be used.
+            ValueError: ``landmarks`` has a different shape.
         """
         limits.SEED.require("seed", seed)
         if max_frames is not None:
@@ -286,7 +291,7 @@ class TalkingHeadPipeline:
             yield paste_crop(first, frame, head.crop)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
-        """Encode a source, and fit the model to it if ``fit_steps`` says so."""
+        """Encode a source, and fit the result to it if ``fit_steps`` is not zero."""
         with torch.no_grad(), self.autocast():
             identity = self.model.encode_identity(make_source(face, self.device))
             identity = self.model.prepare_identity(identity)
@@ -295,11 +300,11 @@ class TalkingHeadPipeline:
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
 
     def make_background(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Background:
-        """Separate the person in the source from the background; a ``color [3]`` replaces the background."""
+        """Separate the person from the background of a source. A ``color [3]`` replaces the background."""
         with torch.inference_mode(), self.autocast():
             alpha = render_still(self.model, identity, identity.camera).alpha.float()
         if color is None:
-            # Half the resolution is enough for the masks of the background.
+            # Half resolution is enough for the mask: the static background is the same on both sides of its border.
             person = unseen = downsample(self.to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy())), 2)
             hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
             scene = self.to_picture(inpaint_background(face.image, hidden))
@@ -310,16 +315,17 @@ class TalkingHeadPipeline:
         return Background(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
 
     def to_picture(self, array: np.ndarray) -> torch.Tensor:
-        """Take ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
+        """Convert ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
 
     def choose_motion(
         self, first: HeadPose, pose: str | Path, seed: int, source: HeadPose | None = None
     ) -> Callable[..., Iterator[HeadPose]]:
-        """Return a function that starts the head motion asked for, which begins at its ``first`` pose, at a frame.
+        """Return a function that starts the requested head motion at a given frame.
 
-        Motion from a video is limited to what is visible from the pose in the ``source``, by default the first one.
+        The motion begins at the pose ``first``. Motion from a video is limited to poses that can be rendered from the
+        pose in the image, ``source``, which defaults to ``first``.
         """
         if pose == "static":
             return lambda start=0: repeat(first)
@@ -337,10 +343,10 @@ class TalkingHeadPipeline:
     def encode_audio(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
     ) -> torch.Tensor:
-        """Return the motion codes ``[T, R, code]`` of a whole recording of a known level, ready to render.
+        """Return the motion codes ``[T, R, code]`` of a whole recording of known level, ready to render.
 
-        They take half a kilobyte a frame, so that an hour of speech fits in 50 MB. In silence lips close, also in the
-        ``frames`` beyond the recording's end, if there are more.
+        The codes take half a kilobyte per frame, so an hour of speech fits in 50 MB. Lips close in silence, which
+        includes any ``frames`` beyond the end of the recording.
         """
         gain = speech_gain(level)
         activity = measure_speech_activity(stream_clean_speech(audio), level, frames)
@@ -390,7 +396,7 @@ class TalkingHeadPipeline:
         return (255.0 * rendering.image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def autocast(self) -> torch.autocast:
-        """Return the context of mixed precision: bfloat16 where the hardware has it, float32 elsewhere."""
+        """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""
         return mixed_precision(self.device)
 
 
@@ -403,7 +409,7 @@ def make_source(face: Face, device: torch.device) -> Source:
 
 
 def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
-    """Pass values on and keep the latest one in ``last``."""
+    """Yield ``values`` and keep the latest one in ``last``."""
     for value in values:
         last.append(value)
         yield value

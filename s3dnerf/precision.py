@@ -1,4 +1,4 @@
-"""Which arithmetic convolutions and matrix products run in."""
+"""Precision of convolutions and matrix products."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What users may ask for; "auto" is bfloat16 where the hardware has it, float32 elsewhere."""
+"""Choices for users; "auto" is bfloat16 if the hardware supports it, and float32 otherwise."""
 
 
 def choose_precision(device: torch.device, precision: Precision = "auto") -> str:
-    """Return "bfloat16" or "float32": what ``precision`` means on this device.
+    """Resolve ``precision`` to "bfloat16" or "float32" for a device.
 
-    GPUs and processors with AVX-512 are faster in bfloat16; other processors emulate it, many times slower.
+    GPUs and CPUs with AVX-512 are faster in bfloat16. Other CPUs emulate it, which is many times slower.
     """
     if precision != "auto":
         return precision
@@ -22,5 +22,5 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> str
 
 
 def mixed_precision(device: torch.device, precision: Precision = "auto") -> torch.autocast:
-    """Return a context in which convolutions and matrix products have this precision."""
+    """Return an autocast context in which convolutions and matrix products have this precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=choose_precision(device, precision) == "bfloat16")

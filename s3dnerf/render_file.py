@@ -1,4 +1,4 @@
-"""Rendering to a file, with progress and a summary: what ``s3dnerf render`` does."""
+"""Rendering to a file, with progress and a summary, for ``s3dnerf render``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render(
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
-    ``start`` is a file with the end state of the utterance before, ``end`` one that this one's is written to.
+    ``start`` is a file with the end state of the previous utterance. The end state of this one is written to ``end``.
     """
     begin = time.perf_counter()
     check_options(pose, turn, blink, background, framing, size, face, seed)
@@ -67,16 +67,16 @@ def render(
         write_state(end, video.end_state)
     total = time.perf_counter() - begin
     print(
-        f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered a second; "
+        f"{out}: {len(video)} frames, {len(video) / video.timer.seconds['rendering']:.1f} rendered per second; "
         f"loading {loading:.1f} s, {video.timer}, in all {total:.1f} s; peak memory {measure_peak_memory():.0f} MB",
-        # Where the video itself goes down a pipe, that may be the standard output.
+        # If the video is written to a pipe, the pipe may be the standard output.
         file=sys.stderr if is_stream(out) else sys.stdout,
     )
     return Path(out)
 
 
 def measure_peak_memory() -> float:
-    """The most memory this process has ever held, in MB."""
+    """Return the peak memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Bytes on macOS, kilobytes elsewhere.
+    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -18,15 +18,15 @@ class HeadPoseLike(Protocol):
 
     @property
     def rotation(self) -> np.ndarray:
-        """``[B, 3, 3]``."""
+        """``[B, 3, 3]`` rotations from head to camera."""
 
     @property
     def scale(self) -> np.ndarray:
-        """``[B]``."""
+        """``[B]`` image units per head unit."""
 
     @property
     def center(self) -> np.ndarray:
-        """``[B, 2]``."""
+        """``[B, 2]`` image positions of the head's origin."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A talking video: frames to come, and the file they can be saved to."""
+"""A talking head video that is rendered on demand, frame by frame or into a file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from s3dnerf.face.motion_state import MotionState
 from s3dnerf.media.video import VideoWriter, check_video_output
 
 FRAMES_WAITING = 8
-"""Rendered frames that may wait to be written."""
+"""Maximum number of rendered frames queued for the video writer."""
 PRESET = "veryfast"
-"""How hard x264 tries: more takes time from rendering, for differences far below those of the rendering itself."""
+"""x264 preset. Slower presets take time from rendering; their gain is far below the error of the rendering itself."""
 
 
 class PhaseTimer:
-    """Adds up the seconds spent in each phase of rendering."""
+    """Accumulates the seconds spent in each phase of rendering."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Time a block as part of a phase."""
+        """Add the time spent in the ``with`` block to ``phase``."""
         start = time.perf_counter()
         try:
             yield
@@ -43,7 +43,7 @@ class PhaseTimer:
 
 @dataclass(frozen=True)
 class TalkingVideo:
-    """Frames to come: iterating renders them, every time anew."""
+    """A video that is rendered on demand. Each iteration renders the frames again."""
 
     frames: int
     size: tuple[int, int]
@@ -52,13 +52,13 @@ class TalkingVideo:
     timer: PhaseTimer
     start: Callable[[], Iterator[np.ndarray]]
     inputs: tuple[Path, ...]
-    """Files that are read while frames are rendered, or were; none of them is overwritten."""
+    """Input files of the rendering. None of them is overwritten."""
     ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
-    """Where the last complete rendering ended."""
+    """Motion state at the end of the last complete rendering."""
 
     @property
     def end_state(self) -> MotionState:
-        """How head, eyes and mouth ended: the ``start`` of the next utterance.
+        """Final state of head, eyes and mouth, which is the ``start`` of the next utterance.
 
         Raises:
             RuntimeError: the frames have not been rendered to the end yet.
@@ -68,21 +68,21 @@ class TalkingVideo:
         return self.ends[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [height, width, 3]`` one by one, 25 a second."""
+        """Render frames ``uint8 [height, width, 3]`` one by one, at 25 frames per second."""
         return self.start()
 
     def __len__(self) -> int:
         return self.frames
 
     def save(self, path: str | Path, progress: bool = False) -> Path:
-        """Render into a video file with the speech as its sound; the file appears when it is complete.
+        """Render into a video file with the speech as its audio track. The file appears when it is complete.
 
         Raises:
-            UserError: the output is one of the inputs, cannot be written, or its suffix names no format for videos.
+            UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format.
         """
         check_video_output(path, self.inputs)
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        # One thread encodes while the next frames are rendered; only a few frames wait for it.
+        # One thread encodes while the next frames are rendered. The queue is bounded.
         with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
             waiting: deque[Future[None]] = deque()
             for frame in self:
@@ -95,10 +95,10 @@ class TalkingVideo:
         return Path(path)
 
     def open_file(self, path: str | Path) -> VideoWriter:
-        """Return a writer of the frames and the speech: a context manager."""
+        """Return a writer for the frames and the speech, as a context manager."""
         return VideoWriter(path, self.size, audio=self.audio, preset=PRESET)
 
     def write_frame(self, writer: VideoWriter, frame: np.ndarray) -> None:
-        """Encode one frame and note the time it took."""
+        """Encode one frame and record the time it took."""
         with self.timer("writing"):
             writer.write(frame)

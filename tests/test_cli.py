@@ -16,7 +16,7 @@ COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate")
 
 
 def complain(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run words that must be refused; the one line on the error stream."""
+    """Run words that must be refused; returns the single line on the error stream."""
     assert cli.main(words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -29,9 +29,9 @@ class FieldSettings:
     width: int = 32
     """Channels of one plane."""
     resolutions: tuple[int, ...] = (64, 128)
-    """Cells along one side of a plane, one number a scale."""
+    """Cells along one side of a plane, for each scale."""
     speech: Literal["mel", "off"] = "mel"
-    """What the audio encoder listens to."""
+    """Input features of the audio encoder."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything."""
+    """All settings."""
 
     model: FieldSettings = field(default_factory=FieldSettings)
     train: StepSettings = field(default_factory=StepSettings)
     folder: Path | None = None
-    """Where clips are."""
+    """Folder of clips."""
     name: str = "base"
     seed: int = 0
 
@@ -66,7 +66,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def refuse(tmp_path: Path, text: str, *overrides: str) -> str:
-    """The message of the UserError that the settings raise."""
+    """Return the message of the UserError that the settings raise."""
     with pytest.raises(UserError) as caught:
         load_config(Settings, write(tmp_path / "own.yaml", text), overrides)
     return str(caught.value)

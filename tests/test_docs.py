@@ -1,4 +1,4 @@
-"""README and docs/: what they say of files, names, options and links is true, and their Python runs."""
+"""README and docs/: their statements on files, names, options and links are true, and their Python code runs."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ pages = pytest.mark.parametrize("path", PAGES, ids=name_page)
 
 
 def cut_blocks(text: str, *languages: str) -> list[str]:
-    """The code blocks of some languages in a page; "" are those without a language."""
+    """Return the code blocks of some languages in a page; "" selects those without a language."""
     blocks = re.findall(r"^```(\w*)$\n(.*?)^```$", text, re.M | re.S)
     return [code for language, code in blocks if language in languages]
 
 
 def drop_code(text: str) -> str:
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as on GitHub and in the site."""
+    """Return the anchor of a heading, as on GitHub and on the site."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
@@ -79,7 +79,7 @@ def test_names_of_the_package_can_be_imported(path: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """Tell whether a dotted name is a module, or an attribute of one."""
+    """Return whether a dotted name is a module, or an attribute of one."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
@@ -94,13 +94,13 @@ def exists(name: str) -> bool:
 
 @cache
 def read_help(command: str) -> str:
-    """The help of a command."""
+    """Return the help of a command."""
     words = [sys.executable, "-m", "s3dnerf", command, "--help"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def list_commands() -> list:
-    """Page, command and words of every call of the command line in a code block; help with settings takes seconds."""
+    """Return page, command and words of every command line in a code block; the help with settings takes seconds."""
     calls = []
     for path in PAGES:
         for block in cut_blocks(path.read_text("utf-8"), "sh", ""):

@@ -1,4 +1,4 @@
-"""Two real clips through everything, as a user would: prepare, train, render, evaluate."""
+"""Two real clips through the whole workflow of a user: prepare, train, render, evaluate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s3dnerf.media.video import probe_video, stream_frames
 
 @pytest.fixture(scope="module")
 def checkpoint(real_prepared_clips: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """What configs/smoke.yaml trains on the two clips."""
+    """Settings of configs/smoke.yaml for training on the two clips."""
     run = tmp_path_factory.mktemp("run")
     words = ["--config", "smoke.yaml", "--data.root", str(real_prepared_clips), "--out", str(run)]
     assert cli.main(["train", *words, "--train.precision", "float32"]) == 0
@@ -33,7 +33,7 @@ def test_prepared_clips_hold_the_real_ones(real_prepared_clips: Path, real_clips
         clip = load_clip(folder)
         assert (clip.frames, clip.size, clip.sync) == (75, 64, "ok")
         assert clip.valid.all() and clip.lip_opening.std() > 0.01
-        # The lossless sound beside the clip, but for what is below speech, in 16 bits.
+        # The lossless 16-bit audio next to the clip, except for frequencies below speech.
         sound = read_clean_speech(real_clips_folder / f"{clip.id}.wav")[: 75 * 640].clip(-1, 1)
         np.testing.assert_allclose(clip.read_speech(), sound, atol=1 / 32768)
 
@@ -46,7 +46,7 @@ def test_the_trained_model_renders_a_portrait(checkpoint: Path, real_clips_folde
     assert cli.main(["render", *words, "--checkpoint", str(checkpoint), "--out", str(out), "--pose", "static"]) == 0
     info = probe_video(out)
     assert (info.width, info.frames, info.has_audio) == (64, 75, True)
-    # After twelve steps it still is the portrait, more or less.
+    # After twelve steps the frames still resemble the source.
     face = find_face(tmp_path / "portrait.png", 64).image
     assert np.abs(next(stream_frames(out)).astype(int) - face).mean() < 15
 

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run on real inputs: a public-domain photograph and the shipped speech."""
+"""The scripts in examples/ on real inputs: a public-domain photograph and the shipped speech."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES = 12
 
 @pytest.fixture
 def inputs(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder, the working directory, with portrait.png and half a second of speech.wav."""
+    """Return the working directory, a folder with portrait.png and half a second of speech.wav."""
     monkeypatch.chdir(tmp_path)
     speech = read_speech(Path(s3dnerf.__file__).parent / "assets" / "speech.wav")
     write_image("portrait.png", astronaut())
@@ -30,7 +30,7 @@ def inputs(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def load(name: str) -> SimpleNamespace:
-    """The functions of an example."""
+    """Return the functions of an example."""
     return SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
 
 

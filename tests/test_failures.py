@@ -61,7 +61,7 @@ def test_failures_of_the_machine_are_one_line(
 
 
 def fail_really() -> dict[str, Exception]:
-    """Errors as the libraries raise them."""
+    """Return errors as the libraries raise them."""
     errors = {}
     for name, act in {
         "torch": lambda: torch.empty(2**60),

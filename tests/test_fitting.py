@@ -1,4 +1,4 @@
-"""Fitting a portrait: nearer to the photograph, the same from other sides, and nothing of the model itself changed."""
+"""Fitting of an identity: closer to the source, unchanged from other views, and no change of the model itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from s3dnerf.training.config import S3DNeRFConfig
 def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
     torch.manual_seed(0)
     model = S3DNeRF(load_smoke().model).eval()
-    # A model that has learned something wrong: layers that start at zero would pass no gradient on.
+    # All weights are perturbed: zero-initialized layers would pass no gradient.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
@@ -47,7 +47,7 @@ def test_the_portrait_is_rendered_more_like_its_photograph(model: S3DNeRF, ident
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not any(plane.requires_grad for plane in fitted.appearance.planes)
-    # Only what is looked up in the portrait is fitted, not how it moves.
+    # Only the appearance of the source is fitted, not its motion.
     assert torch.equal(fitted.source_motion, identity.source_motion) and fitted.regions is identity.regions
 
 

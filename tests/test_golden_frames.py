@@ -1,7 +1,7 @@
 """The shipped weights render the same frames as before the code was reorganized.
 
-``golden/frames.safetensors`` holds a source (a public-domain source), three speech windows, three head poses, and the
-frames that PyTorch's own operators rendered of them in float32, every fourth pixel in both directions.
+``golden/frames.safetensors`` holds a source (a public-domain photograph), three speech windows, three head poses, and
+the frames that PyTorch operators rendered from them in float32, subsampled to every fourth pixel in both directions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def pipeline() -> TalkingHeadPipeline:
 
 
 def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
-    """Frames ``[3, 3, S, S]`` of the three poses."""
+    """Return frames ``[3, 3, S, S]`` of the three poses."""
     model = pipeline.model
     camera = Camera(data["rotation"], data["scale"], data["center"])
     image, matte = data["image"].float() / 255.0, data["matte"].float() / 255.0

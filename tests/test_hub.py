@@ -1,4 +1,4 @@
-"""Models by hub id: from the cache, or refused within seconds without an answer."""
+"""Models by hub id: loaded from the cache, or refused within seconds if the hub does not answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def find(source: str, home: Path, proxy: str, patience: float = 4.0) -> tuple[str, float]:
-    """Look for a model in a process of its own that may use the network: what it prints, and the seconds."""
+    """Look for a model in a separate process that may use the network; returns its output and the seconds."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
     environment = {**kept, "HF_HOME": str(home), "HTTPS_PROXY": proxy}

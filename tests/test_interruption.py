@@ -34,7 +34,7 @@ sys.exit(cli.main(["doctor"]))
 
 
 def start_writing(path: Path, command: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Start a process that writes a video without end, and wait for its first frame."""
+    """Start a process that writes an endless video, and wait for its first frame."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     inherit = ["inherit"] if command else []
     process = subprocess.Popen([*command, sys.executable, "-c", WRITE, str(path), *inherit], **pipes)

@@ -29,12 +29,12 @@ SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")
 LONG = "x" * 300
 ENDLESS = "/".join(["y" * 200] * 25)
-"""Names over 255 bytes and paths over 4096 bytes, which Linux refuses to look at."""
+"""Names over 255 bytes and paths over 4096 bytes, which Linux rejects."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a portrait, and with a folder that holds no videos."""
+    """Return a folder with a portrait and a subfolder without videos."""
     folder = tmp_path_factory.mktemp("options")
     write_image(folder / "portrait.png", astronaut()[:64, :64])
     (folder / "empty").mkdir()
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def complain(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Run words that must be refused; the one line that is printed."""
+    """Run words that must be refused; returns the single line that is printed."""
     assert cli.main([str(word) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -14,7 +14,7 @@ from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with files of any content: they must be refused before they are read."""
+    """Return a folder with files of arbitrary content: they must be refused before they are read."""
     for name in ("portrait.png", "speech.wav", "driver.mp4", "table.csv", "config.yaml"):
         (tmp_path / name).write_text(f"precious {name}")
     (tmp_path / "clips").mkdir()
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], folder: Path, words: str) -> str:
-    """Run a command that must be refused; returns its one line and checks that nothing was changed."""
+    """Run a command that must be refused; returns its single line and checks that nothing was changed."""
     before = {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert cli.main([word.replace("@", f"{folder}/") for word in words.split()]) == 2
     captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The package as a whole: what an import costs, what an installation carries, which floor may use which."""
+"""The package as a whole: the cost of imports, the contents of an installation, allowed imports between layers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FLOORS = (
 
 
 def floor_of(module: str) -> int:
-    """The floor of a module such as `s3dnerf.face.camera`; the package itself stands on the ground."""
+    """Return the layer of a module such as ``s3dnerf.face.camera``; the package itself is the bottom layer."""
     parts = module.split(".")
     return next((n for n, rooms in enumerate(FLOORS) if parts[1:] and parts[1] in rooms), 0)
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a file imports, at its top or inside its functions."""
+    """Return the modules of the package that a file imports, at the top level or in functions."""
     found = set()
     package = ("s3dnerf", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -59,7 +59,7 @@ def test_a_file_imports_only_from_its_own_floor_or_below(path: Path) -> None:
 
 
 FORBIDDEN = {"face": {"rendering", "models", "data"}, "data": {"models"}}
-"""Packages that a package must not import although its floor allows it."""
+"""Packages that a package must not import although its layer allows it."""
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

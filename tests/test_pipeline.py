@@ -1,4 +1,4 @@
-"""Portrait and speech to video with a tiny model: frames, sound, options, and every refusal in one line."""
+"""Source image and speech to video with a tiny model: frames, audio, options, and every error in one line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_model(load_smoke: Callable[..., S3DNeRFConfig], shake: float) -> S3DNeR
 
 @pytest.fixture(scope="module", autouse=True)
 def remember_faces() -> Iterator[None]:
-    """Search each picture for its face once: the search takes longer than all else here."""
+    """Detect the face of each image once, because detection dominates the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "find_face", functools.cache(pipeline.find_face))
         yield
@@ -61,13 +61,13 @@ def remember_faces() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def still(load_smoke: Callable[..., S3DNeRFConfig]) -> TalkingHeadPipeline:
-    """A model that has learned nothing and changes nothing: it shows the portrait, moved with the head's pose."""
+    """Return an untrained model that changes nothing: it shows the source, moved with the head pose."""
     return TalkingHeadPipeline(make_model(load_smoke, 0.0))
 
 
 @pytest.fixture(scope="module")
 def lively(load_smoke: Callable[..., S3DNeRFConfig]) -> TalkingHeadPipeline:
-    """A model of random weights, in which everything depends on everything, and much on speech."""
+    """Return a model with random weights, in which every output depends on every input, and strongly on speech."""
     model = make_model(load_smoke, 0.05)
     with torch.no_grad():
         model.deformation_field.speech_attention.to_motion[-1].weight.mul_(20.0)
@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, still: TalkingHeadPipel
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with portrait.png, second.wav (1.1 seconds of the shipped speech) and driver.mp4 (a head that moves)."""
+    """Return a folder with portrait.png, second.wav (1.1 s of the shipped speech) and driver.mp4 (a moving head)."""
     folder = tmp_path_factory.mktemp("files")
     write_image(folder / "portrait.png", astronaut()[:300, 60:400])
     write_wav(folder / "second.wav", read_speech(SPEECH)[8000 : 8000 + 17600])
@@ -95,7 +95,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def say(files: Path) -> Callable[..., TalkingVideo]:
-    """Lets a pipeline say the second of speech."""
+    """Returns a function that runs a pipeline on the second of speech."""
 
     def make(speaker: TalkingHeadPipeline, **options: object) -> TalkingVideo:
         given = {"image": files / "portrait.png", "audio": files / "second.wav", **options}
@@ -107,7 +107,7 @@ def say(files: Path) -> Callable[..., TalkingVideo]:
 def test_frames_last_as_long_as_the_speech(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
     video = say(lively)
     frames = list(video)
-    # 1.1 seconds at 25 frames a second are 27.5.
+    # 1.1 seconds at 25 frames per second are 27.5.
     assert len(video) == len(frames) == 28
     assert all(frame.shape == (SIDE, SIDE, 3) and frame.dtype == np.uint8 for frame in frames)
     assert video.size == (SIDE, SIDE)
@@ -221,7 +221,7 @@ def test_loudness_of_the_recording_does_not_matter(
 def test_blinks_can_be_turned_off(lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
     auto, off = (list(islice(say(lively, pose="static", blink=blink, audio=SPEECH), 110)) for blink in ("auto", "off"))
     differs = [not np.array_equal(one, other) for one, other in zip(auto, off, strict=True)]
-    # The first blink comes within four seconds and lasts eight frames; before it the eyes are as in the portrait.
+    # The first blink comes within four seconds and lasts eight frames; before it the eyes are as in the source.
     assert not any(differs[:17]) and 4 <= sum(differs) <= 24
 
 
@@ -300,7 +300,7 @@ def test_head_is_put_back_into_the_whole_picture(
     outside[int(box.y) : int(box.y + box.side) + 1, int(box.x) : int(box.x + box.side) + 1] = False
     assert outside.mean() > 0.3
     np.testing.assert_array_equal(frame[outside], photo[outside])
-    # Within, the photograph has gone through 64 pixels and back.
+    # Inside the crop, the source was downsampled to 64 pixels and upsampled again.
     assert 1 < np.abs(frame[~outside].astype(int) - photo[~outside]).mean() < 25
 
 
@@ -387,7 +387,7 @@ def test_reenacting_a_still_head_gives_its_first_frame(still: TalkingHeadPipelin
 
 
 def test_reenacting_follows_the_head_to_the_last_frame(still: TalkingHeadPipeline, files: Path, tmp_path: Path) -> None:
-    # The sound is shorter than the picture: the rest is silence.
+    # The audio is shorter than the video: the rest is silence.
     write_wav(tmp_path / "short.wav", read_speech(SPEECH)[: 5 * 640])
     frames = list(still.reenact(files / "driver.mp4", audio=tmp_path / "short.wav"))
     real = list(stream_frames(files / "driver.mp4"))
@@ -400,7 +400,7 @@ def test_reenacting_follows_the_head_to_the_last_frame(still: TalkingHeadPipelin
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of two faces, the larger one on the right."""
+    """Return an image of two faces, the larger one on the right."""
     photo = astronaut()[:320, 40:400]
     small = cv2.resize(photo, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
     image = np.full((320, 600, 3), 90, np.uint8)
@@ -468,7 +468,7 @@ def make_sound_file(kind: str, path: Path) -> None:
 
 
 def refuse(capfd: pytest.CaptureFixture[str], out: Path, *words: str | Path) -> str:
-    """Run ``s3dnerf render`` with words that must be refused; the one line that it prints."""
+    """Run ``s3dnerf render`` with words that must be refused; returns the single line that it prints."""
     code = cli.main(["render", *map(str, words), "--out", str(out / "talking.mp4")])
     captured = capfd.readouterr()
     assert code == 2

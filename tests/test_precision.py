@@ -1,4 +1,4 @@
-"""Which arithmetic is chosen where."""
+"""The choice of precision for each device."""
 
 from unittest.mock import patch
 

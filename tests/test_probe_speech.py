@@ -1,4 +1,4 @@
-"""The probe of speech features finds what is hidden in made-up clips."""
+"""The probe of speech features recovers relations that are hidden in synthetic clips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def probe() -> ModuleType:
 
 
 def make_example(probe: ModuleType, person: str, late: int = 0) -> object:
-    """200 frames whose lips open by twice the second of three features, ``late`` frames before that is heard."""
+    """Return 200 frames whose lips open by twice the second of three features, ``late`` frames before the audio."""
     inputs = torch.randn(200, 3, generator=torch.Generator().manual_seed(len(person)))
     inputs = torch.nn.functional.avg_pool1d(inputs.T, 5, 1, 2).T
     inputs = inputs - inputs.mean(dim=0)
@@ -44,7 +44,7 @@ def test_the_offset_of_a_clip_is_recovered(probe: ModuleType, late: int) -> None
 
 def test_people_are_predicted_by_fits_that_left_them_out(probe: ModuleType) -> None:
     examples = [make_example(probe, "p" * count) for count in range(1, 9)]
-    # One person moves the wrong way round: others' fits must be wrong about that one, which its own would not be.
+    # One person moves in the opposite direction, which fits to other people predict wrongly and an own fit would not.
     odd = probe.replace(examples[2], opening=-examples[2].opening)
     scores = probe.measure_left_out([*examples[:2], odd, *examples[3:]], penalty=1.0)
     assert scores[2] < -0.9 and scores[[0, 1, 3, 4, 5, 6, 7]].min() > 0.9

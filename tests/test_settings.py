@@ -1,4 +1,4 @@
-"""Settings of training: whatever a field is given, it works or is refused in one line that names it."""
+"""Settings of training: every value of a field either works or is refused in one line that names the field."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from s3dnerf.training.sync import SyncConfig
 SCHEMAS = (S3DNeRFConfig, SyncConfig)
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 ODD_VALUES = (-1, 0, 1, 3, -0.5, 0.5, 1e30, 10**30, *NOT_FINITE, True, None, "", "x", [], [1], {}, {"a": 1})
-"""What a typing error, a script or another program may put into a settings file."""
+"""Values that a typing error, a script or another program may put into a settings file."""
 
 
 def list_settings(schema: type) -> dict[str, Any]:
-    """Every setting with its type; sections are left out."""
+    """Return every setting with its type, without sections."""
     return {name: kind for name, kind in dotted_names(schema).items() if not dataclasses.is_dataclass(kind)}
 
 
 def nest(name: str, value: Any) -> dict[str, Any]:
-    """A tree with one setting."""
+    """Return a tree with one setting."""
     for part in reversed(name.split(".")):
         value = {part: value}
     return value

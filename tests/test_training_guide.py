@@ -1,4 +1,4 @@
-"""The training guide from videos to a talking portrait: its commands, word for word, on two real people."""
+"""The training guide from videos to a talking head: its commands, verbatim, on two real people."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FASTER = (
     *("--adversarial.widths", "[8, 8, 8]"),
     *("--train.precision", "float32", "--train.device", "cpu"),
 )
-"""What smoke.yaml leaves as vox.yaml has it, and even fewer steps."""
+"""Settings of vox.yaml that smoke.yaml does not override, and even fewer steps."""
 
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, list[str]]:
-    """The first command of each numbered step, as words without `python`."""
+    """Return the first command of each numbered step, as words without ``python``."""
     training = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     found = {}
     for step, name in enumerate(STEPS, start=1):
@@ -47,14 +47,14 @@ def read_option(words: list[str], name: str) -> str:
 
 
 def run(words: list[str], *changes: str) -> None:
-    """Run words of the guide (`tools/<command>.py ...`) with some options changed or added."""
+    """Run words of the guide (``tools/<command>.py ...``) with some options changed or added."""
     tool, *options = words
     assert (ROOT / tool).is_file()
     assert cli.main([Path(tool).stem, *options, *changes]) == 0
 
 
 def flatten(tree: dict, prefix: str = "--") -> list[str]:
-    """A settings file as command line words."""
+    """Return a settings file as command line words."""
     words: list[str] = []
     for name, value in tree.items():
         words += flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}", str(value)]

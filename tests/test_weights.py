@@ -1,4 +1,4 @@
-"""The weights that ship with the package, on a portrait and a recording that they were not trained on."""
+"""The shipped weights, on a source and a recording that they were not trained on."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def face(shipped: TalkingHeadPipeline, portrait: Path) -> Face:
 
 
 def read_windows(shipped: TalkingHeadPipeline, path: Path = SPEECH) -> np.ndarray:
-    """Windows of a recording, by default the shipped one, at the normal level."""
+    """Return windows of a recording, by default the shipped one, at the normal level."""
     speech = read_speech(path)
     speech = speech * np.float32(speech_gain(measure_level([speech])))
     return cut_speech_window(speech, np.arange(count_frames(len(speech))), shipped.model.config.audio.samples)
 
 
 def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
-    """Where the model puts the lips: their opening in head units, one value for each window."""
+    """Return the lip opening that the model produces, in head units, one value for each window."""
     model, source = shipped.model, make_source(face, shipped.device)
     with torch.inference_mode():
         identity = model.encode_identity(source)
@@ -75,7 +75,7 @@ def test_frames_are_of_the_size_that_is_documented(shipped: TalkingHeadPipeline)
 
 def test_lips_move_with_speech(shipped: TalkingHeadPipeline, face: Face) -> None:
     opening = place_lips(shipped, face, read_windows(shipped))
-    # One hundredth of a head unit is a little over a millimeter.
+    # One hundredth of a head unit is slightly more than a millimeter.
     assert opening.std() > 0.012 and np.ptp(opening) > 0.06
 
 
@@ -90,12 +90,12 @@ def test_lips_follow_speech_as_those_of_a_real_stranger_do(
     points = track_landmarks(video, (info.height, info.width)).landmarks
     real = measure_lip_opening(points, fit_head_pose(points))
     assert np.corrcoef(made[: len(real)], real)[0, 1] > 0.5
-    # At another moment of the same speech they do not.
+    # Speech at another time does not match.
     assert np.corrcoef(made[25 : len(real)], real[:-25])[0, 1] < 0.3
 
 
 def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) -> np.ndarray:
-    """Frames of a head that stays as it is, one for each window: ``uint8 [T, S, S, 3]``."""
+    """Render frames of a static head, one for each window: ``uint8 [T, S, S, 3]``."""
     identity = shipped.encode_identity(face, seed=0)
     with torch.inference_mode():
         motion = shipped.model.encode_speech(identity.repeat(len(windows)), torch.from_numpy(windows))
@@ -105,7 +105,7 @@ def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray
 
 
 def see_opening(frame: np.ndarray) -> float:
-    """Opening of the lips in a frame, as the face tracker sees it."""
+    """Return the lip opening in a frame, as detected by the face tracker."""
     points = to_pixels(detect_faces(frame)[0], frame.shape[:2])[None]
     return float(measure_lip_opening(points, fit_head_pose(points))[0])
 
@@ -118,16 +118,16 @@ def test_in_silence_lips_close_as_far_as_they_do_in_speech_and_nothing_else_move
     faint = (1e-4 * rng.standard_normal((1, speech.shape[1]))).astype(np.float32)
     frames = render_windows(shipped, face, np.concatenate([np.zeros_like(faint), faint, speech]))
     opening = np.array([see_opening(frame) for frame in frames])
-    # This portrait smiles with open lips, and they stay a little open.
+    # The person in this source smiles with open lips, and they stay slightly open.
     assert opening[:2].max() < 0.85 * np.median(opening[2:])
-    # Codes that mean nothing to the warp would tear the chin.
+    # Codes that the deformation has not been trained on would tear the chin.
     still = np.abs(frames.astype(int) - face.image).mean(axis=(1, 2, 3))
     assert still[:2].max() < 1.1 * still[2:].max()
     assert still[:2].max() < 4.0
 
 
 def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHeadPipeline) -> None:
-    # A mouth half as wide as the face's half, open by an eighth of a head unit, of somebody with closed lips.
+    # A mouth half as wide as half the face, open by an eighth of a head unit, of a person with closed lips.
     height, half_width = 0.12, 0.26
     across, down = torch.meshgrid(torch.linspace(-0.7, 0.7, 30), torch.linspace(0.05, 0.95, 12), indexing="xy")
     edge = height * (1.0 - across.square())
@@ -140,7 +140,7 @@ def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHea
         with torch.inference_mode():
             colors = shipped.model.mouth_interior(opening, tones)
         light = colors.mean(1) / skin.mean()
-        # Darker than skin on the whole, as behind real lips, and brightest where teeth are.
+        # Darker than skin on average, as behind real lips, and brightest at the teeth.
         assert light.mean() < 0.46 and light.min() < 0.35 and light.max() > 1.5 * light.mean()
         # Upper teeth: it is brightest in the upper half, in the middle.
         row, column = divmod(light.argmax().item(), 30)
@@ -152,7 +152,7 @@ def test_the_face_stays_itself(shipped: TalkingHeadPipeline, face: Face, portrai
     frames = np.stack(list(islice(video, 12))).astype(float)
     error = np.square(frames - face.image).mean(axis=(1, 2, 3))
     assert (10 * np.log10(255**2 / error)).min() > 26
-    # Above the nose nothing has to do with speech.
+    # Nothing above the nose depends on speech.
     upper = np.abs(frames - frames[:1])[:, :90]
     lower = np.abs(frames - frames[:1])[:, 120:200, 80:176]
     assert upper.mean() < 0.5 * lower.mean()

@@ -27,7 +27,7 @@ KINDS[tflite.BuiltinOperator.PRELU] = "prelu"
 
 
 def main() -> None:
-    """Parse the command line and convert."""
+    """Convert the model and write its weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FACE_MESH_WEIGHTS, help="file to write")
     options = parser.parse_args()
@@ -109,7 +109,7 @@ def list_layers() -> Iterator[tuple[str, str]]:
 
 
 def list_block(name: str) -> Iterator[tuple[str, str]]:
-    """Parse the command line and convert."""
+    """Yield kind and name of the layers of a residual block."""
     yield from (("depthwise", f"{name}.depthwise"), ("conv", f"{name}.pointwise"), ("prelu", f"{name}.activation"))
 
 

@@ -29,7 +29,7 @@ LAYERS = 3
 
 
 def main() -> None:
-    """Convert the weights."""
+    """Convert the encoder and write its weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, required=True, help="the published encoder")
     parser.add_argument("--clips", type=Path, required=True, help="prepared clips")

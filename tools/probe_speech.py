@@ -48,7 +48,7 @@ class Example:
 
 
 def main() -> None:
-    """Print how well each kind of features predicts lips."""
+    """Print the correlations for every kind of speech features."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True, help="prepared clips")
     options = parser.parse_args()

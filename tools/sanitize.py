@@ -20,7 +20,7 @@ def find_runtime(compiler: str, name: str) -> str:
 
 
 def main() -> int:
-    """Build the kernels with sanitizers and run their tests."""
+    """Build the instrumented library, run the tests, and return the exit code."""
     compiler = os.environ.get("CXX", "g++")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*BUILD, folder], check=True)

@@ -49,7 +49,7 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    """Run the command `prepare`."""
+    """Prepare videos for training."""
     from s3dnerf.data.prepare import prepare_videos
     from s3dnerf.data.report import check_success, format_summary
     from s3dnerf.sync_embedder import load_sync_embedder

@@ -58,7 +58,7 @@ def show(tables: list[Table]) -> list[Table]:
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
-    """Run the command `benchmark`."""
+    """Run the requested benchmarks and print their tables."""
     from s3dnerf.evaluation.benchmark import (
         default_inputs,
         measure_kernels,
@@ -102,7 +102,7 @@ def add_doctor(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_doctor(options: argparse.Namespace) -> None:
-    """Run the command `doctor`."""
+    """Print the available backends."""
     from s3dnerf.ops.backend import diagnose
 
     print(diagnose())

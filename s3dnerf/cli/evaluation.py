@@ -139,7 +139,7 @@ def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_ablate(options: argparse.Namespace) -> None:
-    """Run the command `ablate`."""
+    """Train and compare the ablation variants."""
     from s3dnerf.evaluation.ablation import Protocol, run_ablation
     from s3dnerf.training.s3dnerf import train
 

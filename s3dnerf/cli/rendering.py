@@ -98,7 +98,7 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_render(options: argparse.Namespace) -> None:
-    """Run the command `render`."""
+    """Render a video from a source image and speech."""
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.render_file import render
 

@@ -41,7 +41,7 @@ def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Run the command `train`."""
+    """Train S3D-NeRF."""
     import cv2
 
     from s3dnerf.config import find_config, load_config, show_options
@@ -120,7 +120,7 @@ def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 
 def run_train_sync(options: argparse.Namespace) -> None:
-    """Run the command `train-sync`."""
+    """Train or evaluate the sync discriminator, or estimate the offsets of clips."""
     from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.evaluation.sync_discriminator import evaluate_discriminator, format_reports
     from s3dnerf.evaluation.sync_offsets import evaluate_offsets, format_offset_scores

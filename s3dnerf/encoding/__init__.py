@@ -1,1 +1,1 @@
-"""Learnable encodings of positions."""
+"""Learnable positional encodings."""

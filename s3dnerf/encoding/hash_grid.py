@@ -25,7 +25,7 @@ class HashGridConfig:
     features: Annotated[PositiveInt, Field(le=64)] = 2
     """Features stored at each vertex."""
     log2_hashmap_size: Annotated[PositiveInt, Field(le=24)] = 14
-    """Base-2 logarithm of the most vertices that a level stores."""
+    """Base-2 logarithm of the maximum number of vertices stored per level."""
     base_resolution: Annotated[PositiveInt, Field(le=2**16)] = 8
     """Vertices per axis at the coarsest level."""
     finest_resolution: Annotated[PositiveInt, Field(le=2**16)] = 96
@@ -33,7 +33,7 @@ class HashGridConfig:
 
     @model_validator(mode="after")
     def check_resolutions(self) -> HashGridConfig:
-        """Check that levels go from coarse to fine."""
+        """Check that the levels range from coarse to fine."""
         if self.finest_resolution < self.base_resolution:
             reason = f"finest_resolution ({self.finest_resolution}) should be at least base_resolution"
             raise ValueError(f"{reason} ({self.base_resolution})")
@@ -68,6 +68,6 @@ class HashGrid(nn.Module):
         self.output_features = config.levels * config.features
 
     def forward(self, positions: Tensor) -> Tensor:
-        """``positions [..., D]`` in [0, 1] -> features ``[..., levels * F]``."""
+        """Encode ``positions [..., D]`` in [0, 1] as features ``[..., levels * F]``."""
         flat = positions.reshape(-1, positions.shape[-1])
         return encode_hash_grid(flat, self.table, self.levels).reshape(*positions.shape[:-1], self.output_features)

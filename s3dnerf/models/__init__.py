@@ -1,1 +1,1 @@
-"""The components of S3D-NeRF, one file each; ``s3dnerf.py`` composes them."""
+"""Networks: S3D-NeRF in ``s3dnerf``, the discriminators, and the layers that they share."""

@@ -21,16 +21,16 @@ from s3dnerf.models.speech_features import (
 )
 
 GROUPS = 8
-"""Groups of channels that are normalized together."""
+"""Number of groups of the group normalization."""
 SpeechWindow = Annotated[PositiveInt, Field(multiple_of=SAMPLES_PER_FRAME, le=64 * SAMPLES_PER_FRAME)]
 """Whole frames, 40 ms each, up to 2.56 s."""
 SpeechContext = Annotated[NonNegativeInt, Field(multiple_of=SAMPLES_PER_FRAME // 2, le=64 * SAMPLES_PER_FRAME)]
-"""Half frames, so that window and context on both sides are whole frames."""
+"""A multiple of half a frame, so that the window with context on both sides is a whole number of frames."""
 
 
 @dataclass
 class AudioEncoderConfig:
-    """Which features of speech are used, and the convolutions over them."""
+    """Speech features and the convolutions over them."""
 
     features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "logmel"
     """Speech features: a log-mel spectrogram, the shipped layers of Moonshine, or a transformer from ``pretrained``."""
@@ -39,21 +39,21 @@ class AudioEncoderConfig:
     window: SpeechWindow = 7680
     """Samples of speech around a frame that drive it (480 ms), a multiple of 640."""
     context: SpeechContext = 320
-    """Samples more on either side, a multiple of 320: the spectrogram needs half a transform, pre-trained features hear
-    a sound by what surrounds it."""
+    """Additional samples on either side, a multiple of 320: the spectrogram needs half a Fourier transform, and
+    pre-trained features depend on the surrounding speech."""
     width: Annotated[Width, Field(multiple_of=GROUPS)] = 128
     """Channels of the convolutions and of the tokens, a multiple of 8."""
     dropout: ShareBelowOne = 0.3
-    """Share of the channels left out after each convolution in training; two thirds of it before the first."""
+    """Dropout probability after each convolution; two thirds of it before the first."""
 
     @property
     def samples(self) -> int:
-        """Samples of speech that have to be given for a frame."""
+        """Samples of speech that the encoder needs for a frame."""
         return self.window + 2 * self.context
 
     @property
     def steps(self) -> int:
-        """Tokens that a window of speech is turned into."""
+        """Number of tokens per window of speech."""
         rate = SAMPLES_PER_FRAME // MEL_HOP if self.features == "logmel" else PRETRAINED_RATE
         stride = math.prod(self.strides)
         return -(-(self.window * rate // SAMPLES_PER_FRAME) // stride)
@@ -95,11 +95,12 @@ class AudioEncoder(nn.Module):
         """Encode windows of speech.
 
         Args:
-            windows: ``[B, samples]`` in [-1, 1], 16 kHz; longer ones are cropped about their center.
-            consecutive: every so many windows belong to consecutive frames; the sound that they share is encoded once.
+            windows: ``[B, samples]`` in [-1, 1], 16 kHz. Longer windows are center-cropped.
+            consecutive: number of successive windows that belong to consecutive frames. The audio that they share is
+                encoded once.
 
         Returns:
-            tokens ``a_dri [B, steps, width]``.
+            Tokens ``a_dri [B, steps, width]``.
         """
         return self.encode(self.extract_features(windows, consecutive))
 
@@ -127,7 +128,7 @@ def make_speech_features(config: AudioEncoderConfig) -> LogMel | Moonshine | Tra
 
 
 def crop_center(windows: Tensor, samples: int) -> Tensor:
-    """Crop ``windows [B, n]`` to ``[B, samples]`` about their center. Raises ValueError for shorter ones."""
+    """Center-crop ``windows [B, n]`` to ``[B, samples]``. Raises ValueError if they are shorter."""
     spare = windows.shape[-1] - samples
     if spare < 0:
         raise ValueError(f"windows of {windows.shape[-1]} samples are shorter than {samples}")
@@ -135,6 +136,6 @@ def crop_center(windows: Tensor, samples: int) -> Tensor:
 
 
 def join_windows(windows: Tensor, consecutive: int) -> Tensor:
-    """Join groups of consecutive windows ``[B, samples]``, a frame apart, to ``[B / consecutive, samples + ...]``."""
+    """Join groups of consecutive windows ``[B, samples]``, a frame apart, into ``[B / consecutive, samples + ...]``."""
     windows = windows.unflatten(0, (-1, consecutive))
     return torch.cat([windows[:, 0], windows[:, 1:, -SAMPLES_PER_FRAME:].flatten(1)], dim=1)

@@ -1,4 +1,4 @@
-"""The constant audio offset of a clip, from its similarity matrix of lips and speech."""
+"""The constant audio offset of a clip, estimated from the similarity matrix of lips and speech."""
 
 from __future__ import annotations
 

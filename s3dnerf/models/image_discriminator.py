@@ -1,8 +1,8 @@
-"""Image discriminator (S3D-NeRF, section 3.5): discriminates rendered crops from real ones. Used in training only.
+"""Image discriminator (S3D-NeRF, section 3.5): tells rendered crops from real ones. Used in training only.
 
-The residual discriminator of StyleGAN2 (Karras et al., 2020), small: equalized learning rates, maps halved by
-averaging, the standard deviation within the batch is an input of the last layers. There are two: one for the
-mouth, where teeth are lost first, and one for the texture of any part of the frame.
+This is a small version of the residual discriminator of StyleGAN2 (Karras et al., 2020): equalized learning rates,
+downsampling by average pooling, and minibatch standard deviation before the last layers. Training uses two of them: one
+for the mouth, where teeth are the first detail to be lost, and one for texture at a random place of the face.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class ImageDiscriminatorConfig:
     side: PositiveInt = 64
     """Side of the crops in pixels; a multiple of ``2 ** len(widths)``."""
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 96)
-    """Channels before each halving of the map."""
+    """Channels before each halving of the feature map."""
 
     @model_validator(mode="after")
     def check_side(self) -> ImageDiscriminatorConfig:
-        """Check that every halving of the map leaves whole pixels."""
+        """Check that the side stays a whole number of pixels at each halving."""
         if self.side % 2 ** len(self.widths):
             factor = f"2 ** {len(self.widths)}, a halving for each of the widths"
             raise ValueError(f"side ({self.side}) should be a multiple of {2 ** len(self.widths)} ({factor})")
@@ -48,11 +48,11 @@ class DiscriminatorOutput:
     logits: Tensor
     """``[B]``; positive for real."""
     features: list[Tensor]
-    """Maps after each block, fine to coarse."""
+    """Feature maps after each block, fine to coarse."""
 
 
 class ImageDiscriminator(nn.Module):
-    """A network from crops to logits."""
+    """Crops -> logits of being real."""
 
     def __init__(self, config: ImageDiscriminatorConfig) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ImageDiscriminator(nn.Module):
         self.leave = EqualizedLinear(widths[-1] * left * left, 1)
 
     def forward(self, image: Tensor) -> DiscriminatorOutput:
-        """Run the network on crops ``image [B, 3, side, side]`` in [0, 1]."""
+        """Classify crops ``image [B, 3, side, side]`` in [0, 1]."""
         x = activate(self.enter((2.0 * image - 1.0).contiguous(memory_format=torch.channels_last)))
         features = []
         for block in self.blocks:
@@ -79,7 +79,7 @@ class ImageDiscriminator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions beside a shortcut; halves the map."""
+    """Two convolutions with a shortcut; halves the feature map."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -88,13 +88,13 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = EqualizedConvolution(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feature map ``[B, outputs, H/2, W/2]`` of ``x [B, inputs, H, W]``."""
+        """``[B, inputs, H, W]`` -> ``[B, outputs, H / 2, W / 2]``."""
         changed = F.avg_pool2d(activate(self.second(activate(self.first(x)))), 2)
         return (changed + self.shortcut(F.avg_pool2d(x, 2))) * SQRT_HALF
 
 
 class EqualizedConvolution(nn.Module):
-    """A convolution whose weights are kept at unit variance and scaled when used (Karras et al., 2018)."""
+    """A convolution whose weights are stored at unit variance and scaled at run time (Karras et al., 2018)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
         super().__init__()
@@ -103,13 +103,13 @@ class EqualizedConvolution(nn.Module):
         self.scale, self.is_pointwise = 1.0 / math.sqrt(inputs * kernel * kernel), kernel == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x [B, inputs, H, W]``."""
+        """``[B, inputs, H, W]`` -> ``[B, outputs, H, W]``."""
         weight = self.scale * self.weight
         return F.conv2d(x, weight, self.bias) if self.is_pointwise else convolve(x, weight, self.bias)
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer like :class:`EqualizedConvolution`."""
+    """A linear layer with the weight scaling of :class:`EqualizedConvolution`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -118,10 +118,10 @@ class EqualizedLinear(nn.Module):
         self.scale = 1.0 / math.sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to ``x [B, inputs]``."""
+        """``[B, inputs]`` -> ``[B, outputs]``."""
         return F.linear(x, self.scale * self.weight, self.bias)
 
 
 def activate(x: Tensor) -> Tensor:
-    """Apply a leaky ReLU, scaled to preserve the variance."""
+    """Leaky ReLU, scaled to preserve variance."""
     return F.leaky_relu(x, SLOPE) * math.sqrt(2.0)

@@ -1,4 +1,4 @@
-"""Small building blocks that several components share."""
+"""Small building blocks shared by several components."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def make_convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Convolution:
-    """Return a convolution that keeps (or divides by ``stride``) the size of its input."""
+    """Return a convolution with "same" padding; a ``stride`` divides the size of the input."""
     return Convolution(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
 def zero_initialize(layer: Layer) -> Layer:
-    """Set all parameters of ``layer`` to zero, so that it starts by adding nothing."""
+    """Set all parameters of ``layer`` to zero, so that it initially adds nothing."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside an identity path; starts as the identity."""
+    """Two convolutions with a residual connection, initialized to the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
         self.second = zero_initialize(make_convolution(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x [B, channels, H, W]`` plus the residual."""
+        """``[B, channels, H, W]`` -> the same shape."""
         hidden = self.first(x, activate_input=True, activate_output=True)
         return self.second(hidden, addend=x)
 
@@ -48,7 +48,7 @@ def make_mlp(*widths: int) -> nn.Sequential:
 
 
 def encode_sine(positions: Tensor, frequencies: int) -> Tensor:
-    """Append sines and cosines of octaves: ``[..., D] -> [..., D (1 + 2 frequencies)]`` (Mildenhall et al., 2020)."""
+    """Positional encoding by octaves: ``[..., D] -> [..., D (1 + 2 frequencies)]`` (Mildenhall et al., 2020)."""
     parts = [positions]
     for octave in range(frequencies):
         angle = positions * (torch.pi * 2**octave)

@@ -1,4 +1,4 @@
-"""Loading models that ``save_pretrained`` wrote: every file that is missing, broken or of another model is named."""
+"""Loading of models written by ``save_pretrained``. Errors name the file that is missing, broken or mismatched."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COPY_AGAIN = "Copy or download it again."
 
 
 class Configurable(Protocol[Made]):
-    """A class of models that are made from one settings dataclass."""
+    """A model class whose constructor takes a settings dataclass."""
 
     def __call__(self, config: Any) -> Made:
-        """Make a model from its settings."""
+        """Build a model from its settings."""
 
 
 def load_model(
@@ -39,11 +39,11 @@ def load_model(
     Args:
         kind: class of the model.
         schema: class of its settings.
-        source: folder with config.json and model.safetensors, or a hub id.
+        source: folder with ``config.json`` and ``model.safetensors``, or a hub id.
         aliases: names of settings in files of earlier versions, see :func:`rename_settings`.
 
     Raises:
-        UserError: a file is missing or broken, or weights and settings do not belong together.
+        UserError: a file is missing or broken, or the weights do not match the settings.
     """
     folder = find_model(source)
     model = kind(
@@ -54,18 +54,18 @@ def load_model(
 
 
 def fill_model(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy weights, read from ``path``, into a model. Raises UserError unless they are the model's, all of them."""
+    """Copy weights read from ``path`` into a model. Raises UserError unless they match the model exactly."""
     wrong = describe_difference(model.state_dict(), weights)
     if wrong:
-        raise UserError(path, f"does not belong to its {CONFIG_FILE}: {wrong}", "Copy both files from the same model.")
+        raise UserError(path, f"does not match its {CONFIG_FILE}: {wrong}", "Copy both files from the same model.")
     broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
     if broken:
-        raise UserError(path, f"holds values that are not numbers, in {broken}", "Use an earlier checkpoint.")
+        raise UserError(path, f"holds values that are not finite numbers, in {broken}", "Use an earlier checkpoint.")
     model.load_state_dict(dict(weights))
 
 
 def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
-    """Return the contents of ``config.json`` in a folder that was given as ``source``. Raises UserError without one."""
+    """Return ``config.json`` of a folder that was given as ``source``. Raises UserError if it does not exist."""
     path = folder / CONFIG_FILE
     if not is_file(path):
         raise UserError(source, f"holds no model: there is no {CONFIG_FILE} in it", HINT)
@@ -73,18 +73,18 @@ def read_config(folder: Path, source: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the settings in a JSON file. Raises UserError where it cannot be read."""
+    """Return the settings in a JSON file. Raises UserError if it cannot be read."""
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(path, f"cannot be read ({first_line(error)})", COPY_AGAIN) from error
     if not isinstance(tree, dict):
-        raise UserError(path, "holds no settings by name", COPY_AGAIN)
+        raise UserError(path, "is not a mapping of settings", COPY_AGAIN)
     return tree
 
 
 def read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
-    """Return the weights in a folder that was given as ``source``. Raises UserError where there are none."""
+    """Return the weights of a folder that was given as ``source``. Raises UserError if there are none."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
         raise UserError(source, f"holds no weights: there is no {WEIGHTS_FILE} in it", HINT)
@@ -95,7 +95,7 @@ def read_weights(folder: Path, source: str | Path) -> dict[str, Tensor]:
 
 
 def rename_settings(tree: Mapping[str, Any], aliases: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return nested settings with the names of earlier versions replaced by today's.
+    """Return nested settings with the names of earlier versions replaced by current ones.
 
     ``aliases`` maps dotted names to dotted names, or to None for settings and sections that have become constants.
     """

@@ -1,7 +1,7 @@
-"""Features of speech: a log-mel spectrogram, or hidden states of a speech recognizer that stays frozen.
+"""Speech features: a log-mel spectrogram, or hidden states of a frozen speech recognizer.
 
-All take sound ``[B, samples]`` in [-1, 1] at 16 kHz, a whole number of frames of 640 samples long, and return
-``[B, channels, columns]`` with ``rate`` columns a frame, evenly spaced, the first half a column after the start.
+All modules take audio ``[B, samples]`` in [-1, 1] at 16 kHz, a whole number of frames of 640 samples long. They return
+``[B, channels, columns]`` with ``rate`` evenly spaced columns per frame, the first half a column after the start.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from s3dnerf.paths import is_folder
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640
 PRETRAINED_RATE = 2
-"""Columns a frame of pre-trained features."""
+"""Columns of pre-trained features per frame."""
 MOONSHINE = Path(__file__).parents[1] / "weights" / "speech" / "moonshine_tiny.safetensors"
 
 
 MEL_BANDS, MEL_TRANSFORM, MEL_HOP = 80, 512, 160
-"""Log-mel spectrogram: bands between 0 and 8 kHz, samples of a Fourier transform, samples between columns (10 ms)."""
+"""Log-mel spectrogram: bands from 0 to 8 kHz, samples per Fourier transform, hop length in samples (10 ms)."""
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram in units of about one standard deviation of speech at the normal level."""
+    """Log-mel spectrogram, scaled to about unit standard deviation for speech at the normal level."""
 
     filters: Tensor
     taper: Tensor
@@ -65,7 +65,7 @@ class LogMel(nn.Module):
             return_complex=True,
         )
         power = spectrum.abs().square()[..., :count]
-        # The floor of 1e-5 lies about 60 dB under speech at the normal level: below it is room noise.
+        # The floor of 1e-5 lies about 60 dB below speech at the normal level. Anything below it is room noise.
         mel = (self.filters.T @ power).clamp(min=1e-5).log()
         return (mel + 4.0) / 4.0
 
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
 
     rate = PRETRAINED_RATE
     step, first = 320, 200
-    """Samples between two hidden states, and where the first is centered."""
+    """Samples between two hidden states, and the sample on which the first is centered."""
 
     def __init__(self, features: str, pretrained: str | None) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         from transformers import HubertModel, Wav2Vec2Model
 
         kind: Any = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}[features]
-        # Finds out within seconds whether the hub has it, which transformers would try for half a minute.
+        # This check takes seconds if the hub does not have the model; transformers would retry for half a minute.
         find_model(pretrained, ["config.json"])
         offline = not is_folder(pretrained) and not is_online()
         try:
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         self.channels: int = network.config.hidden_size
 
     def train(self, mode: bool = True) -> Transformer:
-        """Stay in evaluation mode: the features are frozen, their dropout too."""
+        """Stay in evaluation mode: the features are frozen, including their dropout."""
         return super().train(False)
 
     @torch.no_grad()
@@ -116,13 +116,13 @@ class Transformer(nn.Module):
 class Moonshine(nn.Module):
     """The first layers of the encoder of Moonshine (Jeffries et al., 2024, arXiv 2410.15608), shipped with the package.
 
-    It was trained on 200,000 hours of speech, ours on a quarter of an hour: its features generalize to new voices.
-    Later layers turn from sounds to words; lips follow the third best.
+    It was trained on 200,000 hours of speech, compared with our quarter of an hour, so its features generalize to new
+    voices. Later layers encode words rather than sounds; the third layer predicts lips best.
     """
 
     rate = PRETRAINED_RATE
     step, first = 384, 447
-    """Samples between two hidden states, and where the first is centered."""
+    """Samples between two hidden states, and the sample on which the first is centered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Moonshine(nn.Module):
         )
         network: Any = MoonshineEncoder(config)
         network.groupnorm = FixedNorm(self.channels)
-        # In place of the norm after the last of all its layers: one that only standardizes.
+        # Replaces the norm after the last layer of the full encoder by one that only standardizes.
         network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
         network.load_state_dict(weights)
         self.network = freeze(network)
@@ -151,7 +151,7 @@ class Moonshine(nn.Module):
 
     @torch.no_grad()
     def forward(self, sound: Tensor) -> Tensor:
-        """Return the hidden states after the last of the shipped layers, standardized."""
+        """Return the standardized hidden states after the last shipped layer."""
         hidden = self.network(sound).last_hidden_state.transpose(1, 2)
         return space_evenly(hidden, sound.shape[-1], self.step, self.first, self.rate)
 
@@ -159,8 +159,8 @@ class Moonshine(nn.Module):
 class FixedNorm(nn.Module):
     """Group norm with the statistics of speech at the normal level.
 
-    The original takes those of the recording at hand; these hear a frame alike in a long recording and in a short one,
-    and leave silence silent.
+    The original uses the statistics of the current recording. With fixed statistics the features of a frame do not
+    depend on the length of the recording, and silence stays silent.
     """
 
     mean: Tensor
@@ -179,7 +179,7 @@ class FixedNorm(nn.Module):
 
 
 def space_evenly(hidden: Tensor, samples: int, step: int, first: int, rate: int) -> Tensor:
-    """Interpolate ``hidden [B, C, K]``, centered on samples ``first + k step``, at ``rate`` columns a frame."""
+    """Resample ``hidden [B, C, K]``, centered on samples ``first + k step``, to ``rate`` columns per frame."""
     width = SAMPLES_PER_FRAME / rate
     count = samples * rate // SAMPLES_PER_FRAME
     places = ((torch.arange(count, device=hidden.device) + 0.5) * width - first) / step
@@ -190,7 +190,7 @@ def space_evenly(hidden: Tensor, samples: int, step: int, first: int, rate: int)
 
 
 def read_quantized(path: Path) -> dict[str, Tensor]:
-    """Read weights stored in 8 bits beside their scale and offset."""
+    """Read weights that are stored as 8-bit integers with a scale and an offset."""
     stored = load_file(path)
     weights = {name: value for name, value in stored.items() if not name.endswith((".scale", ".offset"))}
     return {
@@ -200,7 +200,7 @@ def read_quantized(path: Path) -> dict[str, Tensor]:
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Turn parameters into buffers that are not saved: what never changes is neither learned, averaged nor stored."""
+    """Turn parameters into non-persistent buffers, so that they are not trained, averaged or saved."""
     for module in list(network.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             delattr(module, name)

@@ -1,7 +1,8 @@
 """Sync discriminator (S3D-NeRF, section 3.5; after SyncNet, Chung and Zisserman, 2016).
 
-Five consecutive frames of the lips and the speech around them become one vector each; the cosine of the two says how
-well they are in step. It is trained on real people and then frozen: its gradient flows into rendered frames.
+Five consecutive frames of the lips and the speech around them are embedded as one vector each. The cosine of the two
+vectors measures how well they are in sync. The discriminator is trained on real videos and then frozen; its gradient
+flows into rendered frames.
 """
 
 from __future__ import annotations
@@ -32,66 +33,66 @@ from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
 SETTING_ALIASES = {"audio.logmel": None}
-"""Names in the ``config.json`` of earlier versions; None for what has become a constant."""
+"""Names in the ``config.json`` of earlier versions; None for settings that have become constants."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "sync"
 """Folder of the discriminator that ships with the package."""
 GRAY = (0.299, 0.587, 0.114)
 CROPPED_SIDE = 256
-"""Larger frames are averaged down to this side first, so that a crop skips no pixels."""
+"""Larger frames are first downsampled to about this side by averaging, so that cropping does not skip pixels."""
 CHUNK = 32
-"""Frames or windows of speech in a batch where whole videos are embedded."""
+"""Frames or speech windows per batch when whole videos are embedded."""
 
 
 @dataclass
 class LipCropConfig:
-    """The part of a frame that shows lips, jaw and lower cheeks."""
+    """The crop of a frame that shows lips, jaw and lower cheeks."""
 
     height: Annotated[PositiveInt, Field(ge=8, le=1024)] = 40
     """Rows of a crop."""
     width: Annotated[PositiveInt, Field(ge=8, le=1024)] = 64
     """Columns of a crop."""
     center: tuple[Coordinate, Coordinate, Coordinate] = (0.0, -0.45, 0.5)
-    """Center of the crop, head units: a point slightly below the mouth."""
+    """Center of a crop in head units: a point slightly below the mouth."""
     reach: Length = 0.55
-    """Half its width, head units."""
+    """Half the width of a crop in head units."""
 
 
 @dataclass
 class SyncAudioConfig(AudioEncoderConfig):
-    """Settings of the audio encoder, with defaults of their own."""
+    """Settings of the audio encoder, with other defaults."""
 
     features: Literal["logmel", "moonshine", "wav2vec2", "hubert"] = "moonshine"
-    """Speech features, see above."""
+    """Speech features, see ``AudioEncoderConfig``."""
     window: SpeechWindow = 8320
     """Samples of speech around the middle frame that are compared (520 ms)."""
     context: SpeechContext = 3520
-    """Samples more on either side."""
+    """Additional samples on either side."""
 
 
 @dataclass
 class SyncDiscriminatorConfig:
-    """Sizes of the sync discriminator, and everything that training and use must agree on."""
+    """Sizes of the lip-sync discriminator, and everything that training and inference must agree on."""
 
     frames: Annotated[PositiveInt, Field(le=64)] = 5
-    """Consecutive frames that are compared together, an odd number; speech is cut around the middle one."""
+    """Consecutive frames that are scored together, an odd number: speech is cut around the middle one."""
     crop: LipCropConfig = field(default_factory=LipCropConfig)
-    """Position of the lips in a frame."""
+    """Position and size of the lip crop."""
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (16, 32, 64, 128)
-    """Channels of the convolutions over a frame, all but the first multiples of 8; each halves its size."""
+    """Channels of the convolutions over a frame, multiples of 8 except for the first; each halves the size."""
     frame_width: Width = 128
-    """Features per frame."""
+    """Length of the feature vector of a frame."""
     embedding: Width = 128
     """Length of the embeddings."""
     lip_dropout: ShareBelowOne = 0.3
-    """Dropout on the features of a frame."""
+    """Dropout probability of the features of a frame."""
     shapes: Width = 6
-    """Numbers that describe the shape of the lips, an auxiliary target; see ``lip_reader``."""
+    """Numbers that describe the shape of the lips; predicting them is an auxiliary task, see ``lip_reader``."""
     audio: SyncAudioConfig = field(default_factory=SyncAudioConfig)
-    """Speech around the middle one of the frames, and the network over it."""
+    """Speech around the middle frame, and the network over it."""
 
     @model_validator(mode="after")
     def check_sizes(self) -> SyncDiscriminatorConfig:
-        """Check that there is a middle frame, and that normalization groups divide the channels."""
+        """Check that there is a middle frame, and that group normalization divides the channels after the first."""
         if self.frames % 2 == 0:
             raise ValueError(f"frames ({self.frames}) should be an odd number")
         if any(width % GROUPS for width in self.widths[1:]):
@@ -100,10 +101,13 @@ class SyncDiscriminatorConfig:
 
 
 class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
-    """Two networks into one space. ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``."""
+    """Two networks that embed lips and speech in a common space.
+
+    ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
+    """
 
     def __init__(self, config: SyncDiscriminatorConfig | dict[str, Any]) -> None:
-        """Build the networks; a dict is what the mixin reads from ``config.json``."""
+        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
         super().__init__()
         if isinstance(config, dict):
             config = from_dict(SyncDiscriminatorConfig, rename_settings(config, SETTING_ALIASES), "config.json")
@@ -117,7 +121,8 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
             silence = torch.zeros(1, config.audio.samples)
             tokens = self.audio_encoder(silence).flatten(1).shape[1]
         self.speech_head = make_head(tokens, config.embedding, config.audio.dropout)
-        # Used in training only: without this auxiliary task, both sides stay at chance for long.
+        # Auxiliary heads, used in training only: both sides predict the lip shape. Without them the accuracy stays at
+        # chance for a long time.
         self.lip_reader = nn.Linear(config.frame_width, config.shapes)
         self.speech_reader = nn.Linear(tokens, config.shapes)
 
@@ -126,42 +131,42 @@ class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf",
         return crop_lips(images, camera, self.config.crop)
 
     def embed_lips(self, crops: Tensor) -> Tensor:
-        """Runs of consecutive crops ``[N, frames, 3, h, w]`` -> unit vectors ``[N, embedding]``."""
+        """Embed runs of consecutive crops ``[N, frames, 3, h, w]`` as unit vectors ``[N, embedding]``."""
         return self.join_frames(self.frame_encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
 
     def join_frames(self, described: Tensor) -> Tensor:
-        """Features of runs of frames ``[N, frames, frame_width]`` -> unit vectors ``[N, embedding]``."""
+        """Embed runs of frame features ``[N, frames, frame_width]`` as unit vectors ``[N, embedding]``."""
         return F.normalize(self.lip_head(described.flatten(1)).float(), dim=-1)
 
     def embed_speech(self, windows: Tensor) -> Tensor:
-        """Speech ``[N, samples]`` around the middle frame of each run, at the normal level -> unit vectors.
+        """Embed speech ``[N, samples]`` around the middle frame of each run, at the normal level, as unit vectors.
 
-        Longer windows are cut to ``config.audio.samples`` about their middle. Raises ValueError for shorter ones.
+        Longer windows are center-cropped to ``config.audio.samples``. Raises ValueError if they are shorter.
         """
         return self.embed_features(self.audio_encoder.extract_features(windows))
 
     def embed_features(self, features: Tensor) -> Tensor:
-        """Speech features ``[N, channels, columns]`` of ``audio_encoder.extract_features`` -> unit vectors."""
+        """Embed speech features ``[N, channels, columns]`` of ``audio_encoder.extract_features`` as unit vectors."""
         return self.join_tokens(self.audio_encoder.encode(features))
 
     def join_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens of speech ``[N, steps, width]`` -> unit vectors ``[N, embedding]``."""
+        """Embed speech tokens ``[N, steps, width]`` as unit vectors ``[N, embedding]``."""
         return F.normalize(self.speech_head(tokens.flatten(1)).float(), dim=-1)
 
     def forward(self, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
-        """Cosine between lips and speech of N runs, ``[N]``.
+        """Return the cosine between lips and speech of N runs, ``[N]``.
 
         Args:
-            images: ``[N * frames, 3, S, S]``, those of a run in a row.
-            camera: their head poses.
-            windows: ``[N, samples]`` speech around the middle frame of each run, as ``cut_speech_window`` cuts it.
+            images: ``[N * frames, 3, S, S]``; the frames of a run are consecutive.
+            camera: head poses in the frames.
+            windows: ``[N, samples]`` speech around the middle frame of each run, as cut by ``cut_speech_window``.
         """
         crops = self.crop_lips(images, camera).unflatten(0, (-1, self.config.frames))
         return (self.embed_lips(crops) * self.embed_speech(windows)).sum(-1)
 
 
 class FrameEncoder(nn.Module):
-    """Convolutions over the crop of one frame, in gray with normalized brightness and contrast."""
+    """Convolutions over the crop of one frame, in grayscale with normalized brightness and contrast."""
 
     def __init__(self, config: SyncDiscriminatorConfig) -> None:
         super().__init__()
@@ -170,7 +175,7 @@ class FrameEncoder(nn.Module):
         for outputs in config.widths:
             first = inputs == 1
             layers.append(make_convolution(inputs, outputs, 2, 5 if first else 3))
-            # Crops are normalized already.
+            # The crops are normalized already.
             layers += [nn.SiLU()] if first else [nn.GroupNorm(GROUPS, outputs), nn.SiLU()]
             inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
         self.convolutions = nn.Sequential(*layers)
@@ -182,15 +187,15 @@ class FrameEncoder(nn.Module):
         )
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Crops ``[N, 3 or 1, h, w]`` -> ``[N, frame_width]``."""
+        """Encode crops ``[N, 3 or 1, h, w]`` as ``[N, frame_width]``."""
         even = even_out(crops).contiguous(memory_format=torch.channels_last)
         return self.describe(self.convolutions(even).flatten(1))
 
 
 def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> SyncDiscriminator:
-    """Load a discriminator for supervision or measurement: in evaluation mode, with frozen parameters.
+    """Load a discriminator for supervision or evaluation: in evaluation mode, with frozen parameters.
 
-    Raises UserError where there is none in ``folder``, which may be a hub id too.
+    ``folder`` may also be a hub id. Raises UserError if it holds no discriminator.
     """
     model = load_model(SyncDiscriminator, SyncDiscriminatorConfig, folder, SETTING_ALIASES).to(device)
     return model.eval().requires_grad_(False)
@@ -198,19 +203,19 @@ def load_discriminator(folder: str | Path = SHIPPED, device: torch.device | str 
 
 @torch.inference_mode()
 def embed_video(model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
-    """Embed the lips of a whole video; a few frames are in memory at a time.
+    """Embed the lips of a whole video, holding a few frames in memory at a time.
 
     Args:
         model: the discriminator.
-        frames: T frames ``uint8 [S, S, 3]``, one after the other.
+        frames: T consecutive frames ``uint8 [S, S, 3]``.
         camera: T head poses.
 
     Returns:
-        Unit vectors ``[T - 4, embedding]``; row i is of the run of five frames (``model.config.frames``) from frame i
-        on, whose middle is frame ``i + 2``.
+        Unit vectors ``[T - 4, embedding]``. Row i belongs to the run of five frames (``model.config.frames``) that
+        starts at frame i; its middle is frame ``i + 2``.
 
     Raises:
-        ValueError: there are not as many frames as poses, or fewer than five.
+        ValueError: the numbers of frames and poses differ, or there are fewer than five frames.
     """
     count, run = len(camera.scale), model.config.frames
     with mixed_precision(next(model.parameters()).device):  # as in training
@@ -226,7 +231,7 @@ def embed_moments(model: SyncDiscriminator, speech: np.ndarray, moments: np.ndar
 
     Args:
         model: the discriminator.
-        speech: 16 kHz sound at the normal level, ``[samples]``.
+        speech: 16 kHz audio at the normal level, ``[samples]``.
         moments: ``[N]`` frame numbers.
 
     Returns:
@@ -243,7 +248,7 @@ def embed_moments(model: SyncDiscriminator, speech: np.ndarray, moments: np.ndar
 
 
 def describe_frames(model: SyncDiscriminator, frames: Iterable[np.ndarray], camera: Camera) -> Tensor:
-    """Run frames ``uint8 [S, S, 3]`` through the frame encoder, a few at a time: ``[T, frame_width]``."""
+    """Run frames ``uint8 [S, S, 3]`` through the frame encoder in small batches. Returns ``[T, frame_width]``."""
     device = next(model.parameters()).device
     described, stream, done = [torch.zeros(0, model.config.frame_width, device=device)], iter(frames), 0
     while chunk := list(islice(stream, CHUNK)):
@@ -267,7 +272,10 @@ def make_head(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 def even_out(crops: Tensor) -> Tensor:
-    """Turn crops ``[N, 3 or 1, h, w]`` to gray of mean 0 and deviation 1, each frame by itself: ``[N, 1, h, w]``."""
+    """Convert crops ``[N, 3 or 1, h, w]`` to grayscale with mean 0 and standard deviation 1 per frame.
+
+    Returns ``[N, 1, h, w]``.
+    """
     if crops.shape[1] == 3:
         crops = (crops * crops.new_tensor(GRAY)[:, None, None]).sum(dim=1, keepdim=True)
     crops = crops - crops.mean(dim=(2, 3), keepdim=True)
@@ -275,23 +283,23 @@ def even_out(crops: Tensor) -> Tensor:
 
 
 def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: float = 0.0) -> Tensor:
-    """Crop the lips out of frames, upright and of one size whatever the pose of the head; differentiable in the frames.
+    """Crop the lips out of frames, upright and at a fixed size for every head pose. Differentiable in the frames.
 
     Args:
         images: ``[B, 3, S, S]``.
-        camera: pose of the head in each.
-        config: where the lips are.
-        margin: how much more is cropped on every side, as a share of the crop's own height and width.
+        camera: head pose in each frame.
+        config: position and size of the crop.
+        margin: additional margin on every side, as a fraction of the crop's height and width.
 
     Returns:
-        ``[B, 3, h, w]``; with a margin h and w grow in proportion.
+        ``[B, 3, h, w]``; a margin enlarges h and w proportionally.
     """
     factor = images.shape[-1] // CROPPED_SIDE
     images = F.avg_pool2d(images, factor) if factor > 1 else images
     anchor = images.new_tensor(config.center, dtype=torch.float32).expand(len(images), 1, 3)
     middle = project_points(anchor, camera)[..., :2]
     height, width = (round(side * (1.0 + 2.0 * margin)) for side in (config.height, config.width))
-    # In units of half the crop's width, so that pixels are square.
+    # The grid is in units of half the crop's width, so that pixels are square.
     grid = make_pixel_grid(height, width, images.device) * (1.0 + 2.0 * margin)
     grid = grid * grid.new_tensor([1.0, config.height / config.width])
     reach = config.reach * camera.scale[:, None, None]
@@ -304,25 +312,26 @@ def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: flo
 
 
 def measure_roll(camera: Camera) -> Tensor:
-    """Return the in-plane rotations ``[B, 2, 2]`` of (u, v) nearest to the rotations of the heads."""
+    """Return the in-plane rotations ``[B, 2, 2]`` of (u, v) that are nearest to the head rotations."""
     rotation = camera.rotation
-    # The nearest rotation to the upper left block has this angle; v points down, so it turns the other way round.
+    # The rotation nearest to the upper left block has this angle. It turns the other way because v points down.
     angle = torch.atan2(rotation[:, 1, 0] - rotation[:, 0, 1], rotation[:, 0, 0] + rotation[:, 1, 1])
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
 
 
 def score_offsets(cosines: Tensor, reach: int, first: int = 0) -> Tensor:
-    """Return the mean cosine of lips with speech a few frames away.
+    """Return the mean cosine between lips and speech at each offset.
 
     Args:
-        cosines: ``[R, T]`` of lips (rows) with speech (columns) around consecutive frames; row 0 is at frame ``first``.
-        reach: largest offset, frames.
+        cosines: ``[R, T]`` cosines of lips (rows) and speech (columns) around consecutive frames.
+        reach: largest offset in frames.
         first: the column that belongs to row 0.
 
     Returns:
-        ``[2 reach + 1]`` means over the pairs inside; entry ``reach + k`` pairs lips at t with speech at t + k, so it
-        is the highest where the sound comes k frames late. Where fewer than half the rows have a partner it is -1.
+        ``[2 reach + 1]`` means over the pairs within the matrix. Entry ``reach + k`` pairs lips at t with speech at
+        t + k, so it is the maximum if the audio is k frames late. It is -1 if fewer than half of the rows have a
+        partner.
     """
     scores = cosines.new_full((2 * reach + 1,), -1.0)
     for offset in range(-reach, reach + 1):
@@ -333,17 +342,17 @@ def score_offsets(cosines: Tensor, reach: int, first: int = 0) -> Tensor:
 
 
 def score_embeddings(lips: Tensor, speech: Tensor, reach: int, first: int = 0, counted: Tensor | None = None) -> Tensor:
-    """Score offsets as :func:`score_offsets` does, without the matrix of all cosines: memory grows with R + T alone.
+    """Score offsets as :func:`score_offsets` does, without the matrix of all cosines. Memory grows with R + T.
 
     Args:
         lips: unit vectors ``[R, E]`` of consecutive frames.
         speech: unit vectors ``[T, E]`` of consecutive frames.
-        reach: largest offset, frames.
+        reach: largest offset in frames.
         first: the row of ``speech`` that belongs to row 0 of ``lips``.
-        counted: ``bool [R]``, which rows of ``lips`` take part; all by default.
+        counted: ``bool [R]`` mask of the rows of ``lips`` to use; all by default.
 
     Returns:
-        ``[2 reach + 1]`` mean cosines; -1 where fewer than half of the rows that take part have a partner.
+        ``[2 reach + 1]`` mean cosines; -1 if fewer than half of the rows used have a partner.
     """
     counted = torch.ones(len(lips), dtype=torch.bool, device=lips.device) if counted is None else counted
     scores = lips.new_full((2 * reach + 1,), -1.0)
@@ -359,22 +368,22 @@ def score_embeddings(lips: Tensor, speech: Tensor, reach: int, first: int = 0, c
 
 @dataclass(frozen=True)
 class TwoWay:
-    """Discrimination of true pairs of lips and speech from false ones."""
+    """How well matching pairs of lips and speech are distinguished from mismatched ones."""
 
     accuracy: float
-    """Fraction of false pairs with a lower cosine than the true pair of the same lips; 0.5 is chance."""
+    """Fraction of mismatched pairs with a lower cosine than the matching pair of the same lips; 0.5 is chance."""
     separation: float
-    """Mean cosine of true pairs, minus that of false ones."""
+    """Mean cosine of matching pairs minus that of mismatched ones."""
 
 
 def measure_two_way(scores: Tensor, negatives: Tensor) -> TwoWay:
-    """Compare the diagonal of ``scores [N, N]`` (lips by speech) with the entries that ``negatives`` marks."""
+    """Compare the diagonal of ``scores [N, N]`` (lips by speech) with the entries marked by ``negatives``."""
     true = scores.diagonal()[:, None]
     nearer = (true > scores).float() + 0.5 * (true == scores).float()
     return TwoWay(nearer[negatives].mean().item(), (true.mean() - scores[negatives].mean()).item())
 
 
 def mark_distant(count: int, distance: int) -> Tensor:
-    """Mask the pairs of ``count`` consecutive moments at least ``distance`` frames apart, ``[count, count]``."""
+    """Mark the pairs of ``count`` consecutive frames that are at least ``distance`` apart, ``bool [count, count]``."""
     times = torch.arange(count)
     return (times[:, None] - times).abs() >= distance

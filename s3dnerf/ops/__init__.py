@@ -1,5 +1,5 @@
-"""Operators with kernels of our own.
+"""Custom operators.
 
-Each module holds one operator: its C structure, launcher, PyTorch registration, gradient, and reference implementation
+Each module holds one operator: its C structure, launcher, PyTorch registration, gradient and reference implementation
 in plain PyTorch. ``registry`` lists them.
 """

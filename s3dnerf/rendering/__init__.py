@@ -1,1 +1,1 @@
-"""Cameras, rays, samples and compositing: pure functions on tensors, unaware of any model."""
+"""Cameras, rays, samples and compositing: pure functions on tensors, independent of any model."""

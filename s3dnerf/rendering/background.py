@@ -1,8 +1,8 @@
 """The background behind a moving person.
 
-Rendering warps the head and a margin around it alike, so that walls would bend around a turning head. A background
-stands still. It is restored where neither the source nor the frame shows the person, and inpainted where the head has
-moved away.
+Rendering warps the head together with a margin around it, so a wall would bend around a turning head. The background
+should be static. It is taken from the source where neither the source nor the frame shows the person, and inpainted
+where the head has moved away.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from s3dnerf.ops.image import upsample, warp_image
 
 UNCOVERED_FROM, UNCOVERED_TO = 0.4, 0.7
-"""Decrease of opacity, from the source to the frame, from which on and up to which the head uncovers the background.
-There the flow is that of empty space, which stands still."""
+"""Range of the decrease of opacity, from the source to the frame, over which the head uncovers the background. The flow
+of uncovered pixels is that of empty space, which is static."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Background:
     """A background and the person in front of it."""
 
     image: Tensor
-    """``[1, 3, S, S]`` in [0, 1], also behind the person."""
+    """``[1, 3, S, S]`` in [0, 1], including the part behind the person."""
     person: Tensor
     """``[1, 1, h, h]`` coverage of each pixel of the source by the person, in [0, 1]."""
     inpainted: Tensor
-    """``[1, 1, h, h]`` fraction of each pixel of the background that is inpainted, so that the frame is preferred."""
+    """``[1, 1, h, h]`` fraction of each background pixel that is inpainted. There the frame is preferred."""
     head: Tensor
     """``[1, 1, h, h]`` opacity of the field when the source itself is rendered."""
 
@@ -39,10 +39,11 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
     Args:
         background: the background.
         image: ``[B, 3, S, S]`` the frames.
-        flow: ``[B, 2, n, n]`` position in the source of what a pixel shows, minus its own (image coordinates).
+        flow: ``[B, 2, n, n]`` position in the source of the content of a pixel, minus its own (image coordinates).
         alpha: ``[B, 1, r, r]`` opacity of the field.
 
-    Returns ``[B, 3, S, S]``.
+    Returns:
+        ``[B, 3, S, S]`` frames with the static background.
     """
     size = background.person.shape[-1]
     flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])

@@ -1,7 +1,7 @@
 """Foveated rays: mouth and eyes are rendered at twice the density of the rest of the frame.
 
-Open lips and lids are a few pixels apart, no more than one ray of the whole frame. Each patch of denser rays follows
-its place on the head in steps of whole cells and fades out at its border, which hides it.
+Open lips and lids are a few pixels apart, no more than the spacing of the rays of the whole frame. Each patch of denser
+rays follows its position on the head in steps of whole cells. It fades out at its border, which hides the seam.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FoveatedRays:
     cells: Tensor
     """``[B, N]`` indices of the cells, row by row of the fine grid."""
     opacity: Tensor
-    """``[B, N]``, falling to 0 beyond the border of each rectangle; at most 1 in sum where rectangles overlap."""
+    """``[B, N]``, falling to 0 beyond the border of each rectangle. Where rectangles overlap, the sum is at most 1."""
     size: int
     """Cells per side of the fine grid."""
 
@@ -64,7 +64,7 @@ def place_foveated_rays(
 ) -> FoveatedRays:
     """Place the patches for a batch of cameras on a fine grid of ``size`` cells per side.
 
-    ``mouth_size`` and ``eye_size`` are height and width as fractions of the frame; zeros leave a patch out.
+    ``mouth_size`` and ``eye_size`` are height and width as fractions of the frame; zeros omit a patch.
     """
     places = [(MOUTH, mouth_size), *((eye, eye_size) for eye in EYES)]
     patches = [place_patch(camera, center, extent, size) for center, extent in places if min(extent) > 0]
@@ -72,7 +72,7 @@ def place_foveated_rays(
         nothing = camera.scale.new_zeros(len(camera.scale), 0)
         return FoveatedRays(nothing.long(), nothing, size)
     cells, opacity = (torch.cat(parts, dim=1) for parts in zip(*patches, strict=True))
-    # On a head turned far, patches overlap and share the cells.
+    # Patches overlap on a head that is turned far. They share the overlapping cells.
     covered = torch.zeros(len(cells), size * size, device=cells.device).scatter_add(1, cells, opacity)
     return FoveatedRays(cells, opacity / covered.gather(1, cells).clamp(min=1.0), size)
 
@@ -83,7 +83,7 @@ def place_patch(
     """Place a rectangle of ``extent`` (height, width, as fractions of the frame) around ``center`` (head space).
 
     Returns:
-        its cells and their opacity, ``[B, h w]`` both.
+        The cells and their opacity, both ``[B, h w]``.
     """
     height, width = (min(max(round(fraction * size), 1), size) for fraction in extent)
     device = camera.center.device

@@ -1,8 +1,8 @@
 """The hair layer: hair moves with the head even where the radiance field misses it.
 
-A field trained on few people cannot know the density of a new person's hair, and hair that it takes for air would stand
-still while the head turns. The matte tells which pixels of the source are the person. What rays miss of them, above the
-neck, moves like a plane through the head, which needs no depth estimate.
+A field trained on few people does not know the density of a new person's hair. Hair that it renders as empty space
+would stay in place while the head turns. The matte marks the pixels of the source that show the person. Those above the
+neck that the rays miss move like a plane through the head, which requires no depth estimate.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from s3dnerf.rendering.rays import intersect_plane, project_points
 from s3dnerf.structures import Camera
 
 DEPTH = -0.15
-"""Depth of the plane in head units: behind the face, before the back of the head."""
+"""Depth of the plane in head units: behind the face, in front of the back of the head."""
 NECK = (-0.8, -0.45)
-"""Heights (head space) of chin and mouth: nothing moves with the head below the first, everything above the second."""
+"""Heights of chin and mouth, head space. Points below the first stay; points above the second move with the head."""
 
 
 def compute_plane_flow(frame: Camera, source: Camera, size: int) -> Tensor:
-    """Return the flow ``[B, 2, size, size]`` of the plane: its position in the source minus that in the frame."""
-    # Both projections of the plane are affine, so that three points determine the flow.
+    """Return the flow ``[B, 2, size, size]`` of the plane: position in the source minus position in the frame."""
+    # Both projections of the plane are affine, so three points determine the flow.
     corners = frame.scale.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     places = project_points(intersect_plane(corners, frame, DEPTH), source)[..., :2]
     middle, right, down = (places - corners)[..., None, None].unbind(1)
@@ -36,10 +36,11 @@ def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
 
     Args:
         matte: ``[B, 1, m, m]`` coverage of each pixel of the source by the person, in [0, 1].
-        camera: of the source.
+        camera: camera of the source.
         size: side of the result.
 
-    Returns ``[B, 1, size, size]`` in [0, 1].
+    Returns:
+        ``[B, 1, size, size]`` mask in [0, 1].
     """
     low, high = NECK
     grid = make_pixel_grid(size, size, matte.device).to(camera.scale).flatten(0, 1)
@@ -53,13 +54,14 @@ def render_hair_layer(image: Tensor, hair: Tensor, frame: Camera, source: Camera
     """Render the layer behind the radiance field.
 
     Args:
-        image: ``[B, 3, n, n]`` the source.
-        hair: ``[B, 1, n, n]`` from :func:`mask_hair`.
+        image: ``[B, 3, n, n]`` sources.
+        hair: ``[B, 1, n, n]`` masks from :func:`mask_hair`.
         frame: cameras of the frames.
-        source: cameras of the source images.
+        source: cameras of the sources.
 
-    Returns ``[B, 6, n, n]``: colors of the source with its hair moved by the head, coverage by hair, and the flow of
-    the hair (image coordinates).
+    Returns:
+        ``[B, 6, n, n]``: colors of the source with the hair moved with the head, coverage by hair, and the flow of the
+        hair (image coordinates).
     """
     flow = compute_plane_flow(frame, source, image.shape[-1])
     coverage = warp_image(hair, flow)
@@ -70,7 +72,7 @@ def render_hair_layer(image: Tensor, hair: Tensor, frame: Camera, source: Camera
 def composite_hair_layer(rendered: Tensor, layer: Tensor) -> Tensor:
     """Composite the rendered field over ``layer [B, 6, h, w]`` of :func:`render_hair_layer`.
 
-    ``rendered [B, 3 + features + 3, h, w]`` has colors, features, opacity and flow.
+    ``rendered [B, 3 + features + 3, h, w]`` holds colors, features, opacity and flow.
     """
     clear = 1.0 - rendered[:, -3:-2]
     colors, others = rendered[:, :3] + clear * layer[:, :3], rendered[:, -3:] + clear * layer[:, 3:]

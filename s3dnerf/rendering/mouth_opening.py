@@ -1,9 +1,9 @@
-"""The opening between the lips: which pixels of a frame show it, and where in the mouth each of them looks.
+"""The opening between the lips: which pixels of a frame show it, and which position in the mouth each of them shows.
 
-A warp is smooth. Where lips part that touch in the source, it stretches them over the opening, and no lip ends where
-it should. But it says well where the edges of the lips have gone, and between these edges there is no lip.
+The deformation is smooth. Where lips part that touch in the source, it stretches them over the opening, and they do not
+end where they should. It does locate the edges of the lips well, and there is no lip between these edges.
 
-What the source shows between parted lips is not stretched either: it is teeth, which keep their shape.
+The teeth that a source shows between parted lips are not stretched by the lips either; they keep their shape.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from s3dnerf.structures import Camera
 EDGE = 1.5
 """Pixels over which the edge of a lip fades into the opening."""
 CORNERS = (0, 10)
-"""Places of the corners in the outline of the opening: viewer's left, viewer's right."""
+"""Indices of the mouth corners in the outline of the opening: viewer's left, viewer's right."""
 UPPER_EDGE = (0, *range(19, 9, -1))
-"""Places of the upper lip's edge in that outline, from the viewer's left to the right."""
+"""Indices of the upper lip's edge in that outline, from the viewer's left to the right."""
 LOWER_LIP, UPPER_LIP = 5, 15
-"""Places of the middles of both edges."""
+"""Indices of the midpoints of both edges."""
 LIP_SHADE = 0.5
-"""How much of the source's opening along its lower lip and in its corners is lip as well, in widths of an edge."""
+"""Margin of the source's opening, along the lower lip and at the corners, that still shows lip, in edge widths."""
 
 
 @dataclass(frozen=True)
 class MouthOpening:
-    """The opening between the lips at some pixels; lengths are in head units, y runs down."""
+    """The opening between the lips at some pixels. Lengths are in head units, and y points down."""
 
     coverage: Tensor
-    """``[B, N]`` how much of each pixel is between the lips, in [0, 1]."""
+    """``[B, N]`` fraction of each pixel between the lips, in [0, 1]."""
     across: Tensor
-    """``[B, N]`` from -1 in the corner at the viewer's left to 1 in the other one."""
+    """``[B, N]`` horizontal position, from -1 at the corner on the viewer's left to 1 at the other corner."""
     below_upper: Tensor
-    """``[B, N]`` how far below the edge of the upper lip."""
+    """``[B, N]`` distance below the edge of the upper lip."""
     above_lower: Tensor
-    """``[B, N]`` how far above the edge of the lower lip."""
+    """``[B, N]`` distance above the edge of the lower lip."""
     below_anchor: Tensor
-    """``[B, N]`` how far below a point that is fixed to the skull, as the upper teeth are."""
+    """``[B, N]`` distance below a point that is fixed to the skull, like the upper teeth."""
     width: Tensor
-    """``[B]`` between the corners, as seen."""
+    """``[B]`` projected distance between the corners."""
     height: Tensor
-    """``[B]`` of the opening in its middle; negative where the lips have been pressed past each other."""
+    """``[B]`` height of the opening at its middle; negative if the lips overlap."""
 
     def select(self, indices: Tensor) -> MouthOpening:
         """Select pixels by ``indices [B, M]``."""
@@ -55,31 +55,32 @@ class MouthOpening:
 
 @dataclass(frozen=True)
 class SourceInterior:
-    """What the source shows of the inside of a frame's mouth, at some pixels."""
+    """The part of the interior of a frame's mouth that the source shows, at some pixels."""
 
     points: Tensor
-    """``[B, N, 2]`` where in the source it is, image coordinates."""
+    """``[B, N, 2]`` position in the source, image coordinates."""
     visibility: Tensor
-    """``[B, N]`` how much of it the source shows there, in [0, 1]."""
+    """``[B, N]`` visibility in the source, in [0, 1]."""
 
 
 def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Tensor, size: int) -> MouthOpening:
-    """Locate pixels relative to the opening between the lips.
+    """Measure the position of pixels between the lips.
 
     Args:
-        outline: ``[B, 20, 3]`` the inner edge of the lips (head space), from the corner at the viewer's left along the
+        outline: ``[B, 20, 3]`` inner edge of the lips (head space), from the corner on the viewer's left along the
             lower lip to the other corner and back along the upper lip.
-        anchor: ``[B, 3]`` the point of the skull (head space).
-        camera: of the frames.
+        anchor: ``[B, 3]`` point fixed to the skull (head space).
+        camera: cameras of the frames.
         pixels: ``[B, N, 2]`` image coordinates.
-        size: pixels a side of the frame.
+        size: side of the frame in pixels.
     """
     seen = project_points(torch.cat([outline, anchor[:, None]], dim=1), camera)[..., :2]
     left, right = (seen[:, corner] for corner in CORNERS)
     middle, half = (left + right) / 2, (right - left) / 2
     reach = half.norm(dim=-1).clamp(min=1e-4)
     direction = half / reach[:, None]
-    # Axes along the line between the corners, and down from it. Autocast would round a matrix product.
+    # Axes along the line from corner to corner, and downward from it. This is not a matrix product because mixed
+    # precision would round it.
     axes = direction, torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)
     places, points = (
         torch.stack([((x - middle[:, None]) * axis[:, None]).sum(-1) for axis in axes], dim=-1) for x in (pixels, seen)
@@ -100,19 +101,19 @@ def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixel
 def find_source_interior(
     outline: Tensor, lips: Tensor, frame: Camera, source: Camera, pixels: Tensor, size: int
 ) -> SourceInterior:
-    """Find what the source shows of the interior of the mouth.
+    """Find the part of the interior of a mouth that the source shows.
 
-    Mostly these are the upper teeth. They move with the skull and are attached to the edge of the upper lip, so that
-    the small motion of this edge in speech opens no gap above them. They are never stretched.
+    These are mostly the upper teeth. They move with the skull and follow the edge of the upper lip, because the small
+    motion of this edge in speech must not open a gap above them. They are never stretched by the lips.
 
     Args:
-        outline: ``[B, 20, 3]`` the inner edge of the lips in the frames (head space), in the order of
+        outline: ``[B, 20, 3]`` inner edge of the lips in the frames (head space), in the order of
             :func:`measure_mouth_opening`.
-        lips: ``[B, 20, 3]`` the same in the sources.
+        lips: ``[B, 20, 3]`` inner edge of the lips in the sources.
         frame: cameras of the frames.
         source: cameras of the sources.
         pixels: ``[B, N, 2]`` image coordinates in the frames.
-        size: pixels a side of frames and sources.
+        size: side of frames and sources in pixels.
     """
     anchor = lips[:, UPPER_LIP]
     x, y, z = intersect_plane(pixels, frame, anchor[:, 2]).unbind(-1)
@@ -121,15 +122,15 @@ def find_source_interior(
     places = project_points(torch.stack([x, y + fall, z], dim=-1), source)[..., :2]
     opening = measure_mouth_opening(lips, anchor, source, places, size)
     edge = 2 * EDGE / size / source.scale[:, None]
-    # The opening of the frame starts at the edge of the upper lip, so that only the other edges can occlude it.
+    # The upper lip's edge is where the opening in the frame begins. Only the other edges can occlude the interior.
     room = opening.above_lower, (1.0 - opening.across.abs()) * opening.width[:, None] / 2
     share = torch.stack([(distance / edge - LIP_SHADE).clamp(0.0, 1.0) for distance in room]).prod(dim=0)
     return SourceInterior(places, share)
 
 
 def interpolate_curve(knots: Tensor, x: Tensor) -> Tensor:
-    """Interpolate curves through ``knots [B, K, 2]``, from left to right, at ``x [B, N]``; the ends are held."""
-    # In side views, knots may be out of order.
+    """Interpolate curves through ``knots [B, K, 2]`` (left to right) linearly at ``x [B, N]``, with constant ends."""
+    # In profile views, the order of the knots may change.
     along = knots[..., 0].cummax(dim=1).values.contiguous()
     index = torch.searchsorted(along, x.contiguous()).clamp(1, along.shape[1] - 1)
     (x0, y0), (x1, y1) = ((along.gather(1, i), knots[..., 1].gather(1, i)) for i in (index - 1, index))

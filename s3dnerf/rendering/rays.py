@@ -1,6 +1,6 @@
 """Scaled-orthographic cameras and their rays.
 
-Image coordinates run from -1 to 1, u to the right and v downward; pixel ``i`` of ``N`` has its center at
+Image coordinates range from -1 to 1, with u to the right and v down. Pixel ``i`` of ``N`` has its center at
 ``(2 i + 1) / N - 1``. Head space is right-handed: x to the viewer's right, y up, z toward the viewer.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from s3dnerf.structures import Camera
 
 LEAST_FACING = 0.2
-"""Smallest cosine between plane normal and ray that is used, because an edge-on plane has no intersection."""
+"""Lower bound of the cosine between plane normal and ray, because an edge-on plane has no intersection."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Rays:
     """Rays in head space; ``directions`` have unit length and point away from the viewer."""
 
     origins: Tensor
-    """``[B, N, 3]``, on the plane through the head's origin that faces the camera."""
+    """``[B, N, 3]`` points on the plane through the head's origin that faces the camera."""
     directions: Tensor
     """``[B, N, 3]``."""
 
@@ -50,11 +50,11 @@ def cast_rays(image_points: Tensor, camera: Camera) -> Rays:
 def intersect_plane(image_points: Tensor, camera: Camera, depth: Tensor | float) -> Tensor:
     """Intersect the rays through ``image_points [N, 2]`` or ``[B, N, 2]`` with a plane that moves with the head.
 
-    The plane is parallel to the face, at ``depth`` (z of head space, one for all or ``[B]``). The result is
-    ``[B, N, 3]`` in head space.
+    The plane is parallel to the face, at ``depth`` (z of head space, a number or ``[B]``). The result is ``[B, N, 3]``
+    in head space.
     """
     rays = cast_rays(image_points, camera)
-    # A Python number is not converted to a tensor, which would be copied to the device every frame.
+    # A Python number stays a number, because a tensor would be copied to the device for every frame.
     depth = depth[:, None] if isinstance(depth, Tensor) else depth
     distance = (depth - rays.origins[..., 2]) / rays.directions[..., 2].clamp(max=-LEAST_FACING)
     return rays.origins + distance[..., None] * rays.directions

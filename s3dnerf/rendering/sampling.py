@@ -1,4 +1,4 @@
-"""Samples along rays: in a slab around an ellipsoid that approximates the surface of any head."""
+"""Samples along rays, in a shell around an ellipsoid that approximates the surface of any head."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SurfacePrior:
     radii: tuple[float, float, float] = (0.72, 1.1, 0.9)
     """Half axes: half the width, half the height, half the depth of a head."""
     inner_margin: float = 0.22
-    """Half the length sampled where a ray meets the ellipsoid head-on."""
+    """Half the sampled length where a ray hits the ellipsoid head-on."""
     outer_margin: float = 0.5
-    """Half the length sampled where a ray misses it (hair, neck and shoulders have no known depth)."""
+    """Half the sampled length where a ray misses it (the depth of hair, neck and shoulders is unknown)."""
 
 
 HEAD = SurfacePrior()
@@ -34,14 +34,14 @@ class Samples:
     positions: Tensor
     """``[B, N, S, 3]`` head space, nearest to the viewer first."""
     deltas: Tensor
-    """``[B, N, S]`` length of the interval that each sample stands for."""
+    """``[B, N, S]`` length of the interval of each sample."""
 
 
 def find_surface(rays: Rays, prior: SurfacePrior = HEAD) -> tuple[Tensor, Tensor]:
     """Intersect rays with the ellipsoid.
 
     Returns:
-        ``distance [B, N]`` of the nearer intersection (of the closest approach for rays that miss) and
+        ``distance [B, N]`` to the nearer intersection (to the closest approach for rays that miss) and
         ``margin [B, N]``, half the length to sample: ``inner_margin`` in the middle, ``outer_margin`` at the
         silhouette and beyond.
     """
@@ -63,7 +63,7 @@ def find_surface(rays: Rays, prior: SurfacePrior = HEAD) -> tuple[Tensor, Tensor
 def place_samples(
     rays: Rays, count: int, generator: torch.Generator | None = None, prior: SurfacePrior = HEAD
 ) -> Samples:
-    """Place ``count`` samples per ray: at interval centers, or stratified within them if a generator is given."""
+    """Place ``count`` samples per ray: at interval centers, or stratified within intervals if a generator is given."""
     distance, margin = find_surface(rays, prior)
     steps = torch.arange(count, device=distance.device, dtype=distance.dtype)
     shift: Tensor | float = 0.5

@@ -1,7 +1,7 @@
 """Volume rendering: samples along rays and a field -> rendered channels.
 
-:func:`render_rays` takes any field: a function from positions to density and values, as ``rgb_sigma_fn`` of nerfacc.
-A :class:`DeformedField` is evaluated by the fused operator :mod:`s3dnerf.ops.field` wherever that has a kernel.
+:func:`render_rays` takes any field: a function from positions to density and values, like ``rgb_sigma_fn`` of nerfacc.
+A :class:`DeformedField` is evaluated by the fused operator :mod:`s3dnerf.ops.field` if that has a kernel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RayOutputs:
     """Rendered channels of rays."""
 
     values: Tensor
-    """``[B, R, C]`` weighted by visibility."""
+    """``[B, R, C]`` values composited along the rays."""
     alpha: Tensor
     """``[B, R]`` opacity."""
 
@@ -52,30 +52,31 @@ class Radiance(Protocol):
 
 @dataclass(frozen=True)
 class DeformedField:
-    """A radiance field of the source, seen through a deformation given on a lattice. Calling it evaluates it."""
+    """A radiance field of the source with a deformation that is given on a lattice. Call it to evaluate it."""
 
     lattice: Tensor
     """``[B, points, 3 + A]`` offsets and ambient coordinates on the lattice, x fastest, then y, then z."""
     lattice_size: tuple[int, int, int]
-    """Points along x, y, z; at least two each."""
+    """Number of points along x, y and z; at least two each."""
     lattice_center: tuple[float, float, float]
     """Point of head space where the lattice is finest."""
     lattice_focus: tuple[float, float, float]
-    """The lattice is even in ``asinh((x - center) / focus)``."""
+    """The lattice is evenly spaced in ``asinh((x - center) / focus)``."""
     lattice_extent: tuple[float, float, float]
-    """That value at the lattice's border."""
+    """Value of this coordinate at the border of the lattice."""
     planes: Sequence[Tensor]
-    """Tri-planes ``[B or 1, 3, C, h, w]``, all with as many channels."""
+    """Tri-planes ``[B or 1, 3, C, h, w]``, all with the same number of channels."""
     camera: Camera
-    """Cameras of the ``B`` source images."""
+    """Cameras of the ``B`` sources."""
     radiance: Radiance
     """The radiance network."""
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the field at ``positions [B, R, S, 3]`` (head space).
 
-        Returns density ``[B, R, S]`` and values ``[B, R, S, 3 + features + 2]``: color, features, and image coordinates
-        in the source.
+        Returns:
+            Density ``[B, R, S]`` and values ``[B, R, S, 3 + features + 2]``: color, features, and image coordinates in
+            the source.
         """
         points = positions.flatten(1, 2)
         deformation = interpolate_lattice(self, points)
@@ -89,7 +90,7 @@ class DeformedField:
 
     def make_arguments(self, positions: Tensor, deltas: Tensor, early_stop_eps: float) -> FieldArguments:
         """Return the arguments of the fused operator."""
-        # Planes that are expanded to the batch are passed as the one that they are, which sums their gradients.
+        # Planes that are expanded to the batch are passed unexpanded, so that their gradients are summed.
         planes = [scale[:1] if scale.stride(0) == 0 else scale for scale in self.planes]
         return FieldArguments(
             positions=positions,
@@ -114,12 +115,12 @@ def render_rays(
     Args:
         field_function: a function from positions to density and values, or a :class:`DeformedField`.
         positions: ``[B, R, S, 3]`` samples in head space, nearest to the viewer first.
-        deltas: ``[B, R, S]`` lengths of the intervals that the samples stand for.
-        early_stop_eps: transmittance behind which samples are skipped.
+        deltas: ``[B, R, S]`` lengths of the sample intervals.
+        early_stop_eps: transmittance below which the remaining samples are skipped.
 
-    A :class:`DeformedField` is differentiable in lattice, planes and layers. Where samples or camera need gradients, on
-    a GPU where anything does, and without a kernel for the device, separate operators evaluate it. Under autocast to
-    bfloat16 the network may multiply in bfloat16; everything else is float32.
+    A :class:`DeformedField` is differentiable in lattice, planes and layers. Separate operators evaluate it if samples
+    or camera need gradients, if anything needs gradients on a GPU, or if there is no kernel for the device. Under
+    autocast to bfloat16 the network may multiply in bfloat16; everything else is float32.
     """
     if isinstance(field_function, DeformedField):
         arguments = field_function.make_arguments(positions, deltas, early_stop_eps)

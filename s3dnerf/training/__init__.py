@@ -1,4 +1,4 @@
-"""Losses, the trainer and its checkpoints."""
+"""Losses, training loops and checkpoints."""
 
 from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.s3dnerf import train

@@ -1,7 +1,8 @@
-"""Adversarial training: discriminators that learn beside the model (non-saturating loss, R1 penalty).
+"""Adversarial training: discriminators that are trained together with the model (non-saturating loss, R1 penalty).
 
-They see cut-outs at the frame's own resolution: the mouth, upright and always as large, and a random part of the face.
-Beside the verdict, their features of the made frame are matched to those of the real one: a steadier pull.
+They see crops at the resolution of the frame: the mouth, upright and at a fixed size, and a random part of the face. In
+addition to the adversarial loss, their features for rendered frames are matched to those for targets, which gives a
+more stable gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from s3dnerf.training.losses import freeze_parameters
 from s3dnerf.training.perceptual import find_windows
 
 MOUTH_REACH = 0.36
-"""Half the side of the mouth's cut-out in head units."""
+"""Half the side of the mouth crop in head units."""
 
 
 RAMP = 0.1
@@ -30,19 +31,19 @@ RAMP = 0.1
 LEARNING_RATE = 2e-3
 """Learning rate of the discriminators."""
 R1_GAMMA, R1_INTERVAL = 0.1, 8
-"""Weight of the R1 penalty, the squared gradient at real images (Mescheder et al., 2018), and the steps between two
-penalties, each of which is weighted by their number."""
+"""Weight of the R1 penalty, the squared gradient at real images (Mescheder et al., 2018), and the interval in steps at
+which it is applied. Each penalty is multiplied by the interval."""
 
 
 class Adversary(nn.Module):
-    """Both discriminators and their optimizer. They learn from the cut-outs that they judged last."""
+    """Both discriminators and their optimizer. They are updated on the crops of the last generator losses."""
 
     def __init__(self, config: AdversarialConfig, image_size: int) -> None:
-        """Make discriminators of frames of ``image_size`` pixels. They see crops of a quarter of their side."""
+        """Build discriminators for frames of ``image_size`` pixels. The side of the crops is a quarter of that."""
         super().__init__()
         self.config, self.side = config, image_size // 4
         network = ImageDiscriminatorConfig(self.side, config.widths)
-        # Discriminators that never start have no need of whole pixels.
+        # Discriminators that never start are not built, so their crops need not be divisible.
         names = ("mouth", "texture") if config.start < 1 else ()
         self.networks = nn.ModuleDict({name: ImageDiscriminator(network) for name in names})
         parameters = list(self.parameters()) or [nn.Parameter(torch.zeros(0))]
@@ -55,7 +56,7 @@ class Adversary(nn.Module):
     ) -> dict[str, Tensor]:
         """Return adversarial and feature-matching losses of frames ``image [B, 3, S, S]``.
 
-        ``progress`` is the completed fraction of training. There are no losses before the start.
+        ``progress`` is the completed fraction of training. Before the start there are no losses.
         """
         if progress < self.config.start or self.config.start == 1:
             return {}
@@ -78,7 +79,7 @@ class Adversary(nn.Module):
         }
 
     def update(self, step: int, autocast: torch.autocast) -> None:
-        """Make one step of the discriminators' optimizer on the last crops, if there are any."""
+        """Run one step of the discriminators' optimizer on the last crops, if there are any."""
         if not self.fake:
             return
         penalized = step % R1_INTERVAL == 0
@@ -101,7 +102,7 @@ class Adversary(nn.Module):
 
 
 def find_mouth_windows(frames: Frames) -> FaceWindow:
-    """Return upright squares around the mouths, as large for every head."""
+    """Return upright squares around the mouths, of the same size in head units."""
     lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
     rotation = frames.camera.rotation
     roll = torch.atan2(-rotation[:, 1, 0], rotation[:, 0, 0])
@@ -115,7 +116,7 @@ def crop_window(image: Tensor, window: FaceWindow, side: int) -> Tensor:
 
 
 def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> Tensor:
-    """Cut ``[B, 3, side, side]`` whole pixels out of ``image [B, 3, S, S]``, at ``places`` within the window."""
+    """Crop ``[B, 3, side, side]`` without resampling from ``image [B, 3, S, S]``, at ``places`` within the window."""
     size = image.shape[-1]
     center = window.center + window.half_size[:, None] * (2.0 * places - 1.0)
     corner = ((center + 1.0) * size / 2.0 - side / 2.0).round().long().clamp(0, size - side)

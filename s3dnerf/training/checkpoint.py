@@ -1,7 +1,7 @@
-"""Checkpoints: folders with a model that anyone can load and a training state that resumes exactly.
+"""Checkpoints: folders with a loadable model and a training state from which a run resumes exactly.
 
-``model/`` is what ``S3DNeRF.from_pretrained`` reads (the averaged weights); ``training.safetensors`` and
-``training.json`` hold raw weights and optimizer. Nothing is pickled.
+``model/`` holds the averaged weights, which ``S3DNeRF.from_pretrained`` loads. ``training.safetensors`` and
+``training.json`` hold raw weights and optimizer state. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that a training run has to restore."""
+    """The complete state of training."""
 
     average: nn.Module
-    """The averaged model, which is what others load."""
+    """The averaged model, which ``from_pretrained`` loads."""
     modules: dict[str, nn.Module]
-    """All other modules that are trained, by name."""
+    """All other trained modules by name."""
     optimizers: dict[str, Optimizer]
-    """By name."""
+    """Optimizers by name."""
 
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
-    """Write a checkpoint; the folder appears under its name only when it is complete."""
+    """Write a checkpoint. The folder appears under its name only when it is complete."""
     tensors: dict[str, Tensor] = {}
     for prefix, module in {"average": state.average, **state.modules}.items():
         tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:
-    """Restore everything in place and return the step.
+    """Restore the state in place and return the step.
 
     Raises:
         UserError: the checkpoint is incomplete or belongs to a model of other sizes.
@@ -72,7 +72,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
 
 
 def read_step(folder: Path) -> int:
-    """Return the step that a checkpoint was made at. Raises OSError, KeyError or ValueError where it is incomplete."""
+    """Return the step of a checkpoint. Raises OSError, KeyError or ValueError if it is incomplete."""
     return json.loads((folder / NUMBERS).read_text())["step"]
 
 
@@ -85,7 +85,7 @@ def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what :func:`flatten_optimizer` returned."""
+    """Restore the result of :func:`flatten_optimizer`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

@@ -1,4 +1,4 @@
-"""Settings of a training run of S3D-NeRF; what a YAML file in ``configs/`` holds."""
+"""Settings of a training run of S3D-NeRF: the contents of a YAML file in ``configs/``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from s3dnerf.training.loop import LoopConfig
 
 @dataclass
 class TrainConfig(LoopConfig):
-    """How the model is optimized."""
+    """Optimization of the model."""
 
     init_from: Path | None = None
-    """Folder of a model whose weights training starts from; None starts at random."""
+    """Folder of a model with the initial weights; None initializes them randomly."""
     reinit: tuple[Text, ...] = ()
-    """Parts, such as audio_encoder, that start at random all the same."""
+    """Parts, such as audio_encoder, that are initialized randomly even if ``init_from`` is set."""
     freeze: tuple[Text, ...] = ()
-    """Parts that are not trained. Speech learned from few people soon overfits them."""
+    """Parts that are not trained. A speech path trained on few people soon overfits to them."""
     mouth_steps: NonNegativeInt = 1_500
-    """Steps before all others, in which the interior of the mouth is trained on pixels between tracked lips: a few
-    minutes. It is not trained further. 0 keeps it as in ``init_from``, or at random."""
+    """Steps before all others, in which the interior of the mouth is trained on pixels between tracked lips; they take
+    a few minutes. It is not trained afterwards. 0 keeps its weights from ``init_from``, or its random ones."""
     batch_size: PositiveInt = 6
-    """Frames rendered in a batch."""
+    """Frames rendered per batch."""
     motion_steps: NonNegativeInt = 2_000
-    """First steps, in which only motion is trained (landmarks and speech, no images): fast."""
+    """Length of the motion stage: the first steps, which train motion only (landmarks and speech, no images) and are
+    fast."""
     speech_from: Share = 0.6
     """Fraction of all steps after which some frames are rendered from speech instead of the tracked face."""
 
@@ -38,32 +39,32 @@ class TrainConfig(LoopConfig):
     def check_steps(self) -> TrainConfig:
         """Check that there is something to train."""
         if self.steps == self.mouth_steps == 0:
-            raise ValueError("steps and mouth_steps are both 0, so there is nothing to learn")
+            raise ValueError("steps and mouth_steps are both 0, so there is nothing to train")
         return self
 
 
 @dataclass
 class LossWeights:
-    """Weight of each group of losses. The ratios within a group are constants beside its formula, see ``losses``."""
+    """Weight of each group of losses. The ratios within a group are constants, see ``LOSS_GROUPS``."""
 
     image: NonNegativeFloat = 1.0
-    """Differences of rendered and real frames: pixels, structure, gradients, texture and optical flow, with extra
-    weight on mouth and eyes."""
+    """Differences between rendered frames and targets: pixels, structure, gradients, texture and optical flow, with
+    extra weight on mouth and eyes."""
     perceptual: NonNegativeFloat = 1.0
-    """Differences of what the face tracker's network sees in rendered and real frames."""
+    """Differences between the outputs of the face tracker's network for rendered frames and targets."""
     sync: NonNegativeFloat = 1.0
-    """One minus the cosine of rendered lips and speech in the frozen sync discriminator."""
+    """One minus the cosine of rendered lips and speech under the frozen sync discriminator."""
     adversarial: NonNegativeFloat = 1.0
     """Image discriminators: adversarial loss and feature matching."""
     landmarks: NonNegativeFloat = 1.0
-    """Distances by which the deformation misses the landmarks of the source."""
+    """Distances between deformed landmarks and the landmarks of the source."""
     speech: NonNegativeFloat = 1.0
-    """Motion from speech: landmarks decoded from motion codes against tracked ones."""
+    """Motion from speech: differences between landmarks decoded from motion codes and tracked landmarks."""
 
 
 @dataclass
 class AdversarialConfig:
-    """When image discriminators are trained, and their sizes."""
+    """Start and sizes of the image discriminators."""
 
     start: Share = 0.6
     """Fraction of all steps after which they start; 1 disables them."""
@@ -86,11 +87,11 @@ class S3DNeRFConfig:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """Image discriminators."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Random seed."""
 
     @model_validator(mode="after")
     def check_sizes(self) -> S3DNeRFConfig:
-        """Check that frames share sources evenly, and that every halving in a discriminator leaves whole pixels."""
+        """Check that frames share sources evenly, and that discriminator crops can be halved often enough."""
         batch, frames = self.train.batch_size, self.data.frames
         if batch % frames:
             raise ValueError(f"train.batch_size ({batch}) should be a multiple of data.frames ({frames})")

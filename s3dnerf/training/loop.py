@@ -1,6 +1,6 @@
-"""The training loop that every recipe shares.
+"""The training loop that all recipes share.
 
-A recipe derives from :class:`TrainingLoop` and says what its batches and losses are. The loop does the rest: learning
+A recipe derives from :class:`TrainingLoop` and defines its batches and losses. The loop implements the rest: learning
 rate schedule, gradient accumulation and clipping, exponential moving average, logging, validation, checkpoints, exact
 resuming, and a checkpoint before the program ends on Ctrl-C, SIGTERM or SIGHUP.
 """
@@ -32,9 +32,9 @@ from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, lo
 
 Model = TypeVar("Model", bound=nn.Module)
 LOG_INTERVAL = 20
-"""Steps between two entries of the log."""
+"""Steps between log entries."""
 KEPT_CHECKPOINTS = 2
-"""Older checkpoints are deleted."""
+"""Number of checkpoints to keep; older ones are deleted."""
 
 
 @dataclass
@@ -42,25 +42,25 @@ class LoopConfig:
     """Settings that all recipes share."""
 
     steps: NonNegativeInt = 20_000
-    """Steps in all."""
+    """Total number of steps."""
     learning_rate: PositiveFloat = 8e-4
     """Peak learning rate."""
     warmup: NonNegativeInt = 300
-    """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
+    """Warm-up steps of the learning rate, which then decays along a cosine to a fiftieth of its peak."""
     max_grad_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     gradient_accumulation_steps: PositiveInt = 1
-    """Batches whose gradients are averaged for each step."""
+    """Batches over which gradients are averaged for each step."""
     ema_decay: ShareBelowOne = 0.998
     """Decay of the exponential moving average of the weights."""
     precision: Precision = "auto"
-    """Arithmetic of convolutions and matrix products; auto is bfloat16 where the hardware has it."""
+    """Precision of convolutions and matrix products; auto selects bfloat16 if the hardware supports it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     validate_every: PositiveInt = 500
-    """Steps between two validations on people never trained on."""
+    """Steps between validations on held-out people."""
     save_every: PositiveInt = 500
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
 
 
 class TrainingLoop(ABC, Generic[Model]):
@@ -81,15 +81,15 @@ class TrainingLoop(ABC, Generic[Model]):
 
     @abstractmethod
     def make_model(self) -> Model:
-        """Return the model to train, at its start."""
+        """Return the initial model."""
 
     @abstractmethod
     def make_optimizer(self) -> Optimizer:
-        """Return the optimizer of ``self.model``; its groups may hold ``peak``, a peak learning rate of their own."""
+        """Return the optimizer of ``self.model``. Its groups may set their own peak learning rate as ``peak``."""
 
     @abstractmethod
     def iterate_batches(self) -> Iterator[Sequence[Any]]:
-        """Yield, for each remaining step, as many batches as gradients are accumulated over."""
+        """Yield the batches of each remaining step, ``gradient_accumulation_steps`` of them."""
 
     @abstractmethod
     def compute_loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -101,22 +101,22 @@ class TrainingLoop(ABC, Generic[Model]):
         return cast(Model, self.average.module)
 
     def initialize(self) -> None:
-        """Do what comes before the first step, once."""
+        """Run once before the first step."""
 
     def finish_step(self) -> None:
-        """Do what follows each step of the optimizer."""
+        """Run after each step of the optimizer."""
 
     def validate(self, log: SummaryWriter) -> dict[str, float]:
-        """Measure the averaged model on people never trained on."""
+        """Evaluate the averaged model on held-out people."""
         return {}
 
     def run(self, config: Any, resume: bool = False) -> None:
         """Train to the last step.
 
-        Ctrl-C, SIGTERM and SIGHUP save a checkpoint and are raised again.
+        On Ctrl-C, SIGTERM and SIGHUP, a checkpoint is saved and the signal is raised again.
 
         Args:
-            config: all settings of the run, saved beside the checkpoints.
+            config: all settings of the run, saved next to the checkpoints.
             resume: continue from the last checkpoint in the folder of the run.
         """
         make_folder(self.run_dir)
@@ -146,18 +146,18 @@ class TrainingLoop(ABC, Generic[Model]):
                     return
 
     def update(self, batches: Sequence[Any]) -> dict[str, Tensor | float]:
-        """Make one step of the optimizer and return the metrics of its last batch."""
+        """Run one optimizer step and return the metrics of its last batch."""
         loop = self.loop_config
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("peak", loop.learning_rate) * schedule(self.step, loop.steps, loop.warmup)
-        # One seed per step: a resumed run repeats dropout and jitter exactly.
+        # With one seed per step, a resumed run repeats dropout and jitter exactly.
         generator = seed_step(self.seed, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor | float] = {}
         for batch in batches:
             loss, metrics = self.compute_loss(batch, generator)
-            # On a CPU, the backward pass of grid_sample crashes at positions that are not finite.
+            # On the CPU, the backward pass of grid_sample crashes at non-finite positions.
             if self.device.type == "cpu":
                 check_finite(loss, "loss", self.step)
             (loss / len(batches)).backward()
@@ -176,25 +176,25 @@ class TrainingLoop(ABC, Generic[Model]):
         bar.set_postfix({name: f"{values[name]:.4f}" for name in self.progress_metrics if name in values})
 
     def save(self) -> None:
-        """Write a checkpoint and delete the oldest."""
+        """Write a checkpoint and delete old ones."""
         save_checkpoint(self.checkpoints / f"step_{self.step:07d}", self.step, self.state)
         drop_old(self.checkpoints, KEPT_CHECKPOINTS)
 
     @property
     def state(self) -> TrainingState:
-        """Everything that a checkpoint holds."""
+        """Contents of a checkpoint."""
         return TrainingState(self.average.module, {"model": self.model}, {"optimizer": self.optimizer})
 
     def autocast(self) -> torch.autocast:
-        """Return the context of mixed precision."""
+        """Return the autocast context."""
         return mixed_precision(self.device, self.loop_config.precision)
 
 
 def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[Path | None]) -> None:
-    """Check the folder of a run before anything is loaded, and make it.
+    """Check the folder of a run before anything is loaded, and create it.
 
     Raises:
-        UserError: it is an input, or holds another run, whose checkpoints would be mixed with those of this one.
+        UserError: it is an input, or already holds a run, whose checkpoints would be mixed with those of this one.
     """
     refuse_inputs(run_dir, inputs)
     if not resume and find_latest(run_dir / "checkpoints"):

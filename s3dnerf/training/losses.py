@@ -1,4 +1,4 @@
-"""Losses on images (S3D-NeRF, section 3.5) and on motion (landmark correspondences of the deformation)."""
+"""Losses on images (S3D-NeRF, section 3.5) and on motion (landmark correspondences under the deformation)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ LIP_SIDES, LID_SIDES = (
     [torch.from_numpy(KEPT_POINTS.searchsorted(side)) for side in zip(*pairs, strict=True)]
     for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT)
 )
-"""Rows of the upper and of the lower points that meet when the lips or the lids close."""
+"""Rows of the upper and lower points that meet when the lips or lids close."""
 
 
 SMALLEST_MISS = 1e-3
-"""Distance of flows, in image units (an eighth of a pixel of 256), below which the loss is flat."""
+"""Distance in image units (an eighth of a pixel at 256 pixels) at which the flow loss is smoothed."""
 
 
 LOSS_GROUPS = {
@@ -51,34 +51,34 @@ LOSS_GROUPS = {
         "eyes": 2.0,  # the same within the box around the eyes
         "structure": 0.2,  # one minus SSIM
         "gradient": 0.5,  # difference of image gradients at three scales
-        "texture": 1.5,  # difference of the amount of local detail; without it, what is uncertain is blurred
+        "texture": 1.5,  # difference of the amount of local detail; without it, uncertain regions are blurred
         "coarse": 0.3,  # mean absolute difference of the volume-rendered image
         "fine": 1.0,  # the same for the foveated rays, within the boxes around lips and eyes
         "warped": 0.3,  # mean absolute difference of the warped source
-        # Distance of the rendered flow to the optical flow, where that is confident. Pixels alone give a gradient only
-        # where things are off by less than their own size.
+        # Distance of the rendered flow to the optical flow, weighted by its confidence. Pixel losses alone give a
+        # useful gradient only if structures are displaced by less than their own size.
         "flow": 4.0,
     },
     "perceptual": {
         "perceptual": 0.2,  # features of the face tracker's network
-        "seen": 0.3,  # landmarks of face, mouth and lids that it sees
-        "seen_gap": 0.3,  # gaps between lips and between lids that it sees
+        "seen": 0.3,  # landmarks of face, mouth and lids that it detects
+        "seen_gap": 0.3,  # gaps between lips and between lids that it detects
     },
     "sync": {"sync": 0.1},
     "adversarial": {"adversarial": 0.1, "matching": 1.0},
     "landmarks": {
         "deform": 0.001,  # mean squared size of the deformation
-        "landmarks": 4.0,  # distance by which the deformation misses the landmarks of the source, head units
+        "landmarks": 4.0,  # distance of deformed landmarks to those of the source, head units
         "gap": 4.0,  # the same for the gap between the lips
-        "lids": 3.0,  # the same for lids and the gaps between them, most where the eyes differ
+        "lids": 3.0,  # the same for lids and the gaps between them, with extra weight if the eyes differ
         "regions": 0.02,  # cross-entropy of the regions, in head space and in the source
     },
     "speech": {
-        "motion": 10.0,  # distance of lips and jaw decoded from the tracked face's motion codes, head units
+        "motion": 10.0,  # distance of lips and jaw decoded from motion codes of the tracked face, head units
         "speech": 10.0,  # the same for the motion codes of speech
         "correlation": 0.2,  # one minus the correlation of the lip opening over a sequence
         "gain": 0.05,  # difference of the logarithms of the standard deviations of the lip opening
-        "silence": 4.0,  # opening of the lips in silence, or how far they overlap, head units
+        "silence": 4.0,  # opening or overlap of the lips in silence, head units
         "distill": 0.5,  # distance of motion codes from speech to those of the encoder for the same motion
     },
 }
@@ -86,7 +86,7 @@ LOSS_GROUPS = {
 
 
 def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[str, Tensor]:
-    """Return the losses of rendered frames against their targets."""
+    """Compare rendered frames with targets."""
     target, image = frames.image, rendering.image
     assert target is not None, "frames have images in the image stage"
     error = (image - target).abs()
@@ -112,14 +112,14 @@ def image_reconstruction_losses(rendering: Rendering, frames: Frames) -> dict[st
 
 
 def flow_loss(flow: Tensor, frames: Frames) -> Tensor:
-    """Mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighted by its confidence."""
+    """Return the mean distance of ``flow [B, 2, h, w]`` to the optical flow of frames, weighted by its confidence."""
     assert frames.flow is not None and frames.confidence is not None, "frames have flow in the image stage"
     miss = (flow - frames.flow).square().sum(dim=1, keepdim=True)
     return ((miss + SMALLEST_MISS**2).sqrt() * frames.confidence).sum() / (frames.confidence.sum() + 1.0)
 
 
 def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes, frames: Frames) -> dict[str, Tensor]:
-    """Return the distances by which the deformation misses the landmarks of the source, and gaps of lips and lids."""
+    """Compare deformed landmarks of the frames, and their gaps between lips and lids, with those of the sources."""
     field = model.deformation_field
     arrived = frames.landmarks + field.deform_points(codes, frames.landmarks).offsets
     wanted = identity.landmarks
@@ -128,7 +128,7 @@ def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes
         ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
         for upper, lower in (LIP_SIDES, LID_SIDES)
     )
-    # Blinks are rare and small, so that frames whose eyes differ from the source get more weight.
+    # Blinks are rare and small, so frames whose eyes differ from the source get a larger weight.
     blink = 1.0 + 8.0 * (frames.eyes - identity.eyes).abs().mean(-1)
     places = field.network.encode_positions(frames.landmarks).region_log_weights.transpose(1, 2).float()
     return {
@@ -140,28 +140,28 @@ def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes
 
 
 def region_loss(identity: MotionIdentity) -> Tensor:
-    """Cross-entropy between the region each slot claims in the source and the landmarks seen there."""
+    """Return the cross-entropy between the attention of the region slots in the source and the landmarks there."""
     places = project_points(identity.landmarks, identity.camera)[..., :2]
     claims = F.grid_sample(identity.regions.attention.float(), places[:, :, None], align_corners=False)[..., 0]
     return F.nll_loss(claims, REGION_OF_LANDMARK.to(claims.device).expand(claims.shape[0], -1))
 
 
 def motion_loss(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
-    """Mean distance of landmarks decoded from the tracked face's codes ``teacher [B, R, code]`` to the tracked ones."""
+    """Return the error of the landmarks decoded from the codes of the tracked face, ``teacher [B, R, code]``."""
     return landmark_error(model.motion_decoder(teacher.detach()), frames.displacement)
 
 
 def landmark_error(placed: Tensor, wanted: Tensor) -> Tensor:
-    """Mean distance of points ``[B, P, 3]`` that speech moves, lips counted twice."""
+    """Return the mean distance of the landmarks ``[B, P, 3]`` that speech moves, counting lips twice."""
     miss = (placed - wanted).abs().sum(-1)
     return miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean()
 
 
 def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
-    """Return the losses of motion codes from speech ``[B, R, code]``, over sequences of ``length`` frames.
+    """Compare motion from speech with tracked motion, over sequences of ``length`` frames.
 
-    The landmarks that they decode to are compared with the tracked ones. The decoder is only right about codes like the
-    encoder's, so that ``distill`` keeps them close to these.
+    ``spoken [B, R, code]`` are motion codes of speech. The decoder predicts their effect. Its predictions are valid
+    only for codes like those of the encoder, so a consistency loss keeps the codes of speech close to these.
     """
     placed = decode_motion_landmarks(model, spoken, frames)
     opening = lip_openings(placed).unflatten(0, (-1, length))
@@ -175,7 +175,7 @@ def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -
 
 
 def silence_losses(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, Tensor]:
-    """Return the losses of the motion codes of silence ``[B, R, code]``, which should close the lips."""
+    """Penalize lips that are not closed by the motion codes of silence ``[B, R, code]``, for the people in frames."""
     placed = decode_motion_landmarks(model, silent, frames)
     return {
         "silence": lip_openings(placed).abs().mean(),
@@ -184,9 +184,10 @@ def silence_losses(model: S3DNeRF, silent: Tensor, frames: Frames) -> dict[str, 
 
 
 def code_consistency_loss(model: S3DNeRF, motion: Tensor, placed: Tensor, frames: Frames) -> Tensor:
-    """Distance of motion codes to those of the encoder for the motion to landmarks ``placed [B, P, 3]``.
+    """Return the distance of motion codes to the encoder's codes for landmarks ``placed [B, P, 3]``.
 
-    Without it, codes of speech become what only the decoder understands, and the warp does something else.
+    Without it, the codes of speech drift to values that only the decoder interprets as intended, and the deformation
+    differs from the decoded motion.
     """
     return code_loss(motion, model.motion_encoder(placed.detach() - compute_mean_face(frames)))
 
@@ -197,34 +198,34 @@ def compute_mean_face(frames: Frames) -> Tensor:
 
 
 def decode_motion_landmarks(model: S3DNeRF, motion: Tensor, frames: Frames) -> Tensor:
-    """Move the mean faces of the people in frames by motion codes ``[B, R, code]``, decoded: ``[B, P, 3]``.
+    """Move the mean faces of the people in frames by decoded motion codes ``[B, R, code]``. Returns ``[B, P, 3]``.
 
-    The decoder's parameters are frozen, so that it does not learn to guess motion that codes do not contain.
+    The parameters of the decoder are frozen, so that it does not learn to guess motion that the codes do not contain.
     """
     with freeze_parameters(model.motion_decoder):
         return compute_mean_face(frames) + model.motion_decoder(motion).float()
 
 
 def code_loss(guessed: Tensor, known: Tensor) -> Tensor:
-    """Distance of motion codes to known ones, which are not moved by it."""
+    """Return the distance of motion codes to known ones, which get no gradient."""
     return F.smooth_l1_loss(guessed.float(), known.detach().float())
 
 
 def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
-    """Return windows like ``speech [B, samples]`` with nothing but faint noise, 35 to 80 dB under speech's level."""
+    """Return windows like ``speech [B, samples]`` with only faint noise, 35 to 80 dB below the level of speech."""
     decibels = -58.0 - 45.0 * torch.rand(len(speech), 1, generator=generator)
     noise = torch.randn(speech.shape, generator=generator)
     return (noise * 10.0 ** (decibels / 20.0)).to(speech)
 
 
 def lip_openings(landmarks: Tensor) -> Tensor:
-    """Vertical gap between the inner lips of ``landmarks [B, P, 3]``, head units ``[B]``."""
+    """Return the vertical gap ``[B]`` between the inner lips of ``landmarks [B, P, 3]``, head units."""
     upper, lower = LIP_SIDES
     return (landmarks[:, upper, 1] - landmarks[:, lower, 1]).mean(-1)
 
 
 def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation along the last axis; series that hardly move (under 0.1 mm) count as uncorrelated."""
+    """Return the Pearson correlation along the last axis. Nearly constant series (under 0.1 mm) are uncorrelated."""
     a = a - a.mean(-1, keepdim=True)
     b = b - b.mean(-1, keepdim=True)
     return (a * b).mean(-1) / ((a.square().mean(-1) + 1e-6) * (b.square().mean(-1) + 1e-6)).sqrt()
@@ -232,7 +233,7 @@ def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 @contextmanager
 def freeze_parameters(module: nn.Module) -> Iterator[None]:
-    """Let gradients pass through ``module`` but not into its parameters."""
+    """Disable gradients of the parameters of ``module``; gradients still flow through it."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -258,7 +259,7 @@ def mouth_mask(frames: Frames, size: int) -> Tensor:
     outline = project_points(frames.landmarks[:, INNER_LIPS.to(frames.landmarks.device)], frames.camera)[..., :2]
     centers = (2 * torch.arange(size, device=outline.device) + 1) / size - 1
     (u, v), (next_u, next_v) = (x[..., None, None].unbind(2) for x in (outline, outline.roll(-1, dims=1)))
-    # Even-odd rule: a pixel is inside when the row to its right crosses the outline an odd number of times.
+    # Even-odd rule: a pixel is inside if the ray to its right crosses the outline an odd number of times.
     rows = centers[:, None]
     crossed = (v > rows) != (next_v > rows)
     level = u + (rows - v) / torch.where(crossed, next_v - v, 1.0) * (next_u - u)
@@ -267,7 +268,7 @@ def mouth_mask(frames: Frames, size: int) -> Tensor:
 
 
 def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
-    """Mean absolute difference of horizontal and vertical gradients at ``scales`` octaves."""
+    """Return the mean absolute difference of horizontal and vertical gradients at ``scales`` octaves."""
     total = a.new_zeros(())
     for _ in range(scales):
         difference = a - b
@@ -277,7 +278,7 @@ def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
 
 
 def texture_loss(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
-    """Mean absolute difference of the mean absolute gradient of luminance in windows half a window apart."""
+    """Return the mean absolute difference of the mean absolute luminance gradient in windows half a window apart."""
     details = []
     for luma in (rgb_to_luma(a), rgb_to_luma(b)):
         across, down = luma.diff(dim=-1)[..., 1:, :].abs(), luma.diff(dim=-2)[..., 1:].abs()
@@ -286,12 +287,12 @@ def texture_loss(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
 
 
 def rgb_to_luma(image: Tensor) -> Tensor:
-    """Luminance ``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
+    """Return the luminance ``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
     return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114])).unsqueeze(1)
 
 
 def luma_ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
-    """Mean SSIM (Wang et al., 2004) of the luminance of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
+    """Return the mean luminance SSIM (Wang et al., 2004) of ``[B, 3, H, W]`` in [0, 1], in windows two pixels apart."""
     x, y = rgb_to_luma(a), rgb_to_luma(b)
     moments = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, stride=2)
     mean_x, mean_y, xx, yy, xy = moments.unbind(1)

@@ -1,11 +1,11 @@
-"""Training of the mouth interior on pixels between tracked lips, before anything is rendered.
+"""Training of the interior of the mouth, from pixels between tracked lips alone, before anything is rendered.
 
-It learns from pixels that the source beside them does not show, for no others will be painted.
+It is trained on pixels that the paired source does not show, because only such pixels are generated.
 
-What is between lips differs from person to person, and one network that has to please all of them paints a gray mean.
-So it has several types of mouths to choose from, and each person teaches the type that fits best (multiple choice
-learning, Guzman-Rivera et al., 2012). Where a stranger's source shows no teeth, a type is painted with as much light
-and shade as real mouths have and with upper teeth; below teeth that it shows, the darkest one.
+The interior differs from person to person, and a single output for all people would be a gray mean. The network
+therefore has several mouth types, and each person trains the type that fits best (multiple choice learning,
+Guzman-Rivera et al., 2012). For an unseen person whose source shows no teeth, the type used has upper teeth and the
+contrast of real mouths. Below teeth that the source shows, the darkest type is used.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from s3dnerf.structures import map_tensors
 from s3dnerf.training.losses import rgb_to_luma
 
 FRAMES, FRAMES_PER_STEP = 16_000, 12
-"""Most frames in all, and frames per training step. Large sets and few steps sample fewer frames of each person, and
-then fewer people."""
+"""Maximum number of frames in total and per training step. For large datasets or few steps, fewer frames per person and
+finally fewer people are used."""
 FRAMES_PER_PERSON = 240
-"""Most frames with open lips that are sampled of each person."""
+"""Maximum number of frames with open lips per person."""
 PIXELS = 128
-"""Pixels drawn from each of them."""
+"""Pixels sampled from each frame."""
 INSIDE = 0.9
-"""Coverage of these pixels."""
+"""Minimum coverage of these pixels."""
 FRAMES_PER_SOURCE = 16
-"""Most frames that are paired with the same source."""
+"""Maximum number of frames paired with the same source."""
 CLOSED_SHARE = 0.5
-"""Fraction of the sources with closed lips, where a clip has such frames: they show nothing of the interior."""
+"""Fraction of sources with closed lips, if a clip has such frames. They show no interior, so all of it is trained."""
 PEOPLE, TOGETHER = 16, 3
-"""People in a batch, and frames of each, which train the same type."""
+"""People per batch, and frames of each person, all of which train the same type."""
 LEARNING_RATE = 3e-3
 SHARED = 0.05
-"""Fraction of a frame's error that trains all types, so that none is left behind."""
+"""Fraction of the loss that trains all types, so that types that fit nobody yet also improve."""
 
 
 Record = TypeVar("Record", MouthOpening, MouthColors)
@@ -65,16 +65,16 @@ class MouthSamples:
     """Pixels between the lips of ``M`` frames."""
 
     opening: MouthOpening
-    """Of ``PIXELS`` pixels each."""
+    """Positions of ``PIXELS`` pixels in each frame."""
     source: MouthColors
-    """Of a source of the same person."""
+    """Colors of a source of the same person."""
     colors: Tensor
-    """``[M, 3, PIXELS]``."""
+    """``[M, 3, PIXELS]`` target colors."""
     person: Tensor
-    """``[M]`` numbers of the people, ascending."""
+    """``[M]`` indices of the people, ascending."""
 
     def take(self, rows: Tensor) -> MouthSamples:
-        """Return some of the frames."""
+        """Select frames by index."""
         return map_tensors(self, lambda x: x[rows])
 
     @staticmethod
@@ -94,12 +94,12 @@ def _join(records: list[Record]) -> Record:
 
 
 def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> MouthSamples:
-    """Sample pixels between the lips of the people of a data set, each paired with a source from the same clip.
+    """Collect pixels between the lips of the people of a dataset, each paired with a source from the same clip.
 
-    As much is collected as ``steps`` of :func:`train_mouth_interior` have use for.
+    The number of frames depends on ``steps``, the steps of :func:`train_mouth_interior`.
 
     Raises:
-        UserError: nobody's lips are open.
+        UserError: no clip shows open lips.
     """
     rng = np.random.default_rng(seed)
     people = list(data.identities.values())
@@ -128,7 +128,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
 
 
 def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> MouthSamples:
-    """Sample pixels between the lips of all frames but the first, which is the source and does not show them."""
+    """Sample pixels between the lips of a view that the source, its first frame, does not show."""
     source, frames = to_source(view.take([0])), to_frames(view.take(range(1, len(view.eyes))))
     assert frames.image is not None, "the view was read with pixels"
     size = frames.image.shape[-1]
@@ -141,7 +141,7 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
     inside = (opening.coverage > INSIDE) * (1.0 - visible.visibility)
     rows = (inside.sum(dim=1) >= 1.0).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    # Frames without such pixels are sampled anyhow and dropped at the end.
+    # Frames without such pixels get arbitrary ones and are dropped at the end.
     drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
     colors = measure_mouth_colors(source.image, source.landmarks, source.camera)
     mouths = MouthSamples(
@@ -154,12 +154,12 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
 
 
 def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: int, seed: int) -> None:
-    """Train the interior of the mouth and choose the types that are painted for new people."""
+    """Train the interior of the mouth and choose the types for unseen people."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.unique_consecutive(mouths.person.cpu(), return_counts=True)[1]
     first = counts.cumsum(0) - counts
     optimizer = torch.optim.Adam(interior.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
-    bar = tqdm(range(steps), desc="learning mouths", leave=False)
+    bar = tqdm(range(steps), desc="training mouth interior", leave=False)
     interior.requires_grad_(True)
     for step in bar:
         for group in optimizer.param_groups:
@@ -178,30 +178,30 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
 
 @torch.no_grad()
 def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, int]:
-    """Return the types that are painted where the source shows no teeth, and below the teeth that it shows."""
+    """Return the type for sources that show no teeth, and the type below teeth that a source shows."""
     rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
     closed = mouths.take(rows) if len(rows) else mouths
     painted = [interior(closed.opening, closed.source, code) for code in interior.types]
-    # The type with the least error over all people would be the grayest. Types that are bright along the lower lip have
-    # learned the lip itself.
+    # The type with the smallest error for all people would be the grayest one. A type that is brighter along the lower
+    # lip shows the lip itself, so only types that are brighter near the upper lip are considered.
     toothed = [kind for kind, colors in enumerate(painted) if compare_halves(colors, closed) > 0] or range(len(painted))
     wanted = measure_contrast(closed.colors, closed)
     contrasting = min(toothed, key=lambda kind: abs(measure_contrast(painted[kind], closed) - wanted))
-    # Below teeth, anything painted that is not there looks like flesh, except darkness.
+    # Below teeth, wrong content looks like flesh, whereas a dark region never does.
     painted = [interior(mouths.opening, mouths.source, code) for code in interior.types]
     darkest = min(range(len(painted)), key=lambda kind: rgb_to_luma(painted[kind][..., None]).mean().item())
     return contrasting, darkest
 
 
 def compare_halves(colors: Tensor, mouths: MouthSamples) -> float:
-    """Return by how much mouths are brighter in the half near the upper lip than in the other one."""
+    """Return the luminance in the half near the upper lip minus that in the half near the lower lip."""
     luminance = rgb_to_luma(colors[..., None]).flatten(1)
     upper = mouths.opening.below_upper < mouths.opening.above_lower
     return (luminance[upper].mean() - luminance[~upper].mean()).item()
 
 
 def measure_contrast(colors: Tensor, mouths: MouthSamples) -> float:
-    """Standard deviation of luminance within a mouth, in units of the skin's: mean over frames and then over people."""
+    """Return the standard deviation of luminance in a mouth relative to the skin, averaged over frames, then people."""
     skin = rgb_to_luma(mouths.source.skin[..., None, None]).flatten(1)
     values = rgb_to_luma(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
     counts = torch.unique_consecutive(mouths.person, return_counts=True)[1].tolist()
@@ -209,7 +209,7 @@ def measure_contrast(colors: Tensor, mouths: MouthSamples) -> float:
 
 
 def measure_errors(interior: MouthInterior, mouths: MouthSamples) -> Tensor:
-    """Mean absolute error of every type on every frame, in units of the skin's color: ``[types, M]``."""
+    """Return the mean absolute error of every type on every frame, relative to the skin color: ``[types, M]``."""
     skin = mouths.source.skin[..., None]
     painted = (interior(mouths.opening, mouths.source, code) for code in interior.types)
     return torch.stack([((colors - mouths.colors) / skin).abs().mean((1, 2)) for colors in painted])

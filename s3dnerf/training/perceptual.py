@@ -1,8 +1,8 @@
-"""Perceptual losses: rendered and target faces are compared in a frozen face network.
+"""Perceptual losses: rendered frames and targets are compared by the features of a frozen face network.
 
-The paper's perceptual loss (section 3.5) takes VGG, whose weights cannot be had without a download. The network of the
-face tracker is at hand and knows faces. It also locates lips and lids in the image: a warp may move every
-landmark to its place and still paint a mouth that looks closed.
+The perceptual loss of the paper (section 3.5) uses VGG, whose weights would have to be downloaded. The network of the
+face tracker ships with the package and is specific to faces. It also locates lips and lids in the rendered frame: a
+deformation may move every landmark to its target while the rendered mouth still looks closed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
 SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SHARED_POINTS, OUTER_EYE_CORNERS))
-"""Rows of the kept landmarks that the plain mesh has too, and of the outer corners of the eyes."""
+"""Rows of the kept landmarks that the basic face mesh also has, and of the outer eye corners."""
 MOUTH, LIDS = (torch.tensor(numbers) for numbers in (MOUTH_POINTS, (*EYE_LEFT, *EYE_RIGHT)))
 LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
 
 
 def find_windows(frames: Frames) -> FaceWindow:
-    """Return the windows of the face tracker on the target faces."""
+    """Return the windows in which the tracker sees the target faces."""
     places = project_points(frames.landmarks, frames.camera)[..., :2]
     left, right = places[:, CORNERS.to(places.device)].unbind(1)
     return compute_face_window(places[:, SPAN.to(places.device)], (left, right))
 
 
 def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
-    """Compare rendered frames ``image [B, 3, S, S]`` with their targets in the face network ``mesh``."""
+    """Compare the outputs of ``mesh`` for rendered frames ``image [B, 3, S, S]`` and for the targets."""
     window = find_windows(frames)
     with torch.no_grad():
         real = mesh(frames.image, window)
@@ -43,16 +43,16 @@ def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str
 
 
 def feature_loss(made: FaceMeshOutput, real: FaceMeshOutput) -> Tensor:
-    """Mean over the stages of the mean absolute difference of their maps, over the mean size of the real ones."""
+    """Return the mean absolute difference of feature maps relative to their mean magnitude, averaged over stages."""
     shares = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(made.features, real.features, strict=True)]
     return torch.stack(shares).mean()
 
 
 def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: FaceWindow) -> dict[str, Tensor]:
-    """Compare the landmarks detected in images; distances are relative to half the side of the window.
+    """Compare the landmarks detected in rendered frames and targets. Distances are relative to half the window side.
 
-    ``seen``: of the whole face, of the mouth about its own middle (as M-LMD does) and of the lids. ``seen_gap``:
-    between the lips and between the lids, the real opening against the made one.
+    ``seen`` sums the distances of the whole face, of the mouth after subtracting its mean (as in M-LMD) and of the
+    lids. ``seen_gap`` compares the openings between the lips and between the lids.
     """
     scale = 1.0 / window.half_size[:, None, None]
     a, b = made.points * scale, real.points * scale
@@ -66,14 +66,14 @@ def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: Fac
 
 
 def measure_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean distance of ``[B, N, 2]`` points, smooth at zero."""
+    """Return the mean distance of points ``[B, N, 2]``, smoothed at zero."""
     return ((a - b).square().sum(-1) + 1e-6).sqrt().mean() - 1e-3
 
 
 def sync_loss(model: SyncDiscriminator, images: Tensor, camera: Camera, windows: Tensor) -> Tensor:
-    """One minus the cosine of lips and speech (S3D-NeRF, section 3.5; with the sign that aligns them).
+    """Return one minus the cosine of lips and speech (S3D-NeRF, section 3.5, with the sign that increases the cosine).
 
-    Arguments as of ``SyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech around
-    the middle one of each. The model is frozen (``load_discriminator``); the gradient flows into the frames.
+    The arguments are those of ``SyncDiscriminator.forward``: runs of five consecutive rendered frames, and the speech
+    around the middle frame of each run. The model is frozen (``load_discriminator``); gradients flow into the frames.
     """
     return (1.0 - model(images, camera, windows)).mean()

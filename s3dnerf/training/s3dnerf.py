@@ -1,4 +1,4 @@
-"""The recipe of S3D-NeRF: motion first, then images and motion together."""
+"""Training recipe of S3D-NeRF: a motion stage, then an image stage that trains images and motion together."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_i
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
 
 MOTION_INTERVAL = 2
-"""Steps between two motion losses in the image stage."""
+"""Steps between motion losses in the image stage."""
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
 VALIDATION_BATCHES = 8
 GRID_LEARNING_RATE = 5.0
-"""Learning rate of the hash grid relative to that of everything else: it needs larger steps and no decay."""
+"""Learning rate of the hash grid relative to the other parameters. It needs larger steps and no weight decay."""
 WEIGHT_DECAY = 0.01
-"""Decoupled weight decay (AdamW) of everything but the hash grid."""
+"""Decoupled weight decay (AdamW) of all parameters except the hash grid."""
 
 
 class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
-    """A training run of S3D-NeRF: motion first, then images and motion together."""
+    """A training run of S3D-NeRF: a motion stage, then an image stage."""
 
     progress_metrics = ("pixel", "lips", "landmarks", "speech", "correlation")
     motion_interval = MOTION_INTERVAL
@@ -82,20 +82,20 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         try:
             self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
         except EmptySplitError as error:
-            # With few people, preparation sets none aside.
+            # Preparation reserves no validation split if there are few people.
             tqdm.write(f"no validation: {error.reason}")
             self.val_data = None
 
     def make_model(self) -> S3DNeRF:
-        """Return the model at its start."""
+        """Return the initial model."""
         return make_model(self.config.model, self.config.train)
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """Return AdamW with the hash grid in a group of its own."""
+        """Return AdamW with a separate parameter group for the hash grid."""
         return make_optimizer(self.model, self.config.train)
 
     def initialize(self) -> None:
-        """Fit the source expression and train the interior of the mouth, which nothing else depends on."""
+        """Fit the source expression and train the interior of the mouth; both are independent of the other losses."""
         if "source_expression" not in self.config.train.freeze:
             self.fit_source_expression()
         if self.config.train.mouth_steps > 0:
@@ -106,7 +106,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.adversary.update(self.step, self.autocast())
 
     def fit_source_expression(self) -> None:
-        """Fit how expressions are told from faces, every person counting alike."""
+        """Fit the estimator of the source expression, with equal weight for every person."""
         model, faces = self.model, [collect_landmarks(tracks) for tracks in self.data.identities.values()]
         landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
         displacement = landmarks - model.canonical_landmarks
@@ -114,14 +114,14 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.averaged_model.source_expression.load_state_dict(model.source_expression.state_dict())
 
     def train_mouth_interior(self) -> None:
-        """Learn the inside of mouths, which nothing else depends on."""
+        """Train the interior of the mouth."""
         interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
         mouths = map_tensors(collect_mouth_samples(self.data, seed, steps), lambda x: x.to(self.device))
         train_mouth_interior(interior, mouths, steps, seed)
         self.averaged_model.mouth_interior.load_state_dict(interior.state_dict())
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step, prepared ahead by worker processes."""
+        """Yield the batches of every remaining step, prefetched by worker processes."""
         train = self.config.train
         numbers = range(self.step * train.gradient_accumulation_steps, train.steps * train.gradient_accumulation_steps)
         loader = DataLoader(
@@ -143,12 +143,12 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
                 group = []
 
     def compute_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Return the weighted sum of the losses of this step's stage, and each of them."""
+        """Return the weighted sum of the losses of the current stage, and each loss."""
         losses = self.compute_losses(move(batch, self.device), generator)
         return weighted_sum(losses, self.config.losses), {name: value.detach() for name, value in losses.items()}
 
     def compute_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return all loss terms of this step's stage."""
+        """Return all loss terms of the current stage."""
         train = self.config.train
         losses: dict[str, Tensor] = {}
         image_stage = self.step >= train.motion_steps
@@ -160,9 +160,10 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return losses
 
     def motion_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of segments of speech: the tracked face teaches the warp, the warp teaches speech.
+        """Return the losses of speech sequences.
 
-        People seldom close their lips in the short pauses of the clips, so silence is taught apart: a closed mouth.
+        The tracked face supervises the deformation, and codes of the tracked face supervise codes of speech. People
+        seldom close their lips in the short pauses of the clips, so a separate loss asks for closed lips in silence.
         """
         model, frames = self.model, batch.sequences
         length = self.config.data.sequence_frames
@@ -183,7 +184,10 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return losses
 
     def image_losses(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
-        """Losses of rendered frames, most driven by the tracked face and ``speech_share`` of them by speech."""
+        """Return the losses of rendered frames.
+
+        A fraction ``speech_share`` of them is driven by speech, the others by the tracked face.
+        """
         model, frames = self.model, batch.frames
         with self.autocast():
             sources = model.encode_identity(batch.sources)
@@ -195,7 +199,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
                 model, identity, model.drive(identity, motion, frames.eyes, frames.camera, states), frames
             )
             if speech_share > 0:
-                # In a run all frames are, so that its lips can be compared with its speech.
+                # All frames of a run are driven by speech, so that the sync loss can compare its lips with its speech.
                 chosen = torch.rand(len(frames.in_sync), generator=generator) < (1.0 if batch.is_run else speech_share)
                 chosen = (chosen.to(self.device) & frames.in_sync)[:, None, None]
                 motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
@@ -210,13 +214,13 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return losses | image_reconstruction_losses(rendering, frames) | perceived | adversarial
 
     def adversarial_losses(self, image: Tensor, frames: Frames, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of the discriminators' verdict on rendered frames."""
+        """Return the adversarial and feature-matching losses of rendered frames."""
         with self.autocast():
             return self.adversary.generator_losses(image, frames, self.step / self.config.train.steps, generator)
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
-        """Measure the averaged model on people never trained on: images and lips, both driven by speech."""
+        """Evaluate the averaged model on held-out people: images and lips, both driven by speech."""
         if self.val_data is None:
             return {}
         model = self.averaged_model.eval()
@@ -267,16 +271,16 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
 
     @property
     def state(self) -> TrainingState:
-        """Everything that a checkpoint holds."""
+        """Contents of a checkpoint."""
         modules = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
         return TrainingState(self.average.module, modules, optimizers)
 
 
 class ErrorCatchingDataset(Dataset[Batch | UserError]):
-    """A data set that returns a UserError in place of a batch, for the main process to raise.
+    """A dataset that returns a UserError instead of a batch, for the main process to raise.
 
-    An error raised in a worker process would be rebuilt by PyTorch from its text alone, as a RuntimeError.
+    PyTorch would rebuild an error raised in a worker process from its text alone, as a RuntimeError.
     """
 
     def __init__(self, data: TalkingFaceDataset) -> None:
@@ -293,7 +297,7 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     """Train and return the folder of the last checkpoint.
 
     Raises:
-        UserError: the folder holds another run, whose checkpoints would be mixed with those of this one.
+        UserError: the folder already holds a run, whose checkpoints would be mixed with those of this one.
     """
     check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
     trainer = S3DNeRFTrainer(config, run_dir)
@@ -304,10 +308,10 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
 
 
 def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
-    """Return a new model, with weights of the model in ``train.init_from`` when it is given.
+    """Return a new model, with weights of the model in ``train.init_from`` if it is set.
 
     Raises:
-        UserError: there is no model in ``train.init_from``, or one of other sizes; or no part of a name.
+        UserError: ``train.init_from`` holds no model or a model of other sizes, or a named part does not exist.
     """
     model, start = S3DNeRF(config), train.init_from
     for setting, parts in (("train.reinit", train.reinit), ("train.freeze", train.freeze)):
@@ -326,7 +330,7 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
             raise UserError(
                 start, reason, "give the folder of a model of the same sizes as --train.init_from"
             ) from error
-    # The inside of the mouth is learned by itself.
+    # The interior of the mouth is trained separately.
     for name, parameter in model.named_parameters():
         if name.startswith((*train.freeze, "mouth_interior")):
             parameter.requires_grad_(False)
@@ -334,7 +338,7 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
 
 
 def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW with the hash grid in a group of its own: it needs larger steps and no decay."""
+    """Return AdamW with a separate group for the hash grid, which needs larger steps and no weight decay."""
     grid = {p for part in model.modules() if isinstance(part, HashGrid) for p in part.parameters() if p.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
     return torch.optim.AdamW(
@@ -353,13 +357,13 @@ def repeat(x: Tensor, times: int) -> Tensor:
 
 
 def add_losses(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join two sets of losses; a term in both becomes their mean."""
+    """Merge two sets of losses. A term that is in both becomes the mean."""
     both = {name: 0.5 * (a[name] + b[name]) for name in a.keys() & b.keys()}
     return a | b | both
 
 
 def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each pair of images in [0, 1]."""
+    """Return the peak signal-to-noise ratio in dB of each pair of images in [0, 1]."""
     return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
 
 
@@ -369,7 +373,7 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 def _leave_signals(worker: int) -> None:
-    # A terminal or a scheduler signals all processes of a group; the main one decides when its workers end.
+    # A terminal or a scheduler signals all processes of a group. The main process decides when its workers end.
     ignore_signals()
 
 

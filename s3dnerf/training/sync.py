@@ -1,4 +1,4 @@
-"""The recipe of the sync discriminator: a triplet loss on segments of real clips."""
+"""Training recipe of the sync discriminator: a triplet loss on segments of real clips."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ from s3dnerf.training.sync_data import (
 )
 
 STUCK = 0.55
-"""A two-way accuracy below this after ``patience`` steps means that nothing is being learned; a coin has 0.5."""
+"""Two-way accuracy below which training counts as stuck after ``patience`` steps; chance is 0.5."""
 
 
 @dataclass
 class SyncTrainConfig(LoopConfig):
-    """How the discriminator is optimized."""
+    """Optimization of the discriminator."""
 
     steps: PositiveInt = 600
-    """Steps in all."""
+    """Total number of steps."""
     learning_rate: PositiveFloat = 2e-3
     """Peak learning rate."""
     warmup: NonNegativeInt = 100
-    """Steps over which the learning rate rises; afterwards it falls along a cosine to a fiftieth."""
+    """Warm-up steps of the learning rate, which then decays along a cosine to a fiftieth of its peak."""
     ema_decay: ShareBelowOne = 0.99
     """Decay of the exponential moving average of the weights."""
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled weight decay (AdamW)."""
     distance: PositiveInt = 6
-    """Frames between two moments of a clip from which on they count as out of sync."""
+    """Minimum distance in frames at which two positions of a clip count as out of sync."""
     shape: NonNegativeFloat = 2.0
-    """Weight of the loss on the shape of the lips, read from a frame."""
+    """Weight of the loss on the lip shape predicted from a frame."""
     speech_shape: NonNegativeFloat = 1.0
-    """Weight of the same loss, read from speech."""
+    """Weight of the loss on the lip shape predicted from speech."""
     temperature: PositiveFloat = 0.07
-    """Difference of two cosines that counts as one in the loss."""
+    """Temperature by which cosines are divided in the loss."""
     patience: PositiveInt = 400
     """Steps after which an accuracy at chance is reported."""
     validate_every: PositiveInt = 100
-    """Steps between two validations on the people left out."""
+    """Steps between validations on the people left out."""
     save_every: PositiveInt = 200
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
 
 
 @dataclass
@@ -80,24 +80,24 @@ class SyncConfig:
     """Settings of the lip-sync discriminator, its data and its training."""
 
     model: SyncDiscriminatorConfig = field(default_factory=SyncDiscriminatorConfig)
-    """Sizes of the discriminator and its inputs."""
+    """Sizes of the discriminator and of its inputs."""
     data: SyncDataConfig = field(default_factory=SyncDataConfig)
     """Training data."""
     train: SyncTrainConfig = field(default_factory=SyncTrainConfig)
     """Optimization."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Random seed."""
 
     @model_validator(mode="after")
     def check_segments(self) -> SyncConfig:
-        """Check that a segment holds moments out of sync, and that the shape of the lips has the measured size."""
+        """Check that a segment contains out-of-sync pairs, and that the lip shape has the measured length."""
         needed = self.model.frames + self.train.distance
         if self.data.segment_frames < needed:
             reason = f"data.segment_frames ({self.data.segment_frames}) should be at least {needed}"
             raise ValueError(f"{reason}: model.frames ({self.model.frames}) + train.distance ({self.train.distance})")
         if self.model.shapes != LIP_SHAPES:
             raise ValueError(
-                f"model.shapes ({self.model.shapes}) should be {LIP_SHAPES}, the numbers that are measured"
+                f"model.shapes ({self.model.shapes}) should be {LIP_SHAPES}, the length of the measured lip shape"
             )
         return self
 
@@ -121,7 +121,7 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
         people = {clip.track.clip.person for clip in training}
         if len(people) < 2:
             length = f"of more than {1.1 * config.data.segment_frames:.0f} frames (1.1 * data.segment_frames)"
-            reason = f"holds {len(people)} people with clips in step {length}, and negatives come from others"
+            reason = f"holds {len(people)} people with clips in sync {length}, and negatives come from other people"
             raise UserError(config.data.root, reason, "Prepare clips of more people, or leave fewer out.")
         self.data = SyncData(training, config.data, config.model, config.seed)
         self.accuracies: list[float] = []
@@ -142,7 +142,7 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
             yield [self.data.draw(step * accumulated + number) for number in range(accumulated)]
 
     def compute_loss(self, batch: SyncBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Return the loss of a batch; beside accuracy and loss, the metrics hold what chance would give."""
+        """Return the loss of a batch. The metrics include the values of loss and accuracy at chance."""
         train, frames = self.config.train, self.config.model.frames
         batch = map_tensors(batch, lambda x: x.to(self.device))
         with self.autocast():
@@ -167,14 +167,14 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
         return loss + shape, {**metrics, "chance_accuracy": 0.5, "loss": loss.detach(), "chance": chance}
 
     def finish_step(self) -> None:
-        """Report a discriminator that stays at chance."""
+        """Warn if the discriminator stays at chance."""
         patience = self.config.train.patience
         if len(self.accuracies) == patience and (warning := explain_stuck_training(self.accuracies)):
             tqdm.write(f"step {self.step + 1}: {warning}")
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
-        """Measure the averaged model on the people left out: the mean over people of the mean over their clips."""
+        """Evaluate the averaged model on the people left out: the mean over people of the mean over their clips."""
         if not self.left_out:
             return {}
         model = self.averaged_model.eval()
@@ -197,7 +197,7 @@ def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
     """Train the discriminator and return the folder of the last checkpoint.
 
     Raises:
-        UserError: the folder holds another run, or there are too few clips.
+        UserError: the folder already holds a run, or there are too few clips.
     """
     check_run_folder(run_dir, resume, [config.data.root])
     trainer = SyncTrainer(config, run_dir, read_clips(config.data, config.model, config.seed))
@@ -208,16 +208,16 @@ def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
 
 
 def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Triplet loss over all triplets of an anchor at once (Sohn, 2016), with lips and with speech as the anchor.
+    """Return the triplet loss over all triplets of an anchor (Sohn, 2016), with lips and with speech as the anchor.
 
-    For an anchor i it is ``log(1 + sum_j exp((s_ij - s_ii) / temperature))`` over its negatives j: the hardest weigh
-    most. With all cosines equal it is the logarithm of one more than their number.
+    For an anchor i it is ``log(1 + sum_j exp((s_ij - s_ii) / temperature))`` over its negatives j, so the hardest ones
+    have the largest weight. If all cosines are equal, it is the logarithm of one plus the number of negatives.
 
     Args:
         lips: ``[N, E]`` unit vectors.
-        speech: ``[N, E]`` unit vectors; those of a row belong together.
-        negatives: ``bool [N, N]``, symmetric: lips of row i and speech of row j are out of step.
-        temperature: difference of two cosines that counts as one.
+        speech: ``[N, E]`` unit vectors; the rows match those of ``lips``.
+        negatives: ``bool [N, N]``, symmetric: lips of row i and speech of row j are out of sync.
+        temperature: divisor of the cosines.
     """
     scores = lips @ speech.T / temperature
     others = ~(negatives | torch.eye(len(scores), dtype=torch.bool, device=scores.device))
@@ -227,9 +227,9 @@ def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: f
 
 
 def mark_negatives(batch: SyncBatch, distance: int) -> tuple[Tensor, Tensor]:
-    """Return two masks ``bool [S W, S W]``: pairs of the same clip, and pairs that are out of sync.
+    """Return two masks ``bool [S W, S W]``: pairs from the same clip, and pairs that are out of sync.
 
-    Out of sync are moments of different clips, and moments of the same clip ``distance`` frames apart or more.
+    Pairs from different clips, and pairs from the same clip at least ``distance`` frames apart, are out of sync.
     """
     clips, times = batch.clips.flatten(), batch.times.flatten()
     same_clip = clips[:, None] == clips
@@ -237,19 +237,19 @@ def mark_negatives(batch: SyncBatch, distance: int) -> tuple[Tensor, Tensor]:
 
 
 def explain_stuck_training(accuracies: list[float]) -> str | None:
-    """Explain a discriminator that stays at chance, from the two-way accuracies of all steps so far; else None."""
+    """Return a warning if the two-way accuracies of all steps so far show that the discriminator stays at chance."""
     recent = float(np.mean(accuracies[len(accuracies) // 2 :]))
     if recent >= STUCK:
         return None
     return (
-        f"two-way accuracy is {recent:.3f}, chance is 0.5: nothing is learned yet (the known trap). Check that sound "
-        "and picture of the clips are in step, raise train.shape and train.speech_shape, lower train.learning_rate, or "
+        f"two-way accuracy is {recent:.3f}, chance is 0.5: nothing is learned yet (a known problem). Check that audio "
+        "and video of the clips are in sync, raise train.shape and train.speech_shape, lower train.learning_rate, or "
         "wait"
     )
 
 
 def compare_clip(model: SyncDiscriminator, clip: SyncClip, device: torch.device) -> Tensor:
-    """Cosines ``[W, W]`` of all runs of a clip (rows) with the speech around each (columns)."""
+    """Return the cosines ``[W, W]`` of all runs of a clip (rows) with the speech around each run (columns)."""
     crops = place_crops(clip.crops, IN_PLACE, model.config).to(device)
     described = torch.cat([model.frame_encoder(chunk) for chunk in crops.split(CHUNK)])
     frames = model.config.frames

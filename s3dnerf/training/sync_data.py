@@ -1,8 +1,8 @@
 """Clips and batches for the sync discriminator.
 
-Speech features are computed once, along the path that rendered frames take later: every window is cut by
-``cut_speech_window`` and encoded by itself, as recorded and in a few augmented versions. Crops of the lips are a little
-larger than the network's input, so that each step can move, turn, scale and mirror them.
+Speech features are computed once, in the same way as for rendered frames later: each window is cut by
+``cut_speech_window`` and encoded separately, as recorded and in a few augmented versions. Lip crops are slightly larger
+than the input of the network, so that each step can shift, rotate, scale and mirror them.
 """
 
 from __future__ import annotations
@@ -38,62 +38,62 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.structures import Camera
 
 MARGIN = 0.2
-"""Margin of the stored crops around the network's input, as a fraction of its size."""
+"""Margin of the stored crops on every side, as a fraction of the network's input."""
 RUN_STRIDE = 2
-"""Frames from one run of five to the next in a segment, because neighbors are nearly equal."""
+"""Frames from one run of five to the next in a segment. Adjacent runs are nearly identical."""
 SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
 IN_PLACE = np.eye(2, 3)[None]
 LIP_SHAPES = 6
-"""Numbers that :func:`measure_lip_shape` measures in every frame."""
+"""Length of the lip shape that :func:`measure_lip_shape` returns for every frame."""
 CHUNK = 64
-"""Frames cropped, or speech windows encoded, at once."""
+"""Frames or speech windows per batch."""
 
 
 @dataclass
 class SyncDataConfig:
-    """Where clips come from and how segments of them are sampled."""
+    """Source of the clips, and sampling of segments."""
 
     root: Path = Path("data/prepared")
     """Folder of prepared clips (made by tools/prepare.py)."""
     split: Text = "train"
-    """Clips of this split whose sync is ok or corrected are trained on."""
+    """Split to train on; clips whose sync is ok or corrected are used."""
     left_out: tuple[Text, ...] = ()
-    """People of this split who are left out of training, for validation."""
+    """People of this split who are used for validation instead of training."""
     offsets: Path | None = None
     """Table of constant offsets (made by train-sync --offsets) that are corrected when clips are read."""
     segments: PositiveInt = 12
-    """Segments in a batch."""
+    """Segments per batch."""
     segment_frames: PositiveInt = 20
-    """Frames in a segment."""
+    """Frames per segment."""
     versions: Annotated[PositiveInt, Field(le=100)] = 3
-    """Number of versions of each recording: as recorded, then with other levels, filters and noise."""
+    """Versions of each recording: the original, and others with augmented level, equalization and noise."""
 
 
 @dataclass(frozen=True)
 class SyncClip:
-    """A clip in memory, as the discriminator reads it."""
+    """A clip in memory, in the form that the discriminator uses."""
 
     track: ClipTrack
     crops: Tensor
-    """``uint8 [T, 3, H, W]`` lips, larger by ``MARGIN`` on every side."""
+    """``uint8 [T, 3, H, W]`` lip crops, larger by ``MARGIN`` on every side."""
     speech: Tensor
     """``float16 [versions, T, channels, columns]`` features of the speech around each frame."""
 
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """Segments of consecutive frames, and every second run of five frames in them (neighbors are nearly equal)."""
+    """Segments of consecutive frames, and every second run of five frames in them (adjacent runs are redundant)."""
 
     crops: Tensor
-    """``[S, L, 1, h, w]``."""
+    """``[S, L, 1, h, w]`` lip crops."""
     speech: Tensor
-    """``[S, W, channels, columns]`` around the middle frames of the runs."""
+    """``[S, W, channels, columns]`` speech features around the middle frames of the runs."""
     clips: Tensor
     """``[S, W]`` number of the clip."""
     times: Tensor
     """``[S, W]`` middle frame of the run."""
     shapes: Tensor
-    """``[S, L, 6]`` shape of the lips."""
+    """``[S, L, 6]`` lip shape."""
 
 
 class SyncData:
@@ -129,9 +129,9 @@ class SyncData:
 
 
 def measure_lip_shape(track: ClipTrack) -> Tensor:
-    """Shape of the lips in every frame, minus its mean over the clip, head units ``[T, 6]``.
+    """Measure the lip shape in every frame, minus its mean over the clip, in head units: ``[T, 6]``.
 
-    Opening and width of the mouth, height of upper lip, lower lip and chin, and how far the lips are pushed forward.
+    The shape holds opening and width of the mouth, height of upper lip, lower lip and chin, and protrusion of the lips.
     """
     points = torch.from_numpy(track.landmarks).float()
     upper, lower, left, right, chin = (points[:, KEPT_POINTS.searchsorted(number)] for number in SHAPE_POINTS.values())
@@ -150,17 +150,17 @@ def measure_lip_shape(track: ClipTrack) -> Tensor:
 
 
 def read_clips(data: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int) -> list[SyncClip]:
-    """Read the clips that are in sync, shifted by their offsets where the settings name a table of them.
+    """Read the clips that are known to be in sync. If the settings name a table of offsets, they are applied.
 
     Raises:
-        UserError: there is no folder of clips, or no such table.
+        UserError: the folder of clips or the table does not exist.
     """
     offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
     tracks = [load_clip_track(folder) for folder in list_clips(data.root, data.split)]
     chosen = [track for track in tracks if has_usable_speech(track, data.segment_frames)]
     hearing = AudioEncoder(model.audio).eval()
     clips = []
-    for number, track in enumerate(tqdm(chosen, desc="hearing and cropping", dynamic_ncols=True)):
+    for number, track in enumerate(tqdm(chosen, desc="encoding and cropping", dynamic_ncols=True)):
         rng = np.random.default_rng((seed, number))
         offset = offsets.get(track.clip.id, 0)
         heard = [
@@ -172,7 +172,7 @@ def read_clips(data: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int) 
 
 
 def crop_clip(track: ClipTrack, config: SyncDiscriminatorConfig) -> Tensor:
-    """Crop the lips of every frame, with ``MARGIN`` around: ``uint8 [T, 3, H, W]``."""
+    """Crop the lips of every frame with ``MARGIN``. Returns ``uint8 [T, 3, H, W]``."""
     frames = np.arange(track.clip.frames)
     camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))
     crops = []
@@ -187,9 +187,9 @@ def crop_clip(track: ClipTrack, config: SyncDiscriminatorConfig) -> Tensor:
 def extract_speech_features(
     track: ClipTrack, hearing: AudioEncoder, offset: int, rng: np.random.Generator | None
 ) -> Tensor:
-    """Speech features ``offset`` frames after every frame, ``float16 [T, channels, columns]``.
+    """Return the speech features ``offset`` frames after every frame, ``float16 [T, channels, columns]``.
 
-    Every window is cut and encoded by itself, as for rendered frames; a generator augments the sound first.
+    Each window is cut and encoded separately, as for rendered frames. With ``rng``, the audio is augmented first.
     """
     assert track.speech is not None, "silent clips are not trained on"
     windows = augment_speech(track.speech, float(offset), 1.0, track.clip.frames, hearing.config.samples, rng)
@@ -199,10 +199,10 @@ def extract_speech_features(
 
 
 def augment_crops(crops: Tensor, config: SyncDiscriminatorConfig, rng: np.random.Generator) -> Tensor:
-    """Crop a segment of stored crops ``uint8 [L, 3, H, W]`` to the network's input, ``[L, 1, h, w]``.
+    """Augment a segment of stored crops ``uint8 [L, 3, H, W]`` to network inputs ``[L, 1, h, w]``.
 
-    All frames are moved, scaled, turned, mirrored, blurred and changed in contrast alike, and seen through one color
-    channel; on top each shakes a little, as tracked heads do, and gets noise.
+    Shift, scale, rotation, mirroring, blur, contrast and the color channel are the same for all frames. Each frame also
+    gets a small random shift, like the jitter of tracked heads, and noise.
     """
     length = len(crops)
     angle, scale = rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.12, 0.12))
@@ -221,10 +221,10 @@ def augment_crops(crops: Tensor, config: SyncDiscriminatorConfig, rng: np.random
 
 
 def place_crops(crops: Tensor, placement: np.ndarray, config: SyncDiscriminatorConfig) -> Tensor:
-    """Cut what the network sees out of stored crops ``uint8 [L, C, H, W]``, moved by maps ``[L, 2, 3]``; in [0, 1]."""
+    """Resample stored crops ``uint8 [L, C, H, W]`` to network inputs in [0, 1], by affine maps ``[L, 2, 3]``."""
     shape = [len(crops), crops.shape[1], config.crop.height, config.crop.width]
     theta = torch.from_numpy(placement / (1.0 + 2.0 * MARGIN)).float().expand(len(crops), 2, 3)
-    # Autocast would round positions.
+    # Mixed precision would round the positions.
     with torch.autocast("cpu", enabled=False):
         grid = F.affine_grid(theta, shape, align_corners=False)
     return F.grid_sample(crops.float() / 255.0, grid, padding_mode="border", align_corners=False)

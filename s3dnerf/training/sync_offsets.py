@@ -1,4 +1,4 @@
-"""Offsets of training clips, estimated by cross-fitting: each clip by a discriminator that has not seen its person."""
+"""Offsets of training clips, estimated by cross-fitting: each by a discriminator not trained on the clip's person."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
     Two discriminators are trained, each on one half of the people, and each measures the clips of the other half. The
     columns of the table are id, offset (frames by which the audio is late: the speech that matches the lips at t is at
     t + offset), margin (mean cosine similarity at this offset minus the best one at offsets that are not its neighbors)
-    and frames. The corrections in ``config.data.offsets`` are added to the offsets.
+    and frames. Offsets that ``config.data.offsets`` already corrects are added.
     """
     clips = read_clips(config.data, config.model, config.seed)
     known = load_sync_offsets(config.data.offsets, OFFSET_MARGIN)
@@ -47,7 +47,7 @@ def write_offsets(config: SyncConfig, run_dir: Path, path: Path) -> None:
 
 
 def sort_by_frames(clips: list[SyncClip]) -> list[str]:
-    """Return the people by their number of frames, most first, so that every second one makes up a fair half."""
+    """Return the people by descending number of frames, so that every second person forms a balanced half."""
     frames: dict[str, int] = defaultdict(int)
     for clip in clips:
         frames[clip.track.clip.person] += clip.track.clip.frames

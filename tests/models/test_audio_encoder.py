@@ -1,4 +1,4 @@
-"""Audio encoder: steps of a window, their order, and windows that share sound."""
+"""Audio encoder: tokens of a window, their order, and windows that share audio."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_windows_that_share_sound_are_heard_as_if_alone() -> None:
 
 
 def test_moonshine_hears_a_run_nearly_as_it_hears_single_windows(one_thread: None, speech: torch.Tensor) -> None:
-    # Its attention sees more of a run than of a window.
+    # Its attention covers more of a run than of a window.
     torch.manual_seed(0)
     config = AudioEncoderConfig(features="moonshine", context=7680, width=16)
     encoder = AudioEncoder(config).eval()

@@ -1,4 +1,4 @@
-"""The image discriminator: scale kept through its layers, what it may see, and that it learns."""
+"""The image discriminator: variance preserved by its layers, its receptive inputs, and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building blocks: sizes kept, zeros where promised, sine encoding by hand."""
+"""Building blocks: preserved sizes, zero initialization, positional encoding computed by hand."""
 
 from __future__ import annotations
 

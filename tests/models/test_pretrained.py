@@ -1,4 +1,4 @@
-"""Models on disk: loaded as they were saved, or refused with the name of what is wrong."""
+"""Saved models: loaded as they were saved, or refused with an error that names the problem."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def saved(load_smoke: Callable[..., S3DNeRFConfig], tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy of a saved model to damage."""
+    """Return a copy of a saved model to damage."""
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((saved / name).read_bytes())
     return tmp_path

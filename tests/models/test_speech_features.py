@@ -1,4 +1,4 @@
-"""Speech features: the log-mel spectrogram of known sounds, pre-trained transformers, and the shipped Moonshine."""
+"""Speech features: the log-mel spectrogram of known signals, pre-trained transformers, and the shipped Moonshine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_sine(frequency: float, amplitude: float = 0.1, samples: int = WINDOW) -
 
 
 def place_bands(count: int) -> np.ndarray:
-    """Center frequencies of mel bands (Slaney: linear up to 1 kHz, then 27 steps an octave ratio of 6.4)."""
+    """Return the center frequencies of mel bands (Slaney: linear up to 1 kHz, then 27 steps per factor of 6.4)."""
     steps = np.linspace(0.0, 15.0 + 27.0 * math.log(8.0) / math.log(6.4), count + 2)[1:-1]
     return np.where(steps < 15.0, steps * 200.0 / 3.0, 1000.0 * 6.4 ** ((steps - 15.0) / 27.0))
 
@@ -53,12 +53,12 @@ def test_a_shift_by_one_hop_shifts_the_spectrogram() -> None:
     noise = torch.randn(1, WINDOW + 160, generator=torch.Generator().manual_seed(0))
     logmel = LogMel()
     early, late = logmel(noise[:, :WINDOW]), logmel(noise[:, 160:])
-    # The transform of 512 samples reaches 256 beyond a column: two columns at the ends see the zeros outside.
+    # The transform of 512 samples reaches 256 beyond a column, so two columns at each end include zero padding.
     torch.testing.assert_close(early[..., 3:46], late[..., 2:45], atol=1e-4, rtol=0)
 
 
 def save_speech_model(kind: str, folder: Path) -> Path:
-    """A wav2vec 2.0 or HuBERT model of a few thousand random weights, saved as published ones are."""
+    """Return a wav2vec 2.0 or HuBERT model with a few thousand random weights, saved like published ones."""
     import transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -78,14 +78,14 @@ def test_transformers_are_read_from_their_folder(kind: str, tmp_path: Path, one_
     features = Transformer(kind, str(folder))
     sound = make_sine(300.0) + 0.02
 
-    # Its weights are those on disk, also when other code loads them.
+    # The weights are those on disk, and other code loads the same ones.
     import transformers
 
     network = transformers.AutoModel.from_pretrained(folder).eval()
     normal = (sound - sound.mean()) / sound.std(correction=0)
     with torch.no_grad():
         expected = network(normal).last_hidden_state.transpose(1, 2)
-    # States stand at samples 200 + 320 k, columns at 160 + 320 k: an eighth of the way back.
+    # States are at samples 200 + 320 k, columns at 160 + 320 k: an eighth of a step earlier.
     found = features(sound)
     assert found.shape == (1, 32, 24)
     wanted = 0.875 * expected[..., 1:] + 0.125 * expected[..., :-1]
@@ -103,7 +103,7 @@ def test_pretrained_features_stay_frozen_and_are_not_saved(tmp_path: Path, one_t
 
 
 def test_evenly_spaced_columns_by_hand() -> None:
-    # States at samples 100 + 400 k hold their own place; columns stand at 160, 480, 800, 1120.
+    # States at samples 100 + 400 k hold their own position; columns are at 160, 480, 800, 1120.
     hidden = torch.tensor([[[100.0, 500.0, 900.0]]])
     spaced = space_evenly(hidden, 1280, step=400, first=100, rate=2)
     torch.testing.assert_close(spaced, torch.tensor([[[160.0, 480.0, 800.0, 900.0]]]))
@@ -118,7 +118,7 @@ def test_moonshine_has_columns_of_a_half_frame(moonshine: Moonshine) -> None:
     features = moonshine(0.05 * torch.randn(2, 16000))
     assert features.shape == (2, 288, 50) and torch.isfinite(features).all()
     assert not list(moonshine.parameters()) and not moonshine.state_dict()
-    # Standardized over channels, but for what interpolation takes away.
+    # Standardized over channels, except for the effect of interpolation.
     assert 0.8 < features.std(dim=1).mean() < 1.05
 
 
@@ -133,7 +133,7 @@ def test_moonshine_tells_vowels_from_hiss_whatever_the_voice(moonshine: Moonshin
     time = torch.arange(16000) / 16000
 
     def sing(pitch: float) -> torch.Tensor:
-        """An open vowel: harmonics under formants at 700 and 1200 Hz."""
+        """Return an open vowel: harmonics under formants at 700 and 1200 Hz."""
         harmonics = pitch * torch.arange(1, int(4000 / pitch))
         height = sum(torch.exp(-(((harmonics - center) / 150) ** 2)) for center in (700.0, 1200.0))
         return 0.02 * (height[:, None] * torch.sin(2 * torch.pi * harmonics[:, None] * time)).sum(0)

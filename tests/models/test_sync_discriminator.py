@@ -1,4 +1,4 @@
-"""Lip-sync discriminator: what of a frame it sees, whatever the pose; what of speech; and how offsets are scored."""
+"""Lip-sync discriminator: lip crops for any pose, speech windows, and scores of offsets."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ LOGMEL = SyncAudioConfig(features="logmel", width=16, context=320)
 
 
 def make_camera(angle: float = 0.0, scale: float = 0.75, center: tuple[float, float] = (0.0, 0.0)) -> Camera:
-    """A camera on an upright head, rolled by ``angle``."""
+    """Return a camera on an upright head, rolled by ``angle``."""
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]])
     return Camera(rotation, torch.tensor([scale]), torch.tensor([center]))
 
 
 def paint(camera: Camera, size: int) -> Tensor:
-    """A smooth picture ``[1, 3, size, size]`` that is painted on the head: it moves with the camera."""
+    """Return a smooth image ``[1, 3, size, size]`` that is attached to the head: it moves with the camera."""
     u, v = (make_pixel_grid(size, size) - camera.center).unbind(-1)
     x, y = u / camera.scale, -v / camera.scale
     rotation = camera.rotation[0]
@@ -65,7 +65,7 @@ def test_a_crop_is_a_sample_of_the_frame_at_its_pixel_centers() -> None:
     u, v = make_pixel_grid(size, size).unbind(-1)
     crops = crop_lips(torch.stack([u, v, u * 0])[None], camera, CROP)
     assert crops.shape == (1, 3, CROP.height, CROP.width)
-    # The crop's middle lies where its head point is projected: u = 0.1, v = -0.05 + 0.8 * 0.45.
+    # The center of the crop is the projection of its head point: u = 0.1, v = -0.05 + 0.8 * 0.45.
     np.testing.assert_allclose(crops[0, :2].mean(dim=(1, 2)), [0.1, 0.31], atol=1e-3)
     # Its pixels are square: 2 * 0.55 * 0.8 over 64 columns.
     step = 2 * CROP.reach * 0.8 / CROP.width
@@ -110,7 +110,7 @@ def test_roll_is_the_rotation_within_the_image() -> None:
     yaw = torch.tensor([[[math.cos(0.6), 0.0, math.sin(0.6)], [0.0, 1.0, 0.0], [-math.sin(0.6), 0.0, math.cos(0.6)]]])
     turned = Camera(yaw, torch.ones(1), torch.zeros(1, 2))
     torch.testing.assert_close(measure_roll(turned), torch.eye(2)[None])
-    # A head rolled by 30 degrees counterclockwise (as seen): its right-hand side rises, so v falls with u.
+    # The head is rolled by 30 degrees counterclockwise (in the image): its right side rises, so v falls with u.
     cos, sin = math.cos(math.pi / 6), math.sin(math.pi / 6)
     torch.testing.assert_close(measure_roll(make_camera(math.pi / 6)), torch.tensor([[[cos, sin], [-sin, cos]]]))
 
@@ -173,10 +173,10 @@ def test_every_parameter_of_both_networks_gets_a_gradient(small: SyncDiscriminat
 
 def test_offsets_are_found_with_their_sign() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
-    lips, speech = vectors[10:50], vectors[7:47]  # speech[t + 3] belongs to lips[t]: the sound comes 3 frames late.
+    lips, speech = vectors[10:50], vectors[7:47]  # speech[t + 3] belongs to lips[t]: the audio is 3 frames late.
     scores = score_offsets(lips @ speech.T, 15)
     assert scores.argmax() - 15 == 3 and scores[18] == pytest.approx(1.0)
-    # Rows 10 to 29 alone, with all of the speech around them.
+    # Only rows 10 to 29, with all of the speech around them.
     scores = score_offsets((lips @ speech.T)[10:30], 15, first=10)
     assert scores.argmax() - 15 == 3 and scores[18] == pytest.approx(1.0)
 
@@ -223,7 +223,7 @@ def test_embeddings_are_scored_like_the_matrix_of_their_cosines(first: int) -> N
     found = score_embeddings(lips, speech, 18, first)
     assert (expected == -1).any()
     torch.testing.assert_close(found, expected)
-    # Rows that do not count are as good as not there.
+    # Rows that are not counted have no effect.
     counted = torch.arange(24) < 15
     torch.testing.assert_close(
         score_embeddings(lips, speech, 9, first, counted), score_offsets(lips[:15] @ speech.T, 9, first)

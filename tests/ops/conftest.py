@@ -1,4 +1,4 @@
-"""The libraries of kernels under test: the CPU's in every instruction set it has, and CUDA's emulated as C++."""
+"""The kernel libraries under test: the CPU library in every instruction set, and the CUDA kernels emulated as C++."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU_VARIANTS = ("plain", "avx2", "avx512", "amx")
 
 @pytest.fixture(scope="session")
 def build() -> ModuleType:
-    """cuda_ext/build.py as a module; skips outside a source checkout and without a compiler."""
+    """Return cuda_ext/build.py as a module; skips outside a source checkout and without a compiler."""
     if not BUILD.is_file():
         pytest.skip("cuda_ext is not part of an installed package")
     spec = importlib.util.spec_from_file_location("build_kernels", BUILD)
@@ -33,13 +33,13 @@ def build() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def emulated(build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> backend.Library:
-    """The CUDA kernels, compiled as C++."""
+    """Return the CUDA kernels, compiled as C++."""
     return backend.load_library("cuda", build.build_emulated(tmp_path_factory.mktemp("emulated")))
 
 
 @pytest.fixture
 def cpu() -> backend.Library:
-    """The CPU library that the package has loaded."""
+    """Return the CPU library that the package has loaded."""
     try:
         return backend.load_library("cpu")
     except UserError as error:
@@ -48,12 +48,12 @@ def cpu() -> backend.Library:
 
 @pytest.fixture(params=CPU_VARIANTS)
 def cpu_library(request: pytest.FixtureRequest, cpu: backend.Library) -> Iterator[backend.Library]:
-    """Each set of CPU kernels in turn: for operators that have no others."""
+    """Iterate over the sets of CPU kernels, for operators that have no other kernels."""
     yield from use_variant(cpu, request.param)
 
 
 def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Library]:
-    """Let the CPU library use one of its sets of kernels for a while; skips where the processor has it not."""
+    """Select a set of kernels of the CPU library temporarily; skips if the processor does not support it."""
     chosen = library.handle.s3d_cpu_variant()
     if library.handle.s3d_cpu_use(variant.encode()) != 0:
         pytest.skip(f"this processor has no {variant}")
@@ -63,7 +63,7 @@ def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Libr
 
 @pytest.fixture(params=(*CPU_VARIANTS, "emulated", "cuda"))
 def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
-    """Each set of kernels in turn."""
+    """Iterate over the sets of kernels."""
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("there is no GPU")
@@ -77,14 +77,14 @@ def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
-    """Where the tensors of a test with ``library`` live."""
+    """Return the device of the tensors of a test with ``library``."""
     call = getattr(request.node, "callspec", None)
     return "cuda" if call is not None and call.params.get("library") == "cuda" else "cpu"
 
 
 @pytest.fixture
 def make(device: str):
-    """Random float32 tensors on the device: ``make(2, 3)`` is normal, ``make.uniform(2, 3, low=0, high=1)`` is not."""
+    """Make float32 tensors on the device: ``make(2, 3)`` is normal, ``make.uniform(2, 3, low=0, high=1)`` uniform."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -98,6 +98,6 @@ def make(device: str):
 
 
 def relative_error(result: Tensor, truth: Tensor) -> float:
-    """Largest difference over largest value."""
+    """Return the largest difference over the largest value."""
     difference = (result.detach().double() - truth.detach()).abs().max()
     return float(difference / truth.detach().abs().max().clamp(min=1e-30))

@@ -12,12 +12,12 @@ from s3dnerf.ops.backend import VARIABLE
 
 from .conftest import relative_error
 
-# Batch, height and width of the change.
+# Batch, height and width of the residual.
 SIZES = [(1, 2, 2), (2, 4, 6), (1, 16, 32), (3, 18, 34), (2, 34, 128), (1, 50, 14)]
 
 
 def draw(make, size, scale: float = 0.05) -> tuple[Tensor, Tensor]:
-    """A photograph, and changes of which some are small and some are large."""
+    """Return a source, and residuals of which some are small and some are large."""
     batch, height, width = size
     change = scale * make(batch, 12, height, width) * make(batch, 1, height, width)
     return make(batch, 3, 2 * height, 2 * width), change + 0.05 * make(batch, 12, 1, 1)

@@ -1,4 +1,4 @@
-"""Detail is kept where the photograph is right, on cases worked out by hand."""
+"""Detail is kept where the source is right, on cases computed by hand."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from s3dnerf.ops.add_residual import DETAIL_THRESHOLD, add_residual_to_source
 
 
 def make_change(level: float, detail: float) -> Tensor:
-    """Two by two pixels of each color: a level, and a checkerboard on top of it that averages to nothing."""
+    """Return 2 x 2 pixels per color: a level plus a zero-mean checkerboard."""
     board = detail * torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(3)
     return (level + board).view(1, 12, 1, 1).expand(1, 12, 8, 8)
 
 
 def keep_detail(change: Tensor, share: float) -> Tensor:
-    """The change that is made to a black photograph."""
+    """Return the residual that is added to a black source."""
     height, width = change.shape[2:]
     return add_residual_to_source(torch.zeros(len(change), 3, 2 * height, 2 * width), change, share)
 
 
 def test_detail_of_a_small_change_is_left_to_the_photograph() -> None:
     assert keep_detail(make_change(0.0, 0.02), 1.0).abs().max() < 1e-7
-    # Half of it, if half is asked for; what is not detail stays.
+    # A detail scale of one half keeps half of the detail; the rest is unaffected.
     torch.testing.assert_close(keep_detail(make_change(0.0, 0.02), 0.5).abs(), torch.full((1, 3, 16, 16), 0.01))
     kept = keep_detail(make_change(0.01, 0.02), 1.0)
     agreement = math.exp(-((0.01 / DETAIL_THRESHOLD) ** 2))

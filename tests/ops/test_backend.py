@@ -1,4 +1,4 @@
-"""The choice of a backend: what is found, what is forced, and what is said when something is missing."""
+"""The choice of a backend: what is found, what is forced, and the errors if something is missing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from s3dnerf.ops import backend
 
 
 def forget() -> None:
-    """Choices are remembered by the process."""
+    """Clear the cached choices of the process."""
     for function in (backend._choose, backend.inspect_backend, backend.load_library):
         function.cache_clear()
 
 
 @pytest.fixture
 def without_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A package that was installed without a compiler."""
+    """Simulate a package that was installed without a compiler."""
     forget()
     monkeypatch.setattr(backend, "LIBRARIES", tmp_path)
     yield

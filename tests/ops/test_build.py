@@ -1,4 +1,4 @@
-"""Building: every architecture compiles without warnings, and one CPU library serves all processors of its kind."""
+"""Builds: every architecture compiles without warnings, and one CPU library serves all processors of its kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_cuda_compiles_for_every_architecture_without_warnings(build, tmp_path: 
 
 
 def test_cpu_kernels_compile_for_other_processors(build) -> None:
-    """The code without a single instruction of x86 in it, as other compilers see it."""
+    """Return the code without any x86 instruction, as other compilers see it."""
     flags = [
         *build.COMMON_FLAGS,
         *build.WARNINGS,

@@ -1,4 +1,4 @@
-"""Compositing of every backend against float64, and against numbers worked out by hand."""
+"""Compositing of every backend against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = [(1, 1, 1), (9, 2, 4), (7, 4, 21), (5, 8, 22), (6, 16, 21), (7, 33, 3), 
 
 
 def test_by_hand() -> None:
-    # Two samples of optical depth ln 2 each: half, then half of what is left.
+    # Two samples of optical depth ln 2 each: half, then half of the rest.
     seen = composite(torch.full((1, 2), math.log(2.0)), torch.tensor([[[1.0], [2.0]]]), torch.ones(1, 2))
     assert seen.weights[0].tolist() == pytest.approx([0.5, 0.25])
     assert seen.alpha.item() == pytest.approx(0.75)
@@ -23,13 +23,13 @@ def test_by_hand() -> None:
 
 
 def test_early_termination_by_hand() -> None:
-    # Transmittance before the samples: 1, 1/2, 1/4, 1/8; those behind less than 0.2 weigh nothing.
+    # Transmittance before the samples: 1, 1/2, 1/4, 1/8; samples below 0.2 have no weight.
     seen = composite(torch.full((1, 4), math.log(2.0)), torch.ones(1, 4, 1), torch.ones(1, 4), early_stop_eps=0.2)
     assert seen.weights[0].tolist() == pytest.approx([0.5, 0.25, 0.125, 0.0])
 
 
 def compare(library, arguments, gradients, reference, shapes) -> None:
-    """Forward and backward of one library against a float64 reference of the same (flat) arguments."""
+    """Compare forward and backward of a library with a float64 reference of the same (flat) arguments."""
     density, values, deltas, rays, stop = arguments
     wide = [part.double().requires_grad_() for part in (density, values, deltas)]
     truth = reference(*(part.view(shape) for part, shape in zip(wide, shapes, strict=True)))

@@ -13,7 +13,7 @@ from s3dnerf.ops.composite import composite
 def composite_ray(
     density: np.ndarray, values: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, float, list[float]]:
-    """One ray, front to back, float64."""
+    """Composite one ray, front to back, in float64."""
     clear, total, weights = 1.0, np.zeros(values.shape[-1]), []
     for sigma, value, length in zip(density, values, lengths, strict=True):
         weight = clear * (1.0 - math.exp(-sigma * length))
@@ -66,7 +66,7 @@ def test_thin_fog_is_not_lost_to_rounding() -> None:
 
 
 def test_half_then_half_by_hand() -> None:
-    # Each sample lets half of the light through: 1/2 of the first, 1/4 of the second, 1/8 of the third.
+    # Each sample transmits half of the light: 1/2 of the first, 1/4 of the second, 1/8 of the third.
     density = torch.full((1, 3), math.log(2.0))
     seen = composite(density, torch.tensor([[[8.0, 0.0], [8.0, 8.0], [8.0, 16.0]]]), torch.ones(1, 3))
     torch.testing.assert_close(seen.values, torch.tensor([[7.0, 4.0]]))

@@ -1,4 +1,4 @@
-"""The convolution of every set of CPU kernels against float64, and against numbers worked out by hand."""
+"""The convolution of every set of CPU kernels against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from s3dnerf.ops.convolution import (
 
 from .conftest import relative_error
 
-# Batch, channels in and out, height and width: whole and broken tiles, channels in whole and broken registers.
+# Batch, channels in and out, height and width: full and partial tiles, full and partial registers of channels.
 SIZES = [(1, 1, 1, 1, 1), (2, 5, 7, 9, 13), (1, 32, 12, 4, 40), (3, 20, 64, 17, 6), (2, 48, 33, 8, 140)]
 
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernel serve small pictures too."""
+    """Let the kernel also process small images."""
     monkeypatch.setattr(module, "MIN_PIXELS", 1)
 
 
 def draw(make, sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Input, weight, bias and addend, channels last."""
+    """Return input, weight, bias and addend in channels-last format."""
     batch, inputs, outputs, height, width = sizes
     x, addend = make(batch, height, width, inputs), make(batch, height, width, outputs)
     return x, make(outputs, inputs, 3, 3), make(outputs), addend
@@ -50,7 +50,7 @@ def draw_layer(make, sizes) -> tuple[Convolution, Tensor, Tensor]:
 
 
 def test_by_hand(cpu_library) -> None:
-    # Every pixel becomes the sum of the three by three around it, beside the border of fewer.
+    # Every pixel becomes the sum of its 3 x 3 neighborhood; border pixels have fewer neighbors.
     x = torch.arange(1.0, 26.0).view(1, 5, 5, 1)
     result = launch_forward(cpu_library, x, torch.ones(1, 1, 3, 3), torch.tensor([0.5]), None, False, False)
     expected = {(0, 0): 1 + 2 + 6 + 7, (2, 2): 9 * 13, (4, 4): 19 + 20 + 24 + 25, (0, 2): 2 + 3 + 4 + 7 + 8 + 9}
@@ -92,7 +92,7 @@ def test_gradients_agree_with_float64(cpu_library, everywhere, make, sizes) -> N
 
 @pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
 def test_gradients_of_gradients_agree_with_float64(cpu_library, everywhere, make, sizes) -> None:
-    # As the penalty R1 wants them: how the gradient to the input depends on all else.
+    # Second derivatives, as the R1 penalty needs them: of the input gradient with respect to everything else.
     x, weight, bias, _ = draw(make, sizes)
     parts = (x.permute(0, 3, 1, 2), weight, bias)
 

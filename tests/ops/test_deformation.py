@@ -12,7 +12,7 @@ from s3dnerf.ops.deformation import DeformationArguments, deform, deform_referen
 
 from .conftest import relative_error
 
-# Frames, points, regions, hidden, narrow, outputs.
+# Frames, points, regions, hidden width, bottleneck width, outputs.
 SIZES = [
     (6, 201, 6, 64, 32, 7),
     (1, 64, 16, 48, 24, 3),
@@ -23,7 +23,7 @@ SIZES = [
 
 
 def make_parts(make, sizes: tuple[int, ...]) -> list[Tensor]:
-    """Position, shares, codes, pose, then weights and biases in turns."""
+    """Return positions, region weights, codes, pose, then weights and biases in turn."""
     batch, points, regions, hidden, narrow, outputs = sizes
     parts = [make(points, hidden), make(points, regions).softmax(-1), make(batch, regions, hidden), make(batch, hidden)]
     for into, out in ((hidden, narrow), (narrow, hidden), (2 * hidden, outputs)):
@@ -40,7 +40,7 @@ def describe(parts: list[Tensor], bf16_products: bool = False) -> DeformationArg
 
 
 def find_truth(parts: list[Tensor], gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The result and all gradients in float64."""
+    """Return the result and all gradients in float64."""
     wide = [part.detach().double().requires_grad_() for part in parts]
     result = deform_reference(*wide[:4], pair(wide))
     assert result.dtype == torch.float64
@@ -64,7 +64,7 @@ def test_agrees_with_float64(cpu_library, make, sizes) -> None:
     assert_agree(launch_backward(cpu_library, gradient, describe(parts)), truths, 1e-4)
 
 
-# A single number may be the small difference of large ones.
+# Single values may be small differences of large ones.
 @pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if sizes[1] > 1], ids=str)
 def test_products_in_bfloat16_where_they_are_allowed(cpu_library, make, sizes) -> None:
     parts, gradient = make_parts(make, sizes), draw_gradient(make, sizes)
@@ -121,7 +121,7 @@ def test_sizes_below_one_are_refused(cpu_library, make) -> None:
 
 @pytest.fixture
 def learning(cpu, make) -> tuple[list[Tensor], Tensor]:
-    """Parts that learn, and the gradient to the result."""
+    """Return the trainable parts, and the gradient with respect to the result."""
     parts = [part.requires_grad_() for part in make_parts(make, SIZES[0])]
     return parts, draw_gradient(make, SIZES[0])
 
@@ -143,7 +143,7 @@ def test_autocast_gives_float32_and_gradients_of_their_own_types(learning, devic
     parts, gradient = learning
     truth, truths = find_truth(parts, gradient)
     with torch.autocast("cpu", torch.bfloat16):
-        # As linear layers give them.
+        # In the layout of linear layers.
         halves = [parts[0].bfloat16(), parts[1], parts[2].bfloat16(), parts[3].bfloat16(), *parts[4:]]
         result = deform(*halves[:4], pair(halves))
     assert result.dtype == torch.float32 and relative_error(result, truth) < 2e-2

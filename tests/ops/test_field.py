@@ -1,4 +1,4 @@
-"""The fused path of every backend against float64, and against the lines of S3DNeRF.render that it replaces."""
+"""The fused path of every backend against float64, and against the separate operators of S3DNeRF that it replaces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from s3dnerf.structures import Camera
 
 from .conftest import relative_error
 
-# Channels a plane, hidden, features, ambient, octaves, scales, samples, rays.
+# Channels per plane, hidden, features, ambient, octaves, scales, samples, rays.
 SIZES = [
     (12, 64, 16, 4, 3, 3, 8, 101),
     (5, 20, 3, 0, 1, 1, 3, 1),
@@ -39,7 +39,7 @@ SIZES = [
 
 
 def make_radiance(layers: list[tuple[torch.Tensor, torch.Tensor]], octaves: int) -> RadianceField:
-    """A radiance network with these layers."""
+    """Return a radiance network with these layers."""
     (first, _), _, (_, last) = layers
     network = RadianceField(RadianceFieldConfig(max(len(first), 1), max(len(last) - 4, 1)), 1, 1)
     network.frequencies = octaves
@@ -64,7 +64,7 @@ def make_field(make, channels, hidden, features, ambient, octaves, scales) -> De
 
 
 def widen(field: DeformedField) -> DeformedField:
-    """The field in float64."""
+    """Return the field in float64."""
     camera = field.camera
     return replace(
         field,
@@ -78,12 +78,12 @@ def widen(field: DeformedField) -> DeformedField:
 
 
 def describe(field, positions, deltas, stop=0.0) -> operators.FieldArguments:
-    """What the operator hands to a library."""
+    """Return the arguments that the operator passes to a library."""
     return field.make_arguments(positions, deltas, stop)
 
 
 def run(library, field, positions, deltas, stop=0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The fused path on a given library."""
+    """Run the fused path on a given library."""
     return operators.launch_forward(library, describe(field, positions, deltas, stop))
 
 
@@ -123,7 +123,7 @@ def test_bad_positions_spoil_only_their_own_ray(library, make, device, bad) -> N
 
 
 def make_model() -> S3DNeRF:
-    """A small model whose every parameter says something."""
+    """Return a small model in which every parameter has an effect."""
     config = ModelConfig(
         ray_size=16,
         samples=6,
@@ -170,12 +170,12 @@ def test_gives_what_the_model_renders_line_by_line(cpu) -> None:
 
 
 def list_learned(field: DeformedField) -> list[torch.Tensor]:
-    """What the field learns, in the order in which the kernels give the gradients."""
+    """Return the trainable inputs of the field, in the order of the gradients from the kernels."""
     return [field.lattice, *field.planes, *(part for layer in field.radiance.layers for part in layer)]
 
 
 def differentiate_truly(field, positions, deltas, gradients, stop=0.0) -> list[torch.Tensor]:
-    """The gradients in float64, through separate operators."""
+    """Return the gradients in float64, through separate operators."""
     wide = widen(field)
     learned = [part.requires_grad_() for part in list_learned(wide)]
     seen = render_rays_reference(wide, positions.double(), deltas.double(), stop)
@@ -183,7 +183,7 @@ def differentiate_truly(field, positions, deltas, gradients, stop=0.0) -> list[t
 
 
 def differentiate(library, field, positions, deltas, gradients, stop=0.0) -> list[torch.Tensor]:
-    """The gradients from the fused path on a given library."""
+    """Return the gradients of the fused path on a given library."""
     if library.prefix == "s3d_cuda":
         pytest.skip("on CUDA gradients come from separate operators")
     results = operators.launch_backward(library, gradients, describe(field, positions, deltas, stop))
@@ -199,7 +199,7 @@ def assert_agree(results, truths, tolerance=1e-4) -> None:
 
 
 def make_rays(make, batch, rays, samples, features, reach=1.2) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Positions, deltas, and gradients to what rays see."""
+    """Return positions, deltas, and gradients with respect to the ray outputs."""
     positions = make.uniform(batch, rays, samples, 3, low=-reach, high=reach)
     gradients = [make(batch, rays, features + 5), make(batch, rays)]
     return positions, make.uniform(batch, rays, samples), gradients
@@ -217,7 +217,7 @@ def test_gradients_agree_with_float64(library, make, sizes, stop) -> None:
 
 @pytest.mark.parametrize("batch", [1, 6])
 def test_gradients_for_any_share_of_the_threads(library, make, batch) -> None:
-    """Three threads: rays of one item in several threads, and items that end inside a thread's share."""
+    """Use three threads: rays of one item in several threads, and items that end within the part of a thread."""
     field = repeat_field(make_field(make, *SIZES[0][:6]), batch)
     positions, deltas, gradients = make_rays(make, batch, 70, 4, 16)
     truths = differentiate_truly(field, positions, deltas, gradients)
@@ -228,7 +228,7 @@ def test_gradients_for_any_share_of_the_threads(library, make, batch) -> None:
 
 
 def repeat_field(field: DeformedField, batch: int) -> DeformedField:
-    """The field for a batch of another size, each item another one."""
+    """Return the field for a batch of another size, with different items."""
     index = torch.arange(batch) % 2
     camera = Camera(field.camera.rotation[index], field.camera.scale[index], field.camera.center[index])
     lattice = field.lattice[index] * torch.arange(1, batch + 1).to(field.lattice)[:, None, None] / batch
@@ -301,7 +301,7 @@ def test_products_in_bfloat16_where_they_are_allowed(library, make, sizes) -> No
 
 @pytest.fixture
 def learning(cpu, make) -> tuple[DeformedField, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """A field that learns, and its rays."""
+    """Return a field that requires gradients, and its rays."""
     field = make_field(make, *SIZES[0][:6])
     for part in list_learned(field):
         part.requires_grad_()
@@ -310,7 +310,7 @@ def learning(cpu, make) -> tuple[DeformedField, torch.Tensor, torch.Tensor, list
 
 @pytest.mark.parametrize("device", ["cpu"])
 def test_see_field_learns_in_one_operator(learning, device, monkeypatch) -> None:
-    """With planes of one portrait expanded to the batch."""
+    """Return the field with planes of one source expanded to the batch."""
     field, positions, deltas, gradients = learning
     field = replace(field, planes=[scale[:1] for scale in field.planes])
     truths = differentiate_truly(field, positions, deltas, gradients)

@@ -1,4 +1,4 @@
-"""The hash grid of every backend against float64, and the layout rule against numbers worked out by hand."""
+"""The hash grid of every backend against float64, and the layout against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SIZES = [(2, 1, 1), (2, 2, 17), (2, 8, 300), (3, 1, 33), (3, 2, 1000), (3, 4, 50
 
 
 def plan(dimensions: int, features: int) -> list[GridLevel]:
-    """Levels both dense and hashed."""
+    """Return levels both dense and hashed."""
     config = HashGridConfig(levels=5, features=features, log2_hashmap_size=9, base_resolution=4, finest_resolution=200)
     return plan_levels(config, dimensions)
 
 
 def keep_off_borders(positions: torch.Tensor, levels: list[GridLevel]) -> torch.Tensor:
-    """Move positions whose cell depends on the last digit; across a border the slope jumps."""
+    """Move positions whose cell depends on rounding, because the slope is discontinuous at cell borders."""
     for _ in range(20):
         for level in levels:
             place = positions.double() * level.scale + 0.5
@@ -37,7 +37,7 @@ def keep_off_borders(positions: torch.Tensor, levels: list[GridLevel]) -> torch.
 
 
 def test_levels_by_hand() -> None:
-    # Growth 2: scales 3, 7, 15; vertices 4, 8, 16 an axis; 64, 512, 4096 in space, of which a table of 2^9 holds 512.
+    # Growth 2: scales 3, 7, 15; 4, 8, 16 vertices per axis; 64, 512, 4096 in total, of which a table of 2^9 holds 512.
     levels = plan_levels(HashGridConfig(3, 2, 9, 4, 16), 3)
     assert levels == [
         GridLevel(3.0, 4, 0, 64, False),
@@ -51,7 +51,7 @@ def test_levels_by_hand() -> None:
 def test_scales_are_float32_so_that_all_backends_count_alike() -> None:
     for level in plan_levels(HashGridConfig(16, 2, 19, 16, 2048), 3):
         assert torch.tensor(level.scale, dtype=torch.float32).item() == level.scale
-    # In float64 the last scale comes out a hair above 2047, and its resolution one too large.
+    # In float64 the last scale is slightly above 2047, which would make its resolution one too large.
     assert plan_levels(HashGridConfig(16, 2, 19, 16, 2048), 3)[-1].resolution == 2048
 
 
@@ -59,11 +59,11 @@ def test_vertices_by_hand() -> None:
     dense = GridLevel(3.0, 4, 0, 64, False)
     hashed = GridLevel(15.0, 16, 0, 512, True)
     vertices = torch.tensor([[1, 2, 3], [0, 0, 0], [3, 0, 0], [4, 3, 3]])
-    # x fastest: 1 + 4 (2 + 4 * 3) = 57; the last, one vertex beyond the end, comes round to the first.
+    # x fastest: 1 + 4 (2 + 4 * 3) = 57; the last vertex, one beyond the end, wraps around to the first.
     assert index_vertices(vertices, dense).tolist() == [57, 0, 3, 0]
     expected = [(x ^ (y * 2654435761) ^ (z * 805459861)) % 2**32 % 512 for x, y, z in vertices.tolist()]
     assert index_vertices(vertices, hashed).tolist() == expected
-    # -1 is the unsigned 2^32 - 1, also where the entries are no power of two.
+    # -1 is 2^32 - 1 as an unsigned integer, also if the number of entries is no power of two.
     odd = GridLevel(4.0, 5, 0, 128, False)
     assert index_vertices(torch.tensor([[-1, 0, 0]]), odd).item() == (2**32 - 1) % 128
 

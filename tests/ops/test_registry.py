@@ -1,4 +1,4 @@
-"""The operators inside PyTorch: the binary interface, registration, fakes, torch.compile, autocast."""
+"""The operators in PyTorch: binary interface, registration, fake kernels, torch.compile, autocast."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_opcheck_composite() -> None:
 
 
 def look(grid: HashGrid, planes: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-    """A small renderer out of all operators that have gradients."""
+    """Return a small renderer built from all operators that have gradients."""
     features = torch.cat([grid(0.5 + 0.5 * positions), sample_triplanes(planes, positions)], dim=-1)
     values = features.sin().unflatten(1, (-1, 5))
     seen = composite(values[..., 0].square(), values, torch.full_like(values[..., 0], 0.1))

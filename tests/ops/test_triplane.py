@@ -1,4 +1,4 @@
-"""Tri-plane lookup of every backend against float64, and against numbers worked out by hand."""
+"""Tri-plane lookup of every backend against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SIZES = [
     (37, 1, 7, 65),
     (150, 6, 5, 20),
 ]
-# How far the weight of a pixel may be off the reference when the coordinate is next to a pixel's center.
+# Maximum error of a pixel's weight if the coordinate is close to a pixel center.
 PIXEL_EDGE = 1e-3
 
 
 def keep_off_centers(positions: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """Move coordinates whose pixel depends on the last digit; from pixel to pixel the slope jumps."""
+    """Move coordinates whose pixel depends on rounding, because the slope is discontinuous between pixels."""
     for _ in range(20):
         for size in sizes:
             place = (positions.double() + 1.0) * size / 2.0 - 0.5
@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     planes[0, 0, 0] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     planes[0, 1], planes[0, 2] = 10.0, 100.0
     positions = torch.tensor([[[-0.5, -0.5, 0.3], [0.5, -0.5, 0.0], [0.0, 0.25, 0.9], [-9.0, 9.0, -9.0]]])
-    # In the third, y = 1/4 lies three quarters of the way from the upper to the lower row.
+    # For the third point, y = 1/4 is three quarters of the way from the upper to the lower row.
     expected = torch.tensor([1.0, 2.0, 0.25 * 1.5 + 0.75 * 3.5, 3.0]) + 110.0
     assert sample_triplane(planes, positions)[0, :, 0].tolist() == pytest.approx((expected / 3).tolist())
 
@@ -70,7 +70,7 @@ def test_agrees_with_float64(library, make, device, channels, height, width, poi
 
 def test_several_scales_and_any_strides(library, make) -> None:
     coarse = make(2, 3, 4, 5, 7)
-    # As a channels-last convolution leaves them: [B, H, W, 3, C] in memory.
+    # In the layout of a channels-last convolution: [B, H, W, 3, C] in memory.
     fine = make(2, 9, 8, 3, 20).permute(0, 3, 1, 2, 4)
     shared = make(1, 3, 6, 6, 3).expand(2, -1, -1, -1, -1)
     positions, gradient = make.uniform(2, 50, 3, low=-1.1, high=1.1), make(2, 50, 30)
@@ -141,7 +141,7 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
 @pytest.mark.parametrize(("batch", "points", "threads"), [(1, 5000, 1), (1, 5003, 2), (2, 1500, 3), (3, 1100, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sorted_points_read_what_points_read_one_by_one(library, make, device, batch, points, threads, dtype) -> None:
-    # Large planes and many scattered points are read in an order of their own; a few points are not, nor odd channels.
+    # Large planes with many scattered points are processed in a sorted order; few points and odd channels are not.
     planes = make(batch, 3, 48, 64, 32).to(dtype)
     positions = make.uniform(batch, points, 3, low=-1.2, high=1.2)
     positions[0, 3, 1] = float("nan")

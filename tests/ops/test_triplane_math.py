@@ -11,7 +11,7 @@ from s3dnerf.ops.triplane import sample_triplane
 
 
 def read_bilinearly(plane: np.ndarray, u: float, v: float) -> np.ndarray:
-    """``plane [C, H, W]`` at image coordinates, float64, one point."""
+    """Interpolate ``plane [C, H, W]`` at one point in image coordinates, in float64."""
     height, width = plane.shape[1:]
     x = min(max((u + 1) * width / 2 - 0.5, 0.0), width - 1.0)
     y = min(max((v + 1) * height / 2 - 0.5, 0.0), height - 1.0)
@@ -32,7 +32,7 @@ def test_middle_of_four_pixels_is_their_mean() -> None:
 
 @pytest.mark.parametrize("plane", [0, 1, 2])
 def test_each_plane_is_addressed_by_its_own_axes(plane: int) -> None:
-    # A ramp along the width and ten times as steep a ramp along the height.
+    # A ramp along the width, and a ramp ten times as steep along the height.
     across, down = torch.meshgrid(torch.arange(4.0), 10 * torch.arange(4.0), indexing="xy")
     planes = torch.zeros(1, 3, 1, 4, 4)
     planes[0, plane, 0] = 3 * (across + down)
@@ -71,7 +71,7 @@ def test_outside_reads_the_border() -> None:
 def test_gradient_of_planes_is_the_share_of_each_pixel() -> None:
     planes = torch.zeros(1, 3, 1, 2, 2, requires_grad=True)
     sample_triplane(planes, torch.tensor([[[0.25, -0.25, 0.5]]])).sum().backward()
-    # x = 0.75 and y = 0.25 pixels: shares of the xy plane, a third each because planes are averaged.
+    # x = 0.75 and y = 0.25 pixels: weights within the xy plane, divided by three because planes are averaged.
     expected = torch.tensor([[0.25 * 0.75, 0.75 * 0.75], [0.25 * 0.25, 0.75 * 0.25]]) / 3
     torch.testing.assert_close(planes.grad[0, 0, 0], expected)
     torch.testing.assert_close(planes.grad.sum(), torch.tensor(1.0))
@@ -79,7 +79,7 @@ def test_gradient_of_planes_is_the_share_of_each_pixel() -> None:
 
 def test_gradient_of_positions_is_the_slope() -> None:
     planes = torch.zeros(1, 3, 1, 4, 4)
-    planes[0, 0, 0] = torch.arange(4.0)  # grows by 1 a pixel along x, 2 a unit
+    planes[0, 0, 0] = torch.arange(4.0)  # increases by 1 per pixel along x, 2 per unit
     positions = torch.tensor([[[0.1, 0.2, 0.3], [5.0, 0.0, 0.0]]], requires_grad=True)
     sample_triplane(planes, positions).sum().backward()
     torch.testing.assert_close(positions.grad[0, 0], torch.tensor([2.0 / 3, 0.0, 0.0]))

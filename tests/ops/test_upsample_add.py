@@ -1,4 +1,4 @@
-"""Upsampled maps of every set of CPU kernels against float64, and against numbers worked out by hand."""
+"""Upsampled maps of every set of CPU kernels against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warped source of every set of CPU kernels against float64, and against numbers worked out by hand."""
+"""The warped source of every set of CPU kernels against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def find_truth(image: Tensor, detail: Tensor, fine: Tensor) -> tuple[Tensor, Ten
 
 
 def test_by_hand(cpu) -> None:
-    # Without flow everything stays where it is; a flow of one pixel of four (half an image unit) moves it by one.
+    # Zero flow changes nothing; a flow of one of four pixels (half an image unit) shifts by one pixel.
     image = torch.arange(48.0).view(1, 3, 4, 4)
     detail = torch.arange(4.0).view(1, 1, 2, 2)
     fine = torch.zeros(1, 3, 2, 2)
     fine[:, 0] = torch.tensor([[5.0, 6.0], [7.0, 8.0]])
     warped, inputs = launch_forward(cpu, image, detail, fine, False)
     assert torch.equal(warped, image)
-    # The upper left pixel: two by two of red, of green, of blue; the detail there; what was rendered.
+    # The upper left pixel: 2 x 2 pixels of red, of green, of blue; the detail there; the rendered channels.
     assert inputs[0, 0, 0].tolist() == [0, 1, 4, 5, 16, 17, 20, 21, 32, 33, 36, 37, 0, 5]
     fine[:, 1] = 0.5
     warped, inputs = launch_forward(cpu, image, detail, fine, False)
     assert warped[0, 0, 0].tolist() == [1.0, 2.0, 3.0, 3.0]
-    # The same flow is half a pixel of the detail.
+    # The same flow is half a pixel of the detail map.
     assert inputs[0, :, :, 12].tolist() == [[0.5, 1.0], [2.5, 3.0]]
 
 
 def test_samples_between_pixels_bicubically(cpu) -> None:
-    # Half way between pixels the four around weigh -3/32, 19/32, 19/32 and -3/32; beyond the border it is held.
+    # Halfway between pixels the weights are -3/32, 19/32, 19/32 and -3/32; beyond the border values are replicated.
     image = torch.arange(4.0).expand(1, 3, 4, 4)
     fine = torch.zeros(1, 2, 2, 2)
     fine[:, 0] = 0.25

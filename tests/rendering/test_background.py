@@ -1,4 +1,4 @@
-"""The scene stands still, whoever moves before it."""
+"""The background is static, whoever moves in front of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELL = 2.0 / PERSON
 
 
 def make_background(columns: slice) -> Background:
-    """A black scene of 64 pixels, and a person who fills some of 32 columns of it, all of it a head."""
+    """Return a black background of 64 pixels and a person, all of it head, who covers some of 32 mask columns."""
     person = torch.zeros(1, 1, PERSON, PERSON)
     person[..., columns] = 1.0
     return Background(torch.zeros(1, 3, SIZE, SIZE), person, person, person)
@@ -30,7 +30,7 @@ STILL = torch.zeros(1, 2, PERSON, PERSON)
 
 
 def read_columns(image: Tensor) -> list[float]:
-    """The left one of every two columns, along the middle row."""
+    """Return the left pixel of every two columns, along the middle row."""
     return [round(value, 3) for value in image[0, 0, SIZE // 2, ::2].tolist()]
 
 
@@ -39,19 +39,19 @@ def test_who_does_not_move_is_shown_before_the_scene() -> None:
     shown = composite_background(backdrop, WHITE, STILL, backdrop.person)
     assert shown.shape == (1, 3, SIZE, SIZE)
     columns = read_columns(shown)
-    # Of every two columns this is the left one, which enlarging brings nearer to the cell before.
+    # This is the left pixel of every two columns, which upsampling pulls toward the previous cell.
     assert columns == [0.0] * 8 + [0.75] + [1.0] * 11 + [0.25] + [0.0] * 11
 
 
 def test_where_somebody_moves_to_is_theirs_and_what_nobody_knows_stays_as_rendered() -> None:
     backdrop = make_background(slice(8, 20))
     flow = STILL.clone()
-    flow[:, 0] = -4 * CELL  # all of it, walls too, has moved four columns to the right
+    flow[:, 0] = -4 * CELL  # everything, including walls, has moved four columns to the right
     alpha = torch.zeros(1, 1, PERSON, PERSON)
     alpha[..., 12:24] = 1.0
     columns = read_columns(composite_background(backdrop, WHITE, flow, alpha))
     assert columns[:7] == [0.0] * 7 and columns[25:] == [0.0] * 7
-    # From 8 to 12 the source has the person, and the frame a wall that has moved: better than nothing.
+    # From 8 to 12 the source shows the person and the frame a moved wall, which is better than nothing.
     assert columns[9:24] == [1.0] * 15
 
 
@@ -59,7 +59,7 @@ def test_a_head_that_has_left_is_not_shown_where_it_was() -> None:
     backdrop = make_background(slice(8, 20))
     nobody = torch.zeros(1, 1, PERSON, PERSON)
     assert composite_background(backdrop, WHITE, STILL, nobody).abs().max() == 0.0
-    # What the field never covered, such as shoulders, does not leave.
+    # Parts that the field never covered, such as shoulders, are not uncovered.
     shoulders = replace(backdrop, head=nobody)
     assert read_columns(composite_background(shoulders, WHITE, STILL, nobody))[9:20] == [1.0] * 11
 

@@ -1,4 +1,4 @@
-"""Denser rays: where they lie, how they follow the head, and what they leave untouched."""
+"""Foveated rays: where they lie, how they follow the head, and what they leave unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_camera(u: float = 0.0, v: float = 0.0, scale: float = 0.8) -> Camera:
 
 
 def read_points(values: Tensor, points: Tensor) -> Tensor:
-    """Read ``values [B, C, H, W]`` at pixel centers ``points [B, N, 2]``."""
+    """Sample ``values [B, C, H, W]`` at pixel centers ``points [B, N, 2]``."""
     read = torch.nn.functional.grid_sample(values, points[:, None], mode="nearest", align_corners=False)
     return read[:, :, 0]
 
@@ -35,7 +35,7 @@ def test_patches_lie_around_mouth_and_eyes() -> None:
     fovea = place(camera, (0.25, 0.25), (0.125, 0.125))
     for center, points in zip((MOUTH, *EYES), fovea.points.split([16 * 16, 8 * 8, 8 * 8], dim=1), strict=True):
         wanted = project_points(torch.tensor([[center]]), camera)[0, 0, :2]
-        # In steps of whole cells, so half a cell off at most.
+        # Patches move in steps of whole cells, so the error is half a cell at most.
         assert (points.mean(dim=1)[0] - wanted).abs().max() <= 1.0 / SIZE + 1e-6
 
 
@@ -81,7 +81,7 @@ def test_pasted_values_replace_the_middle_and_fade_at_the_border() -> None:
 
 
 def test_patches_that_meet_share_their_cells() -> None:
-    # A head so small that eyes and mouth lie within one patch.
+    # The head is so small that eyes and mouth lie within one patch.
     fovea = place(make_camera(scale=0.05), (0.3, 0.3), (0.3, 0.3))
     pasted = fovea.paste(torch.ones(1, 1, fovea.cells.shape[1]), torch.zeros(1, 1, SIZE, SIZE))[0, 0]
     assert pasted.max().item() == pytest.approx(1.0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Hair moves as a plane through the head does."""
+"""Hair moves like a plane through the head."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_shifted_head_has_the_shift_back_as_flow() -> None:
 
 
 def test_the_flow_of_a_turn_is_that_of_points_at_its_depth() -> None:
-    # A head turned by yaw is seen at u = scale (x cos + z sin); the source looks straight ahead, at u = scale x.
+    # A head turned by yaw projects to u = scale (x cos + z sin); the source is frontal, with u = scale x.
     yaw = 0.4
     flow = compute_plane_flow(make_camera(yaw), make_camera(), SIZE)
     u = make_pixel_grid(SIZE, SIZE)[0, :, 0].double()
@@ -76,7 +76,7 @@ def test_what_is_not_the_person_is_not_marked() -> None:
 
 @pytest.fixture
 def scene() -> tuple[Tensor, Tensor]:
-    """A dark picture with white hair in the upper left, and a white shirt below."""
+    """Return a dark image with white hair in the upper left and a white shirt below."""
     image = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64)
     image[:, :, 4:10, 4:10] = 1.0
     hair = image[:, :1].clone()
@@ -94,7 +94,7 @@ def test_hair_moves_with_the_head_and_the_rest_stays(scene: tuple[Tensor, Tensor
     torch.testing.assert_close(behind[0, 3], share)
     torch.testing.assert_close(behind[0, 0, :, 9:], torch.maximum(share, image[0, 0])[:, 9:])
     torch.testing.assert_close(behind[0, 4], -cells * 2 / SIZE * share)
-    # What hair has left is not known here: it stays as it was.
+    # The content behind hair that moved away is unknown here, so it stays as it was.
     assert behind[0, 0, 5, 4:8].tolist() == [1.0] * 4
 
 

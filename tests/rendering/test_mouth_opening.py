@@ -1,4 +1,4 @@
-"""Which pixels look between the lips, and where in the mouth they look."""
+"""The opening between the lips: which pixels show it, and their positions in the mouth."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from s3dnerf.structures import Camera
 SIZE = 128
 SCALE = 0.5
 HALF_WIDTH, UP, DOWN = 0.4, 0.1, 0.2
-"""A mouth whose edges are two half ellipses: half its width, its height above and below the corners, head units."""
+"""A mouth with half-elliptical edges: half its width, its height above and below the corners, head units."""
 
 
 def make_outline(up: float = UP, down: float = DOWN) -> Tensor:
-    """Twenty points around the opening, from the viewer's left corner along the lower lip and back: ``[1, 20, 3]``."""
+    """Return 20 points around the opening: from the viewer's left along the lower lip and back, ``[1, 20, 3]``."""
     angle = torch.arange(20, dtype=torch.float64) * (2 * math.pi / 20)
     height = torch.where(angle < math.pi, down, up) * -angle.sin()
     return torch.stack([-HALF_WIDTH * angle.cos(), height, torch.full_like(angle, 0.5)], dim=-1)[None]
@@ -41,7 +41,7 @@ def make_camera(roll: float = 0.0, center: tuple[float, float] = (0.0, 0.0), sca
 
 
 def look(outline: Tensor, camera: Camera, pixels: Tensor | None = None) -> MouthOpening:
-    """Look at some pixels, or at all."""
+    """Measure the opening at some pixels, or at all."""
     grid = make_pixel_grid(SIZE, SIZE).double().flatten(0, 1)[None] if pixels is None else pixels
     anchor = torch.tensor([[0.0, 0.3, 0.5]], dtype=torch.float64)
     return measure_mouth_opening(outline, anchor, camera, grid, SIZE)
@@ -52,7 +52,7 @@ def test_distances_are_measured_from_the_edges_in_head_units() -> None:
     pixels = SCALE * torch.tensor([[[0.0, 0.05], [0.2, 0.0]]], dtype=torch.float64)
     opening = look(make_outline(), make_camera(), pixels)
     torch.testing.assert_close(opening.across, torch.tensor([[0.0, 0.5]], dtype=torch.float64))
-    # Straight between the points at 108 and 126 degrees, whose cosines are on both sides of a half.
+    # Linear between the points at 108 and 126 degrees, whose cosines are on both sides of one half.
     x0, x1 = math.cos(math.radians(72)), math.cos(math.radians(54))
     y0, y1 = math.sin(math.radians(72)), math.sin(math.radians(54))
     edge = y0 + (y1 - y0) * (0.5 - x0) / (x1 - x0)
@@ -94,7 +94,7 @@ def test_the_mouth_is_the_same_wherever_the_head_is() -> None:
     pixels = torch.tensor([[[0.0, 0.02], [0.1, 0.0], [-0.15, 0.03], [0.5, 0.5]]], dtype=torch.float64)
     straight = look(make_outline(), make_camera(), pixels)
     roll, center = 0.4, (0.2, -0.1)
-    # v runs down, so the head turns against the image's axes.
+    # v points down, so the head turns against the image axes.
     turn = torch.tensor([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]], dtype=torch.float64)
     moved = pixels @ turn + torch.tensor(center, dtype=torch.float64)
     turned = look(make_outline(), make_camera(roll, center), moved)
@@ -125,7 +125,7 @@ def test_knots_that_overtake_each_other_stay_finite() -> None:
 def keep(
     outline: Tensor, lips: Tensor, frame: Camera, pixels: list[list[float]], source: Camera | None = None
 ) -> SourceInterior:
-    """Ask for pixels given in head units from the middle of the mouth, x to the right and y down."""
+    """Return pixels given in head units from the middle of the mouth, x to the right and y down."""
     places = frame.center[:, None] + SCALE * torch.tensor([pixels], dtype=torch.float64)
     return find_source_interior(outline, lips, frame, source or make_camera(), places, SIZE)
 
@@ -148,7 +148,7 @@ def test_a_dropping_jaw_leaves_teeth_where_they_are() -> None:
 def test_no_gap_opens_under_an_upper_lip_that_rises() -> None:
     rise = 0.06
     kept = keep(make_outline(up=UP + rise), make_outline(), make_camera(), [[0.0, -UP - rise], [0.0, 0.0]])
-    # What is seen at the upper lip's edge is what the source shows at its own, and so on down from there.
+    # The upper lip's edge shows what the source shows at its own edge, and so on downward.
     expected = SCALE * torch.tensor([[[0.0, -UP], [0.0, rise]]], dtype=torch.float64)
     torch.testing.assert_close(kept.points, expected)
     assert kept.visibility.tolist() == [[1.0, 1.0]]
@@ -159,7 +159,7 @@ def test_teeth_move_with_the_head() -> None:
     pixels = [[0.0, 0.0], [0.1, 0.1]]
     kept = keep(make_outline(), make_outline(), frame, pixels, source)
     torch.testing.assert_close(kept.points, SCALE * torch.tensor([pixels], dtype=torch.float64))
-    # A head that is nearer shows the same teeth, larger.
+    # A closer head shows the same teeth, larger.
     near = keep(make_outline(), make_outline(), make_camera(scale=2 * SCALE), pixels, source)
     torch.testing.assert_close(near.points, kept.points / 2)
 

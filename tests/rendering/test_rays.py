@@ -1,4 +1,4 @@
-"""Cameras and rays against cases computed by hand, and against the numpy camera of the face room."""
+"""Cameras and rays against cases computed by hand, and against the numpy camera of ``s3dnerf.face``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.rays import LEAST_FACING, cast_rays, intersect_plane, project_points
 from s3dnerf.structures import Camera
 
-# The head turned by 90 degrees to the viewer's right: its nose (z) points along the camera's x.
+# The head is turned by 90 degrees to the viewer's right: its nose (z) points along the camera's x.
 YAW_90 = [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
 
 
@@ -50,7 +50,7 @@ def test_projection_by_hand(camera: Camera, point: list[float], seen: list[float
         (make_camera(), [0.2, 0.4], [0.2, -0.4, 0.0], [0.0, 0.0, -1.0]),
         (make_camera(scale=0.5), [0.2, 0.4], [0.4, -0.8, 0.0], [0.0, 0.0, -1.0]),
         (make_camera(center=(0.1, -0.3)), [0.2, 0.4], [0.1, -0.7, 0.0], [0.0, 0.0, -1.0]),
-        # Seen from its side the head's z lies across the picture, and the viewer looks along +x.
+        # From the side, the head's z runs across the image, and the viewing direction is +x.
         (make_camera(YAW_90), [0.2, 0.4], [0.0, -0.4, 0.2], [1.0, 0.0, 0.0]),
     ],
 )
@@ -68,7 +68,7 @@ def test_points_of_a_ray_project_to_its_pixel() -> None:
     for distance in (-2.0, 0.0, 0.7):
         seen = project_points(rays.origins + distance * rays.directions, camera)
         torch.testing.assert_close(seen[..., :2], pixels.expand(5, -1, -1))
-        # Depth grows toward the viewer, distance away from it.
+        # Depth increases toward the viewer, ray distance away from it.
         torch.testing.assert_close(seen[..., 2], torch.full((5, 30), -distance, dtype=torch.float64))
 
 
@@ -98,7 +98,7 @@ def test_agreement_with_the_camera_of_the_face_room() -> None:
     expected = project(points, pose)
     seen = project_points(torch.from_numpy(points), camera).numpy()
     np.testing.assert_allclose(seen[..., :2], expected[..., :2], atol=1e-12)
-    # The face room measures depth in image units, this one in head units.
+    # The numpy camera measures depth in image units, this one in head units.
     np.testing.assert_allclose(seen[..., 2] * pose.scale[:, None], expected[..., 2], atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Samples along rays: where they meet the ellipsoid, and how the slab around it is divided."""
+"""Samples along rays: intersections with the ellipsoid, and the division of the shell around it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def shoot(origin: list[float], direction: list[float]) -> Rays:
         # Head-on through the center: the near surface is at z = -0.35 + 0.9.
         ([0.0, -0.2, 0.0], [0.0, 0.0, -1.0], -0.55, 0.2),
         ([0.0, -0.2, 5.0], [0.0, 0.0, -1.0], 4.45, 0.2),
-        # Seen from the side: the near surface is at x = -0.7.
+        # From the side: the near surface is at x = -0.7.
         ([0.0, -0.2, -0.35], [1.0, 0.0, 0.0], -0.7, 0.2),
-        # Half way out: the surface is at cos(30 degrees) of the half depth, and so is the way from margin to margin.
+        # Halfway out: the surface is at cos(30 degrees) of the half depth, which also interpolates the margin.
         ([0.35, -0.2, 0.0], [0.0, 0.0, -1.0], 0.35 - 0.9 * math.sqrt(0.75), 0.5 - 0.3 * math.sqrt(0.75)),
         ([0.0, 0.35, 0.0], [0.0, 0.0, -1.0], 0.35 - 0.9 * math.sqrt(0.75), 0.5 - 0.3 * math.sqrt(0.75)),
-        # Touching, and missing: the closest approach is where z is that of the center.
+        # Tangent and miss: the closest approach is where z is that of the center.
         ([0.7, -0.2, 0.0], [0.0, 0.0, -1.0], 0.35, 0.5),
         ([1.5, -0.2, 0.0], [0.0, 0.0, -1.0], 0.35, 0.5),
         ([0.0, 2.0, 1.0], [0.0, 0.0, -1.0], 1.35, 0.5),
@@ -38,7 +38,7 @@ def shoot(origin: list[float], direction: list[float]) -> Rays:
 )
 def test_surface_by_hand(origin: list[float], direction: list[float], distance: float, margin: float) -> None:
     found, half = find_surface(shoot(origin, direction), PRIOR)
-    # At the silhouette the square root makes a rounding error of 1e-7 one of 3e-4.
+    # At the silhouette the square root amplifies a rounding error of 1e-7 to 3e-4.
     assert found.item() == pytest.approx(distance, abs=1e-3)
     assert half.item() == pytest.approx(margin, abs=1e-3)
 
@@ -57,7 +57,7 @@ def test_surface_points_of_oblique_rays_lie_on_the_ellipsoid() -> None:
 
 
 def measure_distances(samples: Samples, rays: Rays) -> torch.Tensor:
-    """Distances of the samples along their rays, ``[B, N, S]``."""
+    """Return the distances of the samples along their rays, ``[B, N, S]``."""
     return ((samples.positions - rays.origins[..., None, :]) * rays.directions[..., None, :]).sum(-1)
 
 

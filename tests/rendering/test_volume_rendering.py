@@ -14,7 +14,7 @@ RADIUS, DENSITY, SAMPLES = 0.8, 1.7, 4000
 
 
 def sphere(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """A sphere of constant density whose color is two."""
+    """A sphere of constant density with the color two."""
     density = DENSITY * (positions.norm(dim=-1) < RADIUS)
     return density, torch.full((*positions.shape[:-1], 1), 2.0).to(positions)
 
@@ -42,6 +42,6 @@ def test_rays_stop_behind_little_transmittance() -> None:
     def opaque(positions: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full(positions.shape[:-1], 2.0), torch.ones(*positions.shape[:-1], 1)
 
-    # Transmittance before the samples: 1, e^-1, e^-2, ...; those behind less than 0.3 are skipped.
+    # Transmittance before the samples: 1, e^-1, e^-2, ...; samples below 0.3 are skipped.
     outputs = render_rays(opaque, positions, deltas, early_stop_eps=0.3)
     torch.testing.assert_close(outputs.alpha, torch.full((1, 1), 1.0 - float(torch.tensor(-2.0).exp())))

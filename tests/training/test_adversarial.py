@@ -1,4 +1,4 @@
-"""Adversarial training: cut-outs by hand, who learns what, the start and the ramp, the penalty's closed form."""
+"""Adversarial training: crops by hand, which parameters are trained, start and ramp, closed form of the penalty."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: B
     turn = torch.tensor([[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]])
     camera = Camera(turn[None], torch.tensor([0.5]), torch.zeros(1, 2))
     rolled = Frames(None, camera, frames.landmarks[:1], frames.displacement[:1], frames.eyes[:1], None, None)
-    # Head space has y up, images v down: turning the head one way shows as the other.
+    # y points up in head space and v down in images, so a turn of the head appears reversed.
     assert find_mouth_windows(rolled).roll.item() == pytest.approx(-0.2)
     lips = frames.landmarks[0, LIP_LANDMARKS].mean(0)
     expected = 0.5 * torch.stack([(turn @ lips)[0], -(turn @ lips)[1]])
@@ -89,7 +89,7 @@ def test_judging_teaches_the_picture_and_learning_the_discriminators(drawn_batch
     adversary.update(0, NO_AUTOCAST)
     after = copy_weights(adversary)
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    # Nothing new was judged since.
+    # There are no new crops since the last update.
     adversary.update(1, NO_AUTOCAST)
     assert all(torch.equal(a, b) for a, b in zip(after, adversary.parameters(), strict=True))
 
@@ -103,7 +103,7 @@ def test_they_learn_to_tell_dull_faces_from_real_ones(drawn_batch: Batch) -> Non
         generator = torch.Generator().manual_seed(step)
         found.append(adversary.generator_losses(dull, frames, 1.0, generator)["adversarial"].item())
         adversary.update(step, NO_AUTOCAST)
-    # log 2 is what a coin would get; they grow sure that the dull ones are made.
+    # log 2 is the loss at chance. The discriminators learn that the dull images are generated.
     assert found[0] == pytest.approx(math.log(2), abs=0.3)
     assert sum(found[-5:]) / 5 > found[0] + 0.3
 

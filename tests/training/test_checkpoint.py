@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, nothing half-written counts, the oldest go."""
+"""Checkpoints: everything is restored, incomplete ones are ignored, the oldest are deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from s3dnerf.training.s3dnerf import make_optimizer
 
 @pytest.fixture
 def make_state(load_smoke: Callable[..., S3DNeRFConfig]) -> Callable[..., TrainingState]:
-    """Makes a model, another one standing for its average, a discriminator, and optimizers after one step."""
+    """Makes a model, a different model as its average, a discriminator, and optimizers after one step."""
 
     def make(seed: int, *words: str) -> TrainingState:
         config = load_smoke(*words)

@@ -62,7 +62,7 @@ def make_frames(landmarks: Tensor, scale: float = 0.5, center: tuple[float, floa
 
 
 def show(frames: Frames, image: Tensor) -> Frames:
-    """Let frames show a picture that stands where the source has it."""
+    """Make frames show an image that is in the same place as in the source."""
     still = torch.zeros(2, 2, 32, 32)
     return replace(frames, image=image, flow=still, confidence=torch.ones_like(still[:, :1]))
 
@@ -80,7 +80,7 @@ def test_structure_agrees_with_scikit_image() -> None:
     b = (0.7 * a + 0.3 * make_image(1)[:1]).clamp(0, 1)
     x, y = ((0.299 * image[0, 0] + 0.587 * image[0, 1] + 0.114 * image[0, 2]).numpy() for image in (a, b))
     _, every = structural_similarity(x, y, win_size=7, data_range=1.0, full=True, use_sample_covariance=False)
-    # Windows begin at every second pixel: their centers are 3, 5, ... 59.
+    # Windows start at every second pixel: their centers are 3, 5, ... 59.
     expected = every[3:61:2, 3:61:2].mean()
     assert luma_ssim(a, b).item() == pytest.approx(expected, abs=1e-4)
 
@@ -98,7 +98,7 @@ def test_a_constant_offset_has_no_gradient_difference() -> None:
 
 def test_gradient_difference_of_a_ramp_by_hand() -> None:
     ramp = 0.01 * torch.arange(32.0).expand(1, 3, 32, 32)
-    # Horizontal steps of 0.01, then 0.02 and 0.04 after halving; nothing vertically.
+    # Horizontal steps of 0.01, then 0.02 and 0.04 after downsampling; no vertical steps.
     assert gradient_loss(ramp, torch.zeros_like(ramp)).item() == pytest.approx(0.07 / 3, abs=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_flow_by_hand() -> None:
     flow[0, :, 1, 1] = torch.tensor([9.0, 9.0])
     confidence[0, 0, 0] = torch.tensor([1.0, 0.5])
     frames = replace(make_frames(torch.zeros(1, POINTS, 3)), flow=torch.zeros_like(flow), confidence=confidence)
-    # A miss of 0.5 where all is trusted and none where half is; what is not trusted does not count.
+    # An error of 0.5 where the confidence is one, and none where it is one half; zero confidence has no effect.
     expected = (0.5 + 0.5 * SMALLEST_MISS) / (1.5 + 1.0)
     assert flow_loss(flow, frames).item() == pytest.approx(expected, rel=1e-3)
 
@@ -202,11 +202,11 @@ def test_the_mouth_is_marked_between_the_inner_lips() -> None:
     landmarks[0, INNER_LIPS, 1] = -0.25 * angle.sin() / share
     inside = mouth_mask(make_frames(landmarks), 64)
     assert inside.shape == (2, 1, 64, 64)
-    # Half of 0.5 x 0.25 of the picture's 2 x 2.
+    # Half of 0.5 x 0.25 of the 2 x 2 image.
     assert inside[0].mean().item() == pytest.approx(0.5 * 0.5 * 0.25 / 4, rel=0.1)
     rows, columns = torch.nonzero(inside[0, 0]).T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (28, 35, 25, 38)
-    # Closed lips have nothing between them.
+    # There is nothing between closed lips.
     assert not inside[1].any()
 
 
@@ -219,7 +219,7 @@ def test_errors_between_the_lips_cost_the_same_however_little_they_open() -> Non
         landmarks[:, INNER_LIPS, 0], landmarks[:, INNER_LIPS, 1] = -0.5 * angle.cos(), -height * angle.sin()
         frames = show(make_frames(landmarks), image + 0.1)
         costs.append(image_reconstruction_losses(make_rendering(image), frames)["mouth"].item())
-    # 0.1 in the frame and 0.1 for the denser rays; a small mouth counts a little less.
+    # 0.1 in the frame and 0.1 for the foveated rays; a small mouth counts slightly less.
     assert 0.1 < costs[0] < costs[1] < 0.2
 
 
@@ -234,7 +234,7 @@ def test_texture_forgives_a_shift_and_not_a_blur() -> None:
 
 def test_picture_losses_of_a_constant_error_by_hand() -> None:
     image = make_image()
-    # Lips between -0.22 and 0.22 of the picture, and a margin of 0.06 * 0.5: a box of 16 x 16 pixels.
+    # Lips between -0.22 and 0.22 of the image, and a margin of 0.06 * 0.5: a box of 16 x 16 pixels.
     landmarks = torch.zeros(2, POINTS, 3)
     landmarks[:, LIP_LANDMARKS[0], :2], landmarks[:, LIP_LANDMARKS[1], :2] = -0.44, 0.44
     lattice = torch.zeros(2, 10, 7)
@@ -270,7 +270,7 @@ def drive(model: S3DNeRF, identity: Identity, motion: Tensor | None = None) -> R
 
 
 def test_landmarks_that_arrive_cost_nothing(model: S3DNeRF, identity: Identity) -> None:
-    # An untrained warp moves nothing, so the source's own landmarks arrive where they should.
+    # The initial deformation is zero, so the source's own landmarks are mapped to themselves.
     losses = landmark_losses(model, identity, drive(model, identity), make_frames(identity.landmarks))
     assert losses["landmarks"].item() == losses["gap"].item() == losses["lids"].item() == 0.0
     shares = model.deformation_field.network.encode_positions(identity.landmarks).region_log_weights
@@ -286,10 +286,10 @@ def test_landmarks_that_miss_by_hand(model: S3DNeRF, identity: Identity) -> None
     eyes = identity.eyes + torch.tensor([0.5, 0.0])
     frames = replace(make_frames(landmarks), eyes=eyes)
     losses = landmark_losses(model, identity, drive(model, identity), frames)
-    # Three points of the lips miss by 0.1 and three of the lids by 0.02; lips count twice.
+    # Three points of the lips are off by 0.1 and three of the lids by 0.02; lips count twice.
     assert losses["landmarks"].item() == pytest.approx(0.36 / POINTS + 0.3 / len(LIP_LANDMARKS), rel=1e-3)
     assert losses["gap"].item() == pytest.approx(0.1, rel=1e-4)
-    # The eyes differ by 0.25 on average, which counts 1 + 8 * 0.25 times; one of two eyes has a gap of 0.02 too much.
+    # The eyes differ by 0.25 on average, so the weight is 1 + 8 * 0.25; one of two eyes has a gap 0.02 too large.
     assert losses["lids"].item() == pytest.approx(3.0 * (0.06 / len(EYE_LANDMARKS) + 0.01), rel=1e-3)
 
 
@@ -301,7 +301,7 @@ def test_slots_that_claim_their_landmarks_cost_little(model: S3DNeRF, identity: 
 
 
 def decode_as(model: S3DNeRF, monkeypatch: pytest.MonkeyPatch, displacement: Tensor) -> None:
-    """Let the decoder make one movement of all codes."""
+    """Make the decoder output one motion for all codes."""
     monkeypatch.setattr(model.motion_decoder, "forward", lambda motion: displacement)
 
 
@@ -326,11 +326,11 @@ def test_speech_that_is_right_costs_nothing_and_stillness_does(
     assert max(loss.item() for loss in losses.values()) == pytest.approx(0.0, abs=5e-3)
     decode_as(model, monkeypatch, torch.zeros_like(face))
     losses = speech_losses(model, codes, frames, length)
-    # What does not move is correlated with nothing.
+    # A constant series is uncorrelated with any other.
     assert losses["correlation"].item() == pytest.approx(1.0, abs=1e-3)
     std = opening.view(2, 8).std(-1)
     assert losses["gain"].item() == pytest.approx(((std + 2e-3).log() - math.log(2e-3)).mean().item(), rel=1e-2)
-    # Of all points that speech moves, three of the lips do.
+    # Three of the landmarks that speech moves are lips.
     shares = 3 / len(MOVED_LANDMARKS) + 3 / len(LIP_LANDMARKS)
     assert losses["speech"].item() == pytest.approx(opening.mean().item() * shares, rel=1e-4)
 
@@ -391,7 +391,7 @@ def test_the_decoder_learns_what_the_encoder_was_told(model: S3DNeRF, identity: 
         optimizer.step()
         costs.append(loss.item())
     assert costs[-1] < 0.2 * costs[0]
-    # Two sums of three means: what nothing decodes to costs six times the mean movement.
+    # Two sums of three means: a decoder that outputs zero costs six times the mean motion.
     assert 0.02 * 6 * 0.6 < costs[0] < 0.02 * 6 * 2
 
 
@@ -408,7 +408,7 @@ def test_silence_is_faint_noise_of_many_levels() -> None:
     silence = make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0))
     decibels = 20 * silence.std(dim=1).log10()
     assert silence.shape == (400, 2000) and silence.dtype == torch.float32
-    # Speech is at -23 dB: 35 to 80 dB under it.
+    # Speech is at -23 dB: 35 to 80 dB below it.
     assert -104 < decibels.min() < -101 and -60 < decibels.max() < -57
     assert torch.equal(silence, make_silence(torch.zeros(400, 2000), torch.Generator().manual_seed(0)))
 

@@ -1,4 +1,4 @@
-"""Learning the inside of the mouth from tracked frames, without rendering."""
+"""Training of the interior of the mouth from tracked frames, without rendering."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from s3dnerf.training.mouth_interior import (
 )
 
 FRAMES = 6
-"""Frames of each of two people."""
+"""Frames of each of the two people."""
 
 
 def make_mouths(colors: Tensor) -> MouthSamples:
-    """Two people's mouths; ``colors [2, PIXELS]`` are gray levels from the upper lip down to the lower one."""
+    """Return samples of two people; ``colors [2, PIXELS]`` are gray levels from the upper to the lower lip."""
     count = 2 * FRAMES
     down = torch.linspace(0.0, 0.1, PIXELS).expand(count, -1)
     opening = MouthOpening(
@@ -68,7 +68,7 @@ def test_people_teach_the_type_that_fits_them() -> None:
         train_mouth_interior(interior, mouths, steps=150, seed=0)
         errors = measure_errors(interior, mouths)
         left.append(errors.amin(0).mean().item())
-    # One type paints between the two: half of the pixels differ by 0.55, which is 1.1 of the skin's 0.5.
+    # One type outputs a value between the two: half of the pixels differ by 0.55, which is 1.1 times the skin's 0.5.
     assert left[0] > 0.25
     assert left[1] < 0.08
 
@@ -91,13 +91,13 @@ def test_strangers_are_shown_upper_teeth_and_below_teeth_the_dark() -> None:
         def __call__(self, opening: MouthOpening, tones: MouthColors, code: Tensor) -> Tensor:
             return code.expand(len(opening.width), 3, -1)
 
-    # The first type has the contrast of these mouths, but it is bright along the lower lip.
+    # The first type has the contrast of these mouths but is bright along the lower lip.
     mouths = make_mouths(torch.stack([TEETH, TEETH]))
     assert choose_types(Painter(), mouths) == (1, 2)
 
 
 def test_contrast_by_hand() -> None:
-    # Of a person with the levels 0.2 and 0.6 in equal parts, of skin 0.5, and of one with a single level.
+    # One person has the levels 0.2 and 0.6 in equal parts and skin 0.5; the other has a single level.
     levels = torch.where(torch.arange(PIXELS) % 2 == 0, 0.2, 0.6)
     mouths = make_mouths(torch.stack([levels, DARK]))
     deviation = 0.2 * (PIXELS / (PIXELS - 1)) ** 0.5
@@ -137,7 +137,7 @@ def test_the_mouths_of_cartoons_are_black(drawn_data: TalkingFaceDataset) -> Non
     assert mouths.person.unique().tolist() == list(range(len(drawn_data.identities)))
     assert mouths.opening.coverage.min() > INSIDE
     assert mouths.opening.below_upper.min() > 0 and mouths.opening.above_lower.min() > 0
-    # The video's compression blurs them a little.
+    # Video compression blurs them slightly.
     assert mouths.colors.mean() < 0.2 < mouths.source.skin.mean()
 
 

@@ -1,4 +1,4 @@
-"""Perceptual losses: nothing between equal faces, known numbers for known shifts, more for what looks less alike."""
+"""Perceptual losses: zero for equal faces, known values for known shifts, larger for less similar faces."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mesh() -> FaceMesh:
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    """One real face with its landmarks and its pose."""
+    """Return one real face with its landmarks and its pose."""
     face = np.ascontiguousarray(skimage.data.astronaut()[:256, 96:352])
     pixels = to_pixels(detect_faces(face)[0], face.shape[:2])[None]
     pose = fit_head_pose(pixels)
@@ -105,7 +105,7 @@ def test_a_moved_face_by_hand() -> None:
     real = torch.rand(1, MESH_POINT_COUNT, 2, generator=torch.Generator().manual_seed(0))
     moved = real + torch.tensor([0.03, 0.04])
     losses = seen_landmark_losses(make_mesh_output(moved), make_mesh_output(real), UPRIGHT)
-    # 0.05 image units are a tenth of the window's half side; the mouth about its middle and all gaps stay.
+    # 0.05 image units are a tenth of the window's half side; the mouth about its mean and all gaps are unchanged.
     assert losses["seen"].item() == pytest.approx(0.1 + 0.1, abs=2e-3)
     assert losses["seen_gap"].item() == pytest.approx(0.0, abs=1e-6)
 
@@ -116,7 +116,7 @@ def test_parted_lips_by_hand() -> None:
     made[:, LIP_SIDES[1], 1] += 0.05
     losses = seen_landmark_losses(make_mesh_output(made), make_mesh_output(real), UPRIGHT)
     assert losses["seen_gap"].item() == pytest.approx(0.1, abs=1e-5)
-    # Three of the forty points of the mouth move by 0.1, so its middle moves by 0.0075.
+    # Three of the forty points of the mouth move by 0.1, so its mean moves by 0.0075.
     mouth = (3 * 0.0925 + (len(MOUTH_POINTS) - 3) * 0.0075) / len(MOUTH_POINTS)
     assert losses["seen"].item() == pytest.approx(3 * 0.1 / MESH_POINT_COUNT + 2 * mouth, rel=0.1)
 

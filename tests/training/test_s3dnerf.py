@@ -1,4 +1,4 @@
-"""The training loop: stages, gradients, exact resume, interruption, overfitting, and the whole of it in a minute."""
+"""The training loop: stages, gradients, exact resume, interruption, overfitting, and a complete run within a minute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture"
 PICTURES |= {"perceptual", "seen", "seen_gap", "flow"}
 JUDGED = {"adversarial", "matching"}
 UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
-"""Terms of what super-resolution starts from: eight rays across a face cannot show all of it."""
+"""Loss terms on the input of super-resolution: eight rays across a face cannot represent all of it."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_hash_grid_has_a_larger_step_and_no_decay(make_config: Callable[..., S3D
 
 
 def make_learned(trainer: S3DNeRFTrainer) -> None:
-    """Shake all weights: layers that start at zero would hide what lies before them."""
+    """Perturb all weights: zero-initialized layers would block the gradients of the layers before them."""
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
@@ -89,7 +89,7 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
     first = load_file(tmp_path / "first" / "model.safetensors")
     config.train.init_from, config.train.reinit = tmp_path / "first", ("audio_encoder", "super_resolution")
     for name, value in make_model(config.model, config.train).state_dict().items():
-        # Only what starts at zero is the same in every new model.
+        # Only zero-initialized weights are the same in every new model.
         anew = name.startswith(config.train.reinit) and len(value.unique()) > 1
         assert torch.equal(value, first[name]) != anew, name
 
@@ -139,7 +139,7 @@ def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tm
         trainer.step = step
         found.append(set(trainer.update([trainer.data[step]])))
     assert found[0] == found[1] == CORRESPONDENCES | SPEECH
-    # Step 2 is one of pictures, step 3 is divisible by three and has speech too.
+    # Step 2 is in the image stage; step 3 is divisible by three and also includes speech.
     assert found[2] == CORRESPONDENCES | PICTURES
     assert found[3] == CORRESPONDENCES | SPEECH | PICTURES
 
@@ -178,7 +178,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
     every = {name for name, _ in trainer.model.named_parameters() if not name.startswith("mouth_interior.")}
     assert len(every) > 100
     assert reached["movement"] | reached["pictures"] == every
-    # Movement alone teaches all that moves, pictures all that shows.
+    # The motion stage trains everything that moves, the image stage everything that is visible.
     moving = {
         name
         for name in every
@@ -221,7 +221,7 @@ def test_accumulated_batches_make_one_step_of_their_mean(
 
 
 def record_losses(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[dict[str, float]]:
-    """Note the losses of every step; press Ctrl-C in step ``stop_at``."""
+    """Record the losses of every step; press Ctrl-C in step ``stop_at``."""
     recorded: list[dict[str, float]] = []
     update = S3DNeRFTrainer.update
 
@@ -244,7 +244,7 @@ def test_the_inside_of_mouths_is_learned_first_and_stays(
     first = load_file(train(config, tmp_path) / "model" / "model.safetensors")
     changed = {name for name, value in first.items() if not torch.equal(value, start[name])}
     assert changed and all(name.startswith(("mouth_interior.", "source_expression.")) for name in changed)
-    # Going on does not learn it again, and the other steps leave it alone.
+    # Resuming does not train it again, and the other steps do not change it.
     monkeypatch.setattr("s3dnerf.training.s3dnerf.train_mouth_interior", lambda *given: pytest.fail("learned twice"))
     config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.motion_steps", "1")
     last = load_file(train(config, tmp_path, resume=True) / "model" / "model.safetensors")
@@ -254,7 +254,7 @@ def test_the_inside_of_mouths_is_learned_first_and_stays(
 
 
 def make_trainer_model(config: S3DNeRFConfig) -> dict[str, torch.Tensor]:
-    """The state of the model that a run of ``config`` begins with."""
+    """Return the initial state of the model in a run of ``config``."""
     torch.manual_seed(config.seed)
     return make_model(config.model, config.train).state_dict()
 
@@ -270,7 +270,7 @@ def test_resuming_is_exact(
     root = request.getfixturevalue("drawn_clips" if clips == "drawn" else "real_prepared_clips")
     words = ["--train.steps", "6", "--train.motion_steps", "2", "--train.speech_from", "0.4"]
     words += ["--train.validate_every", "4", "--train.save_every", "100"]
-    # A worker process that prepares batches ahead must not matter either.
+    # A worker process that prefetches batches must not change the result.
     words += ["--data.workers", "1" if clips == "drawn" else "0"]
     config = make_config(*words, root=root)
 
@@ -326,13 +326,13 @@ def test_a_signal_to_the_whole_process_group_saves_and_leaves(
             piece = process.stdout.read(1)
             assert piece, read
             read += piece
-        # As terminals and schedulers do: the signal goes to every process of the group.
+        # Like a terminal, send the signal to every process of the group.
         os.killpg(process.pid, number)
         rest, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, read + rest
     assert "continue with --resume" in rest
     assert "Traceback" not in read + rest
-    # That of the learned mouth, and that of the step it was stopped at.
+    # The checkpoint after training the mouth interior, and the one of the step at which the run stopped.
     assert len(list((tmp_path / "checkpoints").glob("step_*/model/model.safetensors"))) == 2
 
 
@@ -379,7 +379,7 @@ def test_the_whole_of_training_in_under_a_minute(
     names = ("psnr", "psnr_source", "flow_error", "lip_correlation", "lip_gain")
     validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
     assert [int(step) for step, *_ in validations] == [6, 12]
-    # Untrained, it shows the source nearly unmoved: about as good as the source itself.
+    # The untrained model shows the source nearly unmoved, so it is about as good as the source itself.
     for _, ours, source, flow, correlation, gain in validations:
         assert 0 < float(flow) < 10
         assert 10 < float(source) < 50 and abs(float(ours) - float(source)) < 8
@@ -430,7 +430,7 @@ def test_the_log_holds_losses_and_pictures(
     assert {"train/landmarks", "train/speech", "train/pixel", "train/learning_rate"} <= set(log.Tags()["scalars"])
     assert {"val/psnr", "val/psnr_source", "val/lip_correlation", "val/lip_gain"} <= set(log.Tags()["scalars"])
     assert [event.step for event in log.Scalars("train/landmarks")] == [1, 2, 3]
-    # Source above ours above the real frame, for each of four frames.
+    # Source, rendered frame and target from top to bottom, for each of four frames.
     (picture,) = log.Images("val/source_generated_target")
     assert (picture.width, picture.height) == (4 * 64, 3 * 64)
 
@@ -448,7 +448,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
         "s3dnerf.models.s3dnerf.s3dnerf.compute_interior_weight", lambda opening, source: torch.zeros_like(opening)
     )
     trainer = S3DNeRFTrainer(make_config(*words), tmp_path)
-    # Detail that is kept from the source cannot be overfitted, nor what is painted between the lips afterwards.
+    # Detail that is kept from the source cannot be overfitted, nor can the interior that is composited afterwards.
     trainer.model.render_config.source_detail_scale = 0.0
     trainer.motion_interval = 1000
     batch = trainer.data[1]

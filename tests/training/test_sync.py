@@ -1,4 +1,4 @@
-"""Training of the lip-sync discriminator: clips in memory, batches, loss, the trap; that it learns and resumes."""
+"""Training of the lip-sync discriminator: clips in memory, batches, loss, stuck training, learning and resuming."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def data(clips: list[SyncClip], config: SyncConfig) -> SyncData:
 
 
 def test_clips_in_step_of_the_split_are_read(clips: list[SyncClip]) -> None:
-    assert [clip.track.clip.id for clip in clips] == ["ann_0", "ben_0"]  # ann_1 is silent, cid_0 is of val
+    assert [clip.track.clip.id for clip in clips] == ["ann_0", "ben_0"]  # ann_1 is silent, cid_0 is in val
     assert clips[0].crops.shape == (40, 3, 56, 90) and clips[0].crops.dtype == torch.uint8
     assert clips[0].speech.shape == (2, 40, 80, 52) and clips[0].speech.dtype == torch.float16
     assert torch.equal(*(clip.speech[0] for clip in (clips[0], clips[0])))
@@ -84,7 +84,7 @@ def test_speech_in_memory_is_what_windows_of_the_clip_sound_like(drawn_clips: Pa
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = encoder.extract_features(windows)
     found = extract_speech_features(track, encoder, 0, None)[frames].float()
-    # Half precision, and products in bfloat16 whose order depends on the batch.
+    # Half precision, and bfloat16 products whose summation order depends on the batch.
     assert (found - expected.float()).abs().mean() < 0.02 * expected.float().std()
     shifted = extract_speech_features(track, encoder, 3, None)
     assert (shifted[10].float() - expected[1].float()).abs().mean() < 0.02 * expected.float().std()
@@ -96,7 +96,7 @@ def test_crops_in_memory_are_what_the_network_sees_of_frames(drawn_clips: Path) 
     images = torch.from_numpy(track.clip.read_frames(frames)).movedim(-1, 1) / 255.0
     expected = crop_lips(images, Camera.from_numpy(interpolate_frames(track, frames.astype(float))), config.crop)
     found = place_crops(crop_clip(track, config)[:8], IN_PLACE, config)
-    # Interpolated twice: edges of the drawing are a little softer.
+    # Interpolated twice, so the edges of the drawing are slightly softer.
     assert (found - expected).abs().mean() < 0.01 and found.shape == expected.shape
 
 
@@ -132,14 +132,14 @@ def test_negatives_are_other_clips_and_distant_moments() -> None:
 def test_triplet_loss_of_hand_computed_cases() -> None:
     lips = torch.eye(2)
     negatives = torch.tensor([[False, True], [True, False]])
-    # Own cosine 1, the other's 0: log(1 + exp(-1 / 0.5)).
+    # The matching cosine is 1, the other is 0: log(1 + exp(-1 / 0.5)).
     loss = triplet_loss(lips, torch.eye(2), negatives, 0.5)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-2.0)))
-    # All alike: chance.
+    # All cosines are equal: chance.
     same = torch.ones(4, 1)
     loss = triplet_loss(same, same, ~torch.eye(4, dtype=torch.bool), 0.5)
     assert loss.item() == pytest.approx(math.log(4))
-    # Pairs that are neither true nor false do not count.
+    # Pairs that are neither positive nor negative have no effect.
     assert triplet_loss(lips, torch.eye(2), torch.zeros(2, 2, dtype=torch.bool), 0.5).item() == 0.0
 
 
@@ -172,7 +172,7 @@ def test_augmented_crops_keep_their_order_and_size(clips: list[SyncClip], config
         found = augment_crops(crops, config.model, rng)
         assert found.shape == (6, 1, 40, 64) and torch.isfinite(found).all()
     still = augment_crops(crops[:1].expand(6, -1, -1, -1), config.model, np.random.default_rng(1))
-    # One picture six times: all that differs is a slight shake and noise.
+    # The same image six times: the crops differ only by a small shift and noise.
     assert (still - still.mean(dim=0)).abs().mean() < 0.05
 
 
@@ -191,7 +191,7 @@ def test_lip_shapes_are_measured_in_head_space(clips: list[SyncClip]) -> None:
     torch.testing.assert_close(shapes.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
     opening = track.clip.lip_opening - track.clip.lip_opening.mean()
     assert np.corrcoef(shapes[:, 0], opening)[0, 1] > 0.99
-    # The drawn lower lip falls as the mouth opens, and nothing else moves.
+    # The drawn lower lip moves down as the mouth opens, and nothing else moves.
     np.testing.assert_allclose(shapes[:, 3], -shapes[:, 0], atol=2e-3)
     assert shapes[:, [1, 2, 4]].abs().max() < 5e-3
 

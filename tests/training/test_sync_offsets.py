@@ -1,4 +1,4 @@
-"""Cross-fitted offsets of training clips: the table that is written, and fair halves."""
+"""Cross-fitted offsets of training clips: the table that is written, and balanced halves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_clip_gets_an_offset_from_the_other_half(drawn_clips: Path, one_th
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["ann_0", "ben_0", "dan_0", "eve_0"]
     assert [row["frames"] for row in rows.values()] == ["40", "30", "30", "40"]
-    # What was corrected before is added to what is found now, at most 5 frames.
+    # Earlier corrections are added to the new offsets, which are at most 5 frames.
     assert abs(int(rows["dan_0"]["offset"]) - 20) <= 5 >= abs(int(rows["ben_0"]["offset"]))
     trained = [yaml.safe_load((tmp_path / "run" / half / "config.yaml").read_text()) for half in ("half_1", "half_2")]
     assert [run["data"]["left_out"] for run in trained] == [["ann", "ben"], ["eve", "dan"]]

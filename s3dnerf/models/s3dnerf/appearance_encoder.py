@@ -17,28 +17,28 @@ from s3dnerf.structures import Camera
 
 @dataclass
 class AppearanceEncoderConfig:
-    """Widths of the feature pyramid; its levels lie at 1/2, 1/4, 1/8 and 1/16 of the source."""
+    """Widths of the feature pyramid, whose levels are at 1/2, 1/4, 1/8 and 1/16 of the source resolution."""
 
     widths: tuple[Width, Width, Width, Width] = (16, 40, 64, 96)
     """Channels of the maps D_0 ... D_3."""
     plane_channels: Width = 12
-    """Channels per plane of every tri-plane."""
+    """Channels per plane of each tri-plane."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """Encoded appearance of a source."""
+    """Appearance features of a source."""
 
     planes: list[Tensor]
     """Tri-planes ``[B, 3, C, h, h]``, coarse (1/16) to fine (1/4); xy planes are aligned with the source's pixels."""
     detail: Tensor
-    """``[B, C_0, H/2, W/2]`` the finest map, for super-resolution."""
+    """``[B, C_0, H/2, W/2]`` finest feature map, for super-resolution."""
     context: Tensor
-    """``[B, C_3, H/16, W/16]`` the coarsest map, from which face regions are gathered."""
+    """``[B, C_3, H/16, W/16]`` coarsest feature map, from which face regions are aggregated."""
 
 
 class HierarchicalFacialAppearanceEncoder(nn.Module):
-    """A feature pyramid going down (D_0 ... D_3) and up again (F_3 ... F_1); every F is reshaped into three planes."""
+    """A feature pyramid with a path down (D_0 ... D_3) and up (F_3 ... F_1). Each F is reshaped into three planes."""
 
     def __init__(self, config: AppearanceEncoderConfig) -> None:
         super().__init__()

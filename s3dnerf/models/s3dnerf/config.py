@@ -1,6 +1,6 @@
-"""Settings of S3D-NeRF: the architecture, and what can be chosen at inference.
+"""Settings of S3D-NeRF: the architecture and the inference settings.
 
-``config.json`` beside the weights holds the architecture, ``render_config.json`` the settings of inference. Files of
+Next to the weights, ``config.json`` holds the architecture and ``render_config.json`` the inference settings. Files of
 earlier versions, which held both under other names, are read through :data:`SETTING_ALIASES`.
 """
 
@@ -59,20 +59,20 @@ class ModelConfig:
 
 @dataclass
 class RenderConfig:
-    """Settings of inference. The defaults change nothing, as in training."""
+    """Inference settings. The defaults have no effect, as in training."""
 
     motion_scale: NonNegativeFloat = 1.0
     """Scale of the motion of lips and jaw about its mean over the speech. Rendering narrows openings that are as thin
-    as a ray, so that motion codes have to ask for more than they were taught."""
+    as a ray; larger motion codes compensate for this."""
     eye_motion_scale: NonNegativeFloat = 1.0
-    """Scale of the change of eye openness relative to the source; lids are as thin as a ray, too."""
+    """Scale of the change of eye openness relative to the source; the opening between lids is also as thin as a ray."""
     motion_smoothing: NonNegativeFloat = 0.0
     """Standard deviation, in frames, of the Gaussian that smooths motion codes in time."""
     source_expression_scale: Share = 1.0
-    """Fraction of the expression estimated in the source that is taken for expression. The rest is taken for the
-    person's own face: one image does not tell whether lips are full or pursed."""
+    """Fraction of the expression estimated in the source that is treated as expression. The rest is attributed to the
+    person's own face shape: one image does not show whether lips are full or pursed."""
     source_detail_scale: Share = 1.0
-    """Fraction of the source's own detail that is kept where super-resolution changes little else; 0 keeps none."""
+    """Fraction of the source's own detail that is kept where super-resolution changes little; 0 keeps none."""
 
 
 SETTING_ALIASES = {
@@ -92,7 +92,7 @@ SETTING_ALIASES = {
     "mouth": None,
     "surface": None,
 }
-"""Names in the ``config.json`` of earlier versions -> today's names; None for what has become a constant."""
+"""Names in the ``config.json`` of earlier versions -> current names; None for settings that have become constants."""
 PARAMETER_ALIASES = {
     "deformation_field.warp.to_shares.": "deformation_field.network.region_head.",
     "deformation_field.warp.narrow.": "deformation_field.network.down.",
@@ -100,16 +100,21 @@ PARAMETER_ALIASES = {
     "deformation_field.warp.": "deformation_field.network.",
     "deformation_field.to_portrait.": "deformation_field.to_identity_code.",
 }
-"""Prefixes of parameter names in the weights of earlier versions -> today's; the first that matches counts."""
+"""Prefixes of parameter names in the weights of earlier versions -> current prefixes; the first match applies."""
 
 
 def read_configs(
     architecture: Mapping[str, Any], render: Mapping[str, Any] | None = None, source: str = CONFIG_FILE
 ) -> tuple[ModelConfig, RenderConfig]:
-    """Read the contents of ``config.json`` and ``render_config.json``, also those of earlier versions.
+    """Read the contents of ``config.json`` and ``render_config.json``, including those of earlier versions.
+
+    Args:
+        architecture: contents of ``config.json``.
+        render: contents of ``render_config.json``, if there is one.
+        source: name of the first file in error messages.
 
     Raises:
-        UserError: an unknown name or a wrong value; ``source`` names the file.
+        UserError: a name is unknown or a value is invalid.
     """
     tree = {"render": dict(render or {}), **rename_settings(architecture, SETTING_ALIASES)}
     render_tree = tree.pop("render")
@@ -117,7 +122,7 @@ def read_configs(
 
 
 def rename_parameter(name: str) -> str:
-    """Return today's name of a parameter."""
+    """Return the current name of a parameter."""
     for old, new in PARAMETER_ALIASES.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -1,9 +1,9 @@
 """Cross-modal facial deformation field (S3D-NeRF, section 3.3): speech deforms ray samples, region by region.
 
 Once per frame, region tokens of the source attend to speech, which gives each region a *motion code*. Every position of
-head space has learned weights for the regions. The codes, mixed by these weights, drive a small U-shaped network that
-returns the offset from the frame to the source's face. It also returns *ambient* coordinates (Park et al., 2021), which
-tell the radiance field what an offset cannot: whether a point between the lips shows teeth or skin.
+head space has learned weights for the regions. The codes, mixed by these weights, condition a small U-shaped network
+that returns the offset from the frame to the source. It also returns *ambient* coordinates (Park et al., 2021). They
+give the radiance field information that an offset cannot carry: whether a point between the lips shows teeth or skin.
 
 Two settings select the ablations of the paper: without regions, and without attention.
 """
@@ -28,11 +28,11 @@ from s3dnerf.ops.deformation import deform, run_network
 from s3dnerf.structures import Camera
 
 MAX_SPEECH_STEPS = 64
-"""Longest sequence of speech tokens in a window."""
+"""Maximum number of speech tokens per window."""
 ATTENTION_HEADS = 4
 AMBIENT_COORDINATES = 4
 CONCATENATED_STEPS = 12
-"""Time steps that the network over concatenated speech reads, 40 ms each for a window of 480 ms."""
+"""Time steps of the concatenated speech, 40 ms each for a window of 480 ms."""
 
 
 LatticePoints = Annotated[PositiveInt, Field(ge=2, le=512)]
@@ -40,18 +40,18 @@ LatticePoints = Annotated[PositiveInt, Field(ge=2, le=512)]
 
 @dataclass
 class DeformationConfig:
-    """Sizes of the deformation field, and its variants for ablation."""
+    """Sizes of the deformation field, and its ablation variants."""
 
     scope: Literal["regions", "whole_face", "nothing"] = "regions"
-    """What a motion code moves: its region of the face, the whole face (the sum of all codes), or nothing."""
+    """Part of the face that a motion code moves: its region, the whole face (by the sum of all codes), or nothing."""
     fusion: Literal["attention", "concatenation"] = "attention"
-    """How region tokens and speech are fused: by cross-attention, or by concatenation and an MLP."""
+    """Fusion of region tokens and speech: by cross-attention, or by concatenation and an MLP."""
     token_width: Annotated[Width, Field(ge=2)] = 64
     """Width of a region token."""
     code_width: Width = 24
     """Width of a region's motion code and of its identity code."""
     hidden: Annotated[Width, Field(ge=2)] = 64
-    """Width of the network that turns codes into offsets."""
+    """Width of the network that maps codes to offsets."""
     grid: HashGridConfig = field(default_factory=HashGridConfig)
     """Hash grid that encodes positions of head space."""
     lattice_size: tuple[LatticePoints, LatticePoints, LatticePoints] = (44, 96, 6)
@@ -59,10 +59,10 @@ class DeformationConfig:
 
     @model_validator(mode="after")
     def check_heads(self) -> DeformationConfig:
-        """Every head takes an equal part of a token."""
+        """Check that the attention heads divide a token evenly."""
         if self.token_width % ATTENTION_HEADS:
             raise ValueError(
-                f"token_width ({self.token_width}) should be a multiple of {ATTENTION_HEADS}, the attention heads"
+                f"token_width ({self.token_width}) should be a multiple of {ATTENTION_HEADS}, the number of heads"
             )
         return self
 
@@ -81,7 +81,7 @@ class RegionCodes:
 
 @dataclass(frozen=True)
 class PositionFeatures:
-    """Encoded positions, which are the same for all people."""
+    """Encoded positions, which are the same for all identities."""
 
     content: Tensor
     """``[..., N, hidden]`` input of the network."""
@@ -94,23 +94,23 @@ class Deformation:
     """The deformation at some positions."""
 
     offsets: Tensor
-    """``[B, N, 3]`` head units, from the face in the frame to the face in the source."""
+    """``[B, N, 3]`` offsets in head units, from the face in the frame to the face in the source."""
     ambient: Tensor
-    """``[B, N, ambient]``."""
+    """``[B, N, ambient]`` ambient coordinates."""
 
 
 class RegionQuery(nn.Module):
-    """The queries of the face regions."""
+    """Attention queries of the face regions."""
 
     def __init__(self, token: int, regions: int) -> None:
         super().__init__()
         self.region = nn.Parameter(torch.randn(regions, token) * 0.5)
         self.normalize = nn.LayerNorm(token)
-        # With few training people, the query must not depend on the identity.
+        # With few training identities, the query must not depend on the identity.
         self.drop_identity = nn.Dropout(0.2)
 
     def query(self, tokens: Tensor) -> Tensor:
-        """Region tokens ``[B, R, token]`` -> queries of the same shape."""
+        """Map region tokens ``[B, R, token]`` to queries of the same shape."""
         return self.region + self.drop_identity(self.normalize(tokens))
 
 
@@ -134,7 +134,7 @@ class SpeechAttention(RegionQuery):
 
 
 class SpeechConcatenation(RegionQuery):
-    """The ablation of :class:`SpeechAttention`: every region reads the whole window by one MLP.
+    """The ablation of :class:`SpeechAttention`: one MLP over a region token and the whole speech window.
 
     It has about as many parameters as the attention.
     """
@@ -153,7 +153,7 @@ class SpeechConcatenation(RegionQuery):
 
 
 def make_speech_fusion(config: DeformationConfig, speech_width: int, regions: int) -> RegionQuery:
-    """Return the network from region tokens and speech to motion codes, by ``config.fusion``."""
+    """Return the network from region tokens and speech to motion codes that ``config.fusion`` selects."""
     fusion = SpeechAttention if config.fusion == "attention" else SpeechConcatenation
     return fusion(config, speech_width, regions)
 
@@ -167,10 +167,10 @@ class LearnedRegionWeights(nn.Linear):
 
 
 class UniformRegionWeights(nn.Module):
-    """Equal weights of all regions at every position: the sum of all codes moves the whole face.
+    """Equal weights for all regions at every position, so that the sum of all codes moves the whole face.
 
-    The sum is scaled to the size of a single code. A mean would be smaller by the square root of their number and
-    therefore learn more slowly at first.
+    The sum is scaled to the magnitude of a single code. A mean would be smaller by the square root of the number of
+    regions, so it would learn more slowly at first.
     """
 
     def __init__(self, regions: int) -> None:
@@ -211,7 +211,7 @@ class DeformationNetwork(nn.Module):
         by_region = self.from_codes(torch.cat([codes.motion, codes.identity], dim=-1))  # [B, R, hidden]
         region_weights, pose = features.region_log_weights.exp(), self.from_pose(codes.pose)
         layers = [(layer.weight, layer.bias) for layer in (self.down, self.up, self.output)]
-        # Codes are mixed after the first layer, because regions are few and positions many.
+        # Codes are mixed after the first layer because there are few regions and many positions.
         if region_weights.dim() == 3:
             result = run_network(features.content + region_weights @ by_region + pose[:, None], layers)
         else:
@@ -220,7 +220,7 @@ class DeformationNetwork(nn.Module):
 
 
 class ZeroDeformation(nn.Module):
-    """The ablation without deformation: speech moves nothing, and the head moves with its camera only."""
+    """The ablation without deformation: speech has no effect, and the head moves with its camera only."""
 
     def __init__(self, config: DeformationConfig, regions: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class ZeroDeformation(nn.Module):
 
 
 class CrossModalFacialDeformationField(nn.Module):
-    """Region tokens, attention from regions to speech, and the deformation network that they drive."""
+    """Region tokens, attention from regions to speech, and the deformation network conditioned on them."""
 
     def __init__(
         self,
@@ -282,11 +282,12 @@ class CrossModalFacialDeformationField(nn.Module):
     def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
         """Interpolate the field at head-space ``points [B, N, 3]`` on its lattice, as rendering does.
 
-        Evaluated at the points themselves, the field would learn from landmarks what no ray samples. The ambient
-        coordinates are the network's, without the stretch that :meth:`deform_lattice` adds. ``points`` get no gradient.
+        Rays only sample the interpolated field. If landmark losses evaluated the network at the points themselves, they
+        would train values that no ray samples. The ambient coordinates are those of the network, without the stretch
+        that :meth:`deform_lattice` adds. ``points`` get no gradient.
         """
         corners, weights = self.lattice.find_cells(points.detach())
-        # Landmarks of many frames lie in few cells, whose corners are evaluated once for all frames.
+        # Landmarks of many frames lie in few cells. The corners of these cells are evaluated once for all frames.
         nodes, corners = corners.flatten(1).unique(return_inverse=True)
         deformation = self.network(self.encode_points(self.lattice.points[nodes]), codes)
         values = torch.cat([deformation.offsets, deformation.ambient], dim=-1)
@@ -295,7 +296,7 @@ class CrossModalFacialDeformationField(nn.Module):
         return Deformation(read[..., :3], read[..., 3:])
 
     def encode_lattice(self) -> PositionFeatures:
-        """Encode the points of the lattice, which are the same for all frames and people."""
+        """Encode the points of the lattice, which are the same for all frames and identities."""
         return self.encode_points(self.lattice.points)
 
     def encode_points(self, points: Tensor) -> PositionFeatures:
@@ -309,7 +310,7 @@ class CrossModalFacialDeformationField(nn.Module):
         ``points`` is the result of :meth:`encode_lattice`, for callers that evaluate many frames.
 
         Where lips or lids part, everything between them deforms to the line where they meet in the source. The stretch
-        of the deformation tells the radiance field where: it is added to the first ambient coordinate.
+        of the deformation, which marks these places for the radiance field, is added to the first ambient coordinate.
         """
         deformation = self.network(points or self.encode_lattice(), codes)
         stretch = self.lattice.measure_stretch(deformation.offsets.detach())
@@ -321,7 +322,7 @@ def encode_poses(source: Camera, target: Camera) -> Tensor:
     """Encode the poses of source and frame as ``[B, 9]``: both rotations, shift and change of scale."""
 
     def vector(rotation: Tensor) -> Tensor:
-        # The antisymmetric part: sin(angle) times the axis, smooth for all heads that still face the camera.
+        # The antisymmetric part, sin(angle) times the axis, is smooth for all heads that face the camera.
         return torch.stack(
             [
                 rotation[:, 2, 1] - rotation[:, 1, 2],

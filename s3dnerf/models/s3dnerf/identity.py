@@ -1,4 +1,4 @@
-"""What is encoded once per source, and the result of rendering."""
+"""The encoded source, and the result of rendering."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MotionIdentity:
-    """The part of an identity that motion depends on; small and cheap to copy."""
+    """The part of an identity that motion depends on. It is small and cheap to copy."""
 
     camera: Camera
     """Pose of the head in the source."""
     landmarks: Tensor
-    """``[B, P, 3]`` of the source, head space."""
+    """``[B, P, 3]`` landmarks of the source, head space."""
     eyes: Tensor
     """``[B, 2]`` eye openness in the source."""
     regions: RegionTokens
     """Face regions of the source (F_agg)."""
     source_motion: Tensor
-    """``[B, R, code]`` motion codes of the expression estimated in the source: a smile, parted lips."""
+    """``[B, R, code]`` motion codes of the expression estimated in the source, such as a smile or parted lips."""
 
     def repeat(self, times: int) -> Self:
         """Return the batch with each identity repeated ``times`` times in a row."""
@@ -42,18 +42,18 @@ class MotionIdentity:
 
 @dataclass(frozen=True)
 class Identity(MotionIdentity):
-    """Everything that depends on the source alone; encoded once, used for every frame."""
+    """Everything that depends only on the source. It is encoded once and used for every frame."""
 
     image: Tensor
     """``[B, 3, S, S]`` the source in [0, 1]."""
     appearance: Appearance
-    """Its tri-planes and feature maps."""
+    """Tri-planes and feature maps of the source."""
     matte: Tensor
     """``[B, 1, m, m]`` coverage of each pixel of the source by the person, in [0, 1]."""
     hair: Tensor
-    """``[B, 1, 2r, 2r]`` fraction of each pixel that moves with the head, also where rays miss it."""
+    """``[B, 1, 2r, 2r]`` fraction of each pixel that moves with the head, including pixels whose rays miss it."""
     mouth_colors: MouthColors
-    """Colors of skin, lips and mouth."""
+    """Colors of skin, lips and the interior of the mouth."""
 
     def select_motion(self) -> MotionIdentity:
         """Return the part that motion depends on."""
@@ -65,7 +65,7 @@ class Rendering:
     """Rendered frames and the intermediate results that losses compare."""
 
     image: Tensor
-    """``[B, 3, 4r, 4r]``; about [0, 1]."""
+    """``[B, 3, 4r, 4r]`` frames, approximately in [0, 1]."""
     warped: Tensor
     """``[B, 3, 4r, 4r]`` the source warped by the rendered flow."""
     coarse: Tensor
@@ -75,6 +75,6 @@ class Rendering:
     alpha: Tensor
     """``[B, 1, r, r]`` opacity."""
     flow: Tensor
-    """``[B, 2, 2r, 2r]`` position in the source of what a pixel shows, minus its own (image coordinates)."""
+    """``[B, 2, 2r, 2r]`` position in the source of the content of a pixel, minus its own (image coordinates)."""
     lattice: Tensor
     """``[B, points, 3 + ambient]`` the deformation on its lattice."""

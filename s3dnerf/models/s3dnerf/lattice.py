@@ -10,13 +10,13 @@ from torch import Tensor, nn
 CENTER = (0.0, -0.38, 0.45)
 """Point where the lattice is finest, in head units: the mouth."""
 REACH = (1.4, 1.5, 1.0)
-"""Half extent of the lattice around the center; positions beyond read its border."""
+"""Half extent of the lattice around the center; positions outside are clamped to the border."""
 FOCUS = (0.35, 0.4, 1.0)
-"""Distance from the center, in head units, within which the points are about evenly dense."""
+"""Distance from the center, in head units, within which the points are about evenly spaced."""
 
 
 class Lattice(nn.Module):
-    """Points of head space, dense around the mouth, between which the field is interpolated trilinearly."""
+    """Points of head space, dense around the mouth, at which the field is evaluated and interpolated trilinearly."""
 
     points: Tensor
 
@@ -37,9 +37,10 @@ class Lattice(nn.Module):
         self.register_buffer("points", points.reshape(-1, 3), persistent=False)
 
     def find_cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the lattice cells around head-space ``points [B, N, 3]``; points beyond the border read the border.
+        """Find the lattice cells around head-space ``points [B, N, 3]``. Points outside are clamped to the border.
 
-        Returns the indices of the corners, ``[B, N, 8]``, and their interpolation weights, which sum to one.
+        Returns:
+            The indices of the corners, ``[B, N, 8]``, and their interpolation weights, which sum to one.
         """
         center, focus, extent = (points.new_tensor(part) for part in (self.center, self.focus, self.extent))
         last = points.new_tensor(self.size) - 1.0
@@ -52,10 +53,10 @@ class Lattice(nn.Module):
         return (z * self.size[1] + y) * self.size[0] + x, weights
 
     def measure_stretch(self, offsets: Tensor) -> Tensor:
-        """Return by how much a deformation by ``offsets [B, points, 3]`` shrinks vertical distances.
+        """Measure how much a deformation by ``offsets [B, points, 3]`` shrinks vertical distances.
 
-        0 where it only translates, 1 where a whole interval deforms to one height. Returns ``[B, points, 1]`` within
-        [-1, 1.5].
+        Returns:
+            ``[B, points, 1]`` within [-1, 1.5]: 0 for a translation, 1 where a whole interval deforms to one height.
         """
         up = offsets[..., 1].unflatten(1, self.size[::-1])
         heights = self.points[:, 1].view(self.size[::-1])[0, :, 0]

@@ -1,9 +1,9 @@
 """Motion encoder: tracked landmarks -> the motion codes that speech should produce, and back. Used in training only.
 
-Speech does not determine all motion of a face. Trained on speech alone, the renderer sees lips that do not match
-its instructions and learns the mean mouth. So while it learns, the codes come from the tracked face of the target
-frame, and the speech path learns, beside it, to produce the same codes. A decoder tells what codes do to the landmarks,
-so that those of speech can be compared where it counts, without a search through the warp.
+Speech does not determine all motion of a face. If the renderer were trained on codes from speech alone, the target lips
+would not match the codes, and it would learn the mean mouth. In training, the codes therefore come from the tracked
+face of the target frame, and the speech path learns to produce the same codes. A decoder maps codes to landmark
+displacements, so that codes from speech can be supervised by landmarks without inverting the deformation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from s3dnerf.models.layers import make_mlp
 
 
 class MotionEncoder(nn.Module):
-    """Landmark displacements from a person's own mean face -> motion codes of all regions."""
+    """Maps landmark displacements from a person's own mean face to the motion codes of all regions."""
 
     def __init__(self, landmarks: int, regions: int, code_width: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class MotionEncoder(nn.Module):
 
 
 class MotionDecoder(nn.Module):
-    """Motion codes of all regions -> landmark displacements: the inverse of :class:`MotionEncoder`."""
+    """Maps the motion codes of all regions to landmark displacements: the inverse of :class:`MotionEncoder`."""
 
     def __init__(self, landmarks: int, regions: int, code_width: int) -> None:
         super().__init__()

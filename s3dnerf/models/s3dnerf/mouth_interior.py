@@ -1,8 +1,8 @@
-"""The interior of the mouth: what is visible between lips that part.
+"""The interior of the mouth, which becomes visible when the lips part.
 
-A source with closed lips does not show it, and no warp of such a source can. What a source shows of it stays as
-it is. This small network paints the rest, pixel by pixel, from where between the lips a pixel looks, from the light on
-the source's skin and from what the source shows.
+A source with closed lips does not show it, and warping such a source cannot produce it. The part that a source shows is
+kept. A small network generates the rest per pixel, from the position of the pixel between the lips, the light on the
+source's skin and the colors that the source shows.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ SKIN = torch.from_numpy((point_regions()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero
 OUTER_LIPS, INNER_LIPS = (torch.from_numpy(KEPT_POINTS.searchsorted(rows)) for rows in (LIPS_OUTER, LIPS_INNER))
 """Rows of the kept landmarks on both outlines of the lips, in order around them."""
 DARKEST_SKIN = 0.05
-"""Lower bound of the skin color that others are divided by."""
+"""Minimum skin color, so that the colors divided by it stay bounded."""
 STRETCH = (1.0, 1.5)
-"""Height of the opening, relative to the source's, from which on the interior is composited, and at which it replaces
-the warp completely."""
+"""Height of the opening relative to that of the source. Up to the first value the deformed field is kept as it is; from
+the second value on it is fully replaced."""
 BRIGHTNESS_BELOW_TEETH = 0.7
-"""Brightness below the teeth that the source shows, relative to the painted one: a learned mean is brighter than real
-mouths, and what is as bright as lips looks like lips."""
+"""Brightness below the teeth that a source shows, relative to the output of the network. The network learns a mean over
+people, which is brighter than a deep mouth, and a region as bright as the lips looks like lips."""
 MAX_CLOSED_BRIGHTNESS = 0.45
-"""Largest mean brightness of the interior, relative to the skin, behind lips that the source shows closed. Real ones
-have 0.63 on average, their darkest fifth 0.42. Painted ones have 0.73 to 0.81: nearly as bright as lips, so that
-lips would not seem to have parted."""
+"""Maximum mean brightness of the interior, relative to the skin, for a source with closed lips. Real interiors have
+0.63 on average, and the darkest fifth of them 0.42. The network outputs 0.73 to 0.81, nearly as bright as lips, so the
+lips would not appear to part."""
 THINNEST = 0.005
-"""Height of the opening, head units, below which lips are closed and nothing between them is seen."""
+"""Height of the opening, head units, below which lips count as closed and nothing is visible between them."""
 PARTED = 0.02
-"""Height of the opening, head units, from which on pixels are seen that show nothing but the mouth's inside."""
+"""Minimum height of the opening, head units, at which some pixels show only the interior."""
 TOOTHED = 0.05
-"""Height of the source's opening, head units, from which on it shows teeth, not only a gap."""
+"""Minimum height of the source's opening, head units, at which it shows teeth rather than only a gap."""
 DEPTHS = (0.25, 0.5, 0.75)
-"""Positions, from the upper to the lower lip, at which the interior of the source's mouth is sampled."""
+"""Positions from the upper to the lower lip at which the interior of a source's mouth is sampled."""
 
 
 @dataclass(frozen=True)
 class MouthColors:
-    """Colors of mouth and skin in a source."""
+    """Colors of a source that condition the interior of the mouth."""
 
     skin: Tensor
     """``[B, 3]`` mean color of cheeks and chin."""
     lips: Tensor
     """``[B, 3]`` mean color of the lips."""
     inside: Tensor
-    """``[B, 3]`` mean color of what is between the lips; where they are closed, of their seam."""
+    """``[B, 3]`` mean color between the lips; for closed lips, of the line where they meet."""
     opening: Tensor
     """``[B]`` height of the opening between the lips, head units."""
 
@@ -74,7 +74,7 @@ def measure_mouth_colors(image: Tensor, landmarks: Tensor, camera: Camera) -> Mo
 
 
 def measure_opening(outline: Tensor) -> Tensor:
-    """Height ``[B]`` in the middle of the opening within the lips' inner edge ``outline [B, 20, 3]`` (head space)."""
+    """Return the height ``[B]`` of the opening at its middle, given the inner lip ``outline [B, 20, 3]``."""
     return outline[:, UPPER_LIP, 1] - outline[:, LOWER_LIP, 1]
 
 
@@ -84,11 +84,11 @@ class MouthInterior(nn.Module):
     shown: Tensor
 
     def __init__(self, types: int = 8, hidden: int = 48, type_width: int = 8, frequencies: int = 3) -> None:
-        """Make the network.
+        """Build the network.
 
         Args:
-            types: number of mouth types that it distinguishes: more or less teeth, tongue, darkness.
-            hidden: width of its layers.
+            types: number of mouth types, which differ in how much of teeth, tongue and darkness they show.
+            hidden: width of the layers.
             type_width: width of the code of a type.
             frequencies: octaves of the positional encoding.
         """
@@ -96,14 +96,14 @@ class MouthInterior(nn.Module):
         self.frequencies = frequencies
         inputs = 2 * (1 + 2 * frequencies) + 2 + 3 + 6 + type_width
         self.types = nn.Parameter(0.5 * torch.randn(types, type_width))
-        # Types that are painted where the source shows no teeth, and below the teeth that it shows.
+        # The type used if the source shows no teeth, and the type used below the teeth that it shows.
         self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
         self.network = make_mlp(inputs, hidden, hidden, 3)
 
     def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
-        """Return the colors ``[B, 3, N]`` at ``N`` pixels.
+        """Return the colors ``[B, 3, N]`` of the interior at ``N`` pixels.
 
-        ``code [width]`` selects a type of mouth; by default, the types chosen in training are painted.
+        ``code [width]`` is the code of the mouth type. By default it is one of the types selected for unseen people.
         """
         if code is None:
             toothed = colors.opening > TOOTHED
@@ -120,7 +120,7 @@ class MouthInterior(nn.Module):
             8.0 * torch.stack([opening.below_upper, opening.above_lower], dim=-1),
             per_frame[:, None].expand(-1, places.shape[1], -1),
         ]
-        # Relative to the skin, so that the mouth follows the light on the face. Colors start dark.
+        # Colors are relative to the skin, so that the mouth follows the light on the face. The initial output is dark.
         relative = 3.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).to(places.dtype) - 1.5)
         return colors.skin[..., None] * relative.transpose(1, 2)
 
@@ -128,8 +128,8 @@ class MouthInterior(nn.Module):
 def compute_shade(painted: Tensor, opening: MouthOpening, colors: MouthColors) -> Tensor:
     """Return the factors ``[B]`` by which ``painted [B, 3, N]`` is darkened.
 
-    Behind closed lips it is darkened to ``MAX_CLOSED_BRIGHTNESS``, and not at all where the lips of the source are far
-    enough apart to show teeth.
+    If the lips of the source are closed, the interior is darkened to ``MAX_CLOSED_BRIGHTNESS``. If they are far enough
+    apart to show teeth, it is not darkened.
     """
     covered = opening.coverage[:, None]
     inside = ((painted * covered).sum(2) / covered.sum(2).clamp(min=1e-3)).mean(1)
@@ -138,13 +138,16 @@ def compute_shade(painted: Tensor, opening: MouthOpening, colors: MouthColors) -
 
 
 def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:
-    """Return the weight of the interior: 0 while the mouth is no wider open than in the source.
+    """Return the weight with which the generated interior replaces the deformed field.
+
+    The weight is zero while the mouth is no wider open than in the source.
 
     Args:
-        opening: ``[B]`` height of the opening in the frame, head units, however the head is turned.
-        source: ``[B]`` the same in the source.
+        opening: ``[B]`` height of the opening in the frame, head units, independent of the head pose.
+        source: ``[B]`` height of the opening in the source.
 
-    Returns ``[B]`` in [0, 1].
+    Returns:
+        ``[B]`` weights in [0, 1].
     """
     least, most = STRETCH
     stretched = opening.clamp(min=0.0) / source.clamp(min=THINNEST)

@@ -20,16 +20,16 @@ class RadianceFieldConfig:
     hidden: Width = 64
     """Width of its layers."""
     features: Width = 16
-    """Channels passed to super-resolution beside color."""
+    """Channels passed to super-resolution in addition to color."""
 
 
 class RadianceField(nn.Module):
     """Two hidden layers over appearance, ambient coordinates, offsets and the *undeformed* position.
 
-    All points between open lips deform to the one line where the lips of the source meet. Only the undeformed position
-    and the ambient coordinates tell them apart.
+    All points between open lips deform to the line where the lips of the source meet. Only the undeformed position and
+    the ambient coordinates distinguish them.
 
-    While rendering, :mod:`s3dnerf.ops.field` computes the same equation fused with deformation and compositing.
+    For rendering, :mod:`s3dnerf.ops.field` computes the same function fused with deformation and compositing.
     """
 
     def __init__(self, config: RadianceFieldConfig, plane_features: int, ambient: int) -> None:
@@ -51,14 +51,14 @@ class RadianceField(nn.Module):
         Args:
             features: ``[..., F]`` tri-plane features at the deformed points.
             ambient: ``[..., A]`` ambient coordinates.
-            offsets: ``[..., 3]`` of the deformation, head units.
-            points: ``[..., 3]`` before the deformation, head space.
+            offsets: ``[..., 3]`` offsets of the deformation, head units.
+            points: ``[..., 3]`` points before the deformation, head space.
 
         Returns:
-            Density ``[...]``, not negative, color ``[..., 3]`` in [0, 1] and features ``[..., C]``.
+            Non-negative density ``[...]``, color ``[..., 3]`` in [0, 1] and features ``[..., C]``.
         """
         inputs = torch.cat([features, ambient, OFFSET_GAIN * offsets, encode_sine(points, self.frequencies)], dim=-1)
-        # Autocast applies to the products; compositing is in float32.
+        # Autocast applies to the matrix products; compositing runs in float32.
         density, color, others = self.network(inputs).to(points.dtype).split([1, 3, self.width], dim=-1)
         return DENSITY_GAIN * F.softplus(density[..., 0]), color.sigmoid(), others
 

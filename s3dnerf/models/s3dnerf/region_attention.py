@@ -1,4 +1,4 @@
-"""Slot attention (Locatello et al., 2020): aggregates features into one token per face region (F_agg)."""
+"""Slot attention (Locatello et al., 2020): aggregates source features into one token per face region (F_agg)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RegionTokens:
 
 
 class RegionSlotAttention(nn.Module):
-    """Slots compete for the positions of a feature map; each slot starts from its own learned face region."""
+    """Slots compete for the positions of a feature map. Each slot starts from the learned token of its face region."""
 
     def __init__(self, inputs: int, regions: int, width: int, iterations: int = 2) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class RegionSlotAttention(nn.Module):
         self.refine = nn.Sequential(nn.LayerNorm(width), make_mlp(width, width, width))
 
     def forward(self, features: Tensor) -> RegionTokens:
-        """``features [B, C, h, w]`` -> tokens of the regions and their attention."""
+        """Aggregate ``features [B, C, h, w]`` into region tokens, and return their attention maps."""
         batch, _, height, width = features.shape
         place = encode_sine(make_pixel_grid(height, width, features.device).flatten(0, 1), 4)
         flat = torch.cat([features.flatten(2).transpose(1, 2), place.expand(batch, -1, -1)], dim=-1)

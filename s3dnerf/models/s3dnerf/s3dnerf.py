@@ -61,20 +61,20 @@ from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattic
 from s3dnerf.structures import Camera, Source
 
 EARLY_STOP_EPS = 1e-3
-"""Transmittance behind which samples are skipped, except in training."""
+"""Transmittance below which the remaining samples of a ray are skipped, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
 LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
-"""Offsets that part the lips, up by 0.08 and down by 0.16 head units. All points between open lips deform to where the
-lips of the source meet, so that a search for the edges of the lips has to start outside."""
+"""Offsets that part the lips, up by 0.08 and down by 0.16 head units. All points between open lips deform to the line
+where the lips of the source meet, so the search for the edges of the lips has to start outside."""
 for _outline in (LIPS_OUTER, LIPS_INNER):
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
 MOUTH_ROUNDS, MOUTH_STEP = 8, 0.5
-"""Iterations and step size of the search for the edges of the lips. Lips that close over an open source are squeezed,
-where full steps diverge."""
+"""Iterations and step size of the search for the edges of the lips. Full steps diverge where the deformation is
+compressive, as when the lips of an open-mouthed source close."""
 MOUTH_FRACTION = 0.25
-"""Upper bound of the fraction of the mouth's foveated cells between the lips; 0.13 was the widest mouth seen."""
+"""Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
 
 class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
@@ -97,11 +97,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Build the model.
 
         Args:
-            config: the architecture; a dict is what the mixin reads from ``config.json``.
-            render_config: settings of inference, see :meth:`prepare_motion`; by default those of training.
+            config: the architecture, as a dict when the mixin reads it from ``config.json``.
+            render_config: inference settings, see :meth:`prepare_motion`. The defaults have no effect.
 
         Raises:
-            UserError: a setting has a wrong value.
+            UserError: the value of a setting is invalid.
         """
         super().__init__()
         if isinstance(config, dict):
@@ -136,13 +136,13 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
     @classmethod
     def load(cls, source: str | Path) -> S3DNeRF:
-        """Load a model in evaluation mode from a folder or from the Hugging Face hub, also one of an earlier version.
+        """Load a model in evaluation mode from a folder or the Hugging Face hub. Earlier versions are supported.
 
         Args:
             source: folder with ``config.json`` and ``model.safetensors``, or a hub id.
 
         Raises:
-            UserError: a file is missing or broken, or weights and settings do not belong together.
+            UserError: a file is missing or broken, or the weights do not match the settings.
         """
         folder = find_model(source, (CONFIG_FILE, RENDER_CONFIG_FILE, WEIGHTS_FILE))
         render = read_json(folder / RENDER_CONFIG_FILE) if is_file(folder / RENDER_CONFIG_FILE) else None
@@ -153,14 +153,14 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> S3DNeRF:
-        """Serve ``from_pretrained``; ``options`` are those of ``huggingface_hub.snapshot_download``."""
+        """Implement ``from_pretrained``; ``options`` are those of ``huggingface_hub.snapshot_download``."""
         if not is_folder(model_id):
             known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             model_id = snapshot_download(model_id, **{name: options[name] for name in known if name in options})
         return cls.load(model_id).to(map_location)
 
     def encode_identity(self, source: Source) -> Identity:
-        """Encode sources with a matte, once for all frames."""
+        """Encode sources with mattes, once for all frames."""
         assert source.matte is not None, "rendering needs a matte"
         appearance = self.appearance_encoder(source.image, source.camera)
         motion = self._encode_motion_identity(source, appearance.context)
@@ -184,22 +184,22 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return MotionIdentity(source.camera, source.landmarks, source.eyes, regions, source_motion)
 
     def encode_speech(self, identity: MotionIdentity, windows: Tensor, consecutive: int = 1) -> Tensor:
-        """Encode speech ``windows [B, samples]`` around frames to motion codes ``[B, R, code]`` (F_cm).
+        """Encode speech ``windows [B, samples]`` around frames as motion codes ``[B, R, code]`` (F_cm).
 
-        Every ``consecutive`` windows belong to consecutive frames; what they share is encoded once.
+        Every ``consecutive`` windows belong to consecutive frames; the audio that they share is encoded once.
         """
         speech = self.audio_encoder(windows, consecutive)
         return self.deformation_field.speech_attention(identity.regions.tokens, speech)
 
     def encode_silence(self, identity: MotionIdentity) -> Tensor:
-        """Return the motion codes ``[B, R, code]`` of silence, in which lips are closed."""
+        """Return the motion codes ``[B, R, code]`` of silence, for which lips are closed."""
         motion = identity.source_motion
         return self.encode_speech(identity, motion.new_zeros(len(motion), self.config.audio.samples))
 
     def prepare_motion(self, motion: Tensor) -> Tensor:
-        """Apply the settings of inference to the motion codes ``[T, R, code]`` of a whole recording.
+        """Apply the inference settings to the motion codes ``[T, R, code]`` of a whole recording.
 
-        They are smoothed in time, and those of lips and jaw are scaled about their mean over the recording.
+        The codes are smoothed in time. Those of lips and jaw are scaled about their mean over the recording.
         """
         motion = smooth_gaussian(motion, self.render_config.motion_smoothing)
         scaled = motion.mean(dim=0, keepdim=True).lerp(motion, self.render_config.motion_scale)
@@ -207,14 +207,14 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return torch.where(moved[:, None], scaled, motion)
 
     def prepare_identity(self, identity: Identity) -> Identity:
-        """Apply the settings of inference to an identity: scale the expression estimated in the source."""
+        """Apply the inference settings to an identity: scale the expression estimated in the source."""
         neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
         neutral = self.motion_encoder(neutral).to(identity.source_motion)
         scale = self.render_config.source_expression_scale
         return replace(identity, source_motion=neutral.lerp(identity.source_motion, scale))
 
     def prepare_eyes(self, identity: MotionIdentity, eyes: Tensor) -> Tensor:
-        """Apply the settings of inference to eye openness ``[B, 2]``: scale its change relative to the source."""
+        """Apply the inference settings to eye openness ``[B, 2]``: scale its change relative to the source."""
         return identity.eyes.lerp(eyes, self.render_config.eye_motion_scale)
 
     def forward(
@@ -234,14 +234,15 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         super-resolution, and the interior of the mouth.
 
         Args:
-            identity: of the sources.
+            identity: identities of the sources.
             motion: ``[B, R, code]`` motion codes.
             eyes: ``[B, 2]`` eye openness.
-            camera: poses of the heads in the frames.
+            camera: head poses in the frames.
             source_motion: motion codes of the sources, see :meth:`drive`.
-            generator: for stratified samples (training); without one, samples lie at interval centers.
+            generator: random generator for stratified samples (training). Without one, samples lie at interval centers.
             lattice: the result of ``deformation_field.encode_lattice``, for callers that render many frames.
-            background: composited behind the person; by default the background moves with the head, as in training.
+            background: background to composite behind the person. By default the background moves with the head, as in
+                training.
         """
         codes = self.drive(identity, motion, eyes, camera, source_motion)
         field = self.deform_field(identity, codes, lattice)
@@ -271,7 +272,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """Combine motion codes ``[B, R, code]``, eye openness ``[B, 2]`` and the pose of the frame.
 
         The deformation depends on the change from the source. ``source_motion [B, R, code]`` are the motion codes of
-        the source where they are known (in training); by default they are those estimated from the source.
+        the source if they are known (in training). By default they are estimated from the source.
         """
         motion_delta = motion - (identity.source_motion if source_motion is None else source_motion)
         pose = encode_poses(identity.camera, camera)
@@ -298,7 +299,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
     ) -> tuple[Tensor, Tensor]:
         """Render the fields as ``[B, 3 + features + 3, r, r]``: color, features, opacity and flow.
 
-        Returns these, and the same upsampled to ``2r`` with the foveated rays pasted in.
+        Returns these channels, and the same channels upsampled to ``2r`` with the foveated rays pasted in.
         """
         size = self.config.ray_size
         foveated = place_foveated_rays(camera, 2 * size)
@@ -317,7 +318,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
     ) -> Tensor:
         """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
 
-        What the source shows of it is taken from there, the rest is painted. Where lips close, the warp is right.
+        Pixels that the source shows are warped from it; the network generates the others. Where lips do not open
+        further, the deformed field is correct and stays as it is.
         """
 
         def deform(points: Tensor) -> Tensor:
@@ -328,7 +330,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         outline = invert_deformation(deform, lips, lips + self.lips_apart, MOUTH_ROUNDS, MOUTH_STEP)
         patch = place_foveated_rays(camera, size, eye_size=(0.0, 0.0))
         opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], camera, patch.points, size)
-        # Most cells of the patch show lips and chin; the network skips them.
+        # Most cells of the patch show lips and chin. The network skips them.
         inside = opening.coverage.topk(math.ceil(MOUTH_FRACTION * opening.coverage.shape[1])).indices
         patch, opening = patch.select(inside), opening.select(inside)
         visible = find_source_interior(outline, lips, camera, identity.camera, patch.points, size)
@@ -349,7 +351,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         return invert_deformation(deform, identity.landmarks, start, rounds)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the settings of inference beside the weights, for ``save_pretrained``."""
+        """Write the inference settings next to the weights, for ``save_pretrained``."""
         super()._save_pretrained(save_directory)
         text = json.dumps(to_dict(self.render_config), indent=2, sort_keys=True)
         (save_directory / RENDER_CONFIG_FILE).write_text(text, "utf-8")
@@ -359,11 +361,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 def invert_deformation(
     deform: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, rounds: int, step: float = 1.0
 ) -> Tensor:
-    """Find the points of frames that a deformation takes to points ``target [B, P, 3]`` of the source.
+    """Find the points of frames that a deformation maps to points ``target [B, P, 3]`` of the source.
 
-    Fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. All rounds
-    but the last go a fraction ``step`` of the way: where the deformation squeezes (offsets change faster than
-    positions), full steps diverge. No gradients.
+    This is a fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. All
+    rounds except the last are damped by the factor ``step``, because full steps diverge where offsets change faster
+    than positions. The result has no gradients.
     """
     points = start
     for _ in range(rounds - 1):
@@ -372,7 +374,7 @@ def invert_deformation(
 
 
 def smooth_gaussian(series: Tensor, sigma: float) -> Tensor:
-    """Smooth ``series [T, ...]`` by a Gaussian of ``sigma`` frames; the ends are replicated. Zero changes nothing."""
+    """Smooth ``series [T, ...]`` by a Gaussian of ``sigma`` frames with replicated ends. Zero has no effect."""
     reach = math.ceil(3.0 * sigma)
     if reach == 0:
         return series

@@ -1,8 +1,8 @@
 """Super-resolution (S3D-NeRF, section 3.4): adds outer face, texture and background to the rendered inner face.
 
-The volume renderer also returns *where in the source* each ray ends. The source is warped by that flow at full size,
-and this network corrects the result by a residual that starts at zero. Where the residual is small, the source keeps
-its own detail.
+The volume renderer also returns the position *in the source* of each ray. The source is warped by this flow at full
+resolution, and the network corrects the result by a residual that is initially zero. Where the residual is small, the
+detail of the source is kept.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from s3dnerf.ops.upsample_add import add_upsampled
 
 @dataclass
 class SuperResolutionConfig:
-    """Widths of the U-Net, at 1/2, 1/4 and 1/8 of the frame."""
+    """Widths of the U-Net, at 1/2, 1/4 and 1/8 of the frame resolution."""
 
     widths: tuple[Width, Width, Width] = (32, 64, 64)
     """Channels at each resolution."""
 
 
 class SuperResolution(nn.Module):
-    """A small U-Net at half the frame's size with a pixel-shuffle head."""
+    """A small U-Net at half the frame resolution with a pixel-shuffle head."""
 
     def __init__(self, config: SuperResolutionConfig, rendered: int, detail: int) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class SuperResolution(nn.Module):
 
         Args:
             rendered: ``[B, C, h, w]`` volume-rendered channels.
-            inputs: ``[B, 12 + D + C, 2h, 2w]``, channels-last, of
-                :func:`s3dnerf.ops.warp_source.warp_source_image`: the warped source's pixels two by two, its
-                finest features, warped likewise, and the volume-rendered channels, sharper where rays are denser.
+            inputs: ``[B, 12 + D + C, 2h, 2w]``, channels-last, from
+                :func:`s3dnerf.ops.warp_source.warp_source_image`: the warped source in 2 x 2 pixel blocks, its warped
+                finest features, and the volume-rendered channels, which are sharper where rays are denser.
             warped: ``[B, 3, 4h, 4w]`` the source warped to the frame.
-            detail_scale: fraction of the source's own detail that is kept where the residual is small otherwise.
+            detail_scale: fraction of the source's own detail that is kept where the residual is small.
 
         Returns:
-            ``[B, 3, 4h, 4w]``; about [0, 1], not clamped.
+            ``[B, 3, 4h, 4w]``, approximately in [0, 1], not clamped.
         """
         fine = self.fine_in(self.enter(inputs))
         middle = self.middle_in(self.enter_rendered(rendered, addend=self.down_middle(fine)))

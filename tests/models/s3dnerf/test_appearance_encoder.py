@@ -1,4 +1,4 @@
-"""Appearance encoder: sizes of the pyramid, where its pixels lie in head space, alignment with the source."""
+"""Appearance encoder: pyramid sizes, head-space positions of pixels, alignment with the source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_pixels_of_a_frontal_head_lie_at_their_image_coordinates(
     encoder: HierarchicalFacialAppearanceEncoder,
 ) -> None:
     places = encoder.locate_pixels(torch.zeros(1, 3, 2, 4), make_camera(scale=0.5, center=(0.25, -0.5)))
-    # u = -0.75 ... 0.75 less the center 0.25, twice as far in head units; v = 0.5 is 1.0 below the center.
+    # u = -0.75 ... 0.75 minus the center 0.25, at twice the distance in head units; v = 0.5 is 1.0 below the center.
     torch.testing.assert_close(places[0, 0, 0], torch.tensor([-2.0, -1.0, 0.0, 1.0]))
     torch.testing.assert_close(places[0, 1, :, 0], torch.tensor([0.0, -2.0]))
     assert not places[0, 2].any()

@@ -1,4 +1,4 @@
-"""Settings of the model: architecture and inference, and files of earlier versions."""
+"""Settings of the model: architecture, inference, and files of earlier versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 
 SHIPPED = Path(s3dnerf.__file__).parent / "weights" / "base"
 OLD_CONFIG = Path(__file__).parent / "config_0.1.json"
-"""``config.json`` as version 0.1 wrote it for the shipped weights."""
+"""``config.json`` of the shipped weights as version 0.1 wrote it."""
 
 
 def read(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Deformation field: the lattice and its reading, region shares, the warp at its start, poses as numbers."""
+"""Deformation field: the lattice and its interpolation, region weights, the initial deformation, encoded poses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_reading_between_points_is_linear_in_lattice_steps() -> None:
     grid = lattice.points.view(5, 9, 7, 3)
     values = torch.randn(5, 9, 7, 1)
     start, end = grid[1, 3, 2], grid[1, 3, 3]
-    # asinh of the distance over the focus is what grows evenly from point to point.
+    # Points are evenly spaced in asinh of the distance over the focus.
     focus, center = FOCUS[0], CENTER[0]
     low, high = (torch.asinh((x - center) / focus) for x in (start[0], end[0]))
     for share in (0.25, 0.5, 0.9):
@@ -151,7 +151,7 @@ def test_points_are_deformed_as_rays_read_the_lattice(field: CrossModalFacialDef
     seen = read(field.lattice, field.deform_lattice(codes), points)
     torch.testing.assert_close(deformation.offsets, seen[..., :3], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(deformation.ambient[..., 1:], seen[..., 4:], atol=1e-5, rtol=1e-4)
-    # Between the lattice's points the field itself says something else, which no ray ever sees.
+    # Between the lattice points the network has other values, which no ray samples.
     exact = field.network(field.network.encode_positions(points), codes)
     assert (exact.offsets - deformation.offsets).abs().max() > 1e-3
 
@@ -174,7 +174,7 @@ def test_parting_by_hand() -> None:
     points = lattice.points.expand(2, -1, -1)
     moved = torch.full_like(points, 0.1)
     assert lattice.measure_stretch(moved).abs().max() < 1e-5
-    # Everything warps to one height; then everything is half as high, then three times.
+    # First everything deforms to one height, then to half its height, then to three times its height.
     for slope, parted in ((-1.0, 1.0), (-0.5, 0.5), (2.0, -1.0)):
         offsets = torch.stack([moved[..., 0], slope * points[..., 1], moved[..., 2]], dim=-1)
         found = lattice.measure_stretch(offsets)
@@ -182,7 +182,7 @@ def test_parting_by_hand() -> None:
 
 
 def test_parting_shows_between_the_lips_only() -> None:
-    # What is above the middle comes from below where it is, what is below from above: a gap of 0.2 opens at 0.
+    # Points above the middle come from below it and points below come from above: a gap of 0.2 opens at 0.
     lattice = Lattice((5, 41, 3), center=(0.0, 0.0, 0.0), reach=(1.0, 1.0, 1.0), focus=(1.0, 0.4, 1.0))
     heights = lattice.points[None, :, 1]
     offsets = torch.zeros(1, len(lattice.points), 3)

@@ -1,4 +1,4 @@
-"""Variants of the deformation field that the ablation compares: what each takes away, and what it must not."""
+"""Ablation variants of the deformation field: what each one removes, and what it must not change."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ SHAPES = {
     "network.output.weight": (7, 128),
     "network.output.bias": (7,),
 }
-"""Parameters of the deformation field that the variants touch, as the model of base.yaml is stored."""
+"""Parameters of the deformation field that the variants affect, for the model of base.yaml."""
 LEADING_NOWHERE = ("motion_encoder.", "deformation_field.embed_eyes.", "deformation_field.to_identity_code.")
-"""Parameters of codes that nothing reads where there is no warp."""
+"""Parameters of codes that are unused without a deformation."""
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_method_keeps_the_names_that_stored_weights_have() -> None:
     model = S3DNeRF(load_config(S3DNeRFConfig, "base.yaml").model)
     field = model.deformation_field.state_dict()
     shapes = {name: tuple(value.shape) for name, value in field.items() if name.startswith(("speech_att", "network"))}
-    # In this order: that is how the optimizer of a resumed run knows them.
+    # The order matters: the optimizer of a resumed run identifies parameters by it.
     assert list(shapes.items()) == list(SHAPES.items())
 
 
@@ -148,7 +148,7 @@ def test_on_the_whole_face_all_codes_act_as_one_of_the_size_of_one(make_field) -
     field, points, codes = make_field(scope="whole_face"), torch.randn(2, 20, 3), draw_codes()
     torch.nn.init.normal_(field.network.output.weight, std=0.1)
     shares = field.network.encode_positions(points).region_log_weights.exp()
-    # Six independent codes of variance 1, each with a share of 1 / sqrt(6), add up to a variance of 1.
+    # Six independent codes of variance 1, each with a weight of 1 / sqrt(6), sum to a variance of 1.
     torch.testing.assert_close(shares, torch.full((2, 20, REGIONS), 6**-0.5))
     mean = replace(
         codes,
@@ -157,7 +157,7 @@ def test_on_the_whole_face_all_codes_act_as_one_of_the_size_of_one(make_field) -
     )
     torch.testing.assert_close(field.deform_points(codes, points).offsets, field.deform_points(mean, points).offsets)
     torch.testing.assert_close(field.deform_lattice(codes), field.deform_lattice(mean), atol=1e-5, rtol=1e-4)
-    # A code of any region moves points of all.
+    # A code of any region moves points of all regions.
     codes.motion[:, 3] += 3.0
     moved = (field.deform_points(codes, points).offsets - field.deform_points(mean, points).offsets).abs().amax(-1)
     assert moved.min() > 1e-5
@@ -186,7 +186,7 @@ def test_concatenation_learns_as_many_parameters_as_attention(name: str) -> None
         module = make_speech_fusion(changed, config.audio.width, REGIONS)
         tokens = torch.randn(2, REGIONS, config.deformation.token_width)
         module(tokens, torch.randn(2, STEPS, config.audio.width)).square().sum().backward()
-        # Attention keeps time for windows longer than those that are used: rows that nothing reads learn nothing.
+        # Attention has time embeddings for longer windows than those used. Unused rows get no gradient.
         unread = module.time[:, STEPS:].numel() if isinstance(module, SpeechAttention) else 0
         assert all(parameter.grad.any() for parameter in module.parameters())
         counts[fusion] = sum(parameter.numel() for parameter in module.parameters()) - unread
@@ -210,7 +210,7 @@ def test_every_parameter_learns(
     trainer.motion_interval = 1
     torch.manual_seed(0)
     for parameter in trainer.model.parameters():
-        # Layers that start at zero keep gradients from what lies before them.
+        # Zero-initialized layers block the gradients of the layers before them.
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     trainer.model.train()

@@ -1,4 +1,4 @@
-"""Motion encoder: landmark displacements to codes of the regions."""
+"""Motion encoder: landmark displacements to motion codes of the regions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_codes_of_all_regions_follow_the_displacement() -> None:
     displacement = 0.05 * torch.randn(3, 20, 3)
     codes = encoder(displacement)
     assert codes.shape == (3, 6, 8)
-    # A movement of a millimeter (about 0.01 head units) must show in the code.
+    # A motion of one millimeter (about 0.01 head units) must change the code.
     nudged = displacement.clone()
     nudged[0, 4, 1] += 0.01
     change = (encoder(nudged) - codes).abs().amax(dim=(1, 2))
@@ -26,7 +26,7 @@ def test_the_decoder_tells_what_codes_do_to_all_landmarks() -> None:
     codes = torch.randn(3, 6, 8)
     moved = decoder(codes)
     assert moved.shape == (3, 20, 3)
-    # As large as movements are: a few hundredths of a head unit.
+    # Typical motion is a few hundredths of a head unit.
     assert 1e-3 < moved.std() < 0.1
     other = codes.clone()
     other[0, 5, 7] += 1.0

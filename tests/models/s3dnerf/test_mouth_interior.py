@@ -1,4 +1,4 @@
-"""The inside of the mouth: what sources say about its light, and what is painted where."""
+"""The interior of the mouth: colors measured in sources, and colors generated per pixel."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_nothing_is_put_in_while_the_mouth_is_no_wider_open_than_in_the_portrait
 def test_lips_closed_in_the_portrait_leave_all_to_the_painter() -> None:
     closed = torch.tensor([0.0, -0.01, THINNEST / 2])
     assert compute_interior_weight(torch.full((3,), 0.1), closed).tolist() == [1.0, 1.0, 1.0]
-    # But a seam stays a seam, as it is in the source.
+    # Closed lips keep the line where they meet, as in the source.
     assert not compute_interior_weight(torch.full((3,), THINNEST), closed).any()
 
 
@@ -106,7 +106,7 @@ def test_behind_closed_lips_it_is_dark_and_behind_parted_ones_as_it_was() -> Non
     opening = map_tensors(make_opening(), lambda x: x.expand(3, *x.shape[1:]))
     opening = replace(opening, coverage=torch.ones_like(opening.coverage))
     colors = torch.full((3, 3, opening.coverage.shape[1]), 0.72)
-    # Twice as light as wanted, so half of it is left, then three quarters, then all.
+    # The interior is twice as bright as allowed, so half of it is kept, then three quarters, then all.
     torch.testing.assert_close(compute_shade(colors, opening, tones), torch.tensor([0.5, 0.75, 1.0]))
     torch.testing.assert_close(compute_shade(0.1 * colors, opening, tones), torch.ones(3))
 
@@ -114,7 +114,7 @@ def test_behind_closed_lips_it_is_dark_and_behind_parted_ones_as_it_was() -> Non
 def test_tones_are_those_at_the_landmarks() -> None:
     size = 64
     landmarks = torch.zeros(1, len(KEPT_POINTS), 3)
-    # Lips on the right half of the picture, skin on the left one; all else between them.
+    # Lips on the right half of the image, skin on the left half, and everything else in between.
     landmarks[:, SKIN, 0] = -0.5
     landmarks[:, OUTER_LIPS, 0] = landmarks[:, INNER_LIPS, 0] = 0.5
     landmarks[:, OUTER_LIPS[:11], 1], landmarks[:, OUTER_LIPS[11:], 1] = -0.6, 0.6
@@ -122,7 +122,7 @@ def test_tones_are_those_at_the_landmarks() -> None:
     image = torch.zeros(1, 3, size, size)
     image[..., : size // 2] = torch.tensor([0.8, 0.6, 0.5]).view(3, 1, 1)
     image[..., size // 2 :] = torch.tensor([0.7, 0.3, 0.2]).view(3, 1, 1)
-    # The mouth's inside is between the inner edges.
+    # The interior of the mouth lies between the inner edges.
     image[..., size // 2 - 8 : size // 2 + 12, size // 2 :] = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     camera = Camera(torch.eye(3)[None], torch.ones(1), torch.zeros(1, 2))
     tones = measure_mouth_colors(image, landmarks, camera)

@@ -1,4 +1,4 @@
-"""Radiance field: its layers are those of its network, and give densities and colors within their ranges."""
+"""Radiance field: its layers are those of its network, and densities and colors are within their ranges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def network() -> RadianceField:
 
 
 def see(network: RadianceField, lattice: torch.Tensor, planes: torch.Tensor, scale: float = 1.0) -> RayOutputs:
-    """Look through single samples, so that every value is that of its sample times its opacity."""
+    """Render single samples, so that every value is the value of the sample times its opacity."""
     camera = Camera(torch.eye(3)[None], torch.tensor([0.8]), torch.zeros(1, 2))
     shape = ((2, 2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
     network = copy.deepcopy(network)

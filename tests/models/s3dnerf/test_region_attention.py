@@ -1,4 +1,4 @@
-"""Slot attention: slots share every position among themselves, and gather only what they claim."""
+"""Slot attention: slots share every position, and aggregate only the positions that they attend to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_tokens_depend_on_the_features_and_not_on_the_rest_of_the_batch() -> Non
 
 
 def test_slots_know_where_they_look() -> None:
-    # The features of all positions are alike: only their place can tell them apart.
+    # The features of all positions are equal, so only their coordinates distinguish them.
     torch.manual_seed(0)
     attention = RegionSlotAttention(inputs=3, regions=4, width=8)(torch.zeros(1, 3, 6, 6)).attention
     assert attention[0, 0].std() > 1e-3

@@ -1,4 +1,4 @@
-"""The whole model: what it returns before it has learned anything, its geometry, and its files."""
+"""The whole model: outputs of the untrained model, geometry, and files."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_an_untrained_model_returns_the_portrait_unmoved(model: S3DNeRF, identit
 
 
 def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> None:
-    # Geometry in bfloat16 would shift the photograph by up to half a pixel, from ray to ray and frame to frame.
+    # Geometry in bfloat16 would shift the source by up to half a pixel, differently for each ray and frame.
     with torch.autocast("cpu", torch.bfloat16):
         rendering = render(model, identity, identity.camera)
     assert rendering.flow.abs().max() < 1e-5
@@ -87,7 +87,7 @@ def test_mixed_precision_moves_nothing(model: S3DNeRF, identity: Identity) -> No
 
 def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, 100.0)
-    # Eight pixels of 64 to the right and four down.
+    # Eight of 64 pixels to the right and four down.
     rendering = render(model, identity, shift(identity.camera, 0.25, 0.125))
     torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS), atol=1e-4, rtol=0)
     expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
@@ -101,7 +101,7 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
     camera = identity.camera
     flow = render(model, identity, replace(camera, scale=2 * camera.scale)).flow
     places = (2 * torch.arange(2 * RAYS) + 1) / (2 * RAYS) - 1
-    source_u = (places + flow[0, 0, 5])[1:-1]  # nothing lies beyond the outermost rays to interpolate with
+    source_u = (places + flow[0, 0, 5])[1:-1]  # beyond the outermost rays there is nothing to interpolate with
     expected = camera.center[0, 0] + (places - camera.center[0, 0]) / 2
     torch.testing.assert_close(source_u, expected[1:-1], atol=1e-4, rtol=0)
 
@@ -224,7 +224,7 @@ def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeR
 
 
 def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_astray() -> None:
-    # What is 1 high in the source is squeezed into 0.4 in the frame.
+    # A height of 1 in the source is compressed to 0.4 in the frame.
     target, start = torch.ones(1, 1, 3), torch.full((1, 1, 3), 0.5)
     whole, half = (module.invert_deformation(lambda x: 1.5 * x, target, start, 8, pace) for pace in (1.0, 0.5))
     assert (whole - 0.4).abs().min() > 2.0
@@ -232,7 +232,7 @@ def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_as
 
 
 def test_edges_of_parting_lips_are_found_from_outside() -> None:
-    # All that is up to 0.05 from the middle was closed in the source.
+    # Everything up to 0.05 from the middle was closed in the source.
     target, start = torch.zeros(1, 1, 3), torch.full((1, 1, 3), -0.16)
     edge = module.invert_deformation(
         lambda x: -x.clamp(-0.05, 0.05), target, start, module.MOUTH_ROUNDS, module.MOUTH_STEP
@@ -241,7 +241,7 @@ def test_edges_of_parting_lips_are_found_from_outside() -> None:
 
 
 def draw_lips(height: float) -> Tensor:
-    """The inner edge of lips that are ``height`` head units apart, the upper one straight: ``[2, 20, 3]``."""
+    """Return the inner edge of lips that are ``height`` head units apart, with a straight upper lip: ``[2, 20, 3]``."""
     angle = torch.arange(20) * (torch.pi / 10)
     down = -height * angle.sin().clamp(min=0.0) - 0.42
     return torch.stack([-0.3 * angle.cos(), down, torch.full_like(angle, 0.5)], -1).expand(2, -1, -1)
@@ -256,7 +256,7 @@ def draw_source(identity: Identity, opening: float) -> Identity:
 
 
 PAINT = 9.0
-"""Level of what is painted, which no source has."""
+"""Gray level of the generated interior, which no source has."""
 
 
 def open_lips(
@@ -267,9 +267,9 @@ def open_lips(
     frame: float,
     camera: Camera | None = None,
 ) -> Tensor:
-    """Open the lips of a gray frame, when they are so far apart in the source and in the frame (head units).
+    """Composite the interior into a gray frame, for given lip openings in the source and in the frame (head units).
 
-    The head is as in the source unless there is another ``camera``.
+    The head pose is that of the source unless ``camera`` is given.
     """
     monkeypatch.setattr(module, "invert_deformation", lambda *given: draw_lips(frame))
 
@@ -285,7 +285,7 @@ def open_lips(
 
 
 def mark_band(identity: Identity, low: float, high: float, reach: float = 0.1) -> Tensor:
-    """Mark the pixels between two heights below the upper lip, about the middle of the mouth (head units)."""
+    """Mark the pixels between two heights below the upper lip, around the middle of the mouth (head units)."""
     corners = torch.tensor([[-reach, -0.42 - low, 0.5], [reach, -0.42 - high, 0.5]]).expand(2, -1, -1)
     (left, top), (right, bottom) = project_points(corners, identity.camera)[0, :, :2].tolist()
     u, v = make_pixel_grid(SIDE, SIDE).unbind(-1)
@@ -343,7 +343,7 @@ def test_edges_of_the_mouth_are_where_rays_see_the_lips(
         codes = model.drive(identity, motion, identity.eyes, identity.camera)
         start = identity.landmarks + module.LIPS_APART
         expected = model.locate_landmarks(identity, codes, start, rounds=16)[:, INNER_LIPS]
-    # Half steps leave 0.8 % of the way from 0.16 head units below, the last one what the warp changes over that.
+    # Half steps leave 0.8 % of the initial error of 0.16 head units; the last, full step reduces it further.
     torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
     assert (expected - identity.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
 
@@ -366,7 +366,7 @@ def test_saved_and_loaded_models_are_the_same(
         )
     for name, value in vars(before).items():
         assert torch.equal(value, getattr(after, name)), name
-    # The file stands for itself: sizes as plain numbers, weights as safetensors.
+    # The file is self-contained: sizes as plain numbers, weights as safetensors.
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["ray_size"] == RAYS
     assert sorted(path.name for path in (tmp_path / "model").glob("*.safetensors")) == ["model.safetensors"]
@@ -379,7 +379,7 @@ def test_derived_tables_are_not_in_the_file(model: S3DNeRF) -> None:
 def test_warp_reads_where_the_flow_points() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
     flow = torch.zeros(1, 2, 4, 4)
-    flow[:, 0] = 0.5  # one pixel of four to the right
+    flow[:, 0] = 0.5  # one of four pixels to the right
     torch.testing.assert_close(warp_image(image, flow)[0, 0, 1], torch.tensor([5.0, 6.0, 7.0, 7.0]))
     flow = torch.zeros(1, 2, 4, 4)
     flow[:, 1] = -0.5
@@ -410,7 +410,7 @@ def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
 def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity: Identity) -> None:
     assert model.prepare_identity(identity).source_motion.equal(identity.source_motion)
     with torch.no_grad():
-        # What lips at rest do is the other end: landmarks of the person's own mean face.
+        # The reference is lips at rest: landmarks of the person's own mean face.
         rest = model.motion_encoder(torch.zeros(1, *model.canonical_landmarks.shape))
         for confidence in (0.0, 0.25):
             model.render_config.source_expression_scale = confidence

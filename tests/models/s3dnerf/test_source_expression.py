@@ -1,4 +1,4 @@
-"""The estimator against people whose faces and expressions are known."""
+"""The source expression estimator on people with known faces and expressions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ UPPER_LIP, LOWER_LIP = (KEPT_POINTS.searchsorted(side) for side in zip(*LIP_PAIR
 
 
 def draw_faces(people: int, faces: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Displacements of faces from a canonical one, and the part that is expression: lips that open, and a smile."""
+    """Return displacements of faces from a canonical one, and the part that is expression: open lips and a smile."""
     generator = torch.Generator().manual_seed(seed)
     person = 0.03 * torch.randn(people, 1, 4, generator=generator)
     shapes = torch.randn(4, POINTS, 3, generator=torch.Generator().manual_seed(1))
-    # Lips of people differ, but only their outlines as a whole: the gap is expression.
+    # Lips differ between people only as whole outlines, so the gap is expression.
     shapes[:, UPPER_LIP] = shapes[:, LOWER_LIP] = 0.0
     opening = torch.zeros(POINTS, 3)
     opening[UPPER_LIP, 1], opening[LOWER_LIP, 1] = 0.3, -0.7

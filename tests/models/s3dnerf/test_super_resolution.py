@@ -1,4 +1,4 @@
-"""Super-resolution: starts as the warped photograph, sees all its inputs, enlarges without a shift."""
+"""Super-resolution: initially the warped source, uses all its inputs, upsamples without a shift."""
 
 from __future__ import annotations
 
