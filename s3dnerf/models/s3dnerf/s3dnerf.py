@@ -299,7 +299,8 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
     ) -> tuple[Tensor, Tensor]:
         """Render the fields with ``size`` rays per side: color, features, opacity and flow.
 
-        Returns ``[B, 3 + features + 3, size, size]`` with these channels, and the same upsampled by two with the foveated rays pasted in.
+        Returns ``[B, 3 + features + 3, size, size]`` with these channels, and the same upsampled by two with the
+        foveated rays pasted in.
         """
         foveated = place_foveated_rays(camera, 2 * size)
         grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
