@@ -31,8 +31,9 @@ class DataConfig:
     """Folder of prepared clips (made by tools/prepare.py)."""
     train_split: Text = "train"
     """Split to train on."""
-    held_out_people: NonNegativeInt = 8
-    """People of that split who are left out, for validation and to fit the inference settings; 0 for none."""
+    held_out_people: NonNegativeInt | None = None
+    """People of that split who are left out, for validation and to fit the inference settings. None holds out a tenth
+    of those with usable speech, at most 8."""
     frames: PositiveInt = 2
     """Frames of the same clip rendered from each source of a batch."""
     run_every: NonNegativeInt = 4

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -37,6 +36,10 @@ __all__ = ["EmptySplitError", "TalkingFaceDataset", "select_held_out"]
 
 NEAR_FRAMES = 5
 """Largest distance in frames between a frame and a source from about the same moment."""
+
+
+MAX_HELD_OUT = 8
+"""People held out by default, if they are at most a tenth of those with usable speech."""
 
 
 class EmptySplitError(UserError):
@@ -190,25 +193,26 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     return images if images.shape[1] == size else np.stack([resize_image(image, size) for image in images])
 
 
-def select_held_out(root: Path, split: str, count: int, sequence_frames: int) -> frozenset[str]:
+def select_held_out(config: DataConfig) -> frozenset[str]:
     """Select the people that training leaves out, for validation and for fitting the inference settings.
 
-    They are ``count`` of the people with usable speech. The choice depends on their names only, so that it stays the
-    same when others are added, except that new people may replace some.
+    They are among the people with usable speech. The choice depends on names only, so it changes little when people are
+    added.
 
     Raises:
         UserError: there are too few people.
     """
-    if count == 0:
-        return frozenset()
-    infos = [read_info(folder) for folder in list_clips(root, split)]
-    length = MAX_TEMPO * sequence_frames
+    infos = [read_info(folder) for folder in list_clips(config.root, config.train_split)]
+    length = MAX_TEMPO * config.sequence_frames
     people = {
         info["person"]
         for info in infos
         if info["has_speech"] and info["sync"] in IN_SYNC_LABELS and info["frames"] > length
     }
-    if len(people) <= count:
-        reason = f"only {len(people)} people of split '{split}' have usable speech, and {count} are to be held out"
-        raise UserError(root, reason, "add people, or set --data.held_out_people 0 to train without validation")
+    count = config.held_out_people
+    if count is None:
+        count = min(len(people) // 10, MAX_HELD_OUT)
+    elif 0 < len(people) <= count:
+        reason = f"{count} people cannot be held out: only {len(people)} in {config.root} have usable speech"
+        raise UserError("data.held_out_people", reason, "choose a smaller number; 0 trains without validation")
     return frozenset(sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])

@@ -78,7 +78,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
-        held_out = select_held_out(data.root, data.train_split, data.held_out_people, data.sequence_frames)
+        held_out = select_held_out(data)
         self.curriculum = Curriculum(config.train, config.model.image_size, self.motion_interval)
         self.data = TalkingFaceDataset(
             data,
@@ -90,6 +90,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.val_data: TalkingFaceDataset | None = None
         if held_out:
             select = held_out.__contains__
+            tqdm.write(f"held out for validation: {', '.join(sorted(held_out))}")
             self.val_data = TalkingFaceDataset(replace(data, augment=False), data.train_split, *shape, select=select)
 
     def make_model(self) -> S3DNeRF:
