@@ -49,6 +49,7 @@ from s3dnerf.training.losses import (
 )
 from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
+from s3dnerf.training.render_settings import fit_render_config
 
 MOTION_INTERVAL = 2
 """Steps between motion losses in the image stage."""
@@ -107,6 +108,14 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             self.fit_source_expression()
         if self.config.train.mouth_steps > 0:
             self.train_mouth_interior()
+
+    def finalize(self) -> None:
+        """Fit the inference settings on the held-out people."""
+        if self.val_data is None:
+            tqdm.write("no inference settings are fitted, because no people are held out (data.held_out_people)")
+            return
+        model = self.averaged_model.eval()
+        model.render_config = fit_render_config(model, self.val_data, self.face_mesh, self.autocast())
 
     def finish_step(self) -> None:
         """Train the discriminators."""
