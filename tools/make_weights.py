@@ -29,6 +29,7 @@ def parse_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
         epilog="Settings such as --train.steps 1000 are passed on to the training of the model.",
     )
+    parser.takes_settings = True
     parser.add_argument("--videos", type=read_path, required=True, metavar="DIR", help="folder with the videos")
     parser.add_argument("--manifest", type=read_path, required=True, metavar="CSV", help="table of the clips")
     parser.add_argument("--config", type=read_text, default="base.yaml", metavar="NAME", help="settings of the model")
