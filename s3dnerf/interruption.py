@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _NAMES = ("SIGTERM", "SIGHUP")
 
@@ -31,11 +32,14 @@ def raise_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def defer_interrupts() -> Iterator[Callable[[], bool]]:
+def defer_interrupts(ignore_repeated: bool = False) -> Iterator[Callable[[], int]]:
     """Defer interruptions, so that a loop can save its state first.
 
-    Yields a function that tells whether a signal was received. A second signal interrupts immediately. A deferred
-    interruption is raised again at the end of the block.
+    Yields a function that returns the number of the received signal, or 0. A deferred interruption is raised again at
+    the end of the block.
+
+    Args:
+        ignore_repeated: whether a second signal is ignored; otherwise it interrupts immediately.
     """
     received: list[int] = []
     previous = signal.getsignal(signal.SIGINT)
@@ -43,13 +47,18 @@ def defer_interrupts() -> Iterator[Callable[[], bool]]:
 
     def record(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for other in numbers:
+        for other in [] if ignore_repeated else numbers:
             signal.signal(other, previous if other == signal.SIGINT else _raise)
 
     with _handling(numbers, record):
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     if received:
-        raise KeyboardInterrupt if received[0] == signal.SIGINT else Interrupted(received[0])
+        raise_interrupt(received[0])
+
+
+def raise_interrupt(number: int) -> NoReturn:
+    """Raise what a signal would have raised."""
+    raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
 
 def ignore_signals() -> None:

@@ -25,25 +25,49 @@ def step_optimizer(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def clip_gradient(model: nn.Module, largest: float, step: int) -> None:
-    """Clip the gradient norm of a model to ``largest``.
+def clip_gradient(model: nn.Module, largest: float) -> Tensor:
+    """Clip the gradient norm of a model to ``largest`` and return the former norm."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
 
-    Raises:
-        UserError: the norm is not finite. One more step would produce non-finite weights.
+
+class DivergenceCheck:
+    """Notices when training has diverged: the loss or the norm of the gradient is not finite.
+
+    To read a number, the CPU must wait until the GPU has computed it. On a GPU, numbers are therefore only recorded in
+    each step, and read now and then.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
-    check_finite(norm, "gradient", step)
+
+    def __init__(self, device: torch.device) -> None:
+        self.first = torch.full((), -1, device=device)
+        """First step with a number that is not finite, or -1."""
+
+    def record(self, value: Tensor, step: int) -> None:
+        """Record a number of a step.
+
+        Raises:
+            UserError: it is on the CPU and not finite.
+        """
+        diverged = (self.first < 0) & ~torch.isfinite(value.detach())
+        self.first = torch.where(diverged, step, self.first)
+        if value.device.type == "cpu":
+            self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raise UserError if a recorded number was not finite."""
+        step = int(self.first)
+        if step >= 0:
+            reason = "training has diverged: the loss or its gradient is not a finite number"
+            hint = "Resume from the last checkpoint (--resume) with a lower --train.learning_rate."
+            raise UserError(f"step {step + 1}", reason, hint)
 
 
-def check_finite(value: Tensor, name: str, step: int) -> None:
-    """Raise UserError if training has diverged: the loss or the norm of the gradient is not finite."""
-    if not torch.isfinite(value):
-        hint = "Resume from the last checkpoint (--resume) with a lower --train.learning_rate."
-        raise UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", hint)
+def seed_batch(seed: int, number: int) -> torch.Generator:
+    """Seed dropout for a batch and return a generator for all other random numbers that its losses need.
 
-
-def seed_step(seed: int, step: int) -> torch.Generator:
-    """Seed dropout for this step and return a generator for all other random numbers of the step."""
-    number = (seed * 1_000_003 + step) % 2**63
-    torch.manual_seed(number)
-    return torch.Generator().manual_seed(number)
+    Args:
+        seed: seed of the run.
+        number: number of the batch in the run, counted over all processes.
+    """
+    mixed = (seed * 1_000_003 + number) % 2**63
+    torch.manual_seed(mixed)
+    return torch.Generator().manual_seed(mixed)

@@ -48,6 +48,7 @@ def run_train(options: argparse.Namespace) -> None:
     from s3dnerf.media.files import refuse_inputs
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.training import S3DNeRFConfig, train
+    from s3dnerf.training.processes import is_main_process, leave_processes
 
     config = load_config(S3DNeRFConfig, options.config, options.settings)
     if options.help:
@@ -59,8 +60,10 @@ def run_train(options: argparse.Namespace) -> None:
     run_dir = options.out or Path("runs") / Path(options.config).stem
     if not options.resume:
         refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
-    checkpoint = train(config, run_dir=run_dir, resume=options.resume)
-    print(f"last checkpoint: {checkpoint}")
+    with leave_processes():
+        checkpoint = train(config, run_dir=run_dir, resume=options.resume)
+        if is_main_process():
+            print(f"last checkpoint: {checkpoint}")
 
 
 def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -126,6 +129,7 @@ def run_train_sync(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.sync_offsets import evaluate_offsets, format_offset_scores
     from s3dnerf.media.files import check_output, refuse_inputs
     from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
+    from s3dnerf.training.processes import is_main_process, leave_processes
     from s3dnerf.training.sync import SyncConfig, train_sync
     from s3dnerf.training.sync_offsets import write_offsets
 
@@ -148,4 +152,7 @@ def run_train_sync(options: argparse.Namespace) -> None:
         check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)
     else:
-        print(f"last checkpoint: {train_sync(config, run_dir=run_dir, resume=options.resume)}")
+        with leave_processes():
+            checkpoint = train_sync(config, run_dir=run_dir, resume=options.resume)
+            if is_main_process():
+                print(f"last checkpoint: {checkpoint}")

@@ -7,6 +7,8 @@ more stable gradient.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,11 +18,11 @@ from s3dnerf.face.face_mesh import FaceWindow, window_to_image
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.optimization import step_optimizer
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.training.config import AdversarialConfig
 from s3dnerf.training.losses import freeze_parameters
 from s3dnerf.training.perceptual import find_windows
+from s3dnerf.training.processes import accumulate
 
 MOUTH_REACH = 0.36
 """Half the side of the mouth crop in head units."""
@@ -35,8 +37,18 @@ R1_GAMMA, R1_INTERVAL = 0.1, 8
 which it is applied. Each penalty is multiplied by the interval."""
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Crops of rendered frames and of targets, one ``[B, 3, S, S]`` for each discriminator."""
+
+    fake: list[Tensor]
+    """Crops of rendered frames."""
+    real: list[Tensor]
+    """Crops of targets."""
+
+
 class Adversary(nn.Module):
-    """Both discriminators and their optimizer. They are updated on the crops of the last generator losses."""
+    """Both discriminators and their optimizer. Once per step, they are updated on the crops of all its batches."""
 
     def __init__(self, config: AdversarialConfig, image_size: int) -> None:
         """Build discriminators for frames of ``image_size`` pixels. The side of the crops is a quarter of that."""
@@ -48,8 +60,8 @@ class Adversary(nn.Module):
         self.networks = nn.ModuleDict({name: ImageDiscriminator(network) for name in names})
         parameters = list(self.parameters()) or [nn.Parameter(torch.zeros(0))]
         self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE, betas=(0.0, 0.99), foreach=True)
-        self.fake: list[Tensor] = []
-        self.real: list[Tensor] = []
+        self.crops: list[Crops] = []
+        """Crops of each batch since the last update."""
 
     def generator_losses(
         self, image: Tensor, frames: Frames, progress: float, generator: torch.Generator
@@ -63,11 +75,11 @@ class Adversary(nn.Module):
         assert frames.image is not None, "frames have images in the image stage"
         strength = min((progress - self.config.start) / RAMP, 1.0)
         places = torch.rand(len(image), 2, generator=generator).to(image.device)
-        fake, self.real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
-        self.fake = [one.detach() for one in fake]
+        fake, real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
+        self.crops.append(Crops([one.detach() for one in fake], real))
         adversarial, matching = [], []
         with freeze_parameters(self):
-            for network, one, other in zip(self.networks.values(), fake, self.real, strict=True):
+            for network, one, other in zip(self.networks.values(), fake, real, strict=True):
                 output = network(one)
                 with torch.no_grad():
                     target = network(other)
@@ -78,19 +90,34 @@ class Adversary(nn.Module):
             "matching": strength * torch.stack(matching).float().mean(),
         }
 
-    def update(self, step: int, autocast: torch.autocast) -> None:
-        """Run one step of the discriminators' optimizer on the last crops, if there are any."""
-        if not self.fake:
-            return
-        penalized = step % R1_INTERVAL == 0
-        total = torch.zeros((), device=self.fake[0].device)
-        for network, fake, real in zip(self.networks.values(), self.fake, self.real, strict=True):
+    def forward(self, crops: Crops, penalized: bool, autocast: torch.autocast) -> Tensor:
+        """Return the loss of the discriminators, with the R1 penalty if ``penalized``."""
+        total = torch.zeros((), device=crops.fake[0].device)
+        for network, fake, real in zip(self.networks.values(), crops.fake, crops.real, strict=True):
             with autocast:
                 total = total + F.softplus(network(fake).logits).mean() + F.softplus(-network(real).logits).mean()
             if penalized:
                 total = total + 0.5 * R1_GAMMA * R1_INTERVAL * r1_penalty(network, real)
-        step_optimizer(self.optimizer, total)
-        self.fake, self.real = [], []
+        return total
+
+    def update(self, step: int, autocast: torch.autocast, objective: nn.Module | None = None) -> None:
+        """Run one step of the discriminators' optimizer on the crops since the last update, if there are any.
+
+        Args:
+            step: number of the step.
+            autocast: precision of the networks.
+            objective: this module wrapped by :meth:`Processes.wrap`; None in a single process.
+        """
+        batches, self.crops = self.crops, []
+        if not batches:
+            return
+        objective = objective or self
+        self.optimizer.zero_grad(set_to_none=True)
+        for place, crops in enumerate(batches):
+            with accumulate(objective, is_last=place == len(batches) - 1):
+                loss = objective(crops, step % R1_INTERVAL == 0, autocast)
+                (loss / len(batches)).backward()
+        self.optimizer.step()
 
     def crop(self, image: Tensor, frames: Frames, places: Tensor) -> list[Tensor]:
         """Crop the mouth and a patch of the face (at ``places [B, 2]`` in [0, 1]) from ``image``."""

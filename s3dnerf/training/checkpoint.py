@@ -41,11 +41,7 @@ class TrainingState:
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
     """Write a checkpoint. The folder appears under its name only when it is complete."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in {"average": state.average, **state.modules}.items():
-        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
-    for prefix, optimizer in state.optimizers.items():
-        tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
+    tensors = collect_tensors(state)
     with atomic_write_folder(folder) as part:
         assert isinstance(state.average, PyTorchModelHubMixin), "models that are trained can be published"
         state.average.save_pretrained(part / MODEL)
@@ -62,16 +58,31 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     try:
         tensors = load_file(folder / STATE)
         step = read_step(folder)
-        for prefix, module in {"average": state.average, **state.modules}.items():
-            module.load_state_dict(_select(tensors, f"{prefix}."))
+        restore_tensors(state, tensors)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = f"cannot be resumed ({first_line(error)})"
         raise UserError(
             folder, reason, "resume with the settings it was made with, or start in a new folder"
         ) from error
+    return step
+
+
+def collect_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return all tensors of a state by name."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in {"average": state.average, **state.modules}.items():
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for prefix, optimizer in state.optimizers.items():
+        tensors |= {f"{prefix}.{name}": value for name, value in flatten_optimizer(optimizer).items()}
+    return tensors
+
+
+def restore_tensors(state: TrainingState, tensors: dict[str, Tensor]) -> None:
+    """Restore the result of :func:`collect_tensors` in place. Raises RuntimeError if a module has other sizes."""
+    for prefix, module in {"average": state.average, **state.modules}.items():
+        module.load_state_dict(_select(tensors, f"{prefix}."))
     for prefix, optimizer in state.optimizers.items():
         restore_optimizer(optimizer, _select(tensors, f"{prefix}."))
-    return step
 
 
 def read_step(folder: Path) -> int:

@@ -30,9 +30,9 @@ from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
-from s3dnerf.training.checkpoint import TrainingState, find_latest
+from s3dnerf.training.checkpoint import TrainingState
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
-from s3dnerf.training.loop import TrainingLoop, check_run_folder
+from s3dnerf.training.loop import Metrics, TrainingLoop, check_run_folder
 from s3dnerf.training.losses import (
     decode_motion_landmarks,
     flow_loss,
@@ -49,6 +49,7 @@ from s3dnerf.training.losses import (
 )
 from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
+from s3dnerf.training.processes import Processes
 from s3dnerf.training.render_settings import fit_render_config
 
 MOTION_INTERVAL = 2
@@ -77,6 +78,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.face_mesh = FaceMesh().to(self.device)
         self.sync_discriminator = load_discriminator(config.train.sync_discriminator or SHIPPED, self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
+        self.adversary_objective = self.processes.wrap(self.adversary)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
         held_out = select_held_out(data)
@@ -86,12 +88,12 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             data.train_split,
             *shape,
             select=lambda person: person not in held_out,
-            content=lambda number: self.curriculum(number // config.train.gradient_accumulation_steps),
+            content=lambda number: self.curriculum(number // self.batches_per_step),
         )
         self.val_data: TalkingFaceDataset | None = None
         if held_out:
             select = held_out.__contains__
-            tqdm.write(f"held out for validation: {', '.join(sorted(held_out))}")
+            self.processes.write(f"held out for validation: {', '.join(sorted(held_out))}")
             self.val_data = TalkingFaceDataset(replace(data, augment=False), data.train_split, *shape, select=select)
 
     def make_model(self) -> S3DNeRF:
@@ -119,7 +121,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
 
     def finish_step(self) -> None:
         """Train the discriminators."""
-        self.adversary.update(self.step, self.autocast())
+        self.adversary.update(self.step, self.autocast(), self.adversary_objective)
 
     def fit_source_expression(self) -> None:
         """Fit the estimator of the source expression, with equal weight for every person."""
@@ -137,13 +139,11 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.averaged_model.mouth_interior.load_state_dict(interior.state_dict())
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step, prefetched by worker processes."""
-        train = self.config.train
-        numbers = range(self.step * train.gradient_accumulation_steps, train.steps * train.gradient_accumulation_steps)
+        """Yield the batches of this process in every remaining step, prefetched by worker processes."""
         loader = DataLoader(
             ErrorCatchingDataset(self.data),
             batch_size=None,
-            sampler=numbers,
+            sampler=self.batch_numbers,
             num_workers=self.config.data.workers,
             collate_fn=_keep,
             worker_init_fn=_leave_signals,
@@ -154,11 +154,11 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             if isinstance(batch, UserError):
                 raise batch
             group.append(batch)
-            if len(group) == train.gradient_accumulation_steps:
+            if len(group) == self.config.train.gradient_accumulation_steps:
                 yield group
                 group = []
 
-    def compute_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def compute_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the weighted sum of the losses of the current stage, and each loss."""
         losses = self.compute_losses(move(batch, self.device), generator)
         return weighted_sum(losses, self.config.losses), {name: value.detach() for name, value in losses.items()}
@@ -328,12 +328,9 @@ def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the folder already holds a run, whose checkpoints would be mixed with those of this one.
     """
-    check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
-    trainer = S3DNeRFTrainer(config, run_dir)
-    trainer.run(config, resume)
-    latest = find_latest(trainer.checkpoints)
-    assert latest is not None, "every run writes a checkpoint"
-    return latest
+    if Processes(config.train.device).is_main:
+        check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
+    return S3DNeRFTrainer(config, run_dir).run(config, resume)
 
 
 def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:

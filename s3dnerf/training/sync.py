@@ -26,8 +26,8 @@ from s3dnerf.models.sync_discriminator import (
     measure_two_way,
 )
 from s3dnerf.structures import map_tensors
-from s3dnerf.training.checkpoint import find_latest
-from s3dnerf.training.loop import LoopConfig, TrainingLoop, check_run_folder
+from s3dnerf.training.loop import LoopConfig, Metrics, TrainingLoop, check_run_folder
+from s3dnerf.training.processes import Processes
 from s3dnerf.training.sync_data import (
     CHUNK,
     IN_PLACE,
@@ -136,12 +136,12 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
         return torch.optim.AdamW(self.model.parameters(), weight_decay=decay, betas=(0.9, 0.99), foreach=True)
 
     def iterate_batches(self) -> Iterator[list[SyncBatch]]:
-        """Yield the batches of every remaining step."""
-        accumulated = self.config.train.gradient_accumulation_steps
-        for step in range(self.step, self.config.train.steps):
-            yield [self.data.draw(step * accumulated + number) for number in range(accumulated)]
+        """Yield the batches of this process in every remaining step."""
+        numbers, accumulated = self.batch_numbers, self.config.train.gradient_accumulation_steps
+        for first in range(0, len(numbers), accumulated):
+            yield [self.data.draw(number) for number in numbers[first : first + accumulated]]
 
-    def compute_loss(self, batch: SyncBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def compute_loss(self, batch: SyncBatch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the loss of a batch. The metrics include the values of loss and accuracy at chance."""
         train, frames = self.config.train, self.config.model.frames
         batch = map_tensors(batch, lambda x: x.to(self.device))
@@ -170,7 +170,7 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
         """Warn if the discriminator stays at chance."""
         patience = self.config.train.patience
         if len(self.accuracies) == patience and (warning := explain_stuck_training(self.accuracies)):
-            tqdm.write(f"step {self.step + 1}: {warning}")
+            self.processes.write(f"step {self.step + 1}: {warning}")
 
     @torch.no_grad()
     def validate(self, log: SummaryWriter) -> dict[str, float]:
@@ -199,12 +199,9 @@ def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the folder already holds a run, or there are too few clips.
     """
-    check_run_folder(run_dir, resume, [config.data.root])
-    trainer = SyncTrainer(config, run_dir, read_clips(config.data, config.model, config.seed))
-    trainer.run(config, resume)
-    latest = find_latest(trainer.checkpoints)
-    assert latest is not None, "every run writes a checkpoint"
-    return latest
+    if Processes(config.train.device).is_main:
+        check_run_folder(run_dir, resume, [config.data.root])
+    return SyncTrainer(config, run_dir, read_clips(config.data, config.model, config.seed)).run(config, resume)
 
 
 def triplet_loss(lips: Tensor, speech: Tensor, negatives: Tensor, temperature: float) -> Tensor:
