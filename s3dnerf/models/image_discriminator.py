@@ -21,6 +21,7 @@ from s3dnerf.ops.convolution import convolve
 
 SQRT_HALF = math.sqrt(0.5)
 SLOPE = 0.2
+VARIANCE_EPS = 1e-8
 
 
 @dataclass
@@ -73,7 +74,8 @@ class ImageDiscriminator(nn.Module):
         for block in self.blocks:
             x = block(x)
             features.append(x)
-        spread = x.float().std(dim=0, correction=0).mean().to(x.dtype)
+        # At equal crops, the R1 penalty needs a second derivative that the square root has only off zero.
+        spread = (x.float().var(dim=0, correction=0) + VARIANCE_EPS).sqrt().mean().to(x.dtype)
         x = activate(self.mix(torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)))
         return DiscriminatorOutput(self.leave(x.flatten(1))[:, 0].float(), features)
 

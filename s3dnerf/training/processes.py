@@ -7,6 +7,8 @@ on the CPU and go through gloo. It notices at once when a process has ended, and
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -71,7 +73,10 @@ class Processes:
         """
         if self.count == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused)
+        with warnings.catch_warnings():
+            # PyTorch 2.13 has another name for broadcast_buffers, which earlier versions do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused)
 
     def maximum(self, value: int) -> int:
         """Return the maximum of a number over all processes."""
@@ -156,7 +161,8 @@ def _explain_loss(error: UserError | RuntimeError) -> UserError | RuntimeError:
         return error
     subject = f"process {distributed.get_rank()} of {distributed.get_world_size()}"
     hint = "If no other message tells why it ended, it was killed. Continue from the last checkpoint: --resume."
-    return UserError(subject, f"has lost another process ({first_line(error)})", hint)
+    detail = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
+    return UserError(subject, f"has lost another process ({detail})", hint)
 
 
 def _fails_first() -> bool:

@@ -30,6 +30,7 @@ class Lines(nn.Module, PyTorchModelHubMixin):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.dropout = nn.Linear(8, 8), nn.Linear(8, 8), nn.Dropout(0.5)
+        self.unused = nn.Linear(1, 1)
 
     def forward(self, x: Tensor, both: bool) -> Tensor:
         y = self.dropout(self.first(x))

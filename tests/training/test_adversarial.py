@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from s3dnerf.data.batch import Batch, Frames
 from s3dnerf.face.face_mesh import FaceWindow
-from s3dnerf.models.image_discriminator import DiscriminatorOutput
+from s3dnerf.models.image_discriminator import DiscriminatorOutput, ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
 from s3dnerf.structures import Camera
 from s3dnerf.training.adversarial import (
@@ -106,6 +106,25 @@ def test_they_learn_to_tell_dull_faces_from_real_ones(drawn_batch: Batch) -> Non
     # log 2 is the loss at chance. The discriminators learn that the dull images are generated.
     assert found[0] == pytest.approx(math.log(2), abs=0.3)
     assert sum(found[-5:]) / 5 > found[0] + 0.3
+
+
+def test_they_learn_from_all_batches_of_a_step(drawn_batch: Batch) -> None:
+    frames, gradients = drawn_batch.images.frames, []
+    for brightness in ((0.5,), (0.8,), (0.5, 0.8)):
+        adversary = make_adversary(start=0.0)
+        for factor in brightness:
+            generator = torch.Generator().manual_seed(0)
+            adversary.generator_losses(factor * frames.image, frames, 1.0, generator)
+        adversary.update(0, NO_AUTOCAST)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in adversary.parameters()]))
+    assert not torch.allclose(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2)
+
+
+def test_the_penalty_of_equal_crops_has_a_gradient() -> None:
+    network = ImageDiscriminator(ImageDiscriminatorConfig(8, (4, 4)))
+    r1_penalty(network, torch.rand(1, 3, 8, 8).expand(2, -1, -1, -1)).backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 def test_there_are_no_discriminators_that_never_start() -> None:

@@ -156,19 +156,16 @@ def two_processes(tmp_path: Path) -> Iterator[list[subprocess.Popen]]:
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(RUNS), "run_command", str(tmp_path / "settings.json")]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / f"stderr.{rank}").open("w"),
-        )
-        for rank in range(2)
-    ]
+    processes = []
+    for rank in range(2):
+        env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        # The progress bar would fill a pipe that nobody reads.
+        with (tmp_path / f"stderr.{rank}").open("w") as errors:
+            processes.append(subprocess.Popen(command, env=env, stderr=errors))
     yield processes
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def test_a_killed_process_ends_the_run_in_one_line(two_processes: list[subprocess.Popen], tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_a_killed_process_ends_the_run_in_one_line(two_processes: list[subproces
         assert time.monotonic() < deadline and main.poll() is other.poll() is None
         time.sleep(0.05)
     other.kill()
-    main.communicate(timeout=120)
+    main.wait(timeout=120)
     assert main.returncode == 2
     shown = (tmp_path / "stderr.0").read_text().replace("\r", "\n").splitlines()
     (line,) = [one for one in shown if one and not one.startswith("training:")]
