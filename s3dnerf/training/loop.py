@@ -196,8 +196,8 @@ class TrainingLoop(ABC, Generic[Model]):
     def train(self, log: SummaryWriter | None, interrupted: Callable[[], int]) -> int:
         """Run the remaining steps. Return the number of a signal that ended them early, or 0."""
         loop, is_main = self.loop_config, self.processes.is_main
-        shown = {"desc": "training", "dynamic_ncols": True, "disable": not is_main}
-        with tqdm(total=loop.steps, initial=self.step, **shown) as bar:
+        bar = tqdm(total=loop.steps, initial=self.step, desc="training", dynamic_ncols=True, disable=not is_main)
+        with bar:
             for batches in self.iterate_batches():
                 metrics = self.update(batches)
                 self.step += 1
@@ -295,7 +295,7 @@ def mean(values: Sequence[Tensor | float]) -> Tensor | float:
     return sum(values) / len(values)
 
 
-def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[Path | None]) -> None:
+def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[str | Path | None]) -> None:
     """Check the folder of a run before anything is loaded, and create it.
 
     Raises:

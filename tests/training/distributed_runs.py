@@ -139,13 +139,12 @@ def run_all(runs: dict[str, tuple[str, dict[str, Any]]], out: str) -> None:
 def run_command(**settings: Any) -> None:
     """Train as a command does, with its messages and exit codes."""
 
-    def train(options: Any) -> None:
+    def train() -> None:
         with leave_processes():
             trainer = LinesTrainer(**settings)
             trainer.run(trainer.loop_config)
 
-    cli.diagnostics.run_doctor = train
-    sys.exit(cli.main(["doctor"]))
+    sys.exit(cli.report_errors(train))
 
 
 if __name__ == "__main__":

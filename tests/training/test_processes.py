@@ -179,8 +179,9 @@ def test_a_killed_process_ends_the_run_in_one_line(two_processes: list[subproces
     main.wait(timeout=120)
     assert main.returncode == 2
     shown = (tmp_path / "stderr.0").read_text().replace("\r", "\n").splitlines()
-    (line,) = [one for one in shown if one and not one.startswith("training:")]
-    assert line.startswith("s3dnerf: error: process 0 of 2: has lost another process") and "--resume" in line
+    # Kernels that are not built are also reported.
+    (line,) = [one for one in shown if one and not one.startswith("training:") and " runs on PyTorch" not in one]
+    assert line.startswith("s3dnerf: error: process 0 of 2: has lost another process (") and "--resume" in line
     # The last checkpoint is complete: one process continues from it.
     step = int(find_latest(checkpoints).name.removeprefix("step_"))
     losses = run_here("train_lines", folder=str(tmp_path / "run"), accumulated=2, steps=step + 2, resume=True)
