@@ -22,7 +22,6 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -32,7 +31,14 @@ from s3dnerf.device import describe_machine
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts, raise_interrupt
 from s3dnerf.media.files import make_folder, refuse_inputs
-from s3dnerf.optimization import DivergenceCheck, clip_gradient, schedule, seed_batch
+from s3dnerf.optimization import (
+    DivergenceCheck,
+    ExponentialMovingAverage,
+    check_finite,
+    clip_gradient,
+    schedule,
+    seed_step,
+)
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.checkpoint import (
     TrainingState,
@@ -92,13 +98,13 @@ class TrainingLoop(ABC, Generic[Model]):
         self.device = self.processes.device
         torch.manual_seed(seed)
         self.model: Model = self.make_model().to(self.device)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.average = ExponentialMovingAverage(self.model, config.ema_decay)
         self.optimizer = self.make_optimizer()
         self.objective = self.processes.wrap(Objective(self.model, self.compute_loss), find_unused=True)
-        self.divergence = DivergenceCheck(self.device)
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
         self.seconds = 0.0
+        self.divergence = DivergenceCheck()
         self.begin = time.monotonic()
 
     @abstractmethod
@@ -204,7 +210,6 @@ class TrainingLoop(ABC, Generic[Model]):
                 bar.update()
                 number, is_last = self.processes.maximum(interrupted()), self.step == loop.steps
                 if self.step % LOG_INTERVAL == 0 or is_last:
-                    self.divergence.require_finite()
                     self.log_metrics(log, bar, metrics)
                 if log is not None and self.step % loop.validate_every == 0:
                     self.validate(log)
@@ -228,15 +233,15 @@ class TrainingLoop(ABC, Generic[Model]):
         for place, batch in enumerate(batches):
             # With one seed per batch, dropout and jitter depend neither on resuming nor on the number of processes.
             number = self.step * self.batches_per_step + place * self.processes.count + self.processes.index
-            generator = seed_batch(self.seed, number)
+            generator = seed_step(self.seed, number, self.device)
             with accumulate(self.objective, is_last=place == len(batches) - 1):
                 loss, metrics = self.objective(batch, generator)
                 # On the CPU, the backward pass of grid_sample crashes at non-finite positions.
                 if self.device.type == "cpu":
-                    self.divergence.record(loss, self.step)
+                    check_finite(loss, "loss", self.step)
                 (loss / len(batches)).backward()
             found.append(metrics)
-        self.divergence.record(clip_gradient(self.model, loop.max_grad_norm), self.step)
+        self.divergence.watch(clip_gradient(self.model, loop.max_grad_norm), self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.finish_step()
@@ -244,6 +249,7 @@ class TrainingLoop(ABC, Generic[Model]):
 
     def log_metrics(self, log: SummaryWriter | None, bar: tqdm[Any], metrics: Metrics) -> None:
         """Write the means of the metrics of all processes to the log and the progress bar."""
+        self.divergence.require_finite()
         gathered = self.processes.gather({name: float(value) for name, value in metrics.items()})
         if log is None:
             return
