@@ -114,9 +114,9 @@ def drawn_batch(drawn_clips: Path, load_smoke: Callable[..., S3DNeRFConfig]) -> 
     """A batch of the cartoon people, as big as configs/smoke.yaml says. Not to be changed in place."""
     from s3dnerf.data.dataset import TalkingFaceDataset
 
-    config = load_smoke("--data.root", str(drawn_clips))
+    config = load_smoke("--data.root", str(drawn_clips), "--data.augment", "false")
     shape = (config.model.image_size, config.model.audio.samples, config.train.batch_size)
-    return TalkingFaceDataset(config.data, "train", *shape, seed=0, augment=False)[0]
+    return TalkingFaceDataset(config.data, "train", *shape, seed=0)[0]
 
 
 @pytest.fixture(scope="session")

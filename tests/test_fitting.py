@@ -32,7 +32,7 @@ def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
 @pytest.fixture(scope="module")
 def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
     with torch.no_grad():
-        return map_tensors(model.encode_identity(drawn_batch.sources), lambda x: x[:1])
+        return map_tensors(model.encode_identity(drawn_batch.images.sources), lambda x: x[:1])
 
 
 def measure(model: S3DNeRF, identity: Identity) -> Tensor:

@@ -41,7 +41,7 @@ SETTINGS = [(schema, name) for schema in SCHEMAS for name in list_settings(schem
 
 
 def test_there_are_as_many_settings_as_documented() -> None:
-    assert [len(list_settings(schema)) for schema in SCHEMAS] == [61, 40]
+    assert [len(list_settings(schema)) for schema in SCHEMAS] == [62, 40]
 
 
 @pytest.mark.parametrize(("schema", "name"), SETTINGS, ids=[f"{schema.__name__}.{name}" for schema, name in SETTINGS])
@@ -79,6 +79,7 @@ REFUSED = {
     "train.gradient_accumulation_steps": (0,),
     "train.ema_decay": (1, 1.5, -0.1),
     "train.speech_from": (1.1, -0.1),
+    "train.coarse_steps": (-1,),
     "train.warmup": (-1,),
     "train.validate_every": (0,),
     "train.save_every": (0,),
@@ -91,6 +92,7 @@ REFUSED = {
     "data.sequence_frames": (1,),
     "data.workers": (-1, 100_000),
     "data.train_split": ("",),
+    "data.held_out_people": (-1,),
     "losses.image": (-1,),
     "losses.sync": (-0.1,),
     "adversarial.start": (1.1, -0.1),
@@ -234,9 +236,9 @@ def test_the_smallest_model_that_is_allowed_renders(
 ) -> None:
     config = from_dict(ModelConfig, {**SMALLEST, "ray_size": load_smoke().model.ray_size})
     model = S3DNeRF(config).eval()
-    frames = drawn_batch.frames
+    frames = drawn_batch.images.frames
     with torch.inference_mode():
-        identity = model.encode_identity(drawn_batch.sources).repeat(drawn_batch.frames_per_source)
+        identity = model.encode_identity(drawn_batch.images.sources).repeat(drawn_batch.images.frames_per_source)
         motion = model.encode_speech(identity, frames.speech)
         image = model(identity, motion, frames.eyes, frames.camera).image
     assert image.shape == frames.image.shape and torch.isfinite(image).all()

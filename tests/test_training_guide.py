@@ -100,7 +100,7 @@ def test_two_people_without_a_manifest_are_prepared_trained_on_and_rendered(
 
     smoke = yaml.safe_load(find_config("smoke.yaml").read_text(encoding="utf-8"))
     run(commands["Train"], *flatten(smoke), *FASTER)
-    assert "no validation: no prepared clip of split 'val'" in capsys.readouterr().out
+    assert "held out for validation: id" in capsys.readouterr().out
 
     checkpoint = re.sub(r"step_\d+", "step_0000004", read_option(commands["Use it"], "--checkpoint"))
     run(commands["Use it"], "--checkpoint", checkpoint, "--device", "cpu")

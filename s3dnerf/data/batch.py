@@ -36,29 +36,44 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The data of one training step."""
+class Reenactment:
+    """Frames of several clips to be reenacted, with a source image from each clip."""
 
     sources: Source
-    """``batch_size / frames`` items, or one."""
-    frames: Frames
-    """``batch_size`` items, those of a source in a row, or a run of consecutive ones."""
+    """One item for each clip."""
     source_displacement: Tensor
     """``[B, P, 3]`` landmarks of the sources minus the mean face of the identity."""
-    speakers: Source
-    """Sources of the speech sequences, ``sequences`` items."""
-    speaker_displacement: Tensor
-    """As ``source_displacement``, for ``speakers``."""
-    sequences: Frames
-    """``sequences * sequence_frames`` items without images."""
-
+    frames: Frames
+    """``frames_per_source`` items in a row for each clip."""
     is_run: bool
-    """Whether the frames are a run of consecutive frames."""
+    """Whether the frames of a clip are consecutive."""
 
     @property
     def frames_per_source(self) -> int:
-        """Number of frames rendered from each source."""
+        """Number of frames for each source."""
         return len(self.frames.eyes) // len(self.sources.eyes)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The data of one training step. A part that the step does not need is None."""
+
+    images: Reenactment | None
+    """Frames with images, to be rendered: ``data.frames`` for each source, or a run of consecutive ones."""
+    speech: Reenactment | None
+    """Speech sequences without images: ``data.sequences`` sources with ``data.sequence_frames`` frames each."""
+
+
+@dataclass(frozen=True)
+class BatchContent:
+    """What a training step needs."""
+
+    image_size: int
+    """Side of all images in pixels, those of the sources of speech sequences included."""
+    images: bool = True
+    """Whether it renders images."""
+    speech: bool = True
+    """Whether it trains motion from speech."""
 
 
 def to_source(frames: FrameArrays) -> Source:

@@ -31,8 +31,9 @@ class DataConfig:
     """Folder of prepared clips (made by tools/prepare.py)."""
     train_split: Text = "train"
     """Split to train on."""
-    val_split: Text = "val"
-    """Split to validate on (other identities); without clips in it, training runs without validation."""
+    held_out_people: NonNegativeInt | None = None
+    """People of that split who are left out, for validation and to fit the inference settings. None holds out a tenth
+    of those with usable speech, at most 8."""
     frames: PositiveInt = 2
     """Frames of the same clip rendered from each source of a batch."""
     run_every: NonNegativeInt = 4

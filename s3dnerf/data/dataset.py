@@ -6,13 +6,16 @@ process makes the batch.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
 import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from s3dnerf.data.augmentation import augment_speech
-from s3dnerf.data.batch import Batch, to_frames, to_source, to_tensor
-from s3dnerf.data.clip import list_clips
+from s3dnerf.data.batch import Batch, BatchContent, Reenactment, to_frames, to_source, to_tensor
+from s3dnerf.data.clip import IN_SYNC_LABELS, list_clips, read_info
 from s3dnerf.data.config import NEAR_SOURCES, OFFSET_MARGIN, PERSON_POWER, RUN_FRAMES, DataConfig
 from s3dnerf.data.frames import FrameArrays, add_flow, interpolate_frames, jitter_frame_colors, mirror_frames
 from s3dnerf.data.tracks import (
@@ -29,10 +32,14 @@ from s3dnerf.errors import UserError
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.media.image import resize_image
 
-__all__ = ["EmptySplitError", "TalkingFaceDataset"]
+__all__ = ["EmptySplitError", "TalkingFaceDataset", "select_held_out"]
 
 NEAR_FRAMES = 5
 """Largest distance in frames between a frame and a source from about the same moment."""
+
+
+MAX_HELD_OUT = 8
+"""People held out by default, if they are at most a tenth of those with usable speech."""
 
 
 class EmptySplitError(UserError):
@@ -50,7 +57,8 @@ class TalkingFaceDataset(Dataset[Batch]):
         window: int,
         batch_size: int,
         seed: int,
-        augment: bool,
+        select: Callable[[str], bool] = lambda person: True,
+        content: Callable[[int], BatchContent] | None = None,
     ) -> None:
         """Load all clips of a split.
 
@@ -61,7 +69,8 @@ class TalkingFaceDataset(Dataset[Batch]):
             window: samples of a speech window.
             batch_size: frames to be rendered in a batch.
             seed: seed of all random choices.
-            augment: whether to augment images and speech.
+            select: whether a person belongs to the data set.
+            content: what the batch of a step contains; by default everything, at ``image_size``.
 
         Raises:
             UserError: ``batch_size`` is no multiple of ``config.frames``, or a clip cannot be read.
@@ -72,8 +81,9 @@ class TalkingFaceDataset(Dataset[Batch]):
             raise UserError("train.batch_size", f"{batch_size} frames cannot share sources evenly", hint)
         self.config, self.image_size, self.window = config, image_size, window
         self.sources = batch_size // config.frames
-        self.seed, self.augment = seed, augment
-        folders = list_clips(config.root, split)
+        self.seed, self.augment = seed, config.augment
+        self.content = content or (lambda step: BatchContent(image_size))
+        folders = [folder for folder in list_clips(config.root, split) if select(read_info(folder)["person"])]
         if not folders:
             reason = f"no prepared clip of split '{split}' in this folder"
             raise EmptySplitError(config.root, reason, "run tools/prepare.py first, or set --data.root")
@@ -92,10 +102,17 @@ class TalkingFaceDataset(Dataset[Batch]):
         self.pixels: dict[str, np.ndarray] = {}
         if config.cache:
             for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
-                self.pixels[track.clip.id] = self.read_pixels(track, np.arange(track.clip.frames))
+                self.pixels[track.clip.id] = resize_images(track.clip.read_frames(range(track.clip.frames)), image_size)
 
     def __getitem__(self, step: int) -> Batch:
+        content = self.content(step)
         rng = np.random.default_rng((self.seed, step))
+        images = self.sample_images(step, content.image_size, rng) if content.images else None
+        speech = self.sample_speech(content.image_size, rng) if content.speech else None
+        return Batch(images, speech)
+
+    def sample_images(self, step: int, size: int, rng: np.random.Generator) -> Reenactment:
+        """Sample frames to be rendered, and their sources."""
         sources, frames = [], []
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
         for _ in range(1 if is_run else self.sources):
@@ -105,32 +122,24 @@ class TalkingFaceDataset(Dataset[Batch]):
             else:
                 targets = rng.choice(track.frames, self.config.frames, p=track.sampling_weights)
             indices = np.concatenate([[self.sample_source(track, targets[0], rng)], targets])
-            arrays = self.augment_frames(self.read_frame_arrays(track, indices, with_speech=True), rng)
+            arrays = self.augment_frames(self.read_frame_arrays(track, indices, size, with_speech=True), rng)
             assert arrays.pixels is not None, "the frames were read with pixels"
             sources.append(arrays.take([0]))
             frames.append(add_flow(arrays.take(range(1, len(indices))), arrays.pixels[0]))
-        speakers, sequences = [], []
-        for _ in range(self.config.sequences):
-            speaker, sequence = self.sample_sequence(rng)
-            speakers.append(speaker)
-            sequences.append(sequence)
-        source, speaker = FrameArrays.join(sources), FrameArrays.join(speakers)
-        return Batch(
-            sources=to_source(source),
-            frames=to_frames(FrameArrays.join(frames)),
-            source_displacement=to_tensor(source.displacement),
-            speakers=to_source(speaker),
-            speaker_displacement=to_tensor(speaker.displacement),
-            sequences=to_frames(FrameArrays.join(sequences)),
-            is_run=is_run,
-        )
+        return join_frames(sources, frames, is_run)
+
+    def sample_speech(self, size: int, rng: np.random.Generator) -> Reenactment:
+        """Sample speech sequences and their sources."""
+        pairs = [self.sample_sequence(size, rng) for _ in range(self.config.sequences)]
+        speakers, sequences = zip(*pairs, strict=True)
+        return join_frames(list(speakers), list(sequences), is_run=True)
 
     def sample_source(self, track: ClipTrack, target: int, rng: np.random.Generator) -> int:
         """Sample a source's frame number from the whole clip or, sometimes, from around the target frame."""
         near = track.frames[np.abs(track.frames - target) <= NEAR_FRAMES]
         return int(rng.choice(near if rng.random() < NEAR_SOURCES else track.frames))
 
-    def sample_sequence(self, rng: np.random.Generator) -> tuple[FrameArrays, FrameArrays]:
+    def sample_sequence(self, size: int, rng: np.random.Generator) -> tuple[FrameArrays, FrameArrays]:
         """Sample a source and a speech sequence of the same clip; augmentation changes the sequence's tempo."""
         track = sample_track(self.speakers, PERSON_POWER, rng)
         count = self.config.sequence_frames
@@ -144,7 +153,7 @@ class TalkingFaceDataset(Dataset[Batch]):
         assert track.speech is not None, "silent clips are not sampled"
         speech = augment_speech(track.speech, times[0], tempo, count, self.window, rng if self.augment else None)
         sequence = sequence.with_speech(speech)
-        source = self.read_frame_arrays(track, rng.choice(track.frames, 1), with_speech=False)
+        source = self.read_frame_arrays(track, rng.choice(track.frames, 1), size, with_speech=False)
         if self.augment:
             source = jitter_frame_colors(source, rng)
             if rng.random() < 0.5:
@@ -158,18 +167,52 @@ class TalkingFaceDataset(Dataset[Batch]):
         frames = jitter_frame_colors(frames, rng)
         return mirror_frames(frames) if rng.random() < 0.5 else frames
 
-    def read_frame_arrays(self, track: ClipTrack, indices: np.ndarray, with_speech: bool) -> FrameArrays:
-        """Read frames of a clip by number."""
+    def read_frame_arrays(self, track: ClipTrack, indices: np.ndarray, size: int, with_speech: bool) -> FrameArrays:
+        """Read frames of a clip by number, with images of ``size x size`` pixels."""
         cached = self.pixels.get(track.clip.id)
-        pixels = self.read_pixels(track, indices) if cached is None else cached[indices]
+        pixels = resize_images(track.clip.read_frames(indices) if cached is None else cached[indices], size)
         frames = interpolate_frames(track, indices.astype(float)).with_pixels(pixels, track.clip.read_mattes(indices))
         if with_speech and track.speech is not None:
             return frames.with_speech(cut_speech_window(track.speech, indices, self.window))
         return frames.with_speech(np.zeros((len(indices), self.window), np.float32))
 
-    def read_pixels(self, track: ClipTrack, indices: np.ndarray) -> np.ndarray:
-        """Decode frames ``uint8 [n, S, S, 3]`` at the training size."""
-        pixels = track.clip.read_frames(indices)
-        if pixels.shape[1] == self.image_size:
-            return pixels
-        return np.stack([resize_image(frame, self.image_size) for frame in pixels])
+
+def join_frames(sources: list[FrameArrays], frames: list[FrameArrays], is_run: bool) -> Reenactment:
+    """Join the sources and the frames of several clips as tensors."""
+    source = FrameArrays.join(sources)
+    return Reenactment(
+        sources=to_source(source),
+        source_displacement=to_tensor(source.displacement),
+        frames=to_frames(FrameArrays.join(frames)),
+        is_run=is_run,
+    )
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """Resize images ``uint8 [n, S, S, 3]`` to ``[n, size, size, 3]``."""
+    return images if images.shape[1] == size else np.stack([resize_image(image, size) for image in images])
+
+
+def select_held_out(config: DataConfig) -> frozenset[str]:
+    """Select the people that training leaves out, for validation and for fitting the inference settings.
+
+    They are among the people with usable speech. The choice depends on names only, so it changes little when people are
+    added.
+
+    Raises:
+        UserError: there are too few people.
+    """
+    infos = [read_info(folder) for folder in list_clips(config.root, config.train_split)]
+    length = MAX_TEMPO * config.sequence_frames
+    people = {
+        info["person"]
+        for info in infos
+        if info["has_speech"] and info["sync"] in IN_SYNC_LABELS and info["frames"] > length
+    }
+    count = config.held_out_people
+    if count is None:
+        count = min(len(people) // 10, MAX_HELD_OUT)
+    elif 0 < len(people) <= count:
+        reason = f"{count} people cannot be held out: only {len(people)} in {config.root} have usable speech"
+        raise UserError("data.held_out_people", reason, "choose a smaller number; 0 trains without validation")
+    return frozenset(sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])

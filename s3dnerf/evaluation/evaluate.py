@@ -198,12 +198,12 @@ def _read_manifest(path: Path, split: str | None) -> set[str]:
     """Return the stems of the files that a manifest lists, of one split if given."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lip_embedder = csv.DictReader(file)
-            missing = {"file", *(["split"] if split else [])} - set(lip_embedder.fieldnames or ())
+            reader = csv.DictReader(file)
+            missing = {"file", *(["split"] if split else [])} - set(reader.fieldnames or ())
             if missing:
                 reason = f"has no column {' and no column '.join(sorted(missing))}"
                 raise UserError(path, reason, "The first line must name the columns.")
-            entries = list(lip_embedder)
+            entries = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(path, f"cannot be read ({first_line(error)})", "Name a CSV file.") from error
     # csv.DictReader gives None for missing cells.

@@ -32,6 +32,9 @@ class TrainConfig(LoopConfig):
     motion_steps: NonNegativeInt = 2_000
     """Length of the motion stage: the first steps, which train motion only (landmarks and speech, no images) and are
     fast."""
+    coarse_steps: NonNegativeInt = 0
+    """Length of the coarse image stage, which follows: steps that render at half the resolution, about three times as
+    fast. All other steps render at the full one."""
     speech_from: Share = 0.6
     """Fraction of all steps after which some frames are rendered from speech instead of the tracked face."""
 

@@ -106,6 +106,9 @@ class TrainingLoop(ABC, Generic[Model]):
     def finish_step(self) -> None:
         """Run after each step of the optimizer."""
 
+    def finalize(self) -> None:
+        """Run once after the last step, before the last checkpoint."""
+
     def validate(self, log: SummaryWriter) -> dict[str, float]:
         """Evaluate the averaged model on held-out people."""
         return {}
@@ -139,6 +142,8 @@ class TrainingLoop(ABC, Generic[Model]):
                     self.log_metrics(log, bar, metrics)
                 if self.step % loop.validate_every == 0:
                     self.validate(log)
+                if self.step == loop.steps:
+                    self.finalize()
                 if self.step % loop.save_every == 0 or self.step == loop.steps or interrupted():
                     self.save()
                 if interrupted():

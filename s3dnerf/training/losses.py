@@ -57,7 +57,7 @@ LOSS_GROUPS = {
         "warped": 0.3,  # mean absolute difference of the warped source
         # Distance of the rendered flow to the optical flow, weighted by its confidence. Pixel losses alone give a
         # useful gradient only if structures are displaced by less than their own size.
-        "flow": 4.0,
+        "flow": 12.0,
     },
     "perceptual": {
         "perceptual": 0.2,  # features of the face tracker's network
@@ -68,9 +68,9 @@ LOSS_GROUPS = {
     "adversarial": {"adversarial": 0.1, "matching": 1.0},
     "landmarks": {
         "deform": 0.001,  # mean squared size of the deformation
-        "landmarks": 4.0,  # distance of deformed landmarks to those of the source, head units
-        "gap": 4.0,  # the same for the gap between the lips
-        "lids": 3.0,  # the same for lids and the gaps between them, with extra weight if the eyes differ
+        "landmarks": 16.0,  # distance of deformed landmarks to those of the source, head units
+        "gap": 16.0,  # the same for the gap between the lips
+        "lids": 9.0,  # the same for lids and the gaps between them, with extra weight if the eyes differ
         "regions": 0.02,  # cross-entropy of the regions, in head space and in the source
     },
     "speech": {

@@ -119,7 +119,9 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
             for first in range(0, count, FRAMES_PER_SOURCE):
                 sources = closed if len(closed) and rng.random() < CLOSED_SHARE else track.frames
                 beside = np.array([rng.choice(sources), *shown[first : first + FRAMES_PER_SOURCE]])
-                view = data.augment_frames(data.read_frame_arrays(track, beside, with_speech=False), rng)
+                view = data.augment_frames(
+                    data.read_frame_arrays(track, beside, data.image_size, with_speech=False), rng
+                )
                 parts.append(sample_mouths(view, person, rng))
     parts = [part for part in parts if len(part.person)]
     if not parts:

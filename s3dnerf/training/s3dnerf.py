@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import check_config
-from s3dnerf.data.batch import Batch, Frames
-from s3dnerf.data.dataset import EmptySplitError, TalkingFaceDataset
+from s3dnerf.data.batch import Batch, BatchContent, Frames, Reenactment
+from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
@@ -48,6 +49,7 @@ from s3dnerf.training.losses import (
 )
 from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
+from s3dnerf.training.render_settings import fit_render_config
 
 MOTION_INTERVAL = 2
 """Steps between motion losses in the image stage."""
@@ -77,14 +79,20 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
-        self.data = TalkingFaceDataset(data, data.train_split, *shape, augment=data.augment)
-        self.val_data: TalkingFaceDataset | None
-        try:
-            self.val_data = TalkingFaceDataset(data, data.val_split, *shape, augment=False)
-        except EmptySplitError as error:
-            # Preparation reserves no validation split if there are few people.
-            tqdm.write(f"no validation: {error.reason}")
-            self.val_data = None
+        held_out = select_held_out(data)
+        self.curriculum = Curriculum(config.train, config.model.image_size, self.motion_interval)
+        self.data = TalkingFaceDataset(
+            data,
+            data.train_split,
+            *shape,
+            select=lambda person: person not in held_out,
+            content=lambda number: self.curriculum(number // config.train.gradient_accumulation_steps),
+        )
+        self.val_data: TalkingFaceDataset | None = None
+        if held_out:
+            select = held_out.__contains__
+            tqdm.write(f"held out for validation: {', '.join(sorted(held_out))}")
+            self.val_data = TalkingFaceDataset(replace(data, augment=False), data.train_split, *shape, select=select)
 
     def make_model(self) -> S3DNeRF:
         """Return the initial model."""
@@ -100,6 +108,14 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             self.fit_source_expression()
         if self.config.train.mouth_steps > 0:
             self.train_mouth_interior()
+
+    def finalize(self) -> None:
+        """Fit the inference settings on the held-out people."""
+        if self.val_data is None:
+            tqdm.write("no inference settings are fitted, because no people are held out (data.held_out_people)")
+            return
+        model = self.averaged_model.eval()
+        model.render_config = fit_render_config(model, self.val_data, self.face_mesh, self.autocast())
 
     def finish_step(self) -> None:
         """Train the discriminators."""
@@ -151,27 +167,26 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         """Return all loss terms of the current stage."""
         train = self.config.train
         losses: dict[str, Tensor] = {}
-        image_stage = self.step >= train.motion_steps
-        if not image_stage or self.step % self.motion_interval == 0:
-            losses = self.motion_losses(batch, generator)
-        if image_stage:
+        if batch.speech is not None:
+            losses = self.motion_losses(batch.speech, generator)
+        if batch.images is not None:
             share = self.speech_share * (self.step >= train.speech_from * train.steps)
-            losses = add_losses(losses, self.image_losses(batch, generator, share))
+            losses = add_losses(losses, self.image_losses(batch.images, generator, share))
         return losses
 
-    def motion_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def motion_losses(self, batch: Reenactment, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of speech sequences.
 
         The tracked face supervises the deformation, and codes of the tracked face supervise codes of speech. People
         seldom close their lips in the short pauses of the clips, so a separate loss asks for closed lips in silence.
         """
-        model, frames = self.model, batch.sequences
-        length = self.config.data.sequence_frames
+        model, frames = self.model, batch.frames
+        length = batch.frames_per_source
         with self.autocast():
-            speakers = model.encode_motion_identity(batch.speakers)
+            speakers = model.encode_motion_identity(batch.sources)
             identity = speakers.repeat(length)
             teacher = model.motion_encoder(frames.displacement)
-            state = model.motion_encoder(batch.speaker_displacement)
+            state = model.motion_encoder(batch.source_displacement)
             tracked = model.drive(identity, teacher, frames.eyes, frames.camera, repeat(state, length))
             losses = landmark_losses(model, identity, tracked, frames)
             losses["motion"] = motion_loss(model, teacher, frames)
@@ -183,7 +198,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         losses["regions"] = losses["regions"] + region_loss(speakers)
         return losses
 
-    def image_losses(self, batch: Batch, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
+    def image_losses(self, batch: Reenactment, generator: torch.Generator, speech_share: float) -> dict[str, Tensor]:
         """Return the losses of rendered frames.
 
         A fraction ``speech_share`` of them is driven by speech, the others by the tracked face.
@@ -224,7 +239,6 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         if self.val_data is None:
             return {}
         model = self.averaged_model.eval()
-        length = self.config.data.sequence_frames
         totals: dict[str, list[float]] = {
             "psnr": [],
             "psnr_source": [],
@@ -234,9 +248,10 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         }
         for index in range(self.validation_batches):
             batch = move(self.val_data[index], self.device)
+            assert batch.speech is not None and batch.images is not None, "validation batches are complete"
+            frames, length = batch.speech.frames, batch.speech.frames_per_source
             with self.autocast():
-                identity = model.encode_motion_identity(batch.speakers).repeat(length)
-                frames = batch.sequences
+                identity = model.encode_motion_identity(batch.speech.sources).repeat(length)
                 spoken = model.encode_speech(identity, frames.speech, length)
                 opening = lip_openings(decode_motion_landmarks(model, spoken, frames))
             opening = opening.unflatten(0, (-1, length))
@@ -244,12 +259,12 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             totals["lip_correlation"] += pearson_correlation(opening, wanted).tolist()
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
             if self.step >= self.config.train.motion_steps:
-                rendering = self.render_validation(model, batch)
-                image, target = rendering.image.clamp(0.0, 1.0), batch.frames.image
+                rendering = self.render_validation(model, batch.images)
+                image, target = rendering.image.clamp(0.0, 1.0), batch.images.frames.image
                 assert target is not None, "frames have images in the image stage"
                 pixels = model.config.image_size / 2
-                totals["flow_error"].append(pixels * flow_loss(rendering.flow, batch.frames).item())
-                still = batch.sources.image.repeat_interleave(batch.frames_per_source, 0)
+                totals["flow_error"].append(pixels * flow_loss(rendering.flow, batch.images.frames).item())
+                still = repeat(batch.images.sources.image, batch.images.frames_per_source)
                 totals["psnr"] += measure_psnr(image, target).tolist()
                 totals["psnr_source"] += measure_psnr(still, target).tolist()
                 if index == 0:
@@ -261,7 +276,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         tqdm.write(f"step {self.step}: " + "  ".join(f"{k} {v:.3f}" for k, v in means.items()))
         return means
 
-    def render_validation(self, model: S3DNeRF, batch: Batch) -> Rendering:
+    def render_validation(self, model: S3DNeRF, batch: Reenactment) -> Rendering:
         """Render the frames of a batch from their speech."""
         frames = batch.frames
         with self.autocast():
@@ -275,6 +290,20 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         modules = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
         return TrainingState(self.average.module, modules, optimizers)
+
+
+class Curriculum:
+    """What each step trains: motion alone, then images too, at half the resolution before the full one."""
+
+    def __init__(self, config: TrainConfig, image_size: int, motion_interval: int) -> None:
+        self.config, self.image_size, self.motion_interval = config, image_size, motion_interval
+
+    def __call__(self, step: int) -> BatchContent:
+        """Return the content of the batches of a step."""
+        fine_from = self.config.motion_steps + self.config.coarse_steps
+        size = self.image_size // 2 if self.config.coarse_steps and step < fine_from else self.image_size
+        images = step >= self.config.motion_steps
+        return BatchContent(size, images, speech=not images or step % self.motion_interval == 0)
 
 
 class ErrorCatchingDataset(Dataset[Batch | UserError]):

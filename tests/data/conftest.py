@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from s3dnerf.data import prepare
+from s3dnerf.data.batch import BatchContent
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.data.prepare import ClipJob
@@ -37,10 +38,14 @@ def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFa
         augment: bool = True,
         batch_size: int = BATCH_SIZE,
         size: int = SIZE,
+        select: Callable[[str], bool] = lambda person: True,
+        content: Callable[[int], BatchContent] | None = None,
         **settings: object,
     ) -> TalkingFaceDataset:
-        config = DataConfig(root=root, frames=2, sequences=2, sequence_frames=8, **{"cache": False, **settings})
-        return TalkingFaceDataset(config, split, size, WINDOW, batch_size, seed, augment)
+        config = DataConfig(
+            root=root, frames=2, sequences=2, sequence_frames=8, augment=augment, **{"cache": False, **settings}
+        )
+        return TalkingFaceDataset(config, split, size, WINDOW, batch_size, seed, select, content)
 
     return make
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from s3dnerf.data.batch import Batch
+from s3dnerf.data.batch import Batch, BatchContent
 from s3dnerf.data.clip import INFO_FILE, Clip
-from s3dnerf.data.dataset import TalkingFaceDataset
+from s3dnerf.data.config import DataConfig
+from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.errors import UserError
 from s3dnerf.face.points import IRIS_LEFT, IRIS_RIGHT, KEPT_POINTS
 from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
@@ -64,20 +65,20 @@ def test_cached_pixels_change_nothing(make_dataset: Callable[..., TalkingFaceDat
 def test_shapes_of_a_batch(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     points = len(KEPT_POINTS)
     shapes = {name: tuple(value.shape) for name, value in list_tensors(make_dataset()[0]).items()}
-    assert shapes["batch.sources.image"] == (2, 3, SIZE, SIZE)
-    assert shapes["batch.frames.image"] == (4, 3, SIZE, SIZE)
-    assert shapes["batch.frames.landmarks"] == shapes["batch.frames.displacement"] == (4, points, 3)
-    assert shapes["batch.frames.speech"] == (4, WINDOW)
-    assert shapes["batch.speakers.image"] == (2, 3, SIZE, SIZE)
-    assert shapes["batch.sequences.landmarks"] == (16, points, 3)
-    assert shapes["batch.sequences.speech"] == (16, WINDOW)
-    assert shapes["batch.sequences.camera.rotation"] == (16, 3, 3)
-    assert shapes["batch.sequences.eyes"] == (16, 2)
-    assert "batch.sequences.image" not in shapes
-    assert shapes["batch.frames.flow"] == (4, 2, SIZE // 2, SIZE // 2)
-    assert shapes["batch.frames.confidence"] == (4, 1, SIZE // 2, SIZE // 2)
-    assert "batch.sequences.flow" not in shapes
-    assert shapes["batch.sources.matte"] == (2, 1, SIZE // 2, SIZE // 2)
+    assert shapes["batch.images.sources.image"] == (2, 3, SIZE, SIZE)
+    assert shapes["batch.images.frames.image"] == (4, 3, SIZE, SIZE)
+    assert shapes["batch.images.frames.landmarks"] == shapes["batch.images.frames.displacement"] == (4, points, 3)
+    assert shapes["batch.images.frames.speech"] == (4, WINDOW)
+    assert shapes["batch.speech.sources.image"] == (2, 3, SIZE, SIZE)
+    assert shapes["batch.speech.frames.landmarks"] == (16, points, 3)
+    assert shapes["batch.speech.frames.speech"] == (16, WINDOW)
+    assert shapes["batch.speech.frames.camera.rotation"] == (16, 3, 3)
+    assert shapes["batch.speech.frames.eyes"] == (16, 2)
+    assert "batch.speech.frames.image" not in shapes
+    assert shapes["batch.images.frames.flow"] == (4, 2, SIZE // 2, SIZE // 2)
+    assert shapes["batch.images.frames.confidence"] == (4, 1, SIZE // 2, SIZE // 2)
+    assert "batch.speech.frames.flow" not in shapes
+    assert shapes["batch.images.sources.matte"] == (2, 1, SIZE // 2, SIZE // 2)
 
 
 def test_mattes_are_mirrored_with_their_portraits(
@@ -90,7 +91,7 @@ def test_mattes_are_mirrored_with_their_portraits(
     monkeypatch.setattr(Clip, "read_mattes", read_green)
     dataset = make_dataset()
     for step in range(4):
-        sources = dataset[step].sources
+        sources = dataset[step].images.sources
         green = downsample(sources.image[:, 1:2], 2).flatten(1)
         for matte, expected in zip(sources.matte.flatten(1), green, strict=True):
             # Colors are augmented, so that only the pattern is the same.
@@ -112,7 +113,7 @@ def test_pixels_and_landmarks_are_aligned(make_dataset: Callable[..., TalkingFac
 def test_frames_have_the_identity_of_their_portrait(plain: TalkingFaceDataset) -> None:
     # Each drawn identity has its own background, which the top left corner shows.
     for step in range(6):
-        batch = plain[step]
+        batch = plain[step].images
         corners = batch.sources.image[:, :, 1, 1].repeat_interleave(batch.frames_per_source, 0)
         torch.testing.assert_close(batch.frames.image[:, :, 1, 1], corners, atol=0.05, rtol=0)
 
@@ -121,7 +122,7 @@ def test_the_flow_of_a_batch_leads_to_the_portrait(make_dataset: Callable[..., T
     dataset = make_dataset(size=128)
     without, followed = 0.0, 0.0
     for step in range(4):
-        batch = dataset[step]
+        batch = dataset[step].images
         frames = batch.frames
         real = downsample(frames.image, 2)
         sources = downsample(batch.sources.image.repeat_interleave(batch.frames_per_source, 0), 2)
@@ -133,7 +134,7 @@ def test_the_flow_of_a_batch_leads_to_the_portrait(make_dataset: Callable[..., T
 def test_frames_are_a_run_at_regular_steps(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     dataset = make_dataset(augment=False, run_every=3)
     for step in range(7):
-        batch = dataset[step]
+        batch = dataset[step].images
         is_run = step in (2, 5)
         assert len(batch.sources.eyes) == (1 if is_run else 2)
         assert batch.frames_per_source == (5 if is_run else 2)
@@ -142,15 +143,15 @@ def test_frames_are_a_run_at_regular_steps(make_dataset: Callable[..., TalkingFa
             speech = batch.frames.speech
             assert batch.frames.in_sync.all() and speech.abs().amax(dim=1).min() > 0
             assert torch.equal(speech[1:, :-640], speech[:-1, 640:])
-    assert all(make_dataset(run_every=0)[step].frames_per_source == 2 for step in range(6))
+    assert all(make_dataset(run_every=0)[step].images.frames_per_source == 2 for step in range(6))
 
 
 def test_portraits_come_with_their_displacement(plain: TalkingFaceDataset) -> None:
     batch = plain[0]
     mean_faces = torch.from_numpy(np.stack([track.mean_face for track in plain.tracks]))
     for sources, displacement in (
-        (batch.sources, batch.source_displacement),
-        (batch.speakers, batch.speaker_displacement),
+        (batch.images.sources, batch.images.source_displacement),
+        (batch.speech.sources, batch.speech.source_displacement),
     ):
         distance = ((sources.landmarks - displacement)[:, None] - mean_faces).abs().amax(dim=(2, 3))
         assert distance.amin(dim=1).max() < 1e-5
@@ -162,7 +163,7 @@ def test_sequences_without_augmentation_have_the_speech_windows_of_the_clip(plai
     windows = speech_gain(measure_level([speech])) * cut_speech_window(speech, np.arange(track.clip.frames), WINDOW)
     found = 0
     for step in range(6):
-        frames = plain[step].sequences
+        frames = plain[step].speech.frames
         for start in (0, 8):
             first = np.flatnonzero(np.abs(windows - frames.speech[start].numpy()).max(axis=1) < 1e-6)
             if len(first):
@@ -186,18 +187,45 @@ def test_val_identities_are_not_in_the_train_split(
 def test_silent_clips_have_frames_and_no_usable_speech(plain: TalkingFaceDataset) -> None:
     assert {track.clip.id for tracks in plain.speakers.values() for track in tracks} == {"ann_0", "ben_0"}
     track = next(track for track in plain.tracks if track.clip.id == "ann_1")
-    view = plain.read_frame_arrays(track, np.array([2, 5]), with_speech=True)
+    view = plain.read_frame_arrays(track, np.array([2, 5]), SIZE, with_speech=True)
     assert not view.speech.any() and not view.in_sync.any()
     assert view.pixels.std() > 10
-    speaking = plain.read_frame_arrays(plain.tracks[0], np.array([2, 5]), with_speech=True)
+    speaking = plain.read_frame_arrays(plain.tracks[0], np.array([2, 5]), SIZE, with_speech=True)
     assert speaking.speech.any() and speaking.in_sync.all()
+
+
+def test_a_batch_holds_what_its_step_needs(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
+    wanted = [BatchContent(SIZE), BatchContent(32), BatchContent(32, images=False), BatchContent(SIZE, speech=False)]
+    dataset, whole = make_dataset(content=lambda step: wanted[step]), make_dataset()
+    assert are_equal(dataset[0], whole[0])
+    assert dataset[1].images.frames.image.shape[-1] == dataset[1].speech.sources.image.shape[-1] == 32
+    # The same frames are sampled at every size.
+    torch.testing.assert_close(dataset[1].images.frames.landmarks, whole[1].images.frames.landmarks)
+    assert dataset[2].images is None and dataset[2].speech.sources.image.shape[-1] == 32
+    assert dataset[3].speech is None and are_equal(dataset[3].images, whole[3].images)
+
+
+def test_held_out_people_are_of_those_with_speech_and_stay_the_same(
+    make_dataset: Callable[..., TalkingFaceDataset], drawn_clips: Path, tmp_path: Path
+) -> None:
+    config = DataConfig(root=drawn_clips, sequence_frames=8, held_out_people=1)
+    (person,) = held_out = select_held_out(config)
+    assert person in {"ann", "ben"} and select_held_out(config) == held_out
+    assert set(make_dataset(select=lambda name: name not in held_out).identities) == {"ann", "ben"} - held_out
+    assert set(make_dataset(select=held_out.__contains__).identities) == held_out
+    # Of two people, a tenth is nobody.
+    assert select_held_out(DataConfig(root=drawn_clips, sequence_frames=8)) == frozenset()
+    with pytest.raises(UserError, match="held_out_people.*only 2"):
+        select_held_out(DataConfig(root=drawn_clips, sequence_frames=8, held_out_people=2))
+    # People without usable speech are not chosen: no clip is as long as these sequences.
+    assert select_held_out(DataConfig(root=drawn_clips, sequence_frames=900, held_out_people=1)) == frozenset()
 
 
 def test_images_are_resized_to_the_training_size(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     small, stored = make_dataset(size=32, augment=False)[0], make_dataset(augment=False)[0]
-    assert small.sources.image.shape == (2, 3, 32, 32)
-    halved = torch.nn.functional.avg_pool2d(stored.sources.image, 2)
-    torch.testing.assert_close(small.sources.image, halved, atol=0.02, rtol=0)
+    assert small.images.sources.image.shape == (2, 3, 32, 32)
+    halved = torch.nn.functional.avg_pool2d(stored.images.sources.image, 2)
+    torch.testing.assert_close(small.images.sources.image, halved, atol=0.02, rtol=0)
 
 
 def test_empty_split_raises(make_dataset: Callable[..., TalkingFaceDataset], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_displacement_is_measured_from_the_mean_face(plain: TalkingFaceDataset) 
 
 
 def test_flipping_a_view_twice_changes_nothing(plain: TalkingFaceDataset) -> None:
-    view = plain.read_frame_arrays(plain.tracks[0], np.array([3, 20]), with_speech=True)
+    view = plain.read_frame_arrays(plain.tracks[0], np.array([3, 20]), plain.image_size, with_speech=True)
     twice = mirror_frames(mirror_frames(view))
     for name, value in vars(view).items():
         if value is not None:
@@ -32,7 +32,7 @@ def test_flipping_a_view_twice_changes_nothing(plain: TalkingFaceDataset) -> Non
 
 
 def test_flipped_landmarks_project_onto_the_flipped_picture(plain: TalkingFaceDataset) -> None:
-    view = plain.read_frame_arrays(plain.tracks[0], np.array([3, 20]), with_speech=False)
+    view = plain.read_frame_arrays(plain.tracks[0], np.array([3, 20]), plain.image_size, with_speech=False)
     flipped = mirror_frames(view)
     before, after = (project(one.landmarks, HeadPose(one.rotation, one.scale, one.center)) for one in (view, flipped))
     left, right = (np.searchsorted(KEPT_POINTS, iris[0]) for iris in (IRIS_LEFT, IRIS_RIGHT))

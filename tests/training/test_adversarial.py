@@ -50,7 +50,7 @@ def test_an_upright_square_is_a_crop() -> None:
 
 
 def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: Batch) -> None:
-    frames = drawn_batch.frames
+    frames = drawn_batch.images.frames
     window = find_mouth_windows(frames)
     torch.testing.assert_close(window.half_size, MOUTH_REACH * frames.camera.scale)
     assert (window.center[:, 1] > frames.camera.center[:, 1]).all()
@@ -67,7 +67,7 @@ def test_the_mouth_is_watched_upright_and_as_large_for_every_head(drawn_batch: B
 
 def test_nothing_is_judged_before_the_start_and_the_weight_rises(drawn_batch: Batch) -> None:
     adversary = make_adversary(start=0.5)
-    frames = drawn_batch.frames
+    frames = drawn_batch.images.frames
     found = []
     for progress in (0.0, 0.49, 0.5, 0.55, 0.6, 1.0):
         generator = torch.Generator().manual_seed(0)
@@ -80,8 +80,8 @@ def test_nothing_is_judged_before_the_start_and_the_weight_rises(drawn_batch: Ba
 
 def test_judging_teaches_the_picture_and_learning_the_discriminators(drawn_batch: Batch) -> None:
     adversary = make_adversary(start=0.0)
-    image = (0.5 * drawn_batch.frames.image).requires_grad_(True)
-    losses = adversary.generator_losses(image, drawn_batch.frames, 0.5, torch.Generator().manual_seed(0))
+    image = (0.5 * drawn_batch.images.frames.image).requires_grad_(True)
+    losses = adversary.generator_losses(image, drawn_batch.images.frames, 0.5, torch.Generator().manual_seed(0))
     (losses["adversarial"] + losses["matching"]).backward()
     assert image.grad.abs().max() > 0
     assert all(parameter.grad is None and parameter.requires_grad for parameter in adversary.parameters())
@@ -96,7 +96,7 @@ def test_judging_teaches_the_picture_and_learning_the_discriminators(drawn_batch
 
 def test_they_learn_to_tell_dull_faces_from_real_ones(drawn_batch: Batch) -> None:
     adversary = make_adversary(start=0.0)
-    frames = drawn_batch.frames
+    frames = drawn_batch.images.frames
     dull = nn.functional.avg_pool2d(frames.image, 5, 1, 2, count_include_pad=False)
     found = []
     for step in range(60):

@@ -261,7 +261,7 @@ def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
 @pytest.fixture
 def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
     with torch.no_grad():
-        return model.encode_identity(drawn_batch.speakers)
+        return model.encode_identity(drawn_batch.speech.sources)
 
 
 def drive(model: S3DNeRF, identity: Identity, motion: Tensor | None = None) -> RegionCodes:
@@ -429,5 +429,5 @@ def test_frozen_modules_pass_gradients_on_and_thaw_afterwards() -> None:
 
 def test_weights_multiply_their_terms() -> None:
     losses = {"pixel": torch.tensor(2.0), "gap": torch.tensor(0.5)}
-    # The ratios within their groups are 1 and 4.
-    assert weighted_sum(losses, LossWeights(image=3.0, landmarks=2.0)).item() == 10.0
+    # The ratios within their groups are 1 and 16.
+    assert weighted_sum(losses, LossWeights(image=3.0, landmarks=2.0)).item() == 22.0

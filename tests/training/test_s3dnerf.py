@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.tensorboard import SummaryWriter
 
 from s3dnerf.data.config import RUN_FRAMES
 from s3dnerf.errors import UserError
@@ -23,9 +24,17 @@ from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.optimization import clip_gradient, seed_step
 from s3dnerf.training.checkpoint import find_latest
-from s3dnerf.training.config import S3DNeRFConfig
+from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
 from s3dnerf.training.losses import weighted_sum
-from s3dnerf.training.s3dnerf import S3DNeRFTrainer, add_losses, make_model, make_optimizer, measure_psnr, train
+from s3dnerf.training.s3dnerf import (
+    Curriculum,
+    S3DNeRFTrainer,
+    add_losses,
+    make_model,
+    make_optimizer,
+    measure_psnr,
+    train,
+)
 
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"motion", "speech", "correlation", "gain", "distill", "silence"}
@@ -133,7 +142,7 @@ def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRF
 
 def test_each_stage_has_its_losses(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     trainer = S3DNeRFTrainer(make_config("--train.motion_steps", "2"), tmp_path)
-    trainer.motion_interval = 3
+    trainer.curriculum.motion_interval = 3
     found = []
     for step in range(4):
         trainer.step = step
@@ -388,26 +397,30 @@ def test_the_whole_of_training_in_under_a_minute(
     assert len(events) == 1 and events[0].stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("kept", "reason"), [((), "no prepared clip"), (("cid_0",), "no clip with speech in step")])
-def test_without_a_clip_to_validate_on_training_goes_on_and_says_so(
-    make_config: Callable[..., S3DNeRFConfig],
-    drawn_clips: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    kept: tuple[str, ...],
-    reason: str,
+def test_without_people_to_validate_on_training_goes_on(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("ann_0", "ben_0", *kept):
-        shutil.copytree(drawn_clips / name, tmp_path / "clips" / name)
-    for name in kept:
-        info = tmp_path / "clips" / name / "clip.json"
-        info.write_text(info.read_text().replace('"sync": "ok"', '"sync": "unclear"'))
     words = ("--train.steps", "2", "--train.validate_every", "1", "--train.mouth_steps", "0")
-    config = make_config(*words, root=tmp_path / "clips")
-    checkpoint = train(config, run_dir=tmp_path / "run")
-    assert checkpoint.name == "step_0000002"
-    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line or "psnr" in line]
-    assert len(lines) == 1 and lines[0].startswith("no validation: ") and reason in lines[0]
+    trainer = S3DNeRFTrainer(make_config(*words, "--data.held_out_people", "0"), tmp_path)
+    assert set(trainer.data.identities) == {"ann", "ben"} and trainer.val_data is None
+    assert trainer.validate(SummaryWriter(tmp_path)) == {}
+    assert capsys.readouterr().out == ""
+
+
+def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    trainer = S3DNeRFTrainer(make_config(), tmp_path)
+    assert len(trainer.val_data.identities) == 1
+    assert {*trainer.data.identities, *trainer.val_data.identities} == {"ann", "ben"}
+
+
+def test_the_curriculum_goes_from_motion_to_coarse_to_fine_images() -> None:
+    config = TrainConfig(motion_steps=2, coarse_steps=2, steps=6)
+    content = [Curriculum(config, 64, motion_interval=2)(step) for step in range(6)]
+    assert [one.image_size for one in content] == [32, 32, 32, 32, 64, 64]
+    assert [one.images for one in content] == [False, False, True, True, True, True]
+    assert [one.speech for one in content] == [True, True, True, False, True, False]
+    config.coarse_steps = 0
+    assert [Curriculum(config, 64, 2)(step).image_size for step in range(6)] == [64] * 6
 
 
 def test_the_log_holds_losses_and_pictures(

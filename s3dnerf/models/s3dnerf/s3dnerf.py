@@ -169,7 +169,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
             image=source.image,
             appearance=appearance,
             matte=source.matte,
-            hair=mask_hair(source.matte, source.camera, 2 * self.config.ray_size),
+            hair=mask_hair(source.matte, source.camera, source.image.shape[-1] // 2),
             mouth_colors=measure_mouth_colors(source.image, source.landmarks, source.camera),
         )
 
@@ -228,7 +228,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         lattice: PositionFeatures | None = None,
         background: Background | None = None,
     ) -> Rendering:
-        """Render one frame for each item of the batch.
+        """Render one frame, of the size of the source image, for each item of the batch.
 
         From back to front, a frame shows the background, the hair layer, the volume-rendered head refined by
         super-resolution, and the interior of the mouth.
@@ -246,7 +246,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """
         codes = self.drive(identity, motion, eyes, camera, source_motion)
         field = self.deform_field(identity, codes, lattice)
-        coarse, fine = self.render_volume(field, camera, generator)
+        coarse, fine = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
         image = downsample(image, 2).expand(len(fine), -1, -1, -1)
@@ -295,13 +295,13 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         )
 
     def render_volume(
-        self, field: DeformedField, camera: Camera, generator: torch.Generator | None = None
+        self, field: DeformedField, camera: Camera, size: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Render the fields as ``[B, 3 + features + 3, r, r]``: color, features, opacity and flow.
+        """Render the fields with ``size`` rays per side: color, features, opacity and flow.
 
-        Returns these channels, and the same channels upsampled to ``2r`` with the foveated rays pasted in.
+        Returns ``[B, 3 + features + 3, size, size]`` with these channels, and the same upsampled by two with the
+        foveated rays pasted in.
         """
-        size = self.config.ray_size
         foveated = place_foveated_rays(camera, 2 * size)
         grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
         points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)

@@ -114,7 +114,7 @@ def test_without_deformation_speech_is_not_seen_but_the_pose_is(load_smoke, draw
     model = S3DNeRF(load_smoke("--model.deformation.scope", "nothing").model).eval()
     with torch.no_grad():
         torch.nn.init.normal_(model.super_resolution.leave.weight, std=0.01)
-        identity = model.encode_identity(drawn_batch.sources)
+        identity = model.encode_identity(drawn_batch.images.sources)
         moved = replace(identity.camera, center=identity.camera.center + 0.2)
 
         def render(windows: torch.Tensor, camera) -> torch.Tensor:

@@ -35,7 +35,7 @@ def model(load_smoke: Callable[..., S3DNeRFConfig]) -> S3DNeRF:
 @pytest.fixture
 def identity(model: S3DNeRF, drawn_batch: Batch) -> Identity:
     with torch.no_grad():
-        return model.encode_identity(drawn_batch.sources)
+        return model.encode_identity(drawn_batch.images.sources)
 
 
 def render(model: S3DNeRF, identity: Identity, camera: Camera, window: Tensor | None = None) -> Rendering:
@@ -129,8 +129,8 @@ def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Ident
 
 def test_motion_needs_no_matte(model: S3DNeRF, drawn_batch: Batch) -> None:
     with torch.no_grad():
-        motion = model.encode_motion_identity(replace(drawn_batch.sources, matte=None))
-        whole = model.encode_identity(drawn_batch.sources).select_motion()
+        motion = model.encode_motion_identity(replace(drawn_batch.images.sources, matte=None))
+        whole = model.encode_identity(drawn_batch.images.sources).select_motion()
     assert torch.equal(motion.source_motion, whole.source_motion)
     assert torch.equal(motion.regions.tokens, whole.regions.tokens)
 
@@ -362,7 +362,7 @@ def test_saved_and_loaded_models_are_the_same(
     camera = shift(identity.camera, 0.1, 0.0)
     with torch.no_grad():
         before, after = (
-            render(one, one.encode_identity(drawn_batch.sources), camera, windows) for one in (model, loaded)
+            render(one, one.encode_identity(drawn_batch.images.sources), camera, windows) for one in (model, loaded)
         )
     for name, value in vars(before).items():
         assert torch.equal(value, getattr(after, name)), name
