@@ -1,12 +1,50 @@
-"""Sampling of clips: a person by a power of their number of frames, then one of their clips by its length."""
+"""Sampling of clips, balanced by person."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 
+class Sampler(Protocol):
+    """Samples clips."""
+
+    def sample(self, rng: np.random.Generator) -> int:
+        """Return the number of a clip."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Clips to sample from."""
+
+    everyone: Sampler
+    """Samples from all of them."""
+    speakers: Sampler
+    """Samples from those that teach speech."""
+    upcoming: int | None = None
+    """Shard that will be needed next, if shards are streamed."""
+
+
+class WeightedSampler:
+    """Samples clips by weight."""
+
+    def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self.rows = rows
+        self.cumulative = np.cumsum(weights)
+
+    def sample(self, rng: np.random.Generator) -> int:
+        """Return the number of a clip."""
+        target = rng.random() * self.cumulative[-1]
+        return int(self.rows[np.searchsorted(self.cumulative[:-1], target, side="right")])
+
+
 class ClipSampler:
-    """Samples clips in a time that grows with the logarithm of their number."""
+    """Samples a person by a power of their number of frames, then one of their clips by its length.
+
+    A sample takes a time that grows with the logarithm of the number of clips.
+    """
 
     def __init__(self, rows: np.ndarray, people: np.ndarray, frames: np.ndarray, power: float) -> None:
         """Prepare sampling.
@@ -40,11 +78,25 @@ class ClipSampler:
         """Return the numbers of the clips of each person, sorted."""
         return np.split(self.rows, self.bounds[1:-1])
 
-    @property
-    def weights(self) -> np.ndarray:
-        """``float [N]`` probability of each clip in the order of ``rows``."""
-        people = np.diff(self.cumulative, prepend=0.0)
-        counts = np.diff(self.bounds)
+    def spread_weights(self, count: int) -> np.ndarray:
+        """Return the probability of each of ``count`` clips by its number, ``float [count]``."""
+        people, clips = np.diff(self.cumulative, prepend=0.0), np.diff(self.bounds)
         lengths = np.diff(self.ends, prepend=0)
         totals = np.add.reduceat(lengths, self.bounds[:-1])
-        return np.repeat(people / totals, counts) * lengths
+        weights = np.zeros(count)
+        weights[self.rows] = np.repeat(people / totals, clips) * lengths
+        return weights
+
+
+def spread_rows(groups: list[np.ndarray], limit: int) -> list[np.ndarray]:
+    """Return some clips of each person, about ``limit`` in total; of some people only, if there are more of them.
+
+    Args:
+        groups: numbers of the clips of each person.
+        limit: number of clips. If there are no more, all are returned.
+    """
+    if sum(map(len, groups)) <= limit:
+        return groups
+    people = groups[:: -(-len(groups) // limit)]
+    each = max(1, limit // len(people))
+    return [rows[:: -(-len(rows) // each)] for rows in people]

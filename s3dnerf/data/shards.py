@@ -2,7 +2,8 @@
 
 A sample of a shard is a clip. Its files have the clip's key and the names of the files in a clip folder as extensions:
 ``KEY.clip.json``, ``KEY.track.npz``, ``KEY.speech.flac``, ``KEY.video.mp4`` and ``KEY.matte.npz``. Clips are shuffled,
-so that a shard holds many people. The index of the folder has the shard and the position of every clip.
+so that a shard holds many people; only those of the people whom training holds out for validation come first, so that
+validation reads few shards. The index of the folder has the shard and the position of every clip.
 """
 
 from __future__ import annotations
@@ -19,12 +20,24 @@ from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, MATTE_FILE, SPEECH_FILE, TRACK_FILE, VIDEO_FILE
 from s3dnerf.data.clip_files import MemoryFiles, make_key, split_member
-from s3dnerf.data.index import INDEX_FILE, ClipIndex, decode_text, load_index, scan_root, shard_columns, write_index
+from s3dnerf.data.index import (
+    INDEX_FILE,
+    ClipIndex,
+    decode_text,
+    encode_text,
+    load_index,
+    order_people,
+    scan_root,
+    shard_columns,
+    write_index,
+)
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import atomic_write, make_folder, refuse_inputs
 
 SHARD_BYTES = 256 * 2**20
 """Size to which clips are gathered in a shard."""
+FIRST_PEOPLE = 8
+"""People whose clips are in the first shards; as many as training holds out by default."""
 SAMPLE_FILES = (INFO_FILE, TRACK_FILE, SPEECH_FILE, VIDEO_FILE, MATTE_FILE)
 BLOCK = tarfile.BLOCKSIZE
 
@@ -74,7 +87,10 @@ def plan_shards(root: Path, index: ClipIndex, shard_bytes: int) -> Iterator[tupl
     """Yield the name and the clips of every shard."""
     for split in np.unique(index.split):
         rows = np.flatnonzero(index.split == split)
-        rows = np.array(sorted(rows, key=lambda row: hashlib.sha256(index.id[row]).digest()))
+        first = order_people(map(decode_text, np.unique(index.person[rows])))[:FIRST_PEOPLE]
+        is_first = np.isin(index.person, [encode_text(name) for name in first])
+        order = {row: (not is_first[row], hashlib.sha256(index.id[row]).digest()) for row in rows.tolist()}
+        rows = np.array(sorted(order, key=order.__getitem__))
         ends = np.cumsum([measure_sample(root / index.get_id(row)) for row in rows])
         count = -(-int(ends[-1]) // shard_bytes)
         # A clip belongs to the shard in which its first byte would be if all shards were equal.
