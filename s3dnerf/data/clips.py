@@ -61,6 +61,11 @@ class PreparedClips:
         fitting = np.cumsum(self.index.shard_bytes[order]) <= self.cache.max_bytes
         return np.flatnonzero(np.isin(self.index.shard, order[: max(1, int(fitting.sum()))]))
 
+    def find_speaking(self, frames: int) -> np.ndarray:
+        """Return the numbers of the readable clips that teach speech in sequences of ``frames`` frames."""
+        readable = self.find_readable()
+        return readable[self.index.teaches_speech(frames)[readable]]
+
     def open(self, row: int) -> ClipFiles:
         """Return the files of a clip."""
         if self.remote is not None:

@@ -1,5 +1,4 @@
-"""The index of a root of prepared clips: one file with a few columns for each clip, so that training reads no tracks to
-start.
+"""The index of prepared clips: one file with a few columns for each clip, so that training reads no tracks to start.
 
 ``index.npz`` lies beside the clip folders or the shards. It is up to date if it lists the clip folders that exist, each
 with the modification time that its ``clip.json`` has; or the shards that exist, each with its size. Otherwise what has

@@ -76,8 +76,7 @@ def open_remote(root: str, name: str) -> Iterator[BinaryIO]:
                 pass
         except (OSError, EOFError, tarfile.TarError) as error:
             failure = error
-    # The reader of a command that failed finds its output cut short. A command that is stopped by the reader's end, with
-    # a negative code, did not fail itself.
+    # The output of a command that failed is cut short. A negative code means that it was stopped as nobody reads on.
     if process.returncode > 0:
         raise OSError(f"{words[0]} ended with code {process.returncode}") from failure
     if failure is not None:

@@ -83,12 +83,6 @@ def load_sync_offsets(path: Path | None, min_margin: float) -> dict[str, int]:
         raise UserError(path, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
 
 
-def has_usable_speech(track: ClipTrack, frames: int) -> bool:
-    """Return whether sequences of ``frames`` frames can train speech: the clip is in sync and always shows a face."""
-    in_sync = track.speech is not None and track.clip.in_sync
-    return in_sync and has_continuous_face(track.clip.frames, track.clip.valid, frames)
-
-
 def has_continuous_face(length: int, valid: np.ndarray, frames: int) -> bool:
     """Return whether a clip of ``length`` frames always shows a face and holds sequences of ``frames`` frames."""
     return length > MAX_TEMPO * frames and bool(valid.all())

@@ -12,6 +12,7 @@ from s3dnerf.data.batch import BatchContent
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.data.prepare import ClipJob
+from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.data.videos import VideoEntry
 
 SIZE, WINDOW, BATCH_SIZE = 64, 7680, 4
@@ -33,7 +34,7 @@ def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFa
 
     def make(
         split: str = "train",
-        root: Path = drawn_clips,
+        root: str | Path = drawn_clips,
         seed: int = 0,
         augment: bool = True,
         batch_size: int = BATCH_SIZE,
@@ -43,7 +44,7 @@ def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFa
         **settings: object,
     ) -> TalkingFaceDataset:
         config = DataConfig(
-            root=root, frames=2, sequences=2, sequence_frames=8, augment=augment, **{"cache": False, **settings}
+            root=str(root), frames=2, sequences=2, sequence_frames=8, augment=augment, **{"cache_gb": 0.1, **settings}
         )
         return TalkingFaceDataset(config, split, size, WINDOW, batch_size, seed, select, content)
 
@@ -54,3 +55,9 @@ def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFa
 def plain(make_dataset: Callable[..., TalkingFaceDataset]) -> TalkingFaceDataset:
     """The train split without augmentation."""
     return make_dataset(augment=False)
+
+
+@pytest.fixture(scope="session")
+def tracks(plain: TalkingFaceDataset) -> list[ClipTrack]:
+    """The tracks of the train split: ann_0, ann_1 and ben_0."""
+    return [plain.clips.load_track(row) for row in range(len(plain.clips))]

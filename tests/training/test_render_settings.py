@@ -138,7 +138,7 @@ def test_a_run_ends_with_fitted_settings(
     people = []
 
     def fit(model: S3DNeRF, data: TalkingFaceDataset, *given: object) -> RenderConfig:
-        people.extend(data.identities)
+        people.extend(data.people)
         return fitted
 
     monkeypatch.setattr("s3dnerf.training.s3dnerf.fit_render_config", fit)
