@@ -28,7 +28,7 @@ from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
-from s3dnerf.models.sync_discriminator import load_discriminator
+from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, find_latest
@@ -78,7 +78,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.config = config
         super().__init__(config.train, run_dir, config.seed)
         self.face_mesh = FaceMesh().to(self.device)
-        self.sync_discriminator = load_discriminator(device=self.device)
+        self.sync_discriminator = load_discriminator(config.train.sync_discriminator or SHIPPED, self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
@@ -295,7 +295,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         """Contents of a checkpoint."""
         modules = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
-        return TrainingState(self.average.module, modules, optimizers)
+        return TrainingState(self.average.module, modules, optimizers, self.make_record())
 
 
 class Curriculum:
