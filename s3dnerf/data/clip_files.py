@@ -95,6 +95,11 @@ class MemoryFiles:
     path: Path
     content: Mapping[str, bytes]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(len, self.content.values()))
+
     def __contains__(self, name: object) -> bool:
         return name in self.content
 

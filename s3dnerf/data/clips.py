@@ -12,7 +12,7 @@ import numpy as np
 
 from s3dnerf.data.cache import MemoryCache
 from s3dnerf.data.clip import load_clip
-from s3dnerf.data.clip_files import ClipFiles, FolderFiles, ShardFiles, make_key
+from s3dnerf.data.clip_files import ClipFiles, FolderFiles, MemoryFiles, ShardFiles, make_key
 from s3dnerf.data.index import ClipIndex, decode_text, load_index
 from s3dnerf.data.remote import RemoteShards, is_remote, load_remote_index
 from s3dnerf.data.tracks import ClipTrack, load_clip_track
@@ -51,14 +51,14 @@ class PreparedClips:
     def find_readable(self) -> np.ndarray:
         """Return the numbers of the clips that can be read in any order: all, or those of some remote shards.
 
-        These shards are the ones with the most clips, as many as fit into memory, and at least one.
+        These shards are the ones with the most clips, as many as fit into a gigabyte of the memory, and at least one.
         """
         if self.remote is None:
             return np.arange(len(self))
         counts = np.bincount(self.index.shard, minlength=len(self.index.shards))
         order = np.argsort(-counts, kind="stable")
         order = order[counts[order] > 0]
-        fitting = np.cumsum(self.index.shard_bytes[order]) <= self.cache.max_bytes
+        fitting = np.cumsum(self.index.shard_bytes[order]) <= min(self.cache.max_bytes, MAX_CACHE)
         return np.flatnonzero(np.isin(self.index.shard, order[: max(1, int(fitting.sum()))]))
 
     def find_speaking(self, frames: int) -> np.ndarray:
@@ -137,13 +137,14 @@ def read_root_index(root: str | Path) -> ClipIndex:
 
 
 def measure_track(track: ClipTrack) -> int:
-    """Return the bytes of a track in memory."""
+    """Return the bytes of a track in memory, with the files that it keeps there."""
     clip, pose = track.clip, track.pose
     arrays = (
         *(track.landmarks, track.mean_face, track.speech, track.frames, track.sampling_weights),
         *(clip.landmarks, clip.eye_openness, clip.lip_opening, clip.valid, pose.rotation, pose.scale, pose.center),
     )
-    return sum(array.nbytes for array in arrays if array is not None)
+    files = clip.files.size if isinstance(clip.files, MemoryFiles) else 0
+    return files + sum(array.nbytes for array in arrays if array is not None)
 
 
 def resize_images(images: np.ndarray, size: int) -> np.ndarray:

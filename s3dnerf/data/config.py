@@ -50,8 +50,8 @@ class DataConfig:
     augment: bool = True
     """Mirror images; change colors, gain, noise and tempo."""
     cache_gb: Annotated[NonNegativeFloat, Field(le=MAX_CACHE_GB)] = 8.0
-    """Memory in GB for tracks and decoded frames (200 KB per frame at 256 x 256), divided among the workers. Streamed
-    shards take as much again."""
+    """Memory in GB for tracks and decoded frames (200 KB per frame at 256 x 256), divided among the workers. Shards
+    that are read through a URL or a pipe take as much again."""
     workers: Annotated[NonNegativeInt, Field(le=MAX_WORKERS)] = 1
     """Processes that prepare batches in advance; 0 prepares them in the training process."""
 

@@ -12,7 +12,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -81,10 +81,14 @@ class ClipIndex:
         """Return the mask ``[N]`` of the clips of a split."""
         return self.split == encode_text(split)
 
+    @property
+    def in_sync(self) -> np.ndarray:
+        """The mask ``[N]`` of the clips with speech that is known to be in sync with the video."""
+        return self.has_speech & np.isin(self.sync, [encode_text(label) for label in IN_SYNC_LABELS])
+
     def teaches_speech(self, frames: int) -> np.ndarray:
         """Return the mask ``[N]`` of clips in sync that always show a face and hold sequences of ``frames`` frames."""
-        in_sync = self.has_speech & np.isin(self.sync, [encode_text(label) for label in IN_SYNC_LABELS])
-        return in_sync & (self.valid == self.frames) & (self.frames > MAX_TEMPO * frames)
+        return self.in_sync & (self.valid == self.frames) & (self.frames > MAX_TEMPO * frames)
 
 
 SHARD_COLUMNS = ("shards", "shard_bytes")
@@ -110,15 +114,23 @@ def order_people(people: Iterable[str]) -> list[str]:
     return sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def load_index(root: str | Path, skip: Callable[[UserError], None] | None = None) -> ClipIndex:
+def load_index(root: str | Path) -> ClipIndex:
     """Return the index of a folder of clips or shards; it is brought up to date and written first if it is not.
-
-    Args:
-        root: the folder.
-        skip: called with the error of each damaged clip, which the index then lacks; by default it is raised.
 
     Raises:
         UserError: ``root`` is not a folder, or a clip or a shard is damaged.
+    """
+    index, damaged = refresh_index(root)
+    if damaged:
+        raise damaged[0]
+    return index
+
+
+def refresh_index(root: str | Path) -> tuple[ClipIndex, list[UserError]]:
+    """Return the index of a folder without its damaged clips, and an error for each of them.
+
+    Raises:
+        UserError: ``root`` is not a folder, or a shard is damaged.
     """
     root = Path(root)
     if not is_folder(root):
@@ -128,13 +140,14 @@ def load_index(root: str | Path, skip: Callable[[UserError], None] | None = None
         hint = "Move the shards to a folder of their own."
         raise UserError(root, f"holds both clip folders and shards ({next(iter(shards))})", hint)
     stored = read_index(root / INDEX_FILE) if (root / INDEX_FILE).is_file() else None
-    index = update_shards(root, shards, stored) if shards else update_clips(root, clips, stored, skip)
+    damaged: list[UserError] = []
+    index = update_shards(root, shards, stored) if shards else update_clips(root, clips, stored, damaged)
     if index is not stored:
         try:
             write_index(root, index)
         except (UserError, OSError) as error:
             tqdm.write(f"the index is not kept, so it will be built at every start: {error}")
-    return index
+    return index, damaged
 
 
 def scan_root(root: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -171,19 +184,14 @@ def write_index(root: Path, index: ClipIndex) -> None:
         np.savez_compressed(path, version=np.array(INDEX_VERSION), **vars(index))
 
 
-def update_clips(
-    root: Path,
-    clips: dict[str, int],
-    stored: ClipIndex | None,
-    skip: Callable[[UserError], None] | None = None,
-) -> ClipIndex:
+def update_clips(root: Path, clips: dict[str, int], stored: ClipIndex | None, damaged: list[UserError]) -> ClipIndex:
     """Return the index of a folder with these clips: ``stored`` itself, or with the clips that have changed.
 
     Args:
         root: the folder.
         clips: modification time of the ``clip.json`` of each clip.
         stored: the index of an earlier state.
-        skip: see :func:`load_index`.
+        damaged: receives the error of each damaged clip, which the index lacks.
     """
     names = sorted(clips)
     ids = np.array([encode_text(name) for name in names], dtype="S")
@@ -197,9 +205,7 @@ def update_clips(
         try:
             rows.append({**describe_clip(FolderFiles(root / name)), "id": name, "changed": clips[name]})
         except UserError as error:
-            if skip is None:
-                raise
-            skip(error)
+            damaged.append(error)
     index = make_index(rows)
     if stored is None:
         return index

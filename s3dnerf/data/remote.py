@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import shlex
 import subprocess
 import tarfile
@@ -76,8 +77,8 @@ def open_remote(root: str, name: str) -> Iterator[BinaryIO]:
                 pass
         except (OSError, EOFError, tarfile.TarError) as error:
             failure = error
-    # The output of a command that failed is cut short. A negative code means that it was stopped as nobody reads on.
-    if process.returncode > 0:
+    # The output of a command that failed is cut short. If reading failed first, the command is stopped by a signal.
+    if process.returncode and (failure is None or process.returncode > 0):
         raise OSError(f"{words[0]} ended with code {process.returncode}") from failure
     if failure is not None:
         raise failure
@@ -154,25 +155,59 @@ class RemoteShards:
     def get_shard(self, number: int) -> Mapping[str, MemoryFiles]:
         """Return the clips of a shard by key."""
         if number not in self.shards:
-            reader = self.reader if self.reader is not None and self.reader.is_reading(number) else None
-            self.shards[number] = reader.join() if reader is not None else self.read(number)
-            self.reader = None if reader is not None else self.reader
+            if self.reader is not None and self.reader.can_join(number):
+                self.shards[number] = self.reader.join()
+                self.reader = None
+            else:
+                self.shards[number] = self.read(number)
         self.shards.move_to_end(number)
         while len(self.shards) > 2 and sum(map(measure_shard, self.shards.values())) > self.max_bytes:
             self.shards.popitem(last=False)
         return self.shards[number]
 
     def prefetch(self, number: int) -> None:
-        """Begin to read a shard in the background."""
-        if number not in self.shards and not (self.reader is not None and self.reader.is_reading(number)):
-            self.reader = ShardReader(self, number)
+        """Begin to read a shard in the background, after the one that was begun before."""
+        if number in self.shards:
+            return
+        if self.reader is not None:
+            if self.reader.can_join(number):
+                return
+            self.get_shard(self.reader.number)
+        self.reader = ShardReader(self, number)
 
     def read(self, number: int) -> Mapping[str, MemoryFiles]:
-        """Read the clips of a shard."""
+        """Read the clips of a shard.
+
+        Raises:
+            UserError: the shard cannot be read, or is not the one of the index.
+        """
         rows = np.flatnonzero(self.index.shard == number)
         keys = {make_key(self.index.get_id(row)) for row in rows}
-        name = self.index.get_shard(number)
-        return read_remote(self.root, name, lambda stream: read_shard(stream, Path(name), keys))
+        name, size = self.index.get_shard(number), int(self.index.shard_bytes[number])
+
+        def read(stream: BinaryIO) -> Mapping[str, MemoryFiles]:
+            counted = CountedStream(stream)
+            clips = read_shard(counted, Path(name), keys)
+            while counted.read(io.DEFAULT_BUFFER_SIZE):
+                pass
+            if counted.count != size:
+                raise EOFError(f"it has {counted.count} bytes, and {size} in the index")
+            return clips
+
+        return read_remote(self.root, name, read)
+
+
+class CountedStream:
+    """A stream that counts the bytes that are read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.count = stream, 0
+
+    def read(self, size: int) -> bytes:
+        """Read up to ``size`` bytes."""
+        data = self.stream.read(size)
+        self.count += len(data)
+        return data
 
 
 class ShardReader:
@@ -180,7 +215,8 @@ class ShardReader:
 
     def __init__(self, shards: RemoteShards, number: int) -> None:
         self.shards, self.number = shards, number
-        self.content: Mapping[str, MemoryFiles] | None = None
+        self.process = os.getpid()
+        self.content: Mapping[str, MemoryFiles] = {}
         self.error: BaseException | None = None
         self.thread = Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -192,19 +228,18 @@ class ShardReader:
         except BaseException as error:
             self.error = error
 
-    def is_reading(self, number: int) -> bool:
-        """Tell whether this reads a shard, or has read it, in this process: threads do not survive a fork."""
-        return self.number == number and (self.thread.is_alive() or self.content is not None or self.error is not None)
+    def can_join(self, number: int) -> bool:
+        """Tell whether this reads a shard in this process: threads do not survive a fork."""
+        return self.number == number and self.process == os.getpid()
 
     def join(self) -> Mapping[str, MemoryFiles]:
         """Wait for the clips of the shard. Raises UserError if it could not be read."""
         self.thread.join()
         if self.error is not None:
             raise self.error
-        assert self.content is not None, "the thread has read the shard"
         return self.content
 
 
 def measure_shard(clips: Mapping[str, MemoryFiles]) -> int:
     """Return the bytes of clips in memory."""
-    return sum(len(data) for clip in clips.values() for data in clip.content.values())
+    return sum(clip.size for clip in clips.values())

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -25,8 +25,8 @@ from s3dnerf.data.index import (
     ClipIndex,
     decode_text,
     encode_text,
-    load_index,
     order_people,
+    refresh_index,
     scan_root,
     shard_columns,
     write_index,
@@ -45,7 +45,7 @@ BLOCK = tarfile.BLOCKSIZE
 def write_shards(root: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES) -> ClipIndex:
     """Write the prepared clips of a folder as shards of about equal size, with an index.
 
-    Shards that ``out`` already holds are replaced.
+    Damaged clips are left out, with a message. Shards that ``out`` already holds are replaced.
 
     Args:
         root: folder of prepared clips.
@@ -56,17 +56,16 @@ def write_shards(root: str | Path, out: str | Path, shard_bytes: int = SHARD_BYT
         The index of the shards.
 
     Raises:
-        UserError: ``root`` holds no clips or a damaged one, or ``out`` cannot be written or holds clip folders.
+        UserError: ``root`` holds no clips, or ``out`` cannot be written or holds clip folders.
     """
     root, out = Path(root), Path(out)
-    refuse_inputs(out, [root])
-    index = load_index(root)
+    old = check_shards_folder(out, root)
+    index, damaged = refresh_index(root)
     if not len(index) or len(index.shards):
         raise UserError(root, "holds no clip folders", "Prepare clips first.")
+    for error in damaged:
+        tqdm.write(f"not in the shards: {error}")
     make_folder(out)
-    clips, old = scan_root(out)
-    if clips:
-        raise UserError(out, "holds clip folders", "Choose another folder for the shards.")
     # Without its index, a folder with shards of an interrupted run is indexed again.
     (out / INDEX_FILE).unlink(missing_ok=True)
     columns = {"shard": np.empty_like(index.shard), "offset": np.empty_like(index.offset)}
@@ -76,11 +75,24 @@ def write_shards(root: str | Path, out: str | Path, shard_bytes: int = SHARD_BYT
         columns["offset"][rows] = write_shard(out / name, [root / index.get_id(row) for row in rows])
         columns["shard"][rows] = number
         written[name] = (out / name).stat().st_size
-    for name in old.keys() - written.keys():
+    for name in set(old) - written.keys():
         (out / name).unlink()
     index = replace(index, changed=np.zeros_like(index.changed), **columns, **shard_columns(written))
     write_index(out, index)
     return index
+
+
+def check_shards_folder(out: Path, root: Path) -> list[str]:
+    """Return the names of the shards in ``out``.
+
+    Raises:
+        UserError: shards of the clips in ``root`` cannot be written there: it is ``root``, or holds clip folders.
+    """
+    refuse_inputs(out, [root])
+    clips, shards = scan_root(out) if out.exists() else ({}, {})
+    if clips:
+        raise UserError(out, "holds clip folders", "Choose another folder for the shards.")
+    return list(shards)
 
 
 def plan_shards(root: Path, index: ClipIndex, shard_bytes: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -126,11 +138,18 @@ def write_shard(path: Path, folders: Iterable[Path]) -> list[int]:
     return offsets
 
 
-def read_shard(stream: BinaryIO, path: Path, keys: set[str]) -> dict[str, MemoryFiles]:
-    """Read some clips of a shard from a stream to its end.
+class Readable(Protocol):
+    """A stream that need not seek."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to ``size`` bytes."""
+
+
+def read_shard(stream: Readable, path: Path, keys: set[str]) -> dict[str, MemoryFiles]:
+    """Read some clips of a shard from a stream to the end of the archive.
 
     Args:
-        stream: the shard, which need not seek.
+        stream: the shard.
         path: its name for messages.
         keys: keys of the clips.
 
@@ -145,10 +164,7 @@ def read_shard(stream: BinaryIO, path: Path, keys: set[str]) -> dict[str, Memory
             if key in keys:
                 file = tar.extractfile(member)
                 assert file is not None, "members of shards are regular files"
-                data = file.read()
-                if len(data) < member.size:
-                    raise EOFError(f"ends inside {member.name}")
-                content.setdefault(key, {})[name] = data
+                content.setdefault(key, {})[name] = file.read()
     if content.keys() != keys:
-        raise EOFError(f"holds {len(content)} of its {len(keys)} clips")
+        raise EOFError(f"it holds {len(content)} of its {len(keys)} clips")
     return {key: MemoryFiles(path / key, files) for key, files in content.items()}

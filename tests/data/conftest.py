@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from s3dnerf.data import prepare
 from s3dnerf.data.batch import BatchContent
+from s3dnerf.data.clip import list_clips
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.data.prepare import ClipJob
+from s3dnerf.data.shards import measure_sample, write_shards
 from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.data.videos import VideoEntry
 
@@ -49,6 +52,21 @@ def make_dataset(drawn_clips: Path, one_thread: None) -> Callable[..., TalkingFa
         return TalkingFaceDataset(config, split, size, WINDOW, batch_size, seed, select, content)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shards(drawn_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn clips as two shards of the train split and one of the val split."""
+    out = tmp_path_factory.mktemp("shards")
+    size = max(measure_sample(folder) for folder in list_clips(drawn_clips, "train"))
+    write_shards(drawn_clips, out, 2 * size)
+    return out
+
+
+@pytest.fixture
+def copied(shards: Path, tmp_path: Path) -> Path:
+    """A copy of the shards that a test may damage."""
+    return Path(shutil.copytree(shards, tmp_path / "shards"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -12,32 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import webdataset
 
-from s3dnerf.data.clip import INFO_FILE, MATTE_FILE, SPEECH_FILE, TRACK_FILE, VIDEO_FILE, list_clips, load_clip
+from s3dnerf import cli
+from s3dnerf.data.clip import INFO_FILE, MATTE_FILE, SPEECH_FILE, TRACK_FILE, VIDEO_FILE, load_clip
 from s3dnerf.data.clip_files import ShardFiles, make_key, split_member
 from s3dnerf.data.clips import open_clips
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.data.index import INDEX_FILE, load_index, restore_id
-from s3dnerf.data.shards import measure_sample, read_shard, write_shards
+from s3dnerf.data.report import PrepareReport
+from s3dnerf.data.shards import read_shard, write_shards
 from s3dnerf.errors import UserError
 from s3dnerf.structures import map_tensors
 
 FILES = {INFO_FILE, TRACK_FILE, SPEECH_FILE, VIDEO_FILE, MATTE_FILE}
-
-
-@pytest.fixture(scope="module")
-def shards(drawn_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn clips as two shards of the train split and one of the val split."""
-    out = tmp_path_factory.mktemp("shards")
-    size = max(measure_sample(folder) for folder in list_clips(drawn_clips, "train"))
-    write_shards(drawn_clips, out, 2 * size)
-    return out
-
-
-@pytest.fixture
-def copied(shards: Path, tmp_path: Path) -> Path:
-    """A copy of the shards that a test may damage."""
-    return Path(shutil.copytree(shards, tmp_path / "shards"))
 
 
 def test_shards_are_written_by_split(shards: Path) -> None:
@@ -50,7 +39,6 @@ def test_shards_are_written_by_split(shards: Path) -> None:
 
 
 def test_webdataset_reads_the_shards(drawn_clips: Path, shards: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     urls = [str(path) for path in sorted(shards.glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
     assert sorted(sample["__key__"] for sample in samples) == ["ann_0", "ann_1", "ben_0", "cid_0"]
@@ -132,7 +120,7 @@ def test_a_clip_that_is_not_where_the_index_says_is_named(copied: Path) -> None:
 
 def test_clips_in_two_shards_are_an_error(copied: Path) -> None:
     shutil.copy(copied / "train-000000.tar", copied / "train-000007.tar")
-    with pytest.raises(UserError, match="train-000007.tar has the clip"):
+    with pytest.raises(UserError, match="train-000007.tar.* has the clip"):
         load_index(copied)
 
 
@@ -162,3 +150,22 @@ def test_any_id_is_a_key() -> None:
         key = make_key(name)
         assert restore_id(key) == name
         assert split_member(f"{key}.clip.json") == (key, "clip.json")
+
+
+def test_prepare_writes_an_index_and_shards(
+    drawn_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "shards"
+    shutil.copytree(drawn_clips, clips, ignore=shutil.ignore_patterns(INDEX_FILE))
+    monkeypatch.setattr("s3dnerf.data.prepare.prepare_videos", lambda **given: PrepareReport())
+    words = ["prepare", "--videos", str(tmp_path / "videos"), "--out", str(clips)]
+    assert cli.main(words) == 0
+    assert (clips / INDEX_FILE).is_file() and not out.exists()
+    (clips / "ben_0" / TRACK_FILE).write_bytes(b"no track")
+    os.utime(clips / "ben_0" / INFO_FILE, ns=(1, 1))
+    assert cli.main([*words, "--shards", str(out)]) == 0
+    assert "ben_0" in capsys.readouterr().out
+    assert load_index(out).id.tolist() == [b"ann_0", b"ann_1", b"cid_0"]
+    # Checked before preparation, which may take days.
+    monkeypatch.setattr("s3dnerf.data.prepare.prepare_videos", lambda **given: pytest.fail("prepared"))
+    assert cli.main([*words, "--shards", str(clips)]) == 2
