@@ -59,7 +59,7 @@ def open_media(media: str | Path | BinaryIO, kind: str) -> Iterator[InputContain
     if is_text(head):
         raise UserError(path, f"is text, not {_describe(kind)}", _CURES[kind])
     try:
-        container = av.open(source, metadata_errors="replace")
+        container = av.open(source, mode="r", metadata_errors="replace")
     except av.error.InvalidDataError as error:
         raise UserError(path, f"is not {_describe(kind)}, or it is cut short", _CURES[kind]) from error
     except av.error.FFmpegError as error:
