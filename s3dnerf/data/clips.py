@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,8 @@ class PreparedClips:
     def read_frames(self, track: ClipTrack, indices: np.ndarray, size: int) -> np.ndarray:
         """Return frames of a clip by number, resized to ``uint8 [n, size, size, 3]``."""
         clip = track.clip
-        frames = {index: self.cache.peek((clip.path, index, size)) for index in np.unique(indices).tolist()}
+        wanted = np.unique(indices).tolist()
+        frames: dict[int, Any] = {index: self.cache.peek((clip.path, index, size)) for index in wanted}
         missing = [index for index, frame in frames.items() if frame is None]
         if missing:
             for index, frame in zip(missing, resize_images(clip.read_frames(missing), size), strict=True):

@@ -113,9 +113,9 @@ class TalkingFaceDataset(Dataset[Batch]):
         """Which clips each step samples from; None if all clips can be read at any time."""
         if self.clips.remote is None:
             return None
-        weights = (sampler.spread_weights(len(self.clips)) for sampler in (self.everyone, self.speakers))
+        weights, speech_weights = (one.spread_weights(len(self.clips)) for one in (self.everyone, self.speakers))
         samples = self.sources + self.config.sequences
-        return StreamPlan(self.clips.index, *weights, self.streams, samples, self.seed)
+        return StreamPlan(self.clips.index, weights, speech_weights, self.streams, samples, self.seed)
 
     def __getitem__(self, step: int) -> Batch:
         content = self.content(step)

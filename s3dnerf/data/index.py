@@ -69,7 +69,7 @@ class ClipIndex:
         columns = {name: column if name in SHARD_COLUMNS else column[rows] for name, column in vars(self).items()}
         return ClipIndex(**columns)
 
-    def get_id(self, row: int) -> str:
+    def get_id(self, row: int | np.integer) -> str:
         """Return the id of a clip."""
         return decode_text(self.id[row])
 

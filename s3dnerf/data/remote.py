@@ -187,7 +187,7 @@ class RemoteShards:
 
         def read(stream: BinaryIO) -> Mapping[str, MemoryFiles]:
             counted = CountedStream(stream)
-            clips = read_shard(counted, Path(name), keys)
+            clips = read_shard(cast(BinaryIO, counted), Path(name), keys)
             while counted.read(io.DEFAULT_BUFFER_SIZE):
                 pass
             if counted.count != size:

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -138,18 +138,11 @@ def write_shard(path: Path, folders: Iterable[Path]) -> list[int]:
     return offsets
 
 
-class Readable(Protocol):
-    """A stream that need not seek."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` bytes."""
-
-
-def read_shard(stream: Readable, path: Path, keys: set[str]) -> dict[str, MemoryFiles]:
+def read_shard(stream: BinaryIO, path: Path, keys: set[str]) -> dict[str, MemoryFiles]:
     """Read some clips of a shard from a stream to the end of the archive.
 
     Args:
-        stream: the shard.
+        stream: the shard, which need not seek.
         path: its name for messages.
         keys: keys of the clips.
 
