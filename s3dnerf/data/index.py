@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from s3dnerf.data.clip import IN_SYNC_LABELS, INFO_FILE, read_info, read_valid
+from s3dnerf.data.clip import IN_SYNC_LABELS, INFO_FILE, PREPARE_AGAIN, read_info, read_valid
 from s3dnerf.data.clip_files import SHARD_HINT, ClipFiles, FolderFiles, ShardFiles, group_members
 from s3dnerf.data.tracks import MAX_TEMPO
 from s3dnerf.errors import UserError
@@ -274,7 +274,7 @@ def describe_clip(files: ClipFiles) -> dict[str, object]:
     info, valid = read_info(files), read_valid(files)
     if len(valid) != info["frames"]:
         reason = f"is a damaged clip: it has {info['frames']} frames, and its track {len(valid)}"
-        raise UserError(files.path, reason, "Delete it and prepare it again.")
+        raise UserError(files.path, reason, PREPARE_AGAIN)
     columns = {name: info[name] for name in ("person", "split", "sync", "frames", "size", "has_speech")}
     return {**columns, "valid": int(valid.sum())}
 

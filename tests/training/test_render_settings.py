@@ -80,7 +80,7 @@ def data(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> Talking
 
 def test_an_untrained_model_shows_the_source(model: S3DNeRF, data: TalkingFaceDataset, mesh: FaceMesh) -> None:
     clips = load_clips(data)
-    assert len(clips) == len(data.speakers) == 2
+    assert len(clips) == len(data.speakers.people) == 2
     for clip in clips:
         assert len(clip.frames.image) == -(-len(clip.speech) // STRIDE)
         frames = reenact(model, clip, AUTOCAST)
