@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -19,14 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
-from s3dnerf.data.batch import Batch
 from s3dnerf.data.config import RUN_FRAMES
-from s3dnerf.data.shards import write_shards
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.optimization import clip_gradient, seed_step
-from s3dnerf.structures import map_tensors
 from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
 from s3dnerf.training.losses import weighted_sum
@@ -409,30 +405,6 @@ def test_without_people_to_validate_on_training_goes_on(
     assert set(trainer.data.people) == {"ann", "ben"} and trainer.val_data is None
     assert trainer.validate(SummaryWriter(tmp_path)) == {}
     assert capsys.readouterr().out == ""
-
-
-def list_tensors(batch: Batch) -> list[torch.Tensor]:
-    tensors: list[torch.Tensor] = []
-    map_tensors(batch, lambda x: tensors.append(x) or x)
-    assert len(tensors) > 10
-    return tensors
-
-
-def test_a_run_on_streamed_shards_goes_on_with_the_same_batches(
-    make_config: Callable[..., S3DNeRFConfig], drawn_clips: Path, tmp_path: Path
-) -> None:
-    write_shards(drawn_clips, tmp_path / "shards", 1)
-    words = ("--data.workers", "1", "--train.steps", "4", "--train.gradient_accumulation_steps", "2")
-    config = make_config(*words, "--train.motion_steps", "2", root=f"pipe:cat {shlex.quote(str(tmp_path))}/shards/{{}}")
-    straight, resumed = (S3DNeRFTrainer(config, tmp_path / "run") for _ in range(2))
-    straight.fit_source_expression()
-    assert straight.data.streams == 1 and {*straight.data.people, *straight.val_data.people} == {"ann", "ben"}
-    resumed.step = 1
-    batches, rest = list(straight.iterate_batches()), list(resumed.iterate_batches())
-    assert [len(group) for group in batches] == [2] * 4 and len(rest) == 3
-    for one, other in zip(batches[1:], rest, strict=True):
-        for batch, again in zip(one, other, strict=True):
-            torch.testing.assert_close(list_tensors(again), list_tensors(batch), rtol=0, atol=0)
 
 
 def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
