@@ -26,7 +26,14 @@ def test_a_resumed_run_goes_on_with_the_same_batches(
     load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path, tmp_path: Path
 ) -> None:
     write_shards(drawn_clips, tmp_path / "shards", 1)
-    words = ("--data.root", f"pipe:cat {shlex.quote(str(tmp_path))}/shards/{{}}", "--data.workers", "1")
+    words = (
+        "--data.root",
+        f"pipe:cat {shlex.quote(str(tmp_path))}/shards/{{}}",
+        "--data.workers",
+        "1",
+        "--data.held_out_people",
+        "1",
+    )
     words += ("--train.steps", "4", "--train.gradient_accumulation_steps", "2", "--train.motion_steps", "2")
     straight, resumed = (S3DNeRFTrainer(load_smoke(*words), tmp_path / "run") for _ in range(2))
     straight.fit_source_expression()
