@@ -47,6 +47,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
 def test_a_hundred_thousand_clips_take_seconds_and_little_memory(drawn_clips: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -121,6 +121,7 @@ def test_pipe_and_url_make_the_same_batches(
         assert_equal(batch, third[step])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_resumed_has_the_same_batches(
     make_dataset: Callable[..., TalkingFaceDataset], root: Path, workers: int
@@ -138,6 +139,7 @@ def test_a_run_that_is_resumed_has_the_same_batches(
             assert_equal(batch, straight[step])
 
 
+@pytest.mark.slow
 def test_each_shard_is_read_about_once_in_an_epoch(
     make_dataset: Callable[..., TalkingFaceDataset], root: Path, reads: list[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_next_shard_is_known_before_it_is_needed(index: ClipIndex) -> None:
             assert plan.find_pool(step).upcoming in following - now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 4])
 def test_clips_are_sampled_as_in_random_access(index: ClipIndex, streams: int) -> None:
     plan = make_plan(index, streams)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from s3dnerf.data.batch import Batch
@@ -22,6 +23,7 @@ def list_tensors(batch: Batch) -> list[torch.Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_batches(
     load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path, tmp_path: Path
 ) -> None:
