@@ -14,7 +14,7 @@ CUDA   ?=
 CXX_FILES := $(shell find cuda_ext -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup kernels sanitize demo test test-fast docs lint format clean
+.PHONY: help setup kernels sanitize demo weights test test-fast docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -41,6 +41,10 @@ $(READY): requirements/torch.txt requirements/lock.txt requirements/mediapipe.tx
 
 demo: setup ## Write outputs/demo.mp4: a public-domain portrait says the shipped sentence
 	$(PY) tools/demo.py $(ARGS)
+
+# Hours of work; a second call continues where the first one stopped.
+weights: setup ## Make the shipped weights from videos (VIDEOS=DIR MANIFEST=CSV)
+	$(PY) tools/make_weights.py --videos $(VIDEOS) --manifest $(MANIFEST) $(ARGS)
 
 test: setup ## Run the tests (ARGS="-k name" for some of them)
 	$(PY) -m pytest $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from s3dnerf.errors import UserError, first_line
@@ -50,3 +52,11 @@ def _check_gpu(device: torch.device, subject: str) -> None:
     except RuntimeError as error:
         reason = f"the GPU cannot be used ({first_line(error)})"
         raise UserError(subject, reason, "Wait until it is free, or use --device cpu.") from error
+
+
+def describe_machine(device: torch.device) -> str:
+    """Return the hardware that computes, as a model card names it: the GPU, or threads and instruction set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    return f"{threads} CPU threads ({platform.machine()}, {capability})"

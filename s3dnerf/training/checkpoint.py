@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -34,6 +35,8 @@ class TrainingState:
     """All other trained modules by name."""
     optimizers: dict[str, Optimizer]
     """Optimizers by name."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """What the model card tells of the run, such as its time and machine."""
 
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
@@ -47,7 +50,7 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
         assert isinstance(state.average, PyTorchModelHubMixin), "models that are trained can be published"
         state.average.save_pretrained(part / MODEL)
         save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
-        (part / NUMBERS).write_text(json.dumps({"step": step}))
+        (part / NUMBERS).write_text(json.dumps({"step": step, **state.record}))
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> int:
@@ -74,6 +77,11 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
 def read_step(folder: Path) -> int:
     """Return the step of a checkpoint. Raises OSError, KeyError or ValueError if it is incomplete."""
     return json.loads((folder / NUMBERS).read_text())["step"]
+
+
+def read_seconds(folder: Path) -> float:
+    """Return the seconds that training took up to a checkpoint; those of earlier versions do not know it."""
+    return float(json.loads((folder / NUMBERS).read_text()).get("seconds", 0.0))
 
 
 def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:

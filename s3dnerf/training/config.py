@@ -24,6 +24,8 @@ class TrainConfig(LoopConfig):
     """Parts, such as audio_encoder, that are initialized randomly even if ``init_from`` is set."""
     freeze: tuple[Text, ...] = ()
     """Parts that are not trained. A speech path trained on few people soon overfits to them."""
+    sync_discriminator: Path | None = None
+    """Folder of the sync discriminator for the sync loss; None for the shipped one."""
     mouth_steps: NonNegativeInt = 1_500
     """Steps before all others, in which the interior of the mouth is trained on pixels between tracked lips; they take
     a few minutes. It is not trained afterwards. 0 keeps its weights from ``init_from``, or its random ones."""

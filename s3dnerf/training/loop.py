@@ -7,6 +7,7 @@ resuming, and a checkpoint before the program ends on Ctrl-C, SIGTERM or SIGHUP.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,20 @@ from tqdm import tqdm
 
 from s3dnerf.config import save_config
 from s3dnerf.constraints import NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
-from s3dnerf.device import choose_device
+from s3dnerf.device import choose_device, describe_machine
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.media.files import make_folder, refuse_inputs
 from s3dnerf.optimization import check_finite, clip_gradient, schedule, seed_step
 from s3dnerf.precision import Precision, mixed_precision
-from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
+from s3dnerf.training.checkpoint import (
+    TrainingState,
+    drop_old,
+    find_latest,
+    load_checkpoint,
+    read_seconds,
+    save_checkpoint,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 LOG_INTERVAL = 20
@@ -78,6 +86,8 @@ class TrainingLoop(ABC, Generic[Model]):
         self.optimizer = self.make_optimizer()
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
+        self.seconds = 0.0
+        self.begin = time.monotonic()
 
     @abstractmethod
     def make_model(self) -> Model:
@@ -127,7 +137,9 @@ class TrainingLoop(ABC, Generic[Model]):
         if latest is not None:
             self.step = load_checkpoint(latest, self.state)
             self.average.n_averaged.fill_(self.step)
+            self.seconds = read_seconds(latest)
         save_config(self.run_dir / "config.yaml", config)
+        self.begin = time.monotonic() - self.seconds
         if latest is None:
             self.initialize()
             self.save()
@@ -182,20 +194,27 @@ class TrainingLoop(ABC, Generic[Model]):
 
     def save(self) -> None:
         """Write a checkpoint and delete old ones."""
+        self.seconds = time.monotonic() - self.begin
         save_checkpoint(self.checkpoints / f"step_{self.step:07d}", self.step, self.state)
         drop_old(self.checkpoints, KEPT_CHECKPOINTS)
 
     @property
     def state(self) -> TrainingState:
         """Contents of a checkpoint."""
-        return TrainingState(self.average.module, {"model": self.model}, {"optimizer": self.optimizer})
+        return TrainingState(
+            self.average.module, {"model": self.model}, {"optimizer": self.optimizer}, self.make_record()
+        )
+
+    def make_record(self) -> dict[str, Any]:
+        """Return what the model card tells of the run: the time since its start, without pauses, and the machine."""
+        return {"seconds": round(self.seconds, 1), "machine": describe_machine(self.device)}
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context."""
         return mixed_precision(self.device, self.loop_config.precision)
 
 
-def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[Path | None]) -> None:
+def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[str | Path | None]) -> None:
     """Check the folder of a run before anything is loaded, and create it.
 
     Raises:

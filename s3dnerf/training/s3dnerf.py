@@ -18,6 +18,7 @@ from tqdm import tqdm
 from s3dnerf.config import check_config
 from s3dnerf.data.batch import Batch, BatchContent, Frames, Reenactment
 from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
+from s3dnerf.data.streams import count_streams
 from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
@@ -27,7 +28,7 @@ from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
-from s3dnerf.models.sync_discriminator import load_discriminator
+from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, find_latest
@@ -56,6 +57,8 @@ MOTION_INTERVAL = 2
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
 VALIDATION_BATCHES = 8
+EXPRESSION_CLIPS = 1_000
+"""Clips from which the source expression is fitted, about; fewer if there are not so many."""
 GRID_LEARNING_RATE = 5.0
 """Learning rate of the hash grid relative to the other parameters. It needs larger steps and no weight decay."""
 WEIGHT_DECAY = 0.01
@@ -75,7 +78,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.config = config
         super().__init__(config.train, run_dir, config.seed)
         self.face_mesh = FaceMesh().to(self.device)
-        self.sync_discriminator = load_discriminator(device=self.device)
+        self.sync_discriminator = load_discriminator(config.train.sync_discriminator or SHIPPED, self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
@@ -88,6 +91,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             select=lambda person: person not in held_out,
             content=lambda number: self.curriculum(number // config.train.gradient_accumulation_steps),
         )
+        self.data.streams = count_streams(data.workers)
         self.val_data: TalkingFaceDataset | None = None
         if held_out:
             select = held_out.__contains__
@@ -123,7 +127,9 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
 
     def fit_source_expression(self) -> None:
         """Fit the estimator of the source expression, with equal weight for every person."""
-        model, faces = self.model, [collect_landmarks(tracks) for tracks in self.data.identities.values()]
+        model, load = self.model, self.data.clips.load_track
+        people = self.data.list_clips(EXPRESSION_CLIPS)
+        faces = [collect_landmarks([load(row) for row in rows.tolist()]) for rows in people]
         landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
         displacement = landmarks - model.canonical_landmarks
         fit_source_expression(model.source_expression, displacement, expression, weights)
@@ -289,7 +295,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         """Contents of a checkpoint."""
         modules = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
-        return TrainingState(self.average.module, modules, optimizers)
+        return TrainingState(self.average.module, modules, optimizers, self.make_record())
 
 
 class Curriculum:
