@@ -54,8 +54,10 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
     )
     names: dict[str, Any] = {"type": read_text, "nargs": "+", "metavar": "NAME"}
-    parser.add_argument("--only", **names, help="only these clips, or clips of these people (identity in the manifest)")
-    parser.add_argument("--subset", **names, help="a second table of these clips or people")
+    parser.add_argument(
+        "--only", **names, help="only these clips or people (identity in the manifest), or a .txt file of names"
+    )
+    parser.add_argument("--subset", **names, help="a second table of these clips or people, or of a .txt file of names")
     parser.add_argument(
         "--compare",
         type=read_path,

@@ -20,7 +20,7 @@ def find_clips(
         clips: the folder.
         manifest: CSV file, see :func:`evaluate_clips`.
         split: only the clips of this split of the manifest.
-        only: only these clips or people; all if empty.
+        only: only these clips or people, see :func:`select_names`; all if empty.
 
     Raises:
         UserError: the folder is missing, the manifest lacks the columns ``file`` and ``split``, a name is unknown, or
@@ -55,18 +55,32 @@ def select_names(option: str, names: Sequence[str], people: Mapping[str, str]) -
 
     Args:
         option: where the names were given, for messages.
-        names: clips or people.
+        names: clips or people, or text files (``.txt``) with such names, one a line; text after ``#`` is ignored.
         people: the person in each clip.
 
     Raises:
-        UserError: a name is neither a clip nor a person.
+        UserError: a name is neither a clip nor a person, or a file cannot be read or has no names.
     """
+    names = [name for word in names for name in (_read_names(Path(word)) if word.endswith(".txt") else [word])]
     known = {*people, *people.values()}
     unknown = [name for name in names if name not in known]
     if unknown:
         hint = f"{suggest(unknown[0], sorted(known))}Name clips of the evaluation, or people of the manifest."
         raise UserError(option, f"no clip or person {', '.join(unknown)}", hint)
     return tuple(clip for clip, person in people.items() if clip in names or person in names)
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            path, f"cannot be read ({first_line(error)})", "Name a text file with a name a line."
+        ) from error
+    names = [name for line in lines if (name := line.partition("#")[0].strip())]
+    if not names:
+        raise UserError(path, "has no names", "Write clips or people into it, one a line.")
+    return names
 
 
 def _read_manifest(path: Path, split: str | None = None) -> dict[str, str]:

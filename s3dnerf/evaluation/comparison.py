@@ -10,7 +10,13 @@ import numpy as np
 
 from s3dnerf.evaluation.scores import OF_REAL, Scores
 from s3dnerf.evaluation.tables import COLUMNS, ROW_TITLES, format_score
-from s3dnerf.metrics import bootstrap_interval, measure_log_spread, measure_ratio_of_means, measure_weighted_mean
+from s3dnerf.metrics import (
+    bootstrap_interval,
+    measure_geometric_mean,
+    measure_log_spread,
+    measure_ratio_of_means,
+    measure_weighted_mean,
+)
 
 ClipTable = Mapping[str, Mapping[str, Scores]]
 """Scores by row and clip."""
@@ -19,7 +25,11 @@ Statistic = Callable[[np.ndarray | None], np.ndarray]
 
 COMPARED_ROW = "ours"
 REAL_ROW = "ground_truth"
-SPREAD_HEADING = "spread of lip gain, plain ↓"
+GAIN_STATISTICS = {
+    "lip gain, plain, geometric mean → 1": measure_geometric_mean,
+    "lip gain, plain, spread ↓": measure_log_spread,
+}
+"""Statistics over people of the lip gain by the plain mesh, by heading."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ def compare_scores(
             compared.append(_compare(column.heading, column.decimals, statistics, persons))
     gains = _read_known("lip_gain_plain", [earlier[row], later[row]], clips)
     if gains is not None:
-        spreads = [partial(_measure_spread, values, persons) for values in gains]
-        compared.append(_compare(SPREAD_HEADING, 2, spreads, persons))
+        for heading, measure in GAIN_STATISTICS.items():
+            compared.append(_compare(heading, 2, [partial(measure, values, persons) for values in gains], persons))
     return compared
 
 
@@ -114,10 +124,6 @@ def _read_known(name: str, tables: Sequence[Mapping[str, Scores]], clips: Sequen
     values = np.array([[getattr(table[clip], name) for clip in clips] for table in tables], np.float64)
     known = np.isfinite(values).all(axis=0)
     return list(np.where(known, values, np.nan)) if known.any() else None
-
-
-def _measure_spread(values: np.ndarray, people: Sequence[str], weights: np.ndarray | None) -> np.ndarray:
-    return measure_log_spread(values, people, weights)
 
 
 def _format_difference(value: float, decimals: int) -> str:

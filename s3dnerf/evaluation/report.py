@@ -28,17 +28,26 @@ from s3dnerf.evaluation.tables import (
     format_markdown,
     format_markdown_table,
     format_score,
-    is_known,
     jsonable_table,
     list_missing,
     restore_scores,
 )
 from s3dnerf.media.files import atomic_write
-from s3dnerf.metrics import measure_log_spread, measure_ratio_of_means
+from s3dnerf.metrics import measure_geometric_mean, measure_log_spread, measure_ratio_of_means
 
 REPORT_FILES = ("table.md", "table.csv", "report.json")
 COMPARED_SETTINGS = ("max_frames", "seed", "fit_steps")
 """Settings that must be equal for scores to be comparable; the comparison says if they are not."""
+
+
+@dataclass(frozen=True)
+class GainSummary:
+    """Lip gain over people."""
+
+    mean: float
+    """Geometric mean."""
+    spread: float
+    """Standard deviation of the natural logarithm; NaN for fewer than two people."""
 
 
 @dataclass
@@ -75,9 +84,9 @@ class EvaluationReport:
         }
 
     @property
-    def gain_spreads(self) -> dict[str, float]:
-        """Standard deviation over people of the logarithm of the lip gain, plain, for each row."""
-        return {row: self._measure_gain_spread(by_clip) for row, by_clip in self.clips.items() if by_clip}
+    def gains(self) -> dict[str, GainSummary]:
+        """Lip gain by the plain mesh, over people, for each row."""
+        return {row: self._summarize_gains(by_clip) for row, by_clip in self.clips.items() if by_clip}
 
     def restrict(self, chosen: Sequence[str]) -> EvaluationReport:
         """Return the results of some clips. FID is of all clips and is left out."""
@@ -98,16 +107,21 @@ class EvaluationReport:
         return format_markdown_table(self.means, "mean over clips", choose_columns(self.means.values()))
 
     def format_gains(self) -> str:
-        """Return a line for each row with the lip gain of each clip and its spread over people."""
+        """Return a line for each row with mean and spread of the lip gain, and the gain of each clip of our row."""
         lines = []
-        for row, spread in self.gain_spreads.items():
-            gains = {clip: scores.lip_gain_plain for clip, scores in self.clips[row].items()}
-            known = [f"{clip} {format_score(gain, 2)}" for clip, gain in gains.items() if is_known(gain)]
-            lines.append(
-                f"- {ROW_TITLES.get(row, row)}: standard deviation over people of its logarithm "
-                f"{format_score(spread, 2)}; by clip: {', '.join(known) or format_score(float('nan'), 2)}."
+        for row, gains in self.gains.items():
+            line = (
+                f"- {ROW_TITLES.get(row, row)}: {format_score(gains.mean, 2)}, spread {format_score(gains.spread, 2)}"
             )
-        return "\n".join(["Lip gain, plain mesh:", "", *lines])
+            if row == COMPARED_ROW:
+                values = {clip: scores.lip_gain_plain for clip, scores in self.clips[row].items()}
+                line += "; by clip: " + ", ".join(f"{clip} {format_score(gain, 2)}" for clip, gain in values.items())
+            lines.append(f"{line}.")
+        heading = (
+            "Lip gain by the plain mesh, geometric mean over people and spread (standard deviation over people of its "
+            "natural logarithm):"
+        )
+        return "\n".join([heading, "", *lines])
 
     def format_summary(self) -> str:
         """Return the table of means, lip gains and comparison as Markdown, then the same of the subset."""
@@ -153,7 +167,10 @@ class EvaluationReport:
         return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _describe_means(self) -> dict[str, object]:
-        spreads = {row: _finite_or_none(spread) for row, spread in self.gain_spreads.items()}
+        gains = {
+            row: {"geometric_mean": _finite_or_none(one.mean), "spread": _finite_or_none(one.spread)}
+            for row, one in self.gains.items()
+        }
         compared = {
             one.heading: {
                 "earlier": _finite_or_none(one.earlier),
@@ -162,7 +179,7 @@ class EvaluationReport:
             }
             for one in self.compare()
         }
-        described: dict[str, object] = {"means": jsonable_table(self.means), "gain_spread": spreads}
+        described: dict[str, object] = {"means": jsonable_table(self.means), "gains": gains}
         return described | ({"comparison": compared} if compared else {})
 
     def _measure_percentages(self, row: str) -> dict[str, float]:
@@ -175,9 +192,10 @@ class EvaluationReport:
             percentages[percentage] = 100.0 * float(measure_ratio_of_means(ours, theirs))
         return percentages
 
-    def _measure_gain_spread(self, by_clip: Mapping[str, Scores]) -> float:
+    def _summarize_gains(self, by_clip: Mapping[str, Scores]) -> GainSummary:
         gains = np.array([scores.lip_gain_plain for scores in by_clip.values()], np.float64)
-        return float(measure_log_spread(gains, [self._person(clip) for clip in by_clip]))
+        people = [self._person(clip) for clip in by_clip]
+        return GainSummary(float(measure_geometric_mean(gains, people)), float(measure_log_spread(gains, people)))
 
     def _person(self, clip: str) -> str:
         return self.people.get(clip, clip)
@@ -235,6 +253,8 @@ def load_report(folder: str | Path) -> EvaluationReport:
             for row, by_clip in tree["clips"].items()
         }
         settings, people = {**tree["settings"], "out": str(folder)}, dict(tree.get("people", {}))
+        fid = {row: mean["fid"] for row, mean in tree["means"].items() if mean["fid"] is not None}
+        missing = dict(tree["missing"])
     except OSError as error:
         hint = "Name the output folder of an earlier evaluation."
         raise UserError(path, f"cannot be read ({first_line(error)})", hint) from error
@@ -243,7 +263,7 @@ def load_report(folder: str | Path) -> EvaluationReport:
         raise UserError(path, reason, "Evaluate again.") from error
     if not clips.get(COMPARED_ROW):
         raise UserError(path, f"has no scores of the row {COMPARED_ROW}", "Evaluate with that row.")
-    return EvaluationReport(settings, clips, people=people)
+    return EvaluationReport(settings, clips, fid=fid, missing=missing, people=people)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -21,6 +21,7 @@ from .motion import count_blinks, measure_blink_rate, measure_jitter
 from .people import (
     bootstrap_interval,
     draw_people,
+    measure_geometric_mean,
     measure_log_spread,
     measure_ratio_of_means,
     measure_weighted_mean,
@@ -45,6 +46,7 @@ __all__ = [
     "measure_cpbd",
     "measure_f_lmd",
     "measure_frechet_distance",
+    "measure_geometric_mean",
     "measure_jitter",
     "measure_log_spread",
     "measure_lse",

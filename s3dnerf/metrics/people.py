@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 def measure_log_spread(values: np.ndarray, people: Sequence[str], weights: np.ndarray | None = None) -> np.ndarray:
-    """Compute the standard deviation over people of the logarithm of positive values such as gains.
+    """Compute the standard deviation over people of the natural logarithm of positive values such as gains.
 
     The logarithms of the clips of a person are averaged first. The deviation is that of a sample (divided by n - 1).
 
@@ -24,20 +24,23 @@ def measure_log_spread(values: np.ndarray, people: Sequence[str], weights: np.nd
     Returns:
         ``float64 [...]``, NaN for fewer than two people.
     """
-    values, weights = np.asarray(values, np.float64), _default_weights(values, weights)
-    known = np.flatnonzero(values > 0)
-    by_person: dict[str, list[int]] = {}
-    for index in known.tolist():
-        by_person.setdefault(people[index], []).append(index)
-    if not by_person:
-        return np.full(weights.shape[:-1], np.nan)
-    means = np.array([np.log(values[clips]).mean() for clips in by_person.values()])
-    counts = np.stack([weights[..., clips[0]] for clips in by_person.values()], axis=-1)
+    means, counts = _average_logarithms(values, people, weights)
     total = counts.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         center = (counts * means).sum(axis=-1) / total
         squares = (counts * np.square(means - center[..., None])).sum(axis=-1)
         return np.where(total > 1, np.sqrt(squares / (total - 1)), np.nan)
+
+
+def measure_geometric_mean(values: np.ndarray, people: Sequence[str], weights: np.ndarray | None = None) -> np.ndarray:
+    """Compute the geometric mean over people; arguments and treatment of clips as in :func:`measure_log_spread`.
+
+    Returns:
+        ``float64 [...]``, NaN without a positive value.
+    """
+    means, counts = _average_logarithms(values, people, weights)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.exp((counts * means).sum(axis=-1) / counts.sum(axis=-1))
 
 
 def measure_weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -94,6 +97,18 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], np.ndarray], people: Se
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _average_logarithms(
+    values: np.ndarray, people: Sequence[str], weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean logarithm of each person with positive values ``[P]``, and the persons' weights ``[..., P]``."""
+    values, weights = np.asarray(values, np.float64), _default_weights(values, weights)
+    by_person: dict[str, list[int]] = {}
+    for index in np.flatnonzero(values > 0).tolist():
+        by_person.setdefault(people[index], []).append(index)
+    means = np.array([np.log(values[clips]).mean() for clips in by_person.values()])
+    return means, weights[..., [clips[0] for clips in by_person.values()]]
 
 
 def _default_weights(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
