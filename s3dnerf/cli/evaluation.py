@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
@@ -27,7 +28,8 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  inception.pth                FID: pytorch-fid's pt_inception-2015-12-05-6726825d\n"
         "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
         "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
-        "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours",
+        "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours\n"
+        "  s3dnerf evaluate --clips clips --out outputs/new --checkpoint runs/new --compare outputs/old",
     )
     parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files")
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for videos and tables")
@@ -50,6 +52,17 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument(
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
+    )
+    names: dict[str, Any] = {"type": read_text, "nargs": "+", "metavar": "NAME"}
+    parser.add_argument(
+        "--only", **names, help="only these clips or people (identity in the manifest), or a .txt file of names"
+    )
+    parser.add_argument("--subset", **names, help="a second table of these clips or people, or of a .txt file of names")
+    parser.add_argument(
+        "--compare",
+        type=read_path,
+        metavar="DIR",
+        help="also print a comparison with the evaluation of the same clips in this output folder",
     )
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
     add_int(parser, "--seed", limits.SEED, default=0, help="seed of the blinks, 0 or more")
@@ -75,11 +88,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         weights_folder=options.weights_folder,
         fit_steps=options.fit_steps,
+        only=options.only or (),
+        subset=options.subset or (),
+        compare=options.compare,
     )
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)
-    print(report.format_table())
-    print(f"\n{report.format_gain_spread()}")
+    print(report.format_summary())
     if report.missing:
         print(f"\n{report.format_missing()}")
 

@@ -12,10 +12,9 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -24,10 +23,19 @@ from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
 from s3dnerf.data.clips import read_root_index
 from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
+from s3dnerf.evaluation.clip_list import find_clips
+from s3dnerf.evaluation.evaluate import evaluate_clips
 from s3dnerf.evaluation.report import REPORT_FILES
 from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
-from s3dnerf.evaluation.tables import COLUMNS, ROW_TITLES, Column, format_score, jsonable_scores, write_number
+from s3dnerf.evaluation.tables import (
+    COLUMNS,
+    ROW_TITLES,
+    Column,
+    format_score,
+    jsonable_scores,
+    restore_scores,
+    write_number,
+)
 from s3dnerf.media.files import atomic_write, check_output, refuse_inputs
 from s3dnerf.training.checkpoint import find_latest, read_step
 from s3dnerf.training.config import S3DNeRFConfig
@@ -364,18 +372,10 @@ def read_scores(path: Path, protocol: Protocol) -> dict[str, Scores]:
         tree = json.loads(path.read_text("utf-8"))
         if tree["protocol"] != _describe_protocol(protocol):
             return {}
-        return {row: _restore_scores(numbers) for row, numbers in tree["scores"].items()}
+        return {row: restore_scores(numbers) for row, numbers in tree["scores"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(path, f"is broken ({error})", "Delete it; the run will be measured again.") from error
 
 
 def _describe_protocol(protocol: Protocol) -> dict[str, object]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(protocol).items()}
-
-
-def _restore_scores(numbers: Mapping[str, float | None]) -> Scores:
-    # JSON has null both for NaN and for scores that were not measured; only the latter are optional.
-    optional = {part.name for part in fields(Scores) if part.default is not MISSING}
-    known: dict[str, Any] = {**numbers}
-    known |= {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
-    return Scores(**known)

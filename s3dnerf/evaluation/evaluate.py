@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +10,15 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf import limits
-from s3dnerf.errors import UserError, first_line
+from s3dnerf.errors import UserError
+from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
-from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport
+from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
 from s3dnerf.evaluation.rows import MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
 from s3dnerf.evaluation.weights_folder import FoundWeights, find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
 from s3dnerf.media.image import write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
-from s3dnerf.paths import is_folder
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import PretrainedMetrics
@@ -42,6 +41,9 @@ def evaluate_clips(
     pipeline: Reenactor | None = None,
     weights_folder: str | Path | None = None,
     fit_steps: int = 0,
+    only: Sequence[str] = (),
+    subset: Sequence[str] = (),
+    compare: str | Path | None = None,
 ) -> EvaluationReport:
     """Reenact every mp4 in a folder and score it against the original, frame by frame.
 
@@ -53,7 +55,8 @@ def evaluate_clips(
         clips: folder of the mp4 files. A ``.wav`` next to a clip replaces the audio track of the clip.
         out: output folder.
         checkpoint: a folder or hub id; None for the shipped weights.
-        manifest: a CSV file with the columns ``file`` and ``split``.
+        manifest: a CSV file with the columns ``file`` and ``split``, and ``identity`` for the people in the clips.
+            Without it every clip counts as a person of its own.
         split: evaluate only the clips of this split.
         max_frames: evaluate only so many frames of each clip, at 25 per second.
         device: where the model and the networks run.
@@ -63,6 +66,9 @@ def evaluate_clips(
         weights_folder: folder with the weights of public networks, see ``weights_folder.WEIGHTS_FILES``. Scores whose
             weights are missing are not measured.
         fit_steps: optimization steps that fit the model to each source image.
+        only: evaluate only these clips or people; all if empty.
+        subset: clips or people whose means the summary gives as well.
+        compare: output folder of an earlier evaluation of the same clips, which the summary compares with this one.
 
     Raises:
         UserError: no clip can be evaluated, or an argument is invalid.
@@ -71,7 +77,10 @@ def evaluate_clips(
     _check_settings(clips, out, rows, max_frames, seed, fit_steps)
     for name in REPORT_FILES:
         check_output(out / name, [manifest])
-    videos = find_clips(clips, manifest, split)
+    videos = find_clips(clips, manifest, split, only)
+    people = find_people(videos, manifest)
+    chosen = select_names("--subset", subset, people)
+    earlier = load_report(compare) if compare else None
     weights = find_weights(weights_folder)
     networks, lip_sync = _load_networks(weights, device), _load_lip_sync(device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
@@ -83,7 +92,9 @@ def evaluate_clips(
     }
     settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
-    report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing)
+    settings |= {"only": " ".join(only) or None, "subset": " ".join(subset) or None}
+    report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing, people=people)
+    report.subset, report.earlier = chosen, earlier
     fid = FIDAccumulator()
     overview: list[np.ndarray] = []
     for video in tqdm(videos, desc="clips", unit="clip"):
@@ -134,27 +145,6 @@ class FIDAccumulator:
         return {row: measure_frechet_distance(self._target, generated) for row, generated in self._generated.items()}
 
 
-def find_clips(clips: Path, manifest: str | Path | None = None, split: str | None = None) -> list[Path]:
-    """List the mp4 files in a folder, sorted; with a manifest only those that it lists under ``split``.
-
-    Raises:
-        UserError: the folder is missing, the manifest lacks the columns ``file`` and ``split``, or no file remains.
-    """
-    if not is_folder(clips):
-        raise UserError(clips, "no such folder", "Name the folder that holds the mp4 files.")
-    videos = sorted(clips.glob("*.mp4"))
-    if manifest is None:
-        if split is not None:
-            raise UserError(f"split {split}", "no manifest tells which clips are in it", "Add --manifest FILE.csv.")
-    else:
-        listed = _read_manifest(Path(manifest), split)
-        videos = [video for video in videos if video.stem in listed]
-    if not videos:
-        wanted = "no mp4 file" if split is None else f"no mp4 file of split {split}"
-        raise UserError(clips, f"holds {wanted}", "Choose another folder or split.")
-    return videos
-
-
 def _check_settings(
     clips: Path, out: Path, rows: Sequence[str], max_frames: int | None, seed: int, fit_steps: int
 ) -> None:
@@ -192,20 +182,3 @@ def _load_networks(weights: FoundWeights, device: str) -> PretrainedMetrics | No
     from s3dnerf.evaluation.networks import PretrainedMetrics
 
     return PretrainedMetrics(weights.paths, choose_device(device))
-
-
-def _read_manifest(path: Path, split: str | None) -> set[str]:
-    """Return the stems of the files that a manifest lists, of one split if given."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"file", *(["split"] if split else [])} - set(reader.fieldnames or ())
-            if missing:
-                reason = f"has no column {' and no column '.join(sorted(missing))}"
-                raise UserError(path, reason, "The first line must name the columns.")
-            entries = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, f"cannot be read ({first_line(error)})", "Name a CSV file.") from error
-    # csv.DictReader gives None for missing cells.
-    chosen = [entry["file"] for entry in entries if split is None or entry["split"] == split]
-    return {Path(file).stem for file in chosen if file}

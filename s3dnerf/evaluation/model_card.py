@@ -18,6 +18,7 @@ from s3dnerf.data.clips import open_clips
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import select_held_out
 from s3dnerf.errors import UserError
+from s3dnerf.evaluation.report import load_report
 from s3dnerf.media.files import atomic_write
 
 CARD = "README.md"
@@ -65,7 +66,7 @@ def collect_figures(folder: Path, sources: CardSources) -> dict[str, str]:
     """Return the fields of the card as text."""
     config = yaml.safe_load((sources.run / "config.yaml").read_text("utf-8"))
     state = json.loads((sources.checkpoint / "training.json").read_text("utf-8"))
-    report = json.loads((sources.evaluation / "report.json").read_text("utf-8"))
+    report = load_report(sources.evaluation)
     weights = folder / "model.safetensors"
     render = json.loads((folder / "render_config.json").read_text("utf-8"))
     data, train = config["data"], config["train"]
@@ -83,10 +84,10 @@ def collect_figures(folder: Path, sources: CardSources) -> dict[str, str]:
         "time": describe_time(state),
         "settings": ", ".join(f"{name} {value:g}" for name, value in render.items()),
         "command": sources.command,
-        "split": str(report["settings"].get("split")),
-        "table": read_table(sources.evaluation / "table.md"),
-        "spread": read_line(sources.evaluation / "table.md", "Standard deviation"),
-        "evaluation": describe_evaluation(report["settings"]),
+        "split": str(report.settings.get("split")),
+        "table": report.format_table(),
+        "gains": report.format_gains(),
+        "evaluation": describe_evaluation(report.settings),
     }
 
 
@@ -126,20 +127,3 @@ def describe_evaluation(settings: Mapping[str, Any]) -> str:
     words = ["s3dnerf evaluate --clips CLIPS --manifest MANIFEST.csv --checkpoint WEIGHTS --out OUT"]
     words += [f"--{name.replace('_', '-')} {settings[name]}" for name in ("split", "max_frames") if settings.get(name)]
     return " ".join(words)
-
-
-def read_table(report: Path) -> str:
-    """Return the first table of a Markdown file."""
-    lines = report.read_text("utf-8").splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("|"))
-    rows = []
-    for line in lines[first:]:
-        if not line.startswith("|"):
-            break
-        rows.append(line)
-    return "\n".join(rows)
-
-
-def read_line(report: Path, start: str) -> str:
-    """Return the first line of a file that starts with ``start``."""
-    return next(line for line in report.read_text("utf-8").splitlines() if line.startswith(start))

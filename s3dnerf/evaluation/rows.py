@@ -21,11 +21,12 @@ from tqdm import tqdm
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.contact_sheet import FACE_SIDE, draw_clip_sheet, select_sheet_frames
-from s3dnerf.evaluation.scores import Measurement, Scores, measure_clip
+from s3dnerf.evaluation.scores import Measurement, Scores, SpeechTiming, measure_clip
 from s3dnerf.evaluation.tables import ROW_TITLES
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.limits import MAX_FRAMES
-from s3dnerf.media.audio import read_clean_speech
+from s3dnerf.media.audio import count_frames, measure_level, read_clean_speech
+from s3dnerf.media.speech_activity import find_active_frames, find_pauses
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
 if TYPE_CHECKING:
@@ -93,25 +94,33 @@ class ClipJob:
         wanted = set(moments.tolist())
         target = [frame for index, frame in enumerate(self._stream_target()) if index in wanted]
         speech = read_clean_speech(sound)
+        timing = self._measure_timing(track, speech)
         target_features = self.networks.encode_target(self._stream_target(), track, speech) if self.networks else None
         measured: dict[str, Measurement] = {}
         for row in rows:
             folder = self.out if row == "ours" else self.out / "rows" / row
             generated = folder / f"{self.video.stem}.mp4"
             self._write(generated, self._generate_frames(row, sound, track), sound, len(track), row)
-            measured[row] = self._measure(generated, track, wanted, target_features, speech)
+            # Lips that do not follow the sound are not late when the sound is.
+            of_row = timing if row in MODEL_ROWS else replace(timing, offset=None if timing.offset is None else 0)
+            measurement = measure_clip(self._stream_target(), stream_frames(generated, FPS), track, wanted, of_row)
+            measured[row] = self._add_networks(generated, measurement, target_features, speech)
         features = target_features.features.features if target_features else None
         return ClipResult(self.video.stem, track, moments, target, measured, features)
 
-    def _measure(
-        self,
-        generated: Path,
-        track: FaceTrack,
-        wanted: set[int],
-        target_features: TargetFeatures | None,
-        speech: np.ndarray,
+    def _measure_timing(self, track: FaceTrack, speech: np.ndarray) -> SpeechTiming:
+        frames = max(len(track), count_frames(len(speech)))
+        is_pause = find_pauses(find_active_frames([speech], measure_level([speech]), frames))[: len(track)]
+        if self.lip_sync is None:
+            return SpeechTiming(is_pause)
+        # Imported here because scores of images and landmarks do not need torch.
+        from s3dnerf.evaluation.sync_discriminator import find_sound_offset
+
+        return SpeechTiming(is_pause, find_sound_offset(self.lip_sync, self._stream_target(), track, speech))
+
+    def _add_networks(
+        self, generated: Path, measurement: Measurement, target_features: TargetFeatures | None, speech: np.ndarray
     ) -> Measurement:
-        measurement = measure_clip(self._stream_target(), stream_frames(generated, FPS), track, wanted)
         if self.lip_sync is not None:
             measurement = replace(measurement, scores=self._score_sync(generated, measurement, speech))
         if self.networks is None or target_features is None:

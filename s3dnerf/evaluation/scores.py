@@ -14,7 +14,10 @@ from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder, crop_windo
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import (
     MOUTH_POINTS,
+    align_openings,
     measure_blink_rate,
+    measure_closure_chance,
+    measure_closure_f1,
     measure_cpbd,
     measure_f_lmd,
     measure_jitter,
@@ -24,11 +27,15 @@ from s3dnerf.metrics import (
     measure_opening_slope,
     measure_psnr,
     measure_rms_gradient,
+    measure_silent_opening,
     measure_ssim,
 )
 
 MOUTH_WINDOW = (1.2, 0.8)
 """Width and height of the window in which detail is measured, in median widths of the clip's mouth."""
+
+OF_REAL = {"sync_of_real": "sync_confidence", "cpbd_of_real": "cpbd", "jitter_of_real": "jitter"}
+"""Scores in percent of the row ``ground_truth``, and the scores that they are of."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,9 @@ class Scores:
     """Scores of one clip, or the mean over clips.
 
     NaN is an undefined score, such as the correlation with a mouth that never moves. None is a score that was not
-    measured because the weights of its network are missing. The first frame is the source image and is not scored.
-    Frames are compared at a shorter side of 256 pixels; landmark distances and jitter are in these pixels.
+    measured, because the weights of its network are missing or an older version did not measure it. The first frame is
+    the source image and is not scored. Frames are compared at a shorter side of 256 pixels; landmark distances and
+    jitter are in these pixels.
     """
 
     psnr: float
@@ -61,12 +69,31 @@ class Scores:
     csim: float | None = None
     lse_c: float | None = None
     lse_d: float | None = None
+    closure_f1: float | None = None
+    closure_chance: float | None = None
+    sound_offset: float | None = None
+    lip_correlation_at_offset: float | None = None
+    closure_f1_at_offset: float | None = None
+    silent_opening: float | None = None
     fid: float | None = None
-    """Measured over all clips of a row; None for a single clip."""
+    """Measured over all clips of a row; None for a single clip, as are the three below."""
+    sync_of_real: float | None = None
+    cpbd_of_real: float | None = None
+    jitter_of_real: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the scores by name, in order."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class SpeechTiming:
+    """What the audio of a clip tells about its T frames."""
+
+    is_pause: np.ndarray
+    """``bool [T]``: frames in pauses of the speech, see ``find_pauses``."""
+    offset: int | None = None
+    """Frames by which the lips follow the sound late, because the sound of the clip is late; None if not measured."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ def measure_clip(
     generated: Iterable[np.ndarray],
     target_track: FaceTrack,
     sampled_at: Iterable[int] = (),
+    timing: SpeechTiming | None = None,
 ) -> Measurement:
     """Score a stream of generated frames against the target frames.
 
@@ -93,6 +121,7 @@ def measure_clip(
         generated: of the same number and size; odd sides may be padded by one.
         target_track: of the target frames, at least two.
         sampled_at: numbers of the generated frames to keep.
+        timing: of the audio; None leaves out the scores that need it.
 
     Raises:
         ValueError: one stream ends before the other, or generated frames are smaller.
@@ -113,7 +142,7 @@ def measure_clip(
             if index > 0:
                 images.add(resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b)), index, points)
         track = recorder.finish()
-    scores = Scores(**images.finish(), **compare_tracks(target_track, track))
+    scores = Scores(**images.finish(), **compare_tracks(target_track, track, timing))
     return Measurement(scores, track, [sampled[index] for index in sorted(sampled)])
 
 
@@ -144,8 +173,8 @@ class ImageScores:
         return means | {"mouth_detail": float(generated / target) if target else float("nan")}
 
 
-def compare_tracks(target: FaceTrack, generated: FaceTrack) -> dict[str, float]:
-    """Compute the landmark-based part of ``Scores``.
+def compare_tracks(target: FaceTrack, generated: FaceTrack, timing: SpeechTiming | None = None) -> dict[str, float]:
+    """Compute the landmark-based part of ``Scores``; arguments as for :func:`measure_clip`.
 
     A generated clip that never shows a face has NaN distances and ``found`` 0.
     """
@@ -161,13 +190,29 @@ def compare_tracks(target: FaceTrack, generated: FaceTrack) -> dict[str, float]:
         "lip_correlation": measure_opening_correlation(*opening),
         "lip_gain": measure_opening_gain(*opening),
         "lip_slope": measure_opening_slope(*opening),
+        "closure_f1": measure_closure_f1(*opening),
+        "closure_chance": measure_closure_chance(*opening),
         "lip_gain_plain": measure_opening_gain(
             target.plain_lip_opening[compared], generated.plain_lip_opening[compared]
         ),
         "jitter": measure_jitter(generated.plain[compared]),
         "blink_rate": measure_blink_rate(generated.eye_openness[compared], FPS) if found else float("nan"),
         "found": found,
+        **(compare_timing(*opening, timing) if timing else {}),
     }
+
+
+def compare_timing(target: np.ndarray, generated: np.ndarray, timing: SpeechTiming) -> dict[str, float]:
+    """Compute the scores of lip openings ``[T - 1]`` of all frames but the first that need the timing of the audio."""
+    scores = {"silent_opening": measure_silent_opening(target, generated, timing.is_pause[1:])}
+    if timing.offset is not None:
+        aligned = align_openings(target, generated, timing.offset)
+        scores |= {
+            "sound_offset": float(timing.offset),
+            "lip_correlation_at_offset": measure_opening_correlation(*aligned),
+            "closure_f1_at_offset": measure_closure_f1(*aligned),
+        }
+    return scores
 
 
 def average_scores(scores: Iterable[Scores]) -> Scores:

@@ -7,17 +7,19 @@ numbers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.data.clip import Clip
 from s3dnerf.data.clips import open_clips
 from s3dnerf.data.frames import interpolate_frames
+from s3dnerf.data.sync_offset import find_offset, label_offset
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
@@ -116,12 +118,39 @@ def score_tracked_video(
     """
     if not track.found.any() or len(track) < 2 * MAX_OFFSET + model.config.frames:
         return None
+    crops, camera = crop_tracked_video(frames, track)
+    return measure_sync(model, crops, camera, normalize_speech(speech))
+
+
+def find_sound_offset(
+    model: SyncDiscriminator, frames: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray
+) -> int:
+    """Find by how many frames the sound of a real clip is late, by the rule of the preparation of clips.
+
+    Takes the arguments of :func:`score_tracked_video`. Returns 0 if no offset is accepted (``label_offset``).
+    """
+    if not track.found.any() or len(track) < model.config.frames:
+        return 0
+    crops, camera = crop_tracked_video(frames, track)
+    lips = embed_video(model, crops, camera)
+    voice = embed_moments(model, normalize_speech(speech), model.config.frames // 2 + np.arange(len(lips)))
+    visible = np.lib.stride_tricks.sliding_window_view(track.found, model.config.frames).all(axis=1)
+    found = find_offset(lips.cpu(), voice.cpu(), torch.from_numpy(visible))
+    return 0 if label_offset(found) == "unclear" else found.offset
+
+
+def crop_tracked_video(frames: Iterable[np.ndarray], track: FaceTrack) -> tuple[Iterator[np.ndarray], Camera]:
+    """Crop frames ``uint8 [H, W, 3]`` to the head as prepared clips are, and return the head poses in the crops."""
     points = to_pixels(track.filled, track.size)
     pose = fit_head_pose(points)
     box = choose_crop(pose, track.size)
     camera = Camera.from_numpy(smooth_head_pose(crop_pose(pose, box), TRACKED_SIGMA))
-    crops = (apply_crop(resize_image(frame, track.size), box, CROPPED_SIDE) for frame in frames)
-    return measure_sync(model, crops, camera, speech * np.float32(speech_gain(measure_level([speech]))))
+    return (apply_crop(resize_image(frame, track.size), box, CROPPED_SIDE) for frame in frames), camera
+
+
+def normalize_speech(speech: np.ndarray) -> np.ndarray:
+    """Bring 16 kHz speech ``[samples]`` to the normal level."""
+    return speech * np.float32(speech_gain(measure_level([speech])))
 
 
 def compute_similarities(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 from s3dnerf.evaluation.scores import Scores
 
@@ -22,6 +22,8 @@ class Column:
     meaning: str
     of_row: bool = False
     """Whether the score is of all clips of a row together, and left out of tables of single clips."""
+    is_detail: bool = False
+    """Whether the score is left out of the printed table of means."""
 
 
 COLUMNS = (
@@ -37,29 +39,69 @@ COLUMNS = (
         of_row=True,
     ),
     Column("csim", "CSIM ↑", 3, "cosine of ArcFace embeddings of the face and of the real one in the same frame"),
-    Column(
-        "cpbd",
-        "CPBD ↑",
-        3,
-        "sharpness, the share of edges without visible blur; compare with ground truth's",
-    ),
-    Column(
-        "mouth_detail",
-        "mouth detail → 1",
-        2,
-        "root mean square gradient around the mouth over the real one; below 1 is soft",
-    ),
     Column("f_lmd", "F-LMD (px) ↓", 2, "mean distance of 468 face landmarks, not aligned"),
     Column("m_lmd", "M-LMD (px) ↓", 2, "mean distance of 40 lip landmarks, each mouth moved to its own mean"),
-    Column("lip_correlation", "lip corr. ↑", 3, "Pearson correlation of the lip opening with the real one"),
+    Column(
+        "m_lmd_fine", "M-LMD fine (px) ↓", 2, "M-LMD by the mesh with refined lips, a sharper ruler", is_detail=True
+    ),
+    Column(
+        "lip_correlation", "lip corr. ↑", 3, "Pearson correlation of the lip opening with the real one, as recorded"
+    ),
+    Column(
+        "lip_correlation_at_offset",
+        "at own offset ↑",
+        3,
+        "the same after correction for the sound offset of the clip, for rows that follow the sound",
+    ),
+    Column(
+        "sound_offset",
+        "sound offset (frames)",
+        1,
+        "how late the sound of the real clip is, by the lip-sync discriminator, which sees no generated frame; 0 if no "
+        "offset stands out, and for rows that do not follow the sound",
+        is_detail=True,
+    ),
+    Column(
+        "closure_f1",
+        "closures F1 ↑",
+        2,
+        "frames with closed lips (lowest quarter of the range from the 5th to the 95th percentile of each video's own "
+        "opening) that lie within two frames of a closed frame of the other video: F1 of precision and recall",
+    ),
+    Column(
+        "closure_chance",
+        "F1 by chance",
+        2,
+        "mean of closures F1 over all circular shifts of the opening by 12 frames or more",
+    ),
+    Column(
+        "closure_f1_at_offset",
+        "closures F1 at own offset ↑",
+        2,
+        "closures F1 after the same correction",
+        is_detail=True,
+    ),
     Column("lip_gain", "lip gain → 1", 2, "standard deviation of the lip opening over the real one"),
+    Column(
+        "lip_gain_plain",
+        "lip gain, plain → 1",
+        2,
+        "lip gain by the plain mesh",
+        is_detail=True,
+    ),
     Column(
         "lip_slope",
         "lip slope → 1",
         2,
         "correlation × gain: the part of the real movement made at its moment",
     ),
-    Column("lip_gain_plain", "lip gain, plain → 1", 2, "the same gain as the plain mesh sees it"),
+    Column(
+        "silent_opening",
+        "silent lips → real",
+        2,
+        "mean lip opening in pauses of the speech of 0.4 s and longer; 0 and 1 are the 5th and 95th percentile of the "
+        "real opening in the clip; compare with ground truth's",
+    ),
     Column(
         "sync_confidence",
         "sync conf. ↑",
@@ -67,7 +109,8 @@ COLUMNS = (
         "our lip-sync discriminator: cosine of lips and speech at the best offset, above the median of all offsets; "
         "not SyncNet's",
     ),
-    Column("sync_distance", "sync dist. ↓", 3, "one minus that cosine"),
+    Column("sync_of_real", "sync conf. (% of real)", 0, "sync conf. over ground truth's", of_row=True),
+    Column("sync_distance", "sync dist. ↓", 3, "one minus that cosine", is_detail=True),
     Column(
         "lse_c",
         "LSE-C ↑",
@@ -75,20 +118,41 @@ COLUMNS = (
         "SyncNet's confidence that lips and speech agree; faces cut by our mesh, not by S3FD",
     ),
     Column("lse_d", "LSE-D ↓", 2, "SyncNet's distance of lips and speech at the best offset"),
-    Column("m_lmd_fine", "M-LMD fine (px) ↓", 2, "M-LMD by the mesh with refined lips, a sharper ruler"),
+    Column(
+        "cpbd",
+        "CPBD ↑",
+        3,
+        "sharpness, the share of edges without visible blur; compare with ground truth's",
+    ),
+    Column("cpbd_of_real", "CPBD (% of real)", 0, "CPBD over ground truth's", of_row=True),
+    Column(
+        "mouth_detail",
+        "mouth detail → 1",
+        2,
+        "root mean square gradient around the mouth over the real one; below 1 is soft",
+        is_detail=True,
+    ),
     Column(
         "jitter",
         "jitter (px/frame²)",
         2,
         "mean second difference of the landmarks; compare with ground truth's",
+        is_detail=True,
     ),
+    Column("jitter_of_real", "jitter (% of real)", 0, "jitter over ground truth's", of_row=True),
     Column(
         "blink_rate",
         "blinks/min",
         1,
         "eyes less than 0.65 as open as usual, then open again; compare with ground truth's",
     ),
-    Column("found", "face found", 3, "share of frames in which a face was seen; others have no landmark scores"),
+    Column(
+        "found",
+        "face found",
+        3,
+        "share of frames in which a face was seen; others have no landmark scores",
+        is_detail=True,
+    ),
 )
 
 ROW_TITLES = {
@@ -99,7 +163,7 @@ ROW_TITLES = {
     "ground_truth": "ground truth, re-encoded",
 }
 UNKNOWN = "–"
-NOT_MEASURED = "no weights"
+NOT_MEASURED = "not measured"
 
 
 def format_score(value: float | None, decimals: int) -> str:
@@ -114,9 +178,10 @@ def format_score(value: float | None, decimals: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "", of_clips: bool = False) -> str:
+def format_markdown_table(
+    rows: Mapping[str, Scores], first_heading: str = "", columns: Sequence[Column] = COLUMNS
+) -> str:
     """Return a Markdown table with one line for each row or clip."""
-    columns = [column for column in COLUMNS if not (of_clips and column.of_row)]
     lines = [
         "| " + " | ".join([first_heading, *(column.heading for column in columns)]) + " |",
         "|---|" + "---:|" * len(columns),
@@ -127,26 +192,40 @@ def format_markdown_table(rows: Mapping[str, Scores], first_heading: str = "", o
     return "\n".join(lines)
 
 
+def choose_columns(rows: Iterable[Scores]) -> list[Column]:
+    """Return the columns of the printed table: no details, and only scores that some row has."""
+    entries = [scores.as_dict() for scores in rows]
+    known = {name for entry in entries for name, value in entry.items() if is_known(value)}
+    return [column for column in COLUMNS if column.name in known and not column.is_detail]
+
+
+def is_known(value: float | None) -> bool:
+    """Whether a score was measured and is defined."""
+    return value is not None and not math.isnan(value)
+
+
 def format_markdown(
-    means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]], notes: Sequence[str]
+    means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]], parts: Sequence[str]
 ) -> str:
-    """Return the whole report: notes, means over clips by row, meanings of the columns, then a table for each row.
+    """Return the whole report: a summary, means of all scores, meanings of the columns, and a table for each row.
 
     Args:
         means: mean scores by row.
         clips: scores by row and clip.
-        notes: paragraphs above the table.
+        parts: paragraphs and tables of the summary.
     """
     meanings = [f"- {column.heading}: {column.meaning}." for column in COLUMNS]
-    parts = [
+    texts = [
         "# Self-reenactment",
-        *notes,
+        *parts,
+        "## All scores",
         format_markdown_table(means, "mean over clips"),
         "\n".join(meanings),
     ]
+    of_clips = [column for column in COLUMNS if not column.of_row]
     for row, scores in clips.items():
-        parts += [f"## {ROW_TITLES.get(row, row)}", format_markdown_table(scores, "clip", of_clips=True)]
-    return "\n\n".join(parts) + "\n"
+        texts += [f"## {ROW_TITLES.get(row, row)}", format_markdown_table(scores, "clip", of_clips)]
+    return "\n\n".join(texts) + "\n"
 
 
 def format_csv(means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Scores]]) -> str:
@@ -164,34 +243,28 @@ def format_csv(means: Mapping[str, Scores], clips: Mapping[str, Mapping[str, Sco
     return text.getvalue()
 
 
-def format_json(
-    means: Mapping[str, Scores],
-    clips: Mapping[str, Mapping[str, Scores]],
-    settings: Mapping[str, object],
-    skipped: Mapping[str, str],
-    missing: Mapping[str, str],
-) -> str:
-    """Return a JSON object with settings, means, scores by row and clip, reasons of what is missing, and meanings.
-
-    NaN and infinity become null, since JSON has neither; so do scores that were not measured.
-    """
-    tree = {
-        "settings": dict(settings),
-        "means": {row: jsonable_scores(scores) for row, scores in means.items()},
-        "clips": {
-            row: {clip: jsonable_scores(scores) for clip, scores in by_clip.items()} for row, by_clip in clips.items()
-        },
-        "skipped": dict(skipped),
-        "missing": dict(missing),
-        "meanings": {column.name: column.meaning for column in COLUMNS},
-    }
-    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def jsonable_table(table: Mapping[str, Scores]) -> dict[str, dict[str, float | None]]:
+    """Return scores by row or clip for JSON."""
+    return {name: jsonable_scores(scores) for name, scores in table.items()}
 
 
 def jsonable_scores(scores: Scores) -> dict[str, float | None]:
     """Return the scores by name, with None for NaN and infinity, which JSON does not have."""
     numbers = scores.as_dict()
     return {name: None if value is None or not math.isfinite(value) else value for name, value in numbers.items()}
+
+
+def restore_scores(numbers: Mapping[str, float | None]) -> Scores:
+    """Return the scores that were written by :func:`jsonable_scores`, also by an older version with fewer scores.
+
+    Raises:
+        TypeError: a score is missing that every version measured, or one is unknown.
+    """
+    # JSON has null both for NaN and for scores that were not measured; only the latter are optional.
+    optional = {part.name for part in fields(Scores) if part.default is not MISSING}
+    known: dict[str, Any] = {**numbers}
+    known |= {name: math.nan for name, value in numbers.items() if value is None and name not in optional}
+    return Scores(**known)
 
 
 def write_number(number: float | None) -> str:

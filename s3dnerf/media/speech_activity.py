@@ -30,6 +30,11 @@ def measure_speech_activity(blocks: Iterable[np.ndarray], level: SpeechLevel, fr
     Returns:
         ``float32 [T]``: 1 in speech and in pauses shorter than 0.4 s, 0 in longer ones, with ramps at the ends.
     """
+    return shape_activity(find_active_frames(blocks, level, frames))
+
+
+def find_active_frames(blocks: Iterable[np.ndarray], level: SpeechLevel, frames: int | None = None) -> np.ndarray:
+    """Find the frames with sound, ``bool [T]``, by their energy; arguments as for :func:`measure_speech_activity`."""
     energies, rest, samples = [], np.zeros(0, np.float32), 0
     for block in blocks:
         samples += len(block)
@@ -42,8 +47,30 @@ def measure_speech_activity(blocks: Iterable[np.ndarray], level: SpeechLevel, fr
     energy = np.concatenate([np.zeros(0), *energies])
     count = count_frames(samples) if frames is None else frames
     energy = np.pad(energy[:count], (0, max(0, count - len(energy))))
-    is_active = energy > level.active_rms**2 * 10 ** (ACTIVE_THRESHOLD_DB / 10)
-    return shape_activity(is_active)
+    return energy > level.active_rms**2 * 10 ** (ACTIVE_THRESHOLD_DB / 10)
+
+
+def find_pauses(is_active: np.ndarray) -> np.ndarray:
+    """Find the frames well inside pauses of 0.4 s and longer.
+
+    Frames in which lips may still close after a sound (0.2 s) or already open for the next one (0.12 s) are left out.
+    Silence at the start or end of the recording is a pause if it is 0.4 s long itself.
+
+    Args:
+        is_active: ``bool [T]``, frames with sound.
+
+    Returns:
+        ``bool [T]``. A pause of 0.4 s has two such frames.
+    """
+    lead, trail, shortest = (round(seconds * FPS) for seconds in (LEAD, TRAIL, MIN_PAUSE))
+    is_pause = np.zeros(len(is_active), bool)
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], is_active, [True]]).astype(np.int8)))
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if last - first >= shortest:
+            start = first + trail if first > 0 else 0
+            stop = last - lead if last < len(is_active) else last
+            is_pause[start:stop] = True
+    return is_pause
 
 
 def shape_activity(is_active: np.ndarray) -> np.ndarray:

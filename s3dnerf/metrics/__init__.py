@@ -4,11 +4,13 @@ Metrics that need PyTorch and weights from the user are in separate modules: ``l
 ``identity`` (CSIM) and ``syncnet`` (embeddings of LSE-C and LSE-D).
 """
 
+from .closures import find_closures, measure_closure_chance, measure_closure_f1, measure_silent_opening
 from .frechet import FeatureStatistics, measure_frechet_distance
 from .image import measure_psnr, measure_ssim
 from .lips import (
     FACE_POINT_COUNT,
     MOUTH_POINTS,
+    align_openings,
     measure_f_lmd,
     measure_m_lmd,
     measure_opening_correlation,
@@ -16,6 +18,14 @@ from .lips import (
     measure_opening_slope,
 )
 from .motion import count_blinks, measure_blink_rate, measure_jitter
+from .people import (
+    bootstrap_interval,
+    draw_people,
+    measure_geometric_mean,
+    measure_log_spread,
+    measure_ratio_of_means,
+    measure_weighted_mean,
+)
 from .sharpness import measure_cpbd, measure_rms_gradient
 from .sync import LSEScores, compute_mfcc, measure_lse
 
@@ -24,19 +34,30 @@ __all__ = [
     "MOUTH_POINTS",
     "FeatureStatistics",
     "LSEScores",
+    "align_openings",
+    "bootstrap_interval",
     "compute_mfcc",
     "count_blinks",
+    "draw_people",
+    "find_closures",
     "measure_blink_rate",
+    "measure_closure_chance",
+    "measure_closure_f1",
     "measure_cpbd",
     "measure_f_lmd",
     "measure_frechet_distance",
+    "measure_geometric_mean",
     "measure_jitter",
+    "measure_log_spread",
     "measure_lse",
     "measure_m_lmd",
     "measure_opening_correlation",
     "measure_opening_gain",
     "measure_opening_slope",
     "measure_psnr",
+    "measure_ratio_of_means",
     "measure_rms_gradient",
+    "measure_silent_opening",
     "measure_ssim",
+    "measure_weighted_mean",
 ]

@@ -78,6 +78,22 @@ def measure_opening_slope(target: np.ndarray, generated: np.ndarray) -> float:
     return measure_opening_correlation(target, generated) * measure_opening_gain(target, generated)
 
 
+def align_openings(target: np.ndarray, generated: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pair the target opening ``[T]`` at t with the generated one at t + offset.
+
+    Generated lips follow the sound. If the sound of a clip is ``offset`` frames late, so are they, and this pairs them
+    with the target lips that the sound belongs to.
+
+    Returns:
+        Both openings, ``[T - abs(offset)]``; empty if the offset is larger than the clip.
+    """
+    target, generated = np.asarray(target), np.asarray(generated)
+    if target.ndim != 1 or target.shape != generated.shape:
+        raise ValueError(f"expected two openings [T], got {target.shape} and {generated.shape}")
+    count = max(len(target) - abs(offset), 0)
+    return target[max(-offset, 0) :][:count], generated[max(offset, 0) :][:count]
+
+
 def _pair_landmarks(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for points in (target, generated):
         if points.ndim != 3 or points.shape[1] < FACE_POINT_COUNT or points.shape[2] < 2:

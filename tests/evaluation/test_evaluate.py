@@ -8,7 +8,7 @@ import pytest
 
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import ROWS, evaluate_clips
-from s3dnerf.evaluation.evaluate import find_clips
+from s3dnerf.evaluation.report import load_report
 from s3dnerf.media.image import read_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
@@ -47,6 +47,9 @@ def test_real_frames_score_as_ground_truth_does(replayed):
     assert means["ours"].f_lmd < 0.6
     assert means["ours"].lip_correlation > 0.98
     assert means["ours"].lip_gain == pytest.approx(1.0, abs=0.08)
+    assert means["ours"].closure_f1 == 1.0 and means["ours"].sound_offset == 0.0
+    assert means["ours"].lip_correlation_at_offset == means["ours"].lip_correlation
+    assert (means["ours"].cpbd_of_real, means["ours"].jitter_of_real) == (100.0, 100.0)
 
 
 def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
@@ -88,12 +91,18 @@ def test_report_files_are_complete(replayed):
     assert set(tree["missing"]) == {"lpips", "lpips_vgg", "csim", "fid", "lse_c", "lse_d"}
     assert len((out / "table.csv").read_text("utf-8").splitlines()) == 1 + 2 * len(ROWS)
     assert "unmoved portrait" in (out / "table.md").read_text("utf-8")
-    assert report.format_table() in (out / "table.md").read_text("utf-8")
+    assert report.format_summary() in (out / "table.md").read_text("utf-8")
+    assert tree["people"] == {"astronaut": "astronaut"}
+    assert load_report(out).format_table() == report.format_table()
     assert read_image(out / "contact_sheet.png").shape[0] < read_image(out / "sheets" / "astronaut.png").shape[0]
 
 
-def test_a_real_clip_is_reenacted_and_cut(real_clips, tmp_path):
-    report = evaluate_clips(real_clips, tmp_path, max_frames=12, rows=("ours", "unmoved_portrait"), pipeline=Replay())
+def test_a_real_clip_is_reenacted_cut_and_compared_with_itself(real_clips, tmp_path):
+    options = {"max_frames": 12, "pipeline": Replay(), "only": ["real"], "subset": ["real"]}
+    report = evaluate_clips(real_clips, tmp_path, rows=("ours", "unmoved_portrait"), **options)
+    again = evaluate_clips(real_clips, tmp_path / "again", rows=("ours",), compare=tmp_path, **options)
+    assert {score.later - score.earlier for score in again.compare() if np.isfinite(score.later)} == {0.0}
+    assert "on 1 clips of 1 people." in (tmp_path / "again" / "table.md").read_text("utf-8")
     assert probe_video(tmp_path / "real.mp4").frames == 12
     assert report.means["ours"].psnr > report.means["unmoved_portrait"].psnr + 3
     assert report.means["ours"].f_lmd < 0.5
@@ -130,20 +139,6 @@ def test_unusable_clips_are_listed_and_do_not_stop_the_rest(astronaut_clips, tmp
     assert "faceless" in (tmp_path / "out" / "table.md").read_text("utf-8")
 
 
-def test_manifest_selects_a_split(tmp_path):
-    for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.mp4").touch()
-    manifest = tmp_path / "list.csv"
-    manifest.write_text("id,file,split\na,clips/a.mp4,val\nb,clips/b.mp4,train\n", "utf-8")
-    assert [path.stem for path in find_clips(tmp_path)] == ["a", "b", "c"]
-    assert [path.stem for path in find_clips(tmp_path, manifest)] == ["a", "b"]
-    assert [path.stem for path in find_clips(tmp_path, manifest, "val")] == ["a"]
-    with pytest.raises(UserError, match="split test"):
-        find_clips(tmp_path, manifest, "test")
-    with pytest.raises(UserError, match="manifest"):
-        find_clips(tmp_path, None, "val")
-
-
 def test_invalid_settings_are_refused(astronaut_clips, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         evaluate_clips(tmp_path / "missing", tmp_path)
@@ -155,6 +150,10 @@ def test_invalid_settings_are_refused(astronaut_clips, tmp_path):
         evaluate_clips(astronaut_clips, tmp_path, rows=("theirs",))
     with pytest.raises(UserError, match="--max-frames 1: is too small"):
         evaluate_clips(astronaut_clips, tmp_path, max_frames=1)
+    with pytest.raises(UserError, match=r"report\.json: cannot be read"):
+        evaluate_clips(astronaut_clips, tmp_path / "out", compare=tmp_path)
+    with pytest.raises(UserError, match="--subset: no clip or person nobody"):
+        evaluate_clips(astronaut_clips, tmp_path / "out", subset=["nobody"])
     (tmp_path / "list.csv").write_text("name\n", "utf-8")
     with pytest.raises(UserError, match="no column file"):
         evaluate_clips(astronaut_clips, tmp_path, manifest=tmp_path / "list.csv")

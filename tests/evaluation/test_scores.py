@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from s3dnerf.evaluation.scores import measure_clip
+from s3dnerf.evaluation.scores import SpeechTiming, compare_timing, measure_clip
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.media.video import VideoWriter, stream_frames
 from s3dnerf.metrics import MOUTH_POINTS, measure_cpbd
@@ -38,6 +38,29 @@ def test_equal_frames_have_no_distance(target, track):
     assert scores.cpbd == pytest.approx(measure_cpbd(np.stack(target[1:])).mean())
     assert {scores.lpips, scores.csim, scores.lse_c, scores.fid} == {None}
     np.testing.assert_array_equal(measured.sampled, [target[2], target[4]])
+
+
+def test_scores_that_need_the_audio_are_measured_with_its_timing(target, track):
+    without = measure_clip(target, target, track).scores
+    assert {without.silent_opening, without.lip_correlation_at_offset, without.sound_offset} == {None}
+    timing = SpeechTiming(np.ones(FRAMES, bool), offset=0)
+    scores = measure_clip(target, target, track, timing=timing).scores
+    assert (scores.sound_offset, scores.lip_correlation_at_offset) == (0.0, scores.lip_correlation)
+    low, high = np.percentile(track.lip_opening[1:], [5, 95])
+    assert scores.silent_opening == pytest.approx((track.lip_opening[1:].mean() - low) / (high - low), rel=1e-5)
+
+
+def test_lips_that_follow_late_sound_are_compared_at_its_offset():
+    opening = np.tile([0.0, 0.0, 0.0, 1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 2.0], 5)
+    late = np.roll(opening, 4)
+    is_pause = np.zeros(51, bool)
+    # Frame 0 is the source image; frames 1 to 3 are the first three openings.
+    is_pause[1:4] = True
+    scores = compare_timing(opening, late, SpeechTiming(is_pause, offset=4))
+    assert (scores["lip_correlation_at_offset"], scores["closure_f1_at_offset"]) == (pytest.approx(1.0), 1.0)
+    # The late lips are 2, 1, 1 there, in a range from 0 to 2.
+    assert scores["silent_opening"] == pytest.approx(np.mean(late[:3]) / 2)
+    assert list(compare_timing(opening, late, SpeechTiming(is_pause))) == ["silent_opening"]
 
 
 def test_a_blurred_mouth_lowers_only_its_detail(target, track):

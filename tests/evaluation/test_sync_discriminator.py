@@ -23,6 +23,7 @@ from s3dnerf.evaluation.sync_discriminator import (
     align_similarities,
     compute_similarities,
     evaluate_discriminator,
+    find_sound_offset,
     format_reports,
     measure_sync,
     report_clip,
@@ -121,6 +122,8 @@ def test_a_real_video_is_in_sync_and_late_audio_is_found(shared_data: Path) -> N
     late = score_tracked_video(model, frames, track, np.concatenate([np.zeros(5 * 640, np.float32), speech]))
     assert abs(scores.offset) <= 1 and scores.confidence > 0.2
     assert late.offset - scores.offset == 5 and late.in_sync < scores.in_sync - 0.1
+    found = find_sound_offset(model, frames, track, np.concatenate([np.zeros(5 * 640, np.float32), speech]))
+    assert found == late.offset
 
 
 def test_a_video_too_short_or_without_a_face_is_not_scored(small: SyncDiscriminator) -> None:
@@ -128,7 +131,9 @@ def test_a_video_too_short_or_without_a_face_is_not_scored(small: SyncDiscrimina
     fine = np.zeros((40, 478, 3), np.float32)
     speech = np.zeros(40 * 640, np.float32)
     assert score_tracked_video(small, [], FaceTrack(fine[:34], plain[:34], (256, 256)), speech) is None
-    assert score_tracked_video(small, [], FaceTrack(fine + np.nan, plain + np.nan, (256, 256)), speech) is None
+    unseen = FaceTrack(fine + np.nan, plain + np.nan, (256, 256))
+    assert score_tracked_video(small, [], unseen, speech) is None
+    assert find_sound_offset(small, [], unseen, speech) == 0
 
 
 @pytest.mark.parametrize("late", [0, 3, -2])

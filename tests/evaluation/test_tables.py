@@ -1,19 +1,19 @@
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from s3dnerf.evaluation.report import EvaluationReport
 from s3dnerf.evaluation.scores import Scores, average_scores
 from s3dnerf.evaluation.tables import (
     COLUMNS,
+    choose_columns,
     format_csv,
-    format_json,
     format_markdown,
     format_markdown_table,
     format_score,
+    jsonable_scores,
+    restore_scores,
 )
 
 NAN = float("nan")
@@ -23,7 +23,7 @@ NAMES = [column.name for column in COLUMNS]
 
 
 def read_cells(line: str) -> dict[str, str]:
-    """Score to the text of its cell in a line of the table of means."""
+    """Score to the text of its cell in a line of a table of all scores."""
     return dict(zip(NAMES, line.strip("| ").split(" | ")[1:], strict=True))
 
 
@@ -33,14 +33,6 @@ def test_mean_ignores_nan():
     assert (mean.csim, mean.lpips) == (0.8, pytest.approx(0.3))
     assert (mean.lse_c, mean.fid) == (None, None)
     assert average_scores([SECOND]).lip_gain != average_scores([SECOND]).lip_gain
-
-
-def test_spread_of_the_gain_by_hand():
-    clips = {str(gain): replace(FIRST, lip_gain_plain=gain) for gain in (0.5, 2.0, NAN)}
-    report = EvaluationReport({}, {"ours": clips, "ground_truth": {"a": FIRST}})
-    # Logarithms of plus and minus log 2 have a standard deviation of log 2 times the square root of two.
-    assert "ours 0.98" in report.format_gain_spread()
-    assert "ground truth" not in report.format_gain_spread()
 
 
 def test_there_is_one_column_for_each_score():
@@ -55,7 +47,7 @@ def test_there_is_one_column_for_each_score():
         (-0.4, 2, "-0.40"),
         (NAN, 2, "–"),
         (float("inf"), 1, "∞"),
-        (None, 2, "no weights"),
+        (None, 2, "not measured"),
     ],
 )
 def test_numbers_are_formatted_for_tables(value, decimals, text):
@@ -66,45 +58,25 @@ def test_markdown_table_has_equal_columns_and_titles():
     lines = format_markdown_table({"ours": FIRST, "ground_truth": SECOND}, "row").splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 2}
-    assert lines[2].startswith("| ours | 25.00 | 0.800 | 0.200 | no weights | ")
+    assert lines[2].startswith("| ours | 25.00 | 0.800 | 0.200 | not measured | ")
     first, second = read_cells(lines[2]), read_cells(lines[3])
     assert [first[name] for name in ("f_lmd", "m_lmd", "lip_slope", "cpbd", "mouth_detail")] == [
         *("2.00", "1.50", "0.36", "0.300", "0.75")
     ]
     assert lines[3].startswith("| ground truth, re-encoded | 27.00 |")
-    assert (second["lip_gain"], second["mouth_detail"], second["lse_d"]) == ("–", "–", "no weights")
+    assert (second["lip_gain"], second["mouth_detail"], second["lse_d"]) == ("–", "–", "not measured")
 
 
-def test_tables_of_clips_have_no_row_scores():
-    header = format_markdown_table({"a": FIRST}, "clip", of_clips=True).splitlines()[0]
-    assert "FID" not in header
-    assert "FID" in format_markdown_table({"ours": FIRST}).splitlines()[0]
-
-
-def test_missing_scores_are_listed_with_reasons():
-    missing = {"lse_c": "syncnet_v2.model not in the weights folder", "lpips": "a and b not in the weights folder"}
-    report = EvaluationReport({}, {"ours": {"a": SECOND}}, missing=missing)
-    assert report.format_missing().splitlines() == [
-        "not measured: LPIPS ↓: a and b not in the weights folder.",
-        "not measured: LSE-C ↑: syncnet_v2.model not in the weights folder.",
-    ]
-    assert EvaluationReport({}).format_missing() == ""
-
-
-def test_fid_is_that_of_the_row_unknown_until_the_end_and_missing_without_weights():
-    clips = {"ours": {"a": FIRST}, "ground_truth": {"a": SECOND}}
-    report = EvaluationReport({}, clips)
-    assert np.isnan(report.means["ours"].fid)
-    report.fid = {"ours": 31.5, "ground_truth": 2.0}
-    assert [mean.fid for mean in report.means.values()] == [31.5, 2.0]
-    assert read_cells(report.format_table().splitlines()[2])["fid"] == "31.5"
-    report = EvaluationReport({}, clips, missing={"fid": "inception.pth not in the weights folder"})
-    assert read_cells(report.format_table().splitlines()[2])["fid"] == "no weights"
+def test_the_table_of_means_has_what_a_row_has_without_details():
+    chosen = [column.name for column in choose_columns([FIRST, replace(SECOND, closure_f1=0.7, lse_c=NAN)])]
+    assert {"psnr", "lip_correlation", "csim", "closure_f1"} <= set(chosen)
+    assert not {"lse_c", "lse_d", "fid", "jitter", "found", "sync_of_real"} & set(chosen)
 
 
 def test_markdown_report_has_a_table_for_each_row():
     text = format_markdown({"ours": FIRST}, {"ours": {"clip_1": FIRST}}, ["A note."])
     assert "A note." in text
+    assert "FID" not in text.split("## ours")[1] and "FID" in text.split("## ours")[0]
     assert "## ours" in text
     assert "| clip_1 | 25.00 |" in text
 
@@ -117,13 +89,13 @@ def test_csv_reads_back_in_full_precision():
     assert rows[1]["lip_gain"] == rows[1]["lse_c"] == ""
 
 
-def test_json_is_strict_and_complete():
-    tree = json.loads(
-        format_json({"ours": SECOND}, {"ours": {"a": SECOND}}, {"seed": 0}, {"b": "no face"}, {"fid": "why"})
-    )
-    assert tree["means"]["ours"]["psnr"] == 27.0
-    assert tree["clips"]["ours"]["a"]["lip_gain"] is None
-    assert tree["clips"]["ours"]["a"]["fid"] is None
-    assert tree["skipped"] == {"b": "no face"}
-    assert tree["missing"] == {"fid": "why"}
-    assert set(tree["meanings"]) == set(FIRST.as_dict())
+def test_scores_are_restored_from_json():
+    restored = restore_scores(jsonable_scores(replace(FIRST, lip_gain=NAN, psnr=float("inf"), csim=NAN)))
+    assert np.isnan([restored.lip_gain, restored.psnr]).all()
+    assert (restored.ssim, restored.lpips, restored.csim, restored.fid) == (0.8, 0.2, None, None)
+    old = {name: value for name, value in jsonable_scores(FIRST).items() if "closure" not in name}
+    assert restore_scores(old) == FIRST
+    with pytest.raises(TypeError):
+        restore_scores({**old, "unheard_of": 1.0})
+    with pytest.raises(TypeError):
+        restore_scores({"psnr": 1.0})

@@ -9,7 +9,7 @@ import numpy as np
 import s3dnerf
 from s3dnerf.constants import SAMPLE_RATE
 from s3dnerf.media.audio import measure_level, read_clean_speech
-from s3dnerf.media.speech_activity import measure_speech_activity, shape_activity
+from s3dnerf.media.speech_activity import find_pauses, measure_speech_activity, shape_activity
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
@@ -57,3 +57,13 @@ def test_audio_is_followed_by_silence() -> None:
     longer = measure_speech_activity([speech], measure_level([speech]), frames=100)
     assert len(longer) == 100 and longer[65:].max() == 0.0
     assert len(measure_speech_activity([speech], measure_level([speech]), frames=10)) == 10
+
+
+def test_pauses_by_hand() -> None:
+    is_active = np.zeros(75, bool)
+    is_active[[*range(10, 20), *range(30, 40), *range(49, 65)]] = True
+    # Ten frames (0.4 s) of silence are a pause, nine are not. Five frames after a sound and three before one are left
+    # out.
+    assert np.flatnonzero(find_pauses(is_active)).tolist() == [*range(7), 25, 26, *range(70, 75)]
+    assert find_pauses(np.zeros(12, bool)).all() and not find_pauses(np.ones(12, bool)).any()
+    assert not find_pauses(np.zeros(9, bool)).any()

@@ -3,6 +3,7 @@ import pytest
 
 from s3dnerf.metrics import (
     MOUTH_POINTS,
+    align_openings,
     measure_f_lmd,
     measure_m_lmd,
     measure_opening_correlation,
@@ -99,3 +100,14 @@ def test_unequal_lengths_are_refused(face, opening):
         measure_m_lmd(face[:, :68], face[:, :68])
     with pytest.raises(ValueError, match="two openings"):
         measure_opening_correlation(opening, opening[1:])
+
+
+def test_late_lips_are_paired_with_the_target_they_belong_to(opening):
+    target, generated = align_openings(np.arange(5), np.arange(5), 2)
+    assert (target.tolist(), generated.tolist()) == ([0, 1, 2], [2, 3, 4])
+    target, generated = align_openings(np.arange(5), np.arange(5), -2)
+    assert (target.tolist(), generated.tolist()) == ([2, 3, 4], [0, 1, 2])
+    assert [len(part) for part in align_openings(np.arange(5), np.arange(5), 9)] == [0, 0]
+    late = np.roll(opening, 3)
+    assert measure_opening_correlation(opening, late) < 0.7
+    assert measure_opening_correlation(*align_openings(opening, late, 3)) == pytest.approx(1.0)

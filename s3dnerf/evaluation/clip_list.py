@@ -1,0 +1,100 @@
+"""The clips of an evaluation and the people in them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from s3dnerf.errors import UserError, first_line
+from s3dnerf.limits import suggest
+from s3dnerf.paths import is_folder
+
+
+def find_clips(
+    clips: Path, manifest: str | Path | None = None, split: str | None = None, only: Sequence[str] = ()
+) -> list[Path]:
+    """List the mp4 files in a folder, sorted; with a manifest only those that it lists under ``split``.
+
+    Args:
+        clips: the folder.
+        manifest: CSV file, see :func:`evaluate_clips`.
+        split: only the clips of this split of the manifest.
+        only: only these clips or people, see :func:`select_names`; all if empty.
+
+    Raises:
+        UserError: the folder is missing, the manifest lacks the columns ``file`` and ``split``, a name is unknown, or
+            no file remains.
+    """
+    if not is_folder(clips):
+        raise UserError(clips, "no such folder", "Name the folder that holds the mp4 files.")
+    videos = sorted(clips.glob("*.mp4"))
+    if manifest is None:
+        if split is not None:
+            raise UserError(f"split {split}", "no manifest tells which clips are in it", "Add --manifest FILE.csv.")
+    else:
+        listed = _read_manifest(Path(manifest), split)
+        videos = [video for video in videos if video.stem in listed]
+    if not videos:
+        wanted = "no mp4 file" if split is None else f"no mp4 file of split {split}"
+        raise UserError(clips, f"holds {wanted}", "Choose another folder or split.")
+    if only:
+        chosen = select_names("--only", only, find_people(videos, manifest))
+        videos = [video for video in videos if video.stem in chosen]
+    return videos
+
+
+def find_people(videos: Sequence[Path], manifest: str | Path | None = None) -> dict[str, str]:
+    """Return the person in each clip: the column ``identity`` of the manifest, or the clip itself if it has none."""
+    entries = _read_manifest(Path(manifest)) if manifest is not None else {}
+    return {video.stem: entries.get(video.stem) or video.stem for video in videos}
+
+
+def select_names(option: str, names: Sequence[str], people: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the clips that are named themselves or by their person, in the order of ``people``.
+
+    Args:
+        option: where the names were given, for messages.
+        names: clips or people, or text files (``.txt``) with such names, one a line; text after ``#`` is ignored.
+        people: the person in each clip.
+
+    Raises:
+        UserError: a name is neither a clip nor a person, or a file cannot be read or has no names.
+    """
+    names = [name for word in names for name in (_read_names(Path(word)) if word.endswith(".txt") else [word])]
+    known = {*people, *people.values()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        hint = f"{suggest(unknown[0], sorted(known))}Name clips of the evaluation, or people of the manifest."
+        raise UserError(option, f"no clip or person {', '.join(unknown)}", hint)
+    return tuple(clip for clip, person in people.items() if clip in names or person in names)
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            path, f"cannot be read ({first_line(error)})", "Name a text file with a name a line."
+        ) from error
+    names = [name for line in lines if (name := line.partition("#")[0].strip())]
+    if not names:
+        raise UserError(path, "has no names", "Write clips or people into it, one a line.")
+    return names
+
+
+def _read_manifest(path: Path, split: str | None = None) -> dict[str, str]:
+    """Return the identity of each file that a manifest lists, by stem, of one split if given; "" without identity."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"file", *(["split"] if split else [])} - set(reader.fieldnames or ())
+            if missing:
+                reason = f"has no column {' and no column '.join(sorted(missing))}"
+                raise UserError(path, reason, "The first line must name the columns.")
+            entries = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(path, f"cannot be read ({first_line(error)})", "Name a CSV file.") from error
+    # csv.DictReader gives None for missing cells.
+    chosen = [entry for entry in entries if entry["file"] and (split is None or entry["split"] == split)]
+    return {Path(entry["file"]).stem: entry.get("identity") or "" for entry in chosen}
