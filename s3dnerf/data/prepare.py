@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, VIDEO_FILE, Clip, load_clip, read_info, save_clip, update_sync
 from s3dnerf.data.report import REPORT_FILE, Failure, PrepareReport, read_failures, record_clip, write_report
-from s3dnerf.data.sync_offset import SYNC_CROP_SIZE, Sync, SyncEmbedder, determine_sync, shift_speech
+from s3dnerf.data.sync_offset import Sync, SyncEmbedder, determine_sync, shift_speech
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_depth
@@ -28,15 +28,19 @@ from s3dnerf.face.landmarks import load_mediapipe
 from s3dnerf.face.lips import fuse_video_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
-from s3dnerf.face.video import HeadTrack, track_head
-
-# Only for ``pipeline``, which is to call ``track_head``.
+from s3dnerf.face.registration import REGISTRATION_SIZE
+from s3dnerf.face.video import HeadLocation, HeadTrack, locate_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
 from s3dnerf.media.files import check_output, make_folder, refuse_inputs
-from s3dnerf.media.video import probe_video, stream_frames
+from s3dnerf.media.video import FrameCache, probe_video, stream_frames
 
 MIN_CROP_SIDE = 64
 """Smallest side of the crop in pixels of the source video."""
+MEASURED_SIZE = REGISTRATION_SIZE
+"""Side in pixels of the head crops that poses and sync are measured on."""
+CACHE_BYTES = 256 * 2**20
+"""Largest size of the frames of a clip that are kept in memory, and of its crops. Longer ones are decoded again by
+every step; at 256 x 256 pixels this is 52 seconds."""
 SIZE_RANGE = (64, 2048)
 """Smallest and largest side of the prepared video in pixels."""
 WORKER_DIED = "the process that prepared it ended abruptly (out of memory?)"
@@ -252,14 +256,25 @@ def prepare_clip(entry: VideoEntry, out: Path, size: int, load_embedder: Callabl
         UserError: the video is broken or shows no usable face.
     """
     has_audio = probe_video(entry.path).has_audio
-    track = track_head(entry.path, min_crop_side=MIN_CROP_SIDE)
+    frames = FrameCache(partial(stream_frames, entry.path), CACHE_BYTES)
+    head = locate_head(entry.path, frames, min_crop_side=MIN_CROP_SIDE)
+    crops, small_crops = make_crop_caches(head, frames, size)
+    track = head.register_poses(small_crops.__iter__)
     speech = _find_speech(entry, has_audio)
-    landmarks = fuse_video_lips(track.stream_crops(entry.path, size), track.cropped_landmarks)
-    open_crops = partial(track.stream_crops, entry.path, SYNC_CROP_SIZE)
-    sync = determine_sync(entry.sync, speech, open_crops, track.pose, track.valid, partial(_load_once, load_embedder))
+    landmarks = fuse_video_lips(crops, track.cropped_landmarks)
+    load_once = partial(_load_once, load_embedder)
+    sync = determine_sync(entry.sync, speech, small_crops.__iter__, track.pose, track.valid, load_once)
     clip = _assemble_clip(entry, out, size, track, landmarks, sync, speech is not None)
     stored_speech = None if speech is None else shift_speech(speech, sync.shift_frames)
-    save_clip(clip, track.stream_crops(entry.path, size), stored_speech)
+    save_clip(clip, crops, stored_speech)
+
+
+def make_crop_caches(head: HeadLocation, frames: FrameCache, size: int) -> tuple[FrameCache, FrameCache]:
+    """Return the crops ``[size, size, 3]`` to store, and those ``[256, 256, 3]`` to measure poses and sync on."""
+    crops = FrameCache(lambda: head.crop_frames(frames, size), CACHE_BYTES)
+    if size == MEASURED_SIZE:
+        return crops, crops
+    return crops, FrameCache(lambda: head.crop_frames(frames, MEASURED_SIZE), CACHE_BYTES)
 
 
 def measure_clip_sync(folder: Path, load_embedder: Callable[[], SyncEmbedder]) -> None:
