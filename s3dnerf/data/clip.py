@@ -45,8 +45,6 @@ INFO_FIELDS = ("id", "person", "split", "sync", "frames", "size", "has_speech", 
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
 VIDEO_CRF, VIDEO_PRESET = 23, "superfast"
-MATTE_COMPRESSION = 1
-"""Level of deflate."""
 IN_SYNC_LABELS = ("ok", "corrected")
 """Labels of clips whose speech is in sync with the video."""
 PREPARE_AGAIN = "Delete this folder and prepare the clip again."
@@ -251,7 +249,7 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
     count = 0
     with (
         VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE, preset=VIDEO_PRESET) as writer,
-        zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=MATTE_COMPRESSION) as mattes,
+        zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
         open_segmenter() as segment,
     ):
         for frame in frames:
