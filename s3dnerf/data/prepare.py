@@ -54,6 +54,8 @@ class ClipJob:
     out: Path
     size: int
     load_embedder: Callable[[], SyncEmbedder]
+    folder: Path
+    """Folder at which relative paths start; the processes of a cluster run elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def prepare_videos(
         todo = _select_entries(entries, out, size, report, has_default_split=manifest is None)
         if todo:
             load_mediapipe()  # Fails here if it is missing, so that videos are not reported as failed.
-        _run(todo, ClipJob(out.resolve(), size, load_embedder), report, workers, ray)
+        _run(todo, ClipJob(Path.cwd() / out, size, load_embedder, Path.cwd()), report, workers, ray)
     except OSError as error:
         raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error
     _record_clips(entries, out, report)
@@ -223,6 +225,7 @@ def prepare_entry(entry: VideoEntry, job: ClipJob) -> ClipOutcome:
     reason = None
     try:
         if not (folder / INFO_FILE).is_file():
+            entry = replace(entry, path=job.folder / entry.path)
             frames = prepare_clip(entry, job.out, job.size, job.load_embedder)
         elif _lacks_sync(entry, read_info(folder)):
             measure_clip_sync(folder, job.load_embedder)

@@ -323,6 +323,13 @@ def test_any_error_fails_only_its_own_clip(
     assert report.prepared == ["good_0", "good_1"] and report.run.frames == 14
 
 
+def test_relative_paths_hold_in_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(prepare, "prepare_clip", lambda entry, *rest: taken.append(entry.path) or 5)
+    entry, job = VideoEntry("a", Path("videos/a.mp4"), "x"), prepare.ClipJob(tmp_path / "out", 64, print, tmp_path)
+    assert prepare.prepare_entry(entry, job).frames == 5 and taken == [tmp_path / "videos" / "a.mp4"]
+
+
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> None:
     def fail(*rest: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
