@@ -87,6 +87,7 @@ class TrainingLoop(ABC, Generic[Model]):
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
         self.seconds = 0.0
+        self.begin = time.monotonic()
 
     @abstractmethod
     def make_model(self) -> Model:
