@@ -142,7 +142,9 @@ def connect_ray(address: str, workers: int) -> ModuleType:
     options: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL_RAY else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # Ray raises plain exceptions too, such as for a start that takes longer than 30 seconds.
+        ray.shutdown()
         reason = f"no Ray cluster can be reached at this address ({str(error).splitlines()[0]})"
         raise UserError(address, reason, "Start one with `ray start --head`, or use --ray local.") from None
     return ray
