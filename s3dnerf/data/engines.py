@@ -23,6 +23,8 @@ from s3dnerf.errors import UserError
 
 LOCAL_RAY = "local"
 """Address that starts a Ray cluster on this machine for the time of the run."""
+OBJECT_STORE_BYTES = 2**27
+"""Memory of a local cluster for arguments and results, which are small."""
 RAY_ATTEMPTS = 2
 """Times that an item is tried on a Ray cluster: a process may die because its machine goes."""
 
@@ -139,7 +141,9 @@ def connect_ray(address: str, workers: int) -> ModuleType:
         import ray
     except ImportError as error:
         raise UserError("ray", f"cannot be loaded ({error})", 'Run: pip install "s3dnerf[ray]"') from None
-    options: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL_RAY else {}
+    options: dict[str, Any] = {}
+    if address == LOCAL_RAY:
+        options = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
