@@ -10,7 +10,13 @@ from torch import Tensor
 
 from s3dnerf.data.sync_offset import SyncEmbedder
 from s3dnerf.face.camera import HeadPose
-from s3dnerf.models.sync_discriminator import SyncDiscriminator, embed_moments, embed_video, load_discriminator
+from s3dnerf.models.sync_discriminator import (
+    SHARED_FRAMES,
+    SyncDiscriminator,
+    embed_moments,
+    embed_video,
+    load_discriminator,
+)
 from s3dnerf.structures import Camera
 
 
@@ -21,7 +27,8 @@ def load_sync_embedder() -> SyncEmbedder:
 
 def make_sync_embedder(model: SyncDiscriminator) -> SyncEmbedder:
     """Wrap a lip-sync discriminator for ``data.sync_offset``."""
-    return SyncEmbedder(model.config.frames, partial(_embed_lips, model), partial(embed_moments, model))
+    embed_speech = partial(embed_moments, model, shared_frames=SHARED_FRAMES)
+    return SyncEmbedder(model.config.frames, partial(_embed_lips, model), embed_speech)
 
 
 def _embed_lips(model: SyncDiscriminator, frames: Iterable[np.ndarray], pose: HeadPose) -> Tensor:

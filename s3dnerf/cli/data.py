@@ -7,7 +7,7 @@ import sys
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import add_command
-from s3dnerf.options import OneLineParser, add_int, read_path
+from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 
 
 def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -20,6 +20,7 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Reads VoxCeleb2's mp4/<person>/<video>/<clip>.mp4, a flat folder (HDTF), or what a manifest names.\n"
         "Audio-video synchronization is measured unless a manifest states it (docs/data.md).\n"
         "A second run prepares only what is missing. OUT/report.json lists failures.",
+        "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --ray 10.0.0.1:6379\n"
         "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --workers 8\n"
         "  s3dnerf prepare --videos clips --out data/own --manifest clips/MANIFEST.csv\n"
         "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --shards data/vox-shards",
@@ -39,6 +40,13 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         limits.PREPARED_SIZE,
         default=256,
         help="side of the prepared frames in pixels, an even number from 64 to 2048",
+    )
+    parser.add_argument(
+        "--ray",
+        type=read_text,
+        metavar="ADDRESS",
+        help="use the processors of a Ray cluster at HOST:PORT (or auto); local starts one on this machine with "
+        "--workers processes (default: plain processes of this machine)",
     )
     add_int(
         parser,
@@ -71,6 +79,7 @@ def run_prepare(options: argparse.Namespace) -> None:
         manifest=options.manifest,
         size=options.size,
         workers=options.workers,
+        ray=options.ray,
         load_embedder=load_sync_embedder,
     )
     check_success(report, options.out)

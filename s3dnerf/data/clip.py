@@ -45,7 +45,7 @@ TRACK_FILE, MATTE_FILE = "track.npz", "matte.npz"
 INFO_FIELDS = ("id", "person", "split", "sync", "frames", "size", "has_speech", "source", "notes")
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
-VIDEO_CRF = 23
+VIDEO_CRF, VIDEO_PRESET = 23, "superfast"
 IN_SYNC_LABELS = ("ok", "corrected")
 """Labels of clips whose speech is in sync with the video."""
 PREPARE_AGAIN = "Delete this folder and prepare the clip again."
@@ -274,7 +274,7 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
     size, half = (clip.size, clip.size), (clip.size // 2, clip.size // 2)
     count = 0
     with (
-        VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE) as writer,
+        VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE, preset=VIDEO_PRESET) as writer,
         zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
         open_segmenter() as segment,
     ):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from s3dnerf.data.clip import INFO_FILE, VIDEO_FILE, Clip, load_clip, read_info, save_clip, update_sync
+from s3dnerf.data.engines import WorkerDied, run_in_processes, run_on_ray
 from s3dnerf.data.report import REPORT_FILE, Failure, PrepareReport, read_failures, record_clip, write_report
-from s3dnerf.data.sync_offset import SYNC_CROP_SIZE, Sync, SyncEmbedder, determine_sync, shift_speech
+from s3dnerf.data.sync_offset import Sync, SyncEmbedder, determine_sync, shift_speech
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_depth
@@ -28,18 +24,27 @@ from s3dnerf.face.landmarks import load_mediapipe
 from s3dnerf.face.lips import fuse_video_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
-from s3dnerf.face.video import HeadTrack, track_head
-
-# Only for ``pipeline``, which is to call ``track_head``.
+from s3dnerf.face.registration import REGISTRATION_SIZE
+from s3dnerf.face.video import HeadLocation, HeadTrack, locate_head
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
 from s3dnerf.media.files import check_output, make_folder, refuse_inputs
-from s3dnerf.media.video import probe_video, stream_frames
+from s3dnerf.media.video import FrameCache, probe_video, stream_frames
 
 MIN_CROP_SIDE = 64
 """Smallest side of the crop in pixels of the source video."""
+MEASURED_SIZE = REGISTRATION_SIZE
+"""Side in pixels of the head crops that poses and sync are measured on."""
+CACHE_BYTES = 256 * 2**20
+"""Largest size of the frames of a clip that are kept in memory, and of its crops. Longer ones are decoded again by
+every step; at 256 x 256 pixels this is 52 seconds."""
 SIZE_RANGE = (64, 2048)
 """Smallest and largest side of the prepared video in pixels."""
 WORKER_DIED = "the process that prepared it ended abruptly (out of memory?)"
+OUT_OF_MEMORY = "does not fit into memory"
+RETRIED = (WORKER_DIED, OUT_OF_MEMORY)
+"""Reasons that may lie with the machine: such videos are tried again by the next run."""
+REPORT_SECONDS = 60.0
+"""Time between two writings of the report during a run."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,20 @@ class ClipJob:
     out: Path
     size: int
     load_embedder: Callable[[], SyncEmbedder]
+    folder: Path
+    """Folder at which relative paths start; the processes of a cluster run elsewhere."""
+
+
+@dataclass(frozen=True)
+class ClipOutcome:
+    """What became of a video."""
+
+    reason: str | None = None
+    """Why it could not be prepared; None if it was."""
+    frames: int = 0
+    """Frames of the new clip."""
+    core_seconds: float = 0.0
+    """Processor time."""
 
 
 def prepare_videos(
@@ -58,13 +77,14 @@ def prepare_videos(
     size: int = 256,
     workers: int = 2,
     *,
+    ray: str | None = None,
     load_embedder: Callable[[], SyncEmbedder],
 ) -> PrepareReport:
     """Prepare every video under ``videos`` into a clip folder under ``out``.
 
     Existing clips are kept, and videos that failed before are skipped unless they have changed. The sync offset is
     measured for existing clips of earlier versions that lack it. A failure does not stop the run; it is listed with
-    its reason in OUT/report.json.
+    its reason in OUT/report.json. OUT/report.md has the statistics.
 
     Args:
         videos: folder with the videos.
@@ -72,12 +92,13 @@ def prepare_videos(
         manifest: table of the clips, see ``find_videos``.
         size: side of the prepared video in pixels, an even number from 64 to 2048.
         workers: number of processes.
+        ray: address of a Ray cluster whose processors are used in place of processes of this machine, or "local".
         load_embedder: loads the discriminator that measures sync offsets; called in the worker processes, so it must
             be picklable.
 
     Raises:
         UserError: a setting is out of range, there is no video, the manifest cannot be read, the face tracker is
-            missing, ``out`` cannot be written or holds these clips in another size.
+            missing, ``out`` cannot be written or holds these clips in another size, or Ray cannot be used.
     """
     check_settings(size, workers)
     out = Path(out)
@@ -92,21 +113,34 @@ def prepare_videos(
         todo = _select_entries(entries, out, size, report, has_default_split=manifest is None)
         if todo:
             load_mediapipe()  # Fails here if it is missing, so that videos are not reported as failed.
-        present = set(report.present)
-        results = run_jobs(todo, ClipJob(out, size, load_embedder), workers)
-        for entry, reason in tqdm(results, total=len(todo), desc="prepare", unit="clip"):
-            if reason is not None:
-                report.failed.append(_describe_failure(entry, reason))
-                write_report(out, report)
-            elif entry.id in present:
-                report.measured.append(entry.id)
-            else:
-                report.prepared.append(entry.id)
+        _run(todo, ClipJob(Path.cwd() / out, size, load_embedder, Path.cwd()), report, workers, ray)
     except OSError as error:
         raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error
     _record_clips(entries, out, report)
     write_report(out, report)
     return report
+
+
+def _run(todo: list[VideoEntry], job: ClipJob, report: PrepareReport, workers: int, ray: str | None) -> None:
+    """Prepare entries and add what became of them to the report."""
+    present, started, written = set(report.present), time.monotonic(), time.monotonic()
+    run = report.run
+    with tqdm(total=len(todo), desc="prepare", unit="clip") as bar:
+        for entry, outcome in run_jobs(todo, job, workers, ray):
+            if outcome.reason is not None:
+                report.failed.append(_describe_failure(entry, outcome.reason))
+            elif entry.id in present:
+                report.measured.append(entry.id)
+            else:
+                report.prepared.append(entry.id)
+            run.frames += outcome.frames
+            run.core_seconds += outcome.core_seconds
+            run.seconds = time.monotonic() - started
+            bar.set_postfix_str(f"{run.frames / run.seconds:.1f} frames/s, {len(report.failed)} failed", refresh=False)
+            bar.update()
+            if time.monotonic() - written > REPORT_SECONDS:
+                write_report(job.out, report)
+                written = time.monotonic()
 
 
 def _record_clips(entries: list[VideoEntry], out: Path, report: PrepareReport) -> None:
@@ -133,7 +167,7 @@ def _select_entries(
     entries: list[VideoEntry], out: Path, size: int, report: PrepareReport, has_default_split: bool
 ) -> list[VideoEntry]:
     """Return the entries to prepare or measure and record the others in the report."""
-    known = {failure.id: failure for failure in read_failures(out) if failure.reason != WORKER_DIED}
+    known = {failure.id: failure for failure in read_failures(out) if failure.reason not in RETRIED}
     existing: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if (out / entry.id / INFO_FILE).is_file():
@@ -175,62 +209,37 @@ def _lacks_sync(entry: VideoEntry, info: dict[str, Any]) -> bool:
     return not entry.sync and info["has_speech"] and info["sync"] == "unclear" and info.get("confidence") is None
 
 
-def run_jobs(todo: list[VideoEntry], job: ClipJob, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
-    """Prepare entries in several processes and yield each with None or the reason of its failure."""
-    waiting = deque(todo)
-    while waiting:
-        suspects = yield from _run_pool(waiting, job, workers)
-        # A process died and took the work of the others with it: run alone, each shows whether it was the cause.
-        for entry in suspects:
-            if (yield from _run_pool(deque([entry]), job, 1)):
-                yield entry, WORKER_DIED
+def run_jobs(
+    todo: list[VideoEntry], job: ClipJob, workers: int, ray: str | None = None
+) -> Iterator[tuple[VideoEntry, ClipOutcome]]:
+    """Prepare entries in several processes, of this machine or of a Ray cluster, and yield each with its outcome."""
+    function = partial(prepare_entry, job=job)
+    results = run_in_processes(function, todo, workers) if ray is None else run_on_ray(function, todo, ray, workers)
+    for entry, result in results:
+        yield entry, ClipOutcome(WORKER_DIED) if isinstance(result, WorkerDied) else result
 
 
-def _run_pool(
-    waiting: deque[VideoEntry], job: ClipJob, workers: int
-) -> Generator[tuple[VideoEntry, str | None], None, list[VideoEntry]]:
-    """Take entries from ``waiting`` until it is empty; return those in progress when a process died."""
-    futures: dict[Future[str | None], VideoEntry] = {}
-    # Fresh processes, because the tracker's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)
-    try:
-        while waiting or futures:
-            while waiting and len(futures) < 2 * workers:
-                futures[pool.submit(prepare_entry, waiting[0], job)] = waiting[0]
-                waiting.popleft()
-            for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                reason = future.result()
-                yield futures.pop(future), reason
-    except BrokenProcessPool:
-        return list(futures.values())
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return []
-
-
-def _start_worker() -> None:
-    # The main process handles Ctrl-C and lets clips in progress finish. One thread each, because the processes
-    # already share the cores.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
-def prepare_entry(entry: VideoEntry, job: ClipJob) -> str | None:
-    """Prepare a clip, or measure the offset of an existing one; return None or the reason of the failure."""
-    folder = job.out / entry.id
+def prepare_entry(entry: VideoEntry, job: ClipJob) -> ClipOutcome:
+    """Prepare a clip, or measure the offset of an existing one. Errors of this video alone become its outcome."""
+    folder, started, frames = job.out / entry.id, time.process_time(), 0
+    reason = None
     try:
         if not (folder / INFO_FILE).is_file():
-            prepare_clip(entry, job.out, job.size, job.load_embedder)
+            entry = replace(entry, path=job.folder / entry.path)
+            frames = prepare_clip(entry, job.out, job.size, job.load_embedder)
         elif _lacks_sync(entry, read_info(folder)):
             measure_clip_sync(folder, job.load_embedder)
     except UserError as error:
-        return error.reason
-    except (ValueError, RuntimeError, cv2.error) as error:
+        reason = error.reason
+    except MemoryError:
+        reason = OUT_OF_MEMORY
+    except OSError:
+        # The disk is full, or the output folder is gone: that concerns all clips.
+        raise
+    except Exception as error:
         # The decoder, the tracker or OpenCV could not handle this video.
-        return f"cannot be prepared ({type(error).__name__}: {error})"
-    return None
+        reason = f"cannot be prepared ({type(error).__name__}: {error})"
+    return ClipOutcome(reason, frames, time.process_time() - started)
 
 
 @cache
@@ -239,8 +248,8 @@ def _load_once(load_embedder: Callable[[], SyncEmbedder]) -> SyncEmbedder:
     return load_embedder()
 
 
-def prepare_clip(entry: VideoEntry, out: Path, size: int, load_embedder: Callable[[], SyncEmbedder]) -> None:
-    """Prepare one video into ``out / entry.id``.
+def prepare_clip(entry: VideoEntry, out: Path, size: int, load_embedder: Callable[[], SyncEmbedder]) -> int:
+    """Prepare one video into ``out / entry.id`` and return its number of frames.
 
     Args:
         entry: the video.
@@ -252,14 +261,26 @@ def prepare_clip(entry: VideoEntry, out: Path, size: int, load_embedder: Callabl
         UserError: the video is broken or shows no usable face.
     """
     has_audio = probe_video(entry.path).has_audio
-    track = track_head(entry.path, min_crop_side=MIN_CROP_SIDE)
+    frames = FrameCache(partial(stream_frames, entry.path), CACHE_BYTES)
+    head = locate_head(entry.path, frames, min_crop_side=MIN_CROP_SIDE)
+    crops, small_crops = make_crop_caches(head, frames, size)
+    track = head.register_poses(small_crops.__iter__)
     speech = _find_speech(entry, has_audio)
-    landmarks = fuse_video_lips(track.stream_crops(entry.path, size), track.cropped_landmarks)
-    open_crops = partial(track.stream_crops, entry.path, SYNC_CROP_SIZE)
-    sync = determine_sync(entry.sync, speech, open_crops, track.pose, track.valid, partial(_load_once, load_embedder))
+    landmarks = fuse_video_lips(crops, track.cropped_landmarks)
+    load_once = partial(_load_once, load_embedder)
+    sync = determine_sync(entry.sync, speech, small_crops.__iter__, track.pose, track.valid, load_once)
     clip = _assemble_clip(entry, out, size, track, landmarks, sync, speech is not None)
     stored_speech = None if speech is None else shift_speech(speech, sync.shift_frames)
-    save_clip(clip, track.stream_crops(entry.path, size), stored_speech)
+    save_clip(clip, crops, stored_speech)
+    return clip.frames
+
+
+def make_crop_caches(head: HeadLocation, frames: FrameCache, size: int) -> tuple[FrameCache, FrameCache]:
+    """Return the crops ``[size, size, 3]`` to store, and those ``[256, 256, 3]`` to measure poses and sync on."""
+    crops = FrameCache(lambda: head.crop_frames(frames, size), CACHE_BYTES)
+    if size == MEASURED_SIZE:
+        return crops, crops
+    return crops, FrameCache(lambda: head.crop_frames(frames, MEASURED_SIZE), CACHE_BYTES)
 
 
 def measure_clip_sync(folder: Path, load_embedder: Callable[[], SyncEmbedder]) -> None:
@@ -310,5 +331,9 @@ def _find_speech(entry: VideoEntry, has_audio: bool) -> np.ndarray | None:
 
 
 def _describe_failure(entry: VideoEntry, reason: str) -> Failure:
-    state = entry.path.stat()
+    try:
+        state = entry.path.stat()
+    except OSError:
+        # It was removed during the run.
+        return Failure(entry.id, str(entry.path), reason)
     return Failure(entry.id, str(entry.path), reason, state.st_size, state.st_mtime)

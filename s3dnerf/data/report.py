@@ -1,11 +1,13 @@
-"""Report of a preparation run: OUT/report.json and a summary of a few lines."""
+"""Report of a preparation run: OUT/report.json, OUT/report.md and a summary of a few lines."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from s3dnerf.data.clip import IN_SYNC_LABELS, read_info, read_valid
 from s3dnerf.data.config import DataConfig
@@ -14,7 +16,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import atomic_write
 
-REPORT_FILE = "report.json"
+REPORT_FILE, MARKDOWN_FILE = "report.json", "report.md"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class ClipRecord:
     confidence: float | None
     """Confidence of the offset; None if it was not measured."""
     seconds: float
+    person: str
+    bytes: int
+    """Size of its files."""
     whole: bool
     """Whether every frame shows a face and the clip is long enough for a speech sequence."""
 
@@ -47,6 +52,23 @@ class ClipRecord:
     def usable_for_speech(self) -> bool:
         """Whether training can learn speech from it."""
         return self.whole and self.sync in IN_SYNC_LABELS
+
+
+@dataclass
+class RunStatistics:
+    """Work of one run."""
+
+    frames: int = 0
+    """Frames of the clips that it prepared."""
+    core_seconds: float = 0.0
+    """Processor time, including that of videos that failed."""
+    seconds: float = 0.0
+    """Duration."""
+
+    @property
+    def frames_per_core_second(self) -> float:
+        """Speed of one core; 0 if nothing was prepared."""
+        return self.frames / self.core_seconds if self.core_seconds else 0.0
 
 
 @dataclass
@@ -63,6 +85,7 @@ class PrepareReport:
     """Videos that failed in this or an earlier run."""
     clips: list[ClipRecord] = field(default_factory=list)
     """All existing clips, sorted by id."""
+    run: RunStatistics = field(default_factory=RunStatistics)
 
 
 def record_clip(folder: Path) -> ClipRecord:
@@ -70,7 +93,17 @@ def record_clip(folder: Path) -> ClipRecord:
     info = read_info(folder)
     whole = has_continuous_face(info["frames"], read_valid(folder), DataConfig.sequence_frames)
     seconds = info["frames"] / FPS
-    return ClipRecord(info["id"], info["sync"], info.get("offset", 0), info.get("confidence"), seconds, whole)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return ClipRecord(
+        id=info["id"],
+        sync=info["sync"],
+        offset=info.get("offset", 0),
+        confidence=info.get("confidence"),
+        seconds=seconds,
+        person=info["person"],
+        bytes=size,
+        whole=whole,
+    )
 
 
 def read_failures(out: Path) -> list[Failure]:
@@ -85,9 +118,62 @@ def read_failures(out: Path) -> list[Failure]:
 
 
 def write_report(out: Path, report: PrepareReport) -> None:
-    """Write OUT/report.json."""
-    with atomic_write(out / REPORT_FILE) as path:
-        path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write OUT/report.json and OUT/report.md."""
+    content = {"statistics": summarize(report), **asdict(report)}
+    for name, text in (
+        (REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False)),
+        (MARKDOWN_FILE, format_markdown(report)),
+    ):
+        with atomic_write(out / name) as path:
+            path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def summarize(report: PrepareReport) -> dict[str, Any]:
+    """Return the statistics of all existing clips, of the failures by reason, and of this run."""
+    seconds = sum(clip.seconds for clip in report.clips)
+    return {
+        "clips": len(report.clips),
+        "people": len({clip.person for clip in report.clips}),
+        "hours": seconds / 3600,
+        "hours_of_speech": sum(clip.seconds for clip in report.clips if clip.usable_for_speech) / 3600,
+        "bytes_per_second": sum(clip.bytes for clip in report.clips) / seconds if seconds else 0.0,
+        "failed": len(report.failed),
+        "reasons": count_reasons(report.failed),
+        "frames_of_this_run": report.run.frames,
+        "frames_per_second": report.run.frames / report.run.seconds if report.run.seconds else 0.0,
+        "frames_per_core_second": report.run.frames_per_core_second,
+    }
+
+
+def count_reasons(failures: list[Failure]) -> dict[str, int]:
+    """Count failures by reason, the most frequent first; numbers in reasons do not tell them apart."""
+    counts = Counter(re.sub(r"\d+(\.\d+)?", "N", failure.reason) for failure in failures)
+    return dict(counts.most_common())
+
+
+def format_markdown(report: PrepareReport) -> str:
+    """Return the statistics as a page."""
+    facts = summarize(report)
+    rows = [
+        ("clips", f"{facts['clips']:,}"),
+        ("people", f"{facts['people']:,}"),
+        ("hours", f"{facts['hours']:.2f}"),
+        ("hours that teach speech", f"{facts['hours_of_speech']:.2f}"),
+        ("kB per second of video", f"{facts['bytes_per_second'] / 1000:.1f}"),
+        ("videos that failed", f"{facts['failed']:,}"),
+        ("frames of this run", f"{facts['frames_of_this_run']:,}"),
+        ("frames per second", f"{facts['frames_per_second']:.1f}"),
+        ("frames per second of processor time", f"{facts['frames_per_core_second']:.1f}"),
+    ]
+    lines = ["# Preparation", "", "| | |", "| --- | ---: |", *(f"| {name} | {value} |" for name, value in rows)]
+    if facts["reasons"]:
+        lines += ["", "| reason of a failure | videos |", "| --- | ---: |"]
+        lines += [f"| {_escape_cell(reason)} | {count:,} |" for reason, count in facts["reasons"].items()]
+    return "\n".join(lines)
+
+
+def _escape_cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def check_success(report: PrepareReport, out: Path) -> None:
@@ -99,7 +185,7 @@ def check_success(report: PrepareReport, out: Path) -> None:
 
 
 def format_summary(report: PrepareReport, out: Path) -> str:
-    """Return two lines: what was done, and how much of the clips can train speech and why the rest cannot."""
+    """Return a few lines: what was done, how much of the clips can train speech and why the rest cannot, the speed."""
     measured = f" ({len(report.measured)} of them measured now)" if report.measured else ""
     done = (
         f"{len(report.prepared)} prepared, {len(report.present)} already there{measured}, {len(report.failed)} failed"
@@ -113,7 +199,10 @@ def format_summary(report: PrepareReport, out: Path) -> str:
     counts += [f"{broken} too short or with frames without a face"] if broken else []
     share = f" ({usable / total:.0%})" if total else ""
     teaches = f"of {format_duration(total)}, {format_duration(usable)}{share} can teach speech"
-    return f"{done}; see {out / REPORT_FILE}\n{teaches}: {', '.join(counts) or 'no clips'}"
+    lines = [f"{done}; see {out / MARKDOWN_FILE}", f"{teaches}: {', '.join(counts) or 'no clips'}"]
+    if report.run.frames:
+        lines.append(f"{report.run.frames_per_core_second:.1f} frames per second of processor time")
+    return "\n".join(lines)
 
 
 def format_duration(seconds: float) -> str:

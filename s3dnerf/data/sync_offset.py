@@ -17,8 +17,6 @@ from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import measure_level, speech_gain
 
-SYNC_CROP_SIZE = 256
-"""Side in pixels of the head crops that an offset is measured on."""
 MAX_OFFSET = 10
 """Largest offset that is searched, in frames to either side (0.4 s)."""
 PEAK_RADIUS = 2

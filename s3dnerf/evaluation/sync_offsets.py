@@ -18,7 +18,7 @@ from s3dnerf.data.sync_offset import MIN_WINDOWS, SyncOffset, find_offset, label
 from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import measure_level, speech_gain
-from s3dnerf.models.sync_discriminator import SyncDiscriminator, embed_moments, embed_video
+from s3dnerf.models.sync_discriminator import SHARED_FRAMES, SyncDiscriminator, embed_moments, embed_video
 from s3dnerf.structures import Camera
 
 SEGMENT_LENGTHS = (50, 100, 200, None)
@@ -117,7 +117,8 @@ def cut_segments(
 def embed_segment(model: SyncDiscriminator, audio: np.ndarray, moments: int) -> Tensor:
     """Embed the speech of a segment as preparation does."""
     gain = np.float32(speech_gain(measure_level([audio])))
-    return embed_moments(model, audio * gain, model.config.frames // 2 + np.arange(moments)).cpu()
+    frames = model.config.frames // 2 + np.arange(moments)
+    return embed_moments(model, audio * gain, frames, SHARED_FRAMES).cpu()
 
 
 def measure_offset(lips: Tensor, speech: Tensor) -> SyncOffset:

@@ -21,8 +21,8 @@ LIP_POINTS = np.array((*LIPS_OUTER, *LIPS_INNER))
 """Mesh points of both lips."""
 SHARED_POINTS = KEPT_POINTS[KEPT_POINTS < MESH_POINT_COUNT]
 """Kept points that the plain mesh has too; they span the face."""
-LIP_BATCH_FRAMES = 32
-"""Batch size of the plain mesh."""
+LIP_BATCH_FRAMES = 8
+"""Batch size of the plain mesh; larger batches are slower, because they do not fit into the cache."""
 
 
 def fuse_lip_landmarks(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

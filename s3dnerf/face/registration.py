@@ -38,6 +38,10 @@ REGISTRATION_SIZE = 256
 """Side in pixels of the crops that are registered."""
 MIN_POINT_HEIGHT = -0.05
 """Head-space y, about the tip of the nose, above which the points of the face hardly move in speech."""
+FLOW_MARGIN = 12
+"""Pixels around the tracked points within which the flow is computed. Against the flow of the whole crop, which takes
+2.6 times as long, poses move the face by 0.02 to 0.13 pixels (root mean square, three clips); registration itself moves
+it by 0.4 to 2.3."""
 PIXEL = 2.0 / REGISTRATION_SIZE
 FLOW_NOISE = 0.5 * PIXEL
 """Standard error of a tracked point, image coordinates."""
@@ -97,10 +101,27 @@ def track_points(
         ``[N, 2]`` positions in ``frame`` and ``[N]`` their confidence in [0, 1].
     """
     warped, affine = warp_to_expected(reference, points, expected)
-    flow, confidence = measure_flow(warped, frame)
     start = points @ affine[:, :2].T + affine[:, 2]
-    pixels = ((start + 1.0) * (len(flow) / 2) - 0.5).astype(np.float32)[None]
-    return start + sample(flow, pixels)[0], sample(confidence, pixels)[0]
+    pixels = (start + 1.0) * (len(frame) / 2) - 0.5
+    left, top, side = choose_window(pixels, len(frame))
+    window = np.s_[top : top + side, left : left + side]
+    flow, confidence = measure_flow(warped[window], frame[window])
+    # The flow has half the resolution, and its unit is half the side of the window.
+    places = (((pixels - [left, top]) + 0.5) / 2 - 0.5).astype(np.float32)[None]
+    return start + sample(flow, places)[0] * (side / len(frame)), sample(confidence, places)[0]
+
+
+def choose_window(pixels: np.ndarray, size: int) -> tuple[int, int, int]:
+    """Return the left and top edge and the even side of a square around points ``[N, 2]`` with a margin.
+
+    Args:
+        pixels: positions in an image of ``size`` pixels a side; the square lies within the image.
+        size: even.
+    """
+    low, high = np.clip(pixels.min(0), 0, size - 1), np.clip(pixels.max(0), 0, size - 1)
+    side = min(size, 2 * int(np.ceil((high - low).max() / 2)) + 2 * FLOW_MARGIN)
+    left, top = np.clip(np.round((low + high + 1 - side) / 2), 0, size - side).astype(int)
+    return int(left), int(top), side
 
 
 def warp_to_expected(image: np.ndarray, points: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

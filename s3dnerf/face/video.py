@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,8 +33,8 @@ class LandmarkTrack:
 
 
 @dataclass(frozen=True)
-class HeadTrack:
-    """A head followed through a video."""
+class HeadLocation:
+    """Where the head is in a video."""
 
     landmarks: np.ndarray
     """``float32 [T, 478, 3]`` pixels of the source video, without gaps."""
@@ -42,8 +42,6 @@ class HeadTrack:
     """``bool [T]``: a face was detected, or a gap of at most ``MAX_GAP`` frames was interpolated."""
     crop: CropBox
     """Square around the head, the same for all frames, in pixels of the source video."""
-    pose: HeadPose
-    """T registered and smoothed poses, crop-normalized."""
     frame_size: tuple[int, int]
     """Height and width of the source video."""
 
@@ -55,28 +53,61 @@ class HeadTrack:
         """The landmarks, crop-normalized (u, v, d)."""
         return crop_landmarks(self.landmarks, self.crop)
 
-    def stream_crops(self, path: str | Path, size: int) -> Iterator[np.ndarray]:
-        """Decode the video from its beginning and yield its T crops ``uint8 [size, size, 3]``."""
-        return stream_crops(path, self.crop, size, len(self))
+    def crop_frames(self, frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+        """Yield the crops ``uint8 [size, size, 3]`` of the first T frames ``uint8 [H, W, 3]`` of the video."""
+        return (apply_crop(frame, self.crop, size) for frame in islice(frames, len(self)))
+
+    def register_poses(self, open_crops: Callable[[], Iterator[np.ndarray]]) -> HeadTrack:
+        """Add the head poses.
+
+        Args:
+            open_crops: starts reading the T crops, ``REGISTRATION_SIZE`` pixels a side; called twice.
+        """
+        pose = register_head_poses(open_crops, self.cropped_landmarks)
+        return HeadTrack(self.landmarks, self.valid, self.crop, self.frame_size, pose)
 
 
-def track_head(
-    path: str | Path,
-    *,
-    landmarks: np.ndarray | None = None,
-    max_frames: int | None = None,
-    min_crop_side: float = 0.0,
-) -> HeadTrack:
+@dataclass(frozen=True)
+class HeadTrack(HeadLocation):
+    """A head followed through a video."""
+
+    pose: HeadPose
+    """T registered and smoothed poses, crop-normalized."""
+
+
+def track_head(path: str | Path, *, landmarks: np.ndarray | None = None, max_frames: int | None = None) -> HeadTrack:
     """Track the head of a video at 25 frames per second.
 
-    Detects landmarks, fits head poses, chooses one crop that holds the head in all valid frames, and registers the
-    poses by optical flow within that crop.
+    Locates the head and registers its poses by optical flow within the crop.
 
     Args:
         path: the video.
         landmarks: ``[T, 478, 3]`` in normalized image coordinates (u, v, d) if they are known; all frames count as
             valid. By default they are tracked.
         max_frames: number of leading frames to use; all by default.
+
+    Raises:
+        UserError: the video cannot be read, or fewer than half of its frames show a face.
+    """
+    location = locate_head(path, landmarks=landmarks, max_frames=max_frames)
+    return location.register_poses(lambda: location.crop_frames(stream_frames(path), REGISTRATION_SIZE))
+
+
+def locate_head(
+    path: str | Path,
+    frames: Iterable[np.ndarray] | None = None,
+    *,
+    landmarks: np.ndarray | None = None,
+    max_frames: int | None = None,
+    min_crop_side: float = 0.0,
+) -> HeadLocation:
+    """Detect the landmarks of a video and choose one crop that holds the head in all valid frames.
+
+    Args:
+        path: the video.
+        frames: its frames ``uint8 [H, W, 3]``, if they are decoded already.
+        landmarks: as for :func:`track_head`.
+        max_frames: as for :func:`track_head`.
         min_crop_side: smallest side of the crop, pixels of the source video.
 
     Raises:
@@ -85,7 +116,7 @@ def track_head(
     info = probe_video(path)
     frame_size = (info.height, info.width)
     if landmarks is None:
-        track = track_landmarks(path, frame_size)
+        track = track_landmarks(path, frame_size, frames)
     else:
         track = LandmarkTrack(to_pixels(landmarks, frame_size), np.ones(len(landmarks), bool))
     points, valid = track.landmarks[:max_frames], track.valid[:max_frames]
@@ -95,15 +126,18 @@ def track_head(
     if crop.side < min_crop_side:
         reason = f"the head is too small: its crop has {crop.side:.0f} of at least {min_crop_side:.0f} pixels"
         raise UserError(path, reason, "Use a video of higher resolution, or cut it to the head.")
-    return HeadTrack(points, valid, crop, register_video_poses(path, points, crop), frame_size)
+    return HeadLocation(points, valid, crop, frame_size)
 
 
-def track_landmarks(path: str | Path, frame_size: tuple[int, int]) -> LandmarkTrack:
+def track_landmarks(
+    path: str | Path, frame_size: tuple[int, int], frames: Iterable[np.ndarray] | None = None
+) -> LandmarkTrack:
     """Track the face of a video at 25 frames per second.
 
     Args:
         path: the video.
         frame_size: its height and width.
+        frames: its frames ``uint8 [H, W, 3]``, if they are decoded already.
 
     Raises:
         UserError: the video cannot be read, or fewer than half of its frames show a face.
@@ -111,7 +145,7 @@ def track_landmarks(path: str | Path, frame_size: tuple[int, int]) -> LandmarkTr
     with FaceTracker() as tracker:
         detections = [
             None if landmarks is None else to_pixels(landmarks, frame_size)
-            for landmarks in tracker.track(stream_frames(path))
+            for landmarks in tracker.track(stream_frames(path) if frames is None else frames)
         ]
     track = interpolate_landmarks(detections)
     if track is None or track.valid.mean() < MIN_FACE_RATIO:
@@ -138,24 +172,6 @@ def interpolate_landmarks(detections: Sequence[np.ndarray | None]) -> LandmarkTr
     inside = (frames >= detected[0]) & (frames <= detected[-1])
     valid = inside & (detected[after] - detected[before] - 1 <= MAX_GAP)
     return LandmarkTrack(filled.astype(np.float32), valid)
-
-
-def register_video_poses(path: str | Path, landmarks: np.ndarray, crop: CropBox) -> HeadPose:
-    """Register the head poses of the first T frames of a video within a crop.
-
-    Args:
-        path: the video.
-        landmarks: ``[T, 478, 3]`` in pixels of the video.
-        crop: the square around the head.
-    """
-    return register_head_poses(
-        lambda: stream_crops(path, crop, REGISTRATION_SIZE, len(landmarks)), crop_landmarks(landmarks, crop)
-    )
-
-
-def stream_crops(path: str | Path, crop: CropBox, size: int, frames: int | None = None) -> Iterator[np.ndarray]:
-    """Decode a video and yield the crops ``uint8 [size, size, 3]`` of its first ``frames`` frames, or of all."""
-    return (apply_crop(frame, crop, size) for frame in islice(stream_frames(path), frames))
 
 
 def too_few_faces(path: str | Path, detections: Sequence[np.ndarray | None], hint: str) -> UserError:

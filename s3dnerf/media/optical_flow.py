@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,7 @@ MAX_INTENSITY_CHANGE = 20.0
 """Largest difference in gray levels (of 255), averaged over 5 x 5 pixels, between two matching places."""
 HALF_CONFIDENCE_GRADIENT = 4.0
 """Gradient in gray levels per pixel at which confidence is half of that at strong edges. Flat areas match anywhere."""
+_AXES = ((1, 0), (0, 1))
 
 
 def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,16 +33,31 @@ def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.
     forward = search.calc(frame_gray, source_gray, None)  # type: ignore[call-overload]
     backward = search.calc(source_gray, frame_gray, None)  # type: ignore[call-overload]
     size = len(frame_gray)
-    target = forward + np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
-    cycle_error = np.linalg.norm(forward + sample(backward, target), axis=-1)
+    target = forward + _list_pixels(size)
+    cycle = forward + sample(backward, target)
+    cycle_error = cv2.magnitude(cycle[..., 0], cycle[..., 1])
     change = cv2.blur(cv2.absdiff(frame_gray, sample(source_gray, target)).astype(np.float32), (5, 5))
     inside = ((target >= 0) & (target <= size - 1)).all(axis=-1)
-    texture = cv2.blur(np.hypot(*np.gradient(frame_gray.astype(np.float32))), (5, 5))
+    texture = cv2.blur(_measure_gradient(frame_gray), (5, 5))
     confidence = (cycle_error < MAX_CYCLE_ERROR) & (change < MAX_INTENSITY_CHANGE) & inside
     confidence = confidence * (texture / (texture + HALF_CONFIDENCE_GRADIENT)).astype(np.float32)
     half = (size // 2, size // 2)
     flow, confidence = (cv2.resize(part, half, interpolation=cv2.INTER_AREA) for part in (forward, confidence))
     return flow * np.float32(2.0 / size), confidence
+
+
+@lru_cache(maxsize=16)
+def _list_pixels(size: int) -> np.ndarray:
+    """Return the pixel positions (x, y) of a square, ``float32 [size, size, 2]``."""
+    return np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
+
+
+def _measure_gradient(gray: np.ndarray) -> np.ndarray:
+    """Return the gradient of ``uint8 [S, S]`` in gray levels per pixel; differences are one-sided at the border."""
+    x, y = (cv2.Sobel(gray, cv2.CV_32F, *axis, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE) for axis in _AXES)
+    x[:, [0, -1]] *= 2
+    y[[0, -1]] *= 2
+    return cv2.magnitude(x, y)
 
 
 def sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -25,7 +25,9 @@ SIZE, WINDOW, BATCH_SIZE = 64, 7680, 4
 def in_process(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """Prepare clips in this process: starting another one takes longer than the work of most tests."""
 
-    def run(todo: list[VideoEntry], job: ClipJob, workers: int) -> Iterator[tuple[VideoEntry, str | None]]:
+    def run(
+        todo: list[VideoEntry], job: ClipJob, workers: int, ray: str | None
+    ) -> Iterator[tuple[VideoEntry, prepare.ClipOutcome]]:
         return ((entry, prepare.prepare_entry(entry, job)) for entry in todo)
 
     monkeypatch.setattr(prepare, "run_jobs", run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from s3dnerf.data import prepare
+from s3dnerf.data import engines, prepare
 from s3dnerf.data import videos as videos_module
 from s3dnerf.data.clip import INFO_FILE, load_clip
-from s3dnerf.data.report import PrepareReport
+from s3dnerf.data.report import ClipRecord, PrepareReport
 from s3dnerf.data.sync_offset import MIN_SYNC_CONFIDENCE, shift_speech
 from s3dnerf.data.videos import VideoEntry
 from s3dnerf.errors import UserError
@@ -64,7 +65,7 @@ def test_valid_videos_are_prepared_and_failures_are_listed(
 ) -> None:
     _, out, first, _ = made
     assert sorted(first.prepared) == list(REAL) and first.present == []
-    assert sorted(path.name for path in out.iterdir()) == [*REAL, "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == [*REAL, "report.json", "report.md"]
     reasons = {failure.id: failure.reason for failure in first.failed}
     assert sorted(reasons) == ["broken_1", "broken_2", "landscape_0"]
     assert reasons["landscape_0"] == "a face is seen in only 0 of 20 frames"
@@ -76,17 +77,28 @@ def test_valid_videos_are_prepared_and_failures_are_listed(
         clip = load_clip(out / name)
         assert record == {"id": name, "sync": "ok", "offset": clip.offset, "confidence": clip.confidence} | {
             "seconds": 3.0,
+            "person": name,
+            "bytes": sum(path.stat().st_size for path in (out / name).iterdir()),
             "whole": True,
         }
         assert clip.sync == "ok" and abs(clip.offset) <= 1 and clip.confidence > 0.2
+
+
+def test_statistics_of_the_run_are_reported(made: Made) -> None:
+    _, out, first, second = made
+    assert first.run.frames == 150 and second.run.frames == 0
+    # Tracking alone takes milliseconds per frame, and the two processes do not use more than all of their time.
+    assert first.run.core_seconds > 0.2 and first.run.frames_per_core_second == 150 / first.run.core_seconds
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "| clips | 2 |" in page and "| people | 2 |" in page and "a face is seen in only N of N frames | 1 |" in page
 
 
 def test_second_run_changes_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, out, first, second = made
     assert second.prepared == [] and sorted(second.present) == list(REAL)
     assert sorted(failure.id for failure in second.failed) == sorted(failure.id for failure in first.failed)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "report.json"}
-    monkeypatch.setattr(prepare, "ProcessPoolExecutor", None)  # Starting one would fail.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.stem != "report"}
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", None)  # Starting one would fail.
     prepare_videos(videos, out)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
@@ -272,16 +284,60 @@ def test_lips_of_a_clip_are_the_mean_of_two_networks(made: Made) -> None:
     assert 0.02 < change < 0.6
 
 
-def test_crashed_worker_fails_only_its_own_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ray", [None, pytest.param("local", marks=pytest.mark.slow)])
+def test_crashed_worker_fails_only_its_own_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: str | None
+) -> None:
     names = ("a", "b", "bad", "c")
     for name in names:
         (tmp_path / f"{name}.mp4").touch()
     kinds = {name: DeadlyEntry if name == "bad" else VideoEntry for name in names}
     entries = [kinds[name](name, tmp_path / f"{name}.mp4", "someone") for name in names]
     monkeypatch.setattr(prepare, "find_videos", lambda videos, manifest: entries)
-    report = prepare_videos(tmp_path / "videos", tmp_path / "out", workers=2)
+    report = prepare_videos(tmp_path / "videos", tmp_path / "out", workers=2, ray=ray)
     reasons = {failure.id: failure.reason for failure in report.failed}
     assert reasons == {name: "is an empty file" for name in ("a", "b", "c")} | {"bad": prepare.WORKER_DIED}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), prepare.OUT_OF_MEMORY), (IndexError("no frame"), "cannot be prepared (IndexError: no frame)")],
+)
+def test_any_error_fails_only_its_own_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None, error: Exception, reason: str
+) -> None:
+    def fail(entry: VideoEntry, *rest: object) -> int:
+        if entry.id == "bad_0":
+            entry.path.unlink()
+            raise error
+        return 7
+
+    for name in ("bad_0", "good_0", "good_1"):
+        (tmp_path / f"{name}.mp4").touch()
+    monkeypatch.setattr(prepare, "prepare_clip", fail)
+    monkeypatch.setattr(
+        prepare, "record_clip", lambda folder: ClipRecord(folder.name, "ok", 0, None, 1.0, "x", 1, True)
+    )
+    report = prepare_videos(tmp_path, tmp_path.parent / f"{tmp_path.name}_out")
+    assert [(failure.id, failure.reason) for failure in report.failed] == [("bad_0", reason)]
+    assert report.prepared == ["good_0", "good_1"] and report.run.frames == 14
+
+
+def test_relative_paths_hold_in_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(prepare, "prepare_clip", lambda entry, *rest: taken.append(entry.path) or 5)
+    entry, job = VideoEntry("a", Path("videos/a.mp4"), "x"), prepare.ClipJob(tmp_path / "out", 64, print, tmp_path)
+    assert prepare.prepare_entry(entry, job).frames == 5 and taken == [tmp_path / "videos" / "a.mp4"]
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> None:
+    def fail(*rest: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.setattr(prepare, "prepare_clip", fail)
+    with pytest.raises(UserError, match="No space left"):
+        prepare_videos(tmp_path, tmp_path.parent / f"{tmp_path.name}_out")
 
 
 def test_video_with_a_tiny_head_raises(tmp_path: Path, shared_data: Path) -> None:

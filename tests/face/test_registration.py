@@ -12,9 +12,11 @@ from skimage.data import astronaut
 
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
 from s3dnerf.face.registration import (
+    FLOW_MARGIN,
     PIXEL,
     REGISTRATION_SIZE,
     TRACKED_POSE_STD,
+    choose_window,
     refine_head_poses,
     register_head_poses,
     select_reference_frame,
@@ -89,6 +91,18 @@ def test_visible_points_are_tracked_with_confidence(picture: np.ndarray) -> None
         assert confidence[hidden].max() < 0.1 and np.median(confidence[~hidden]) > 0.3
         miss = np.abs(seen - places - shift).max(-1)
         assert (miss * confidence).sum() / confidence.sum() < 0.2 * PIXEL
+
+
+def test_flow_window_holds_the_points_with_a_margin() -> None:
+    points = np.array([[60.0, 70.0], [90.0, 100.0], [149.0, 81.0]])
+    left, top, side = choose_window(points, 256)
+    assert side % 2 == 0 and side == 90 + 2 * FLOW_MARGIN
+    assert left <= 60 - FLOW_MARGIN + 1 and left + side >= 149 + FLOW_MARGIN
+    assert (top + side / 2) == pytest.approx(85.5, abs=1)
+    # Inside the image, and never larger than it.
+    assert choose_window(points - 55, 256)[:2] == (0, 0)
+    assert choose_window(points + 105, 256)[0] == 256 - side
+    assert choose_window(np.array([[-50.0, 3.0], [300.0, 200.0]]), 256) == (0, 0, 256)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_pose
 from s3dnerf.face.landmarks import FaceTracker, to_pixels
-from s3dnerf.face.video import interpolate_landmarks, track_head
+from s3dnerf.face.video import interpolate_landmarks, locate_head, track_head
 from s3dnerf.media.video import VideoWriter, stream_frames
 
 VIDEO = "grid_uA_sbwe5n.mp4"
@@ -49,9 +49,16 @@ def test_a_head_is_tracked_in_one_crop(video: Path) -> None:
     np.testing.assert_allclose(track.pose.center, fitted.center, atol=0.03)
     np.testing.assert_allclose(track.pose.scale, fitted.scale, rtol=0.03)
     np.testing.assert_allclose(fit_head_pose(track.cropped_landmarks).center, fitted.center, atol=1e-3)
-    crops = list(track.stream_crops(video, 64))
+    crops = list(track.crop_frames(stream_frames(video), 64))
     assert len(crops) == 12
     np.testing.assert_array_equal(crops[3], apply_crop(list(stream_frames(video))[3], track.crop, 64))
+
+
+def test_decoded_frames_give_the_same_head(video: Path) -> None:
+    frames = list(stream_frames(video))
+    head, known = locate_head(video), locate_head(video, frames)
+    assert head.crop == known.crop
+    np.testing.assert_array_equal(head.landmarks, known.landmarks)
 
 
 def test_known_landmarks_are_used_and_frames_are_limited(video: Path) -> None:
@@ -60,12 +67,12 @@ def test_known_landmarks_are_used_and_frames_are_limited(video: Path) -> None:
     track = track_head(video, landmarks=landmarks, max_frames=5)
     np.testing.assert_array_equal(track.landmarks, to_pixels(landmarks[:5], (320, 400)))
     assert len(track.pose) == len(track) == 5 and track.valid.all()
-    assert len(list(track.stream_crops(video, 64))) == 5
+    assert len(list(track.crop_frames(stream_frames(video), 64))) == 5
 
 
 def test_small_heads_and_missing_faces_raise(video: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too small"):
-        track_head(video, min_crop_side=400)
+        locate_head(video, min_crop_side=400)
     with VideoWriter(tmp_path / "empty.mp4", (96, 96)) as writer:
         for level in range(4):
             writer.write(np.full((96, 96, 3), 100 + level, np.uint8))
