@@ -17,7 +17,6 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -27,7 +26,14 @@ from s3dnerf.device import choose_device, describe_machine
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.media.files import make_folder, refuse_inputs
-from s3dnerf.optimization import check_finite, clip_gradient, schedule, seed_step
+from s3dnerf.optimization import (
+    DivergenceCheck,
+    ExponentialMovingAverage,
+    check_finite,
+    clip_gradient,
+    schedule,
+    seed_step,
+)
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.checkpoint import (
     TrainingState,
@@ -82,11 +88,12 @@ class TrainingLoop(ABC, Generic[Model]):
         self.device = choose_device(config.device, "train.device")
         torch.manual_seed(seed)
         self.model: Model = self.make_model().to(self.device)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.average = ExponentialMovingAverage(self.model, config.ema_decay)
         self.optimizer = self.make_optimizer()
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
         self.seconds = 0.0
+        self.divergence = DivergenceCheck()
 
     @abstractmethod
     def make_model(self) -> Model:
@@ -168,7 +175,7 @@ class TrainingLoop(ABC, Generic[Model]):
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("peak", loop.learning_rate) * schedule(self.step, loop.steps, loop.warmup)
         # With one seed per step, a resumed run repeats dropout and jitter exactly.
-        generator = seed_step(self.seed, self.step)
+        generator = seed_step(self.seed, self.step, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor | float] = {}
         for batch in batches:
@@ -177,7 +184,7 @@ class TrainingLoop(ABC, Generic[Model]):
             if self.device.type == "cpu":
                 check_finite(loss, "loss", self.step)
             (loss / len(batches)).backward()
-        clip_gradient(self.model, loop.max_grad_norm, self.step)
+        self.divergence.watch(clip_gradient(self.model, loop.max_grad_norm), self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.finish_step()
@@ -185,6 +192,7 @@ class TrainingLoop(ABC, Generic[Model]):
 
     def log_metrics(self, log: SummaryWriter, bar: tqdm[Any], metrics: dict[str, Tensor | float]) -> None:
         """Write metrics to the log and the progress bar."""
+        self.divergence.require_finite()
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
             log.add_scalar(f"train/{name}", value, self.step)
@@ -193,6 +201,7 @@ class TrainingLoop(ABC, Generic[Model]):
 
     def save(self) -> None:
         """Write a checkpoint and delete old ones."""
+        self.divergence.require_finite()
         self.seconds = time.monotonic() - self.begin
         save_checkpoint(self.checkpoints / f"step_{self.step:07d}", self.step, self.state)
         drop_old(self.checkpoints, KEPT_CHECKPOINTS)

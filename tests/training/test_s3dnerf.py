@@ -22,7 +22,7 @@ from s3dnerf.data.config import RUN_FRAMES
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
-from s3dnerf.optimization import clip_gradient, seed_step
+from s3dnerf.optimization import DivergenceCheck, clip_gradient, seed_step
 from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
 from s3dnerf.training.losses import weighted_sum
@@ -491,7 +491,7 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     model = torch.nn.Linear(2, 2)
     model.weight.grad = torch.tensor([[1.0, math.nan], [0.0, 0.0]])
     with pytest.raises(UserError, match="step 8: training has diverged"):
-        clip_gradient(model, 1.0, step=7)
+        DivergenceCheck().watch(clip_gradient(model, 1.0), step=7)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
