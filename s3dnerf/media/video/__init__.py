@@ -1,10 +1,12 @@
 """Video: a streaming reader at a fixed frame rate, exact random access, and a streaming writer."""
 
 from .reader import VideoInfo, probe_video, read_frames, stream_frames
+from .threaded import ThreadedVideoWriter
 from .writer import VIDEO_FORMATS, VideoFormat, VideoWriter, check_video_output, choose_video_format
 
 __all__ = [
     "VIDEO_FORMATS",
+    "ThreadedVideoWriter",
     "VideoFormat",
     "VideoInfo",
     "VideoWriter",
