@@ -120,7 +120,7 @@ def render_rays(
         early_stop_eps: transmittance below which the remaining samples are skipped.
 
     A :class:`DeformedField` is differentiable in lattice, planes and layers. Separate operators evaluate it if samples
-    or camera need gradients, if anything needs gradients on a GPU, or if there is no kernel for the device. Under
+    or camera need gradients, or if there is no kernel for the device and the sizes. Under
     autocast to bfloat16 the network may multiply in bfloat16; everything else is float32.
     """
     if isinstance(field_function, DeformedField):
