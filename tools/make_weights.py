@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from s3dnerf.cli import report_errors
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.model_card import CardSources, write_model_card
 from s3dnerf.media.files import atomic_write_folder
@@ -91,7 +92,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"make_weights: {error}")
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from s3dnerf import __version__
 from s3dnerf.cli.data import add_prepare
@@ -33,15 +33,26 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code: 0 on success, 2 for a UserError, which is printed as one line on standard error, 130 after
         Ctrl-C, and 128 + n after signal n.
     """
+
+    def run_command() -> None:
+        options, settings = build_parser().parse_known_args(sys.argv[1:] if words is None else words)
+        if settings and not options.takes_settings:
+            raise UserError(f"s3dnerf {options.command}", f"unexpected word {settings[0]}", "--help lists the options.")
+        options.settings = settings
+        options.run(options)
+
+    return report_errors(run_command)
+
+
+def report_errors(action: Callable[[], None]) -> int:
+    """Run the action of a program. Errors and signals end it with one line on standard error.
+
+    Returns:
+        The exit code, as of :func:`main`.
+    """
     try:
         with explain_failures(), raise_on_signals():
-            options, settings = build_parser().parse_known_args(sys.argv[1:] if words is None else words)
-            if settings and not options.takes_settings:
-                raise UserError(
-                    f"s3dnerf {options.command}", f"unexpected word {settings[0]}", "--help lists the options."
-                )
-            options.settings = settings
-            options.run(options)
+            action()
     except UserError as error:
         print(f"s3dnerf: error: {error}", file=sys.stderr)
         return 2

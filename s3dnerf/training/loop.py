@@ -94,6 +94,7 @@ class TrainingLoop(ABC, Generic[Model]):
         self.step = 0
         self.seconds = 0.0
         self.divergence = DivergenceCheck()
+        self.begin = time.monotonic()
 
     @abstractmethod
     def make_model(self) -> Model:

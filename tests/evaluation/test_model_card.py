@@ -24,7 +24,8 @@ def sources(
 ) -> CardSources:
     folder = tmp_path_factory.mktemp("card")
     words = ("--data.root", str(drawn_clips), "--train.steps", "2", "--train.motion_steps", "1")
-    checkpoint = train(load_smoke(*words, "--train.mouth_steps", "0"), folder / "run")
+    words += ("--train.mouth_steps", "0", "--data.held_out_people", "1")
+    checkpoint = train(load_smoke(*words), folder / "run")
     evaluation = folder / "evaluation"
     evaluation.mkdir()
     (evaluation / "table.md").write_text(f"# Self-reenactment\n\n{SPREAD}\n\n{TABLE}\n\nafter\n\n| other |\n")

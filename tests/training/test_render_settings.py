@@ -143,7 +143,7 @@ def test_a_run_ends_with_fitted_settings(
 
     monkeypatch.setattr("s3dnerf.training.s3dnerf.fit_render_config", fit)
     words = ("--data.root", str(drawn_clips), "--train.steps", "2", "--train.mouth_steps", "0")
-    checkpoint = train(load_smoke(*words), tmp_path / "run")
+    checkpoint = train(load_smoke(*words, "--data.held_out_people", "1"), tmp_path / "run")
     assert S3DNeRF.load(checkpoint / "model").render_config == fitted and len(people) == 1
     checkpoint = train(load_smoke(*words, "--data.held_out_people", "0"), tmp_path / "other")
     assert S3DNeRF.load(checkpoint / "model").render_config == RenderConfig()

@@ -43,6 +43,7 @@ PICTURES |= {"perceptual", "seen", "seen_gap", "flow"}
 JUDGED = {"adversarial", "matching"}
 UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
 """Loss terms on the input of super-resolution: eight rays across a face cannot represent all of it."""
+HOLD_OUT = ("--data.held_out_people", "1")
 
 
 @pytest.fixture
@@ -379,7 +380,7 @@ def test_the_whole_of_training_in_under_a_minute(
     make_config: Callable[..., S3DNeRFConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     begin = time.perf_counter()
-    config = make_config("--train.precision", "bfloat16")
+    config = make_config("--train.precision", "bfloat16", *HOLD_OUT)
     checkpoint = train(config, tmp_path)
     assert time.perf_counter() - begin < 60
     assert checkpoint.name == f"step_{config.train.steps:07d}"
@@ -408,7 +409,7 @@ def test_without_people_to_validate_on_training_goes_on(
 
 
 def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
-    trainer = S3DNeRFTrainer(make_config(), tmp_path)
+    trainer = S3DNeRFTrainer(make_config(*HOLD_OUT), tmp_path)
     assert len(trainer.val_data.identities) == 1
     assert {*trainer.data.identities, *trainer.val_data.identities} == {"ann", "ben"}
 
@@ -429,14 +430,7 @@ def test_the_log_holds_losses_and_pictures(
     monkeypatch.setattr("s3dnerf.training.loop.LOG_INTERVAL", 1)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = [
-        "--train.steps",
-        "3",
-        "--train.motion_steps",
-        "1",
-        "--train.validate_every",
-        "3",
-    ]
+    words = ["--train.steps", "3", "--train.motion_steps", "1", "--train.validate_every", "3", *HOLD_OUT]
     train(make_config(*words), tmp_path)
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()
