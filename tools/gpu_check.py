@@ -90,9 +90,10 @@ def run_section(name: str, options: Options, limit: float) -> Outcome:
 def run_child(name: str, options: Options, result: Path, log: Path) -> None:
     """Run a section and write its tables after each of them, so that a section that is killed leaves what it has."""
     os.setsid()
-    with log.open("wb") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    file = log.open("w", encoding="utf-8", buffering=1)
+    sys.stdout = sys.stderr = file
+    for stream in (1, 2):
+        os.dup2(file.fileno(), stream)
     # A crash of native code leaves its stack in the log.
     faulthandler.enable(file=2)
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -111,8 +112,7 @@ def run_child(name: str, options: Options, result: Path, log: Path) -> None:
         # Whatever fails is part of the report.
         traceback.print_exc()
         write(f"{type(error).__name__}: {first_line(error)}")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    file.flush()
 
 
 def write_reports(out: Path, options: Options, outcomes: dict[str, Outcome]) -> None:
