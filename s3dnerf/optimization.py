@@ -27,7 +27,7 @@ def step_optimizer(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def clip_gradient(model: nn.Module, largest: float) -> Tensor:
-    """Clip the gradient norm of a model to ``largest`` and return the former norm."""
+    """Clip the gradient norm of a model to ``largest`` and return the norm before."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
 
 
@@ -54,44 +54,56 @@ class ExponentialMovingAverage(AveragedModel):
 
 
 class DivergenceCheck:
-    """Notices when training has diverged: the loss or the norm of the gradient is not finite.
+    """Ends training when the gradient is no longer finite.
 
-    To read a number, the CPU must wait until the GPU has computed it. On a GPU, numbers are therefore only recorded in
-    each step, and read now and then.
+    On the CPU the error is raised before the weights change. On a GPU the host would wait for the norm in every step,
+    so the device takes note of the first bad step, and :meth:`require_finite` reads the note.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.first = torch.full((), -1, device=device)
-        """First step with a number that is not finite, or -1."""
+    def __init__(self) -> None:
+        self.bad_step: Tensor | None = None
 
-    def record(self, value: Tensor, step: int) -> None:
-        """Record a number of a step.
+    def watch(self, norm: Tensor, step: int) -> None:
+        """Check the norm of the gradient of a step.
 
         Raises:
-            UserError: it is on the CPU and not finite.
+            UserError: it is on the CPU and not finite. One more step would produce non-finite weights.
         """
-        diverged = (self.first < 0) & ~torch.isfinite(value.detach())
-        self.first = torch.where(diverged, step, self.first)
-        if value.device.type == "cpu":
-            self.require_finite()
+        if norm.device.type == "cpu":
+            check_finite(norm, "gradient", step)
+        else:
+            self.note(norm, step)
+
+    def note(self, norm: Tensor, step: int) -> None:
+        """Keep the number of the first step whose norm is not finite, on its device."""
+        if self.bad_step is None:
+            self.bad_step = torch.full((), math.inf, device=norm.device)
+        found = torch.where(torch.isfinite(norm), math.inf, float(step))
+        self.bad_step = torch.minimum(self.bad_step, found)
 
     def require_finite(self) -> None:
-        """Raise UserError if a recorded number was not finite."""
-        step = int(self.first)
-        if step >= 0:
-            reason = "training has diverged: the loss or its gradient is not a finite number"
-            hint = "Resume from the last checkpoint (--resume) with a lower --train.learning_rate."
-            raise UserError(f"step {step + 1}", reason, hint)
+        """Wait for the device, and raise UserError if the gradient of a step was not finite."""
+        if self.bad_step is not None and (step := self.bad_step.item()) < math.inf:
+            raise diverged("gradient", int(step))
 
 
-def seed_batch(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Seed dropout for a batch and return a generator for all other random numbers that its losses need.
+def check_finite(value: Tensor, name: str, step: int) -> None:
+    """Raise UserError if training has diverged: the loss or the norm of the gradient is not finite."""
+    if not torch.isfinite(value):
+        raise diverged(name, step)
 
-    Args:
-        seed: seed of the run.
-        number: number of the batch in the run, counted over all processes.
-        device: device of the generator, so that its numbers need not be copied there.
+
+def diverged(name: str, step: int) -> UserError:
+    """Return the error for a run whose loss or gradient, ``name``, is not finite at ``step``."""
+    hint = "Resume from the last checkpoint (--resume) with a lower --train.learning_rate."
+    return UserError(f"step {step + 1}", f"training has diverged: the {name} is not a finite number", hint)
+
+
+def seed_step(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Seed dropout for this step and return a generator for all other random numbers of the step.
+
+    The generator is on ``device``, so that its numbers need not be copied there.
     """
-    mixed = (seed * 1_000_003 + number) % 2**63
-    torch.manual_seed(mixed)
-    return torch.Generator(device).manual_seed(mixed)
+    number = (seed * 1_000_003 + step) % 2**63
+    torch.manual_seed(number)
+    return torch.Generator(device).manual_seed(number)

@@ -26,7 +26,14 @@ from s3dnerf.device import choose_device, describe_machine
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.media.files import make_folder, refuse_inputs
-from s3dnerf.optimization import DivergenceCheck, ExponentialMovingAverage, clip_gradient, schedule, seed_batch
+from s3dnerf.optimization import (
+    DivergenceCheck,
+    ExponentialMovingAverage,
+    check_finite,
+    clip_gradient,
+    schedule,
+    seed_step,
+)
 from s3dnerf.precision import Precision, mixed_precision
 from s3dnerf.training.checkpoint import (
     TrainingState,
@@ -86,7 +93,7 @@ class TrainingLoop(ABC, Generic[Model]):
         self.checkpoints = run_dir / "checkpoints"
         self.step = 0
         self.seconds = 0.0
-        self.divergence = DivergenceCheck(self.device)
+        self.divergence = DivergenceCheck()
         self.begin = time.monotonic()
 
     @abstractmethod
@@ -169,16 +176,16 @@ class TrainingLoop(ABC, Generic[Model]):
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("peak", loop.learning_rate) * schedule(self.step, loop.steps, loop.warmup)
         # With one seed per step, a resumed run repeats dropout and jitter exactly.
-        generator = seed_batch(self.seed, self.step, self.device)
+        generator = seed_step(self.seed, self.step, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, Tensor | float] = {}
         for batch in batches:
             loss, metrics = self.compute_loss(batch, generator)
             # On the CPU, the backward pass of grid_sample crashes at non-finite positions.
             if self.device.type == "cpu":
-                self.divergence.record(loss, self.step)
+                check_finite(loss, "loss", self.step)
             (loss / len(batches)).backward()
-        self.divergence.record(clip_gradient(self.model, loop.max_grad_norm), self.step)
+        self.divergence.watch(clip_gradient(self.model, loop.max_grad_norm), self.step)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.finish_step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from s3dnerf.errors import UserError
 from s3dnerf.ops.constant import constant, select_rows
-from s3dnerf.optimization import DivergenceCheck, ExponentialMovingAverage
+from s3dnerf.optimization import DivergenceCheck, ExponentialMovingAverage, clip_gradient
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.s3dnerf import S3DNeRFTrainer
@@ -59,7 +61,7 @@ def use_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rand", "randn"):
         monkeypatch.setattr(torch, name, draw(getattr(torch, name)))
     generator = SimpleNamespace(device=torch.device("meta"))
-    monkeypatch.setattr("s3dnerf.training.loop.seed_batch", lambda *args: generator)
+    monkeypatch.setattr("s3dnerf.training.loop.seed_step", lambda *args: generator)
     # PyTorch has no autocast and no foreach kernels for this device.
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *args: False)
@@ -73,7 +75,6 @@ def move_trainer(trainer: S3DNeRFTrainer) -> None:
     for module in (trainer.model, trainer.average.module, trainer.face_mesh, trainer.sync_discriminator):
         module.to("meta")
     trainer.adversary.to("meta")
-    trainer.divergence = DivergenceCheck(trainer.device)
     trainer.optimizer = trainer.make_optimizer()
     trainer.adversary.optimizer = torch.optim.Adam(trainer.adversary.parameters(), 1e-3, foreach=True)
     # The first update copies the weights.
@@ -164,3 +165,25 @@ def test_the_average_is_exponential_and_copies_buffers() -> None:
     for parameter, value in zip(average.module.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value)
     assert average.module[1].running_mean.tolist() == [3.0, 3.0] and int(average.n_averaged) == 4
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_is_reported_with_its_first_step(bad: float) -> None:
+    check = DivergenceCheck()
+    check.require_finite()
+    # Norms on a GPU; any device but the CPU is watched in this way.
+    norms = [torch.tensor(value) for value in (1.0, bad, 2.0, bad)]
+    for step, norm in enumerate(norms):
+        check.note(norm, step)
+    with pytest.raises(UserError, match="step 2: training has diverged: the gradient"):
+        check.require_finite()
+    healthy = DivergenceCheck()
+    healthy.note(torch.tensor(3.0), 0)
+    healthy.require_finite()
+
+
+def test_on_the_cpu_divergence_is_reported_before_the_weights_change() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.weight.grad = torch.full((2, 2), math.nan)
+    with pytest.raises(UserError, match="step 5"):
+        DivergenceCheck().watch(clip_gradient(model, 1.0), 4)
