@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
-from s3dnerf.data.clip import list_clips
-from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
+from s3dnerf.data.clips import open_clips
+from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.models.speech_features import LogMel, Moonshine, space_evenly
 
 REACH = 4
@@ -72,8 +72,8 @@ def main() -> None:
 
 def read_speaking(root: Path, split: str) -> list[ClipTrack]:
     """Read the clips whose audio and video are in sync."""
-    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
-    return [track for track in tracks if has_usable_speech(track, 2 * REACH)]
+    clips = open_clips(root, split)
+    return [clips.load_track(row) for row in clips.find_speaking(2 * REACH).tolist()]
 
 
 def list_features() -> dict[str, Callable[[Tensor], Tensor]]:

@@ -21,7 +21,8 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Audio-video synchronization is measured unless a manifest states it (docs/data.md).\n"
         "A second run prepares only what is missing. OUT/report.json lists failures.",
         "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --workers 8\n"
-        "  s3dnerf prepare --videos clips --out data/own --manifest clips/MANIFEST.csv",
+        "  s3dnerf prepare --videos clips --out data/own --manifest clips/MANIFEST.csv\n"
+        "  s3dnerf prepare --videos VoxCeleb2/dev --out data/vox --size 512 --shards data/vox-shards",
     )
     parser.add_argument("--videos", type=read_path, required=True, metavar="DIR", help="folder with the videos")
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for the prepared clips")
@@ -46,14 +47,24 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         default=2,
         help="number of worker processes, one video each",
     )
+    parser.add_argument(
+        "--shards",
+        type=read_path,
+        metavar="DIR",
+        help="folder for all prepared clips as tar shards of about 256 MB (WebDataset), which training also reads",
+    )
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     """Prepare videos for training."""
+    from s3dnerf.data.index import refresh_index
     from s3dnerf.data.prepare import prepare_videos
     from s3dnerf.data.report import check_success, format_summary
+    from s3dnerf.data.shards import check_shards_folder, write_shards
     from s3dnerf.sync_embedder import load_sync_embedder
 
+    if options.shards is not None:
+        check_shards_folder(options.shards, options.out)
     report = prepare_videos(
         videos=options.videos,
         out=options.out,
@@ -65,4 +76,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     check_success(report, options.out)
     for failure in report.failed:
         print(f"{failure.video}: {failure.reason}", file=sys.stderr)
+    refresh_index(options.out)
+    if options.shards is not None:
+        write_shards(options.out, options.shards)
     print(format_summary(report, options.out))

@@ -21,19 +21,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
+from s3dnerf.data.clip_files import ClipFiles, FolderFiles
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import open_segmenter
 from s3dnerf.face.points import KEPT_POINTS
-from s3dnerf.media.audio import read_speech, write_flac
+from s3dnerf.media.audio import read_flac, write_flac
 from s3dnerf.media.files import atomic_write, atomic_write_folder
 from s3dnerf.media.video import VideoWriter, read_frames
 from s3dnerf.paths import is_folder
@@ -85,6 +86,8 @@ class Clip:
     """Frames by which the source's audio lags; if sync is "corrected", the stored speech is shifted by them."""
     confidence: float | None = None
     """Confidence of the offset; None if it was not measured."""
+    files: ClipFiles | None = None
+    """Where its files are; None for the folder ``path``."""
 
     @property
     def in_sync(self) -> bool:
@@ -93,7 +96,8 @@ class Clip:
 
     def read_frames(self, indices: Iterable[int]) -> np.ndarray:
         """Decode frames by number in the given order, ``uint8 [n, size, size, 3]``."""
-        return read_frames(self.path / VIDEO_FILE, np.asarray(indices, dtype=np.int64))
+        with self._open(VIDEO_FILE) as video:
+            return read_frames(video, np.asarray(indices, dtype=np.int64))
 
     def read_mattes(self, indices: Iterable[int]) -> np.ndarray:
         """Read the person mattes of frames by number, ``uint8 [n, size / 2, size / 2]``; 255 is the person.
@@ -101,7 +105,7 @@ class Clip:
         Raises:
             UserError: the mattes are missing or damaged.
         """
-        with _open_arrays(self.path, MATTE_FILE) as stored:
+        with _open_arrays(self._files, MATTE_FILE) as stored:
             return np.stack([stored[str(index)] for index in indices])
 
     def read_speech(self) -> np.ndarray:
@@ -112,7 +116,19 @@ class Clip:
         """
         if not self.has_speech:
             raise UserError(self.path, "is a silent clip", "Use clips whose has_speech is true.")
-        return read_speech(self.path / SPEECH_FILE)
+        with self._open(SPEECH_FILE) as file:
+            return read_flac(file)
+
+    @property
+    def _files(self) -> ClipFiles:
+        return self.files or FolderFiles(self.path)
+
+    def _open(self, name: str) -> BinaryIO:
+        try:
+            return self._files.open(name)
+        except OSError as error:
+            reason = f"is a damaged clip: {name} cannot be read ({error.strerror or error})"
+            raise UserError(self.path, reason, PREPARE_AGAIN) from error
 
 
 def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | None) -> None:
@@ -148,38 +164,48 @@ def update_sync(clip: Clip, speech: np.ndarray | None = None) -> None:
         _write_info(path, clip, clip.has_speech)
 
 
-def load_clip(folder: str | Path) -> Clip:
+def load_clip(clip: str | Path | ClipFiles) -> Clip:
     """Load a prepared clip; video and speech are read on demand.
 
+    Args:
+        clip: its folder, or its files elsewhere.
+
     Raises:
-        UserError: the folder is no clip, has another format version or is damaged.
+        UserError: this is no clip, has another format version or is damaged.
     """
-    folder = Path(folder)
-    info = read_info(folder)
+    files = as_files(clip)
+    info = read_info(files)
     for name in (VIDEO_FILE, TRACK_FILE, MATTE_FILE, *([SPEECH_FILE] if info["has_speech"] else [])):
-        if not (folder / name).is_file():
-            raise UserError(folder, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
-    with _open_arrays(folder, TRACK_FILE) as stored:
+        if name not in files:
+            raise UserError(files.path, f"is a damaged clip: {name} is missing", PREPARE_AGAIN)
+    with _open_arrays(files, TRACK_FILE) as stored:
         track = _unpack_track(stored, info["frames"])
     fields = {name: info[name] for name in INFO_FIELDS}
     frame_size = tuple(info["frame_size"])
     # Clips of versions that did not measure offsets have neither.
     fields |= {"offset": info.get("offset", 0), "confidence": info.get("confidence")}
-    return Clip(path=folder, crop=CropBox(**info["crop"]), frame_size=frame_size, **fields, **track)
+    crop = CropBox(**info["crop"])
+    return Clip(path=files.path, crop=crop, frame_size=frame_size, files=files, **fields, **track)
 
 
-def read_valid(folder: str | Path) -> np.ndarray:
+def as_files(clip: str | Path | ClipFiles) -> ClipFiles:
+    """Return the files of a clip, given its folder or its files."""
+    return FolderFiles(Path(clip)) if isinstance(clip, (str, Path)) else clip
+
+
+def read_valid(clip: str | Path | ClipFiles) -> np.ndarray:
     """Read only which frames of a clip show a face, ``bool [T]``. Raises UserError if the clip is damaged."""
-    with _open_arrays(Path(folder), TRACK_FILE) as stored:
+    with _open_arrays(as_files(clip), TRACK_FILE) as stored:
         return stored["valid"]
 
 
-def read_info(folder: str | Path) -> dict[str, Any]:
-    """Read clip.json. Raises UserError if the folder is no clip, has another format version or is damaged."""
-    folder = Path(folder)
-    path = folder / INFO_FILE
+def read_info(clip: str | Path | ClipFiles) -> dict[str, Any]:
+    """Read clip.json. Raises UserError if this is no clip, has another format version or is damaged."""
+    files = as_files(clip)
+    folder = files.path
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        with files.open(INFO_FILE) as file:
+            info = json.load(file)
         version = info["format"]
     except FileNotFoundError:
         raise UserError(folder, "is not a prepared clip", "Make clips with tools/prepare.py.") from None
@@ -235,12 +261,12 @@ def decode_landmarks(code: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _open_arrays(folder: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
+def _open_arrays(files: ClipFiles, name: str) -> Iterator[np.lib.npyio.NpzFile]:
     try:
-        with (folder / name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with files.open(name) as file, np.load(file, allow_pickle=False) as stored:
             yield stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(folder, f"is a damaged clip: {name} cannot be read ({error})", PREPARE_AGAIN) from None
+        raise UserError(files.path, f"is a damaged clip: {name} cannot be read ({error})", PREPARE_AGAIN) from None
 
 
 def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from s3dnerf.constraints import NonNegativeInt, PositiveInt, Text
+from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveInt, Text
 
 MAX_WORKERS = 1024
 """Largest plausible number of processes."""
+MAX_CACHE_GB = 1e5
 PERSON_POWER = 0.6
 """An identity with n frames is sampled in proportion to n to this power."""
 OFFSET_MARGIN = 0.02
@@ -27,8 +28,9 @@ RUN_FRAMES = 5
 class DataConfig:
     """Where training clips come from and how batches are sampled from them."""
 
-    root: Path = Path("data/prepared")
-    """Folder of prepared clips (made by tools/prepare.py)."""
+    root: Text = "data/prepared"
+    """Prepared clips or shards (made by tools/prepare.py): a folder; a URL of a folder with shards; or "pipe:" and a
+    command that prints the file whose name is put in place of {}, such as "pipe:aws s3 cp s3://bucket/vox/{} -"."""
     train_split: Text = "train"
     """Split to train on."""
     held_out_people: NonNegativeInt | None = None
@@ -47,10 +49,16 @@ class DataConfig:
     """Frames in a speech sequence."""
     augment: bool = True
     """Mirror images; change colors, gain, noise and tempo."""
-    cache: bool = True
-    """Keep all decoded frames in memory (200 KB per frame at 256 x 256)."""
+    cache_gb: Annotated[NonNegativeFloat, Field(le=MAX_CACHE_GB)] = 8.0
+    """Memory in GB for tracks and decoded frames (200 KB per frame at 256 x 256), divided among the workers. Shards
+    that are read through a URL or a pipe take as much again."""
     workers: Annotated[NonNegativeInt, Field(le=MAX_WORKERS)] = 1
     """Processes that prepare batches in advance; 0 prepares them in the training process."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of tracks and frames that each worker keeps."""
+        return int(self.cache_gb * 2**30 / max(1, self.workers))
 
     @model_validator(mode="after")
     def check_runs(self) -> DataConfig:

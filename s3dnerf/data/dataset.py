@@ -6,31 +6,23 @@ process makes the batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from s3dnerf.data.augmentation import augment_speech
 from s3dnerf.data.batch import Batch, BatchContent, Reenactment, to_frames, to_source, to_tensor
-from s3dnerf.data.clip import IN_SYNC_LABELS, list_clips, read_info
+from s3dnerf.data.clips import open_clips, read_root_index
 from s3dnerf.data.config import NEAR_SOURCES, OFFSET_MARGIN, PERSON_POWER, RUN_FRAMES, DataConfig
 from s3dnerf.data.frames import FrameArrays, add_flow, interpolate_frames, jitter_frame_colors, mirror_frames
-from s3dnerf.data.tracks import (
-    MAX_TEMPO,
-    MIN_TEMPO,
-    ClipTrack,
-    group_by_identity,
-    has_usable_speech,
-    load_clip_track,
-    load_sync_offsets,
-    sample_track,
-)
+from s3dnerf.data.index import decode_text, order_people
+from s3dnerf.data.sampling import ClipSampler, Pool, spread_rows
+from s3dnerf.data.streams import StreamPlan
+from s3dnerf.data.tracks import MAX_TEMPO, MIN_TEMPO, ClipTrack, load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import cut_speech_window
-from s3dnerf.media.image import resize_image
 
 __all__ = ["EmptySplitError", "TalkingFaceDataset", "select_held_out"]
 
@@ -60,7 +52,7 @@ class TalkingFaceDataset(Dataset[Batch]):
         select: Callable[[str], bool] = lambda person: True,
         content: Callable[[int], BatchContent] | None = None,
     ) -> None:
-        """Load all clips of a split.
+        """Read the index of the clips of a split.
 
         Args:
             config: settings of the data.
@@ -83,40 +75,71 @@ class TalkingFaceDataset(Dataset[Batch]):
         self.sources = batch_size // config.frames
         self.seed, self.augment = seed, config.augment
         self.content = content or (lambda step: BatchContent(image_size))
-        folders = [folder for folder in list_clips(config.root, split) if select(read_info(folder)["person"])]
-        if not folders:
+        offsets = load_sync_offsets(config.offsets, OFFSET_MARGIN)
+        self.clips = open_clips(config.root, split, select, offsets, config.cache_bytes)
+        index = self.clips.index
+        if not len(index):
             reason = f"no prepared clip of split '{split}' in this folder"
             raise EmptySplitError(config.root, reason, "run tools/prepare.py first, or set --data.root")
-        offsets = load_sync_offsets(config.offsets, OFFSET_MARGIN)
-        self.tracks = [
-            load_clip_track(folder, offsets.get(folder.name, 0))
-            for folder in tqdm(folders, desc=f"tracks of {split}", leave=False)
-        ]
-        self.identities = group_by_identity(self.tracks)
-        speaking = [track for track in self.tracks if has_usable_speech(track, config.sequence_frames)]
-        self.speakers = group_by_identity(speaking)
-        if not self.speakers:
+        speaking = np.flatnonzero(index.teaches_speech(config.sequence_frames))
+        if not len(speaking):
             reason = f"split '{split}' has no clip with speech in step"
             hint = "run tools/prepare.py again: its report.json says how each clip is in step (see docs/data.md)"
             raise EmptySplitError(config.root, reason, hint)
-        self.pixels: dict[str, np.ndarray] = {}
-        if config.cache:
-            for track in tqdm(self.tracks, desc=f"frames of {split}", leave=False):
-                self.pixels[track.clip.id] = resize_images(track.clip.read_frames(range(track.clip.frames)), image_size)
+        self.everyone, self.speakers = (
+            ClipSampler(rows, index.person[rows], index.valid[rows], PERSON_POWER)
+            for rows in (np.arange(len(index)), speaking)
+        )
+        self.streams = 1
+        """Workers of all processes of the run, among which remote shards are divided: step n is made by worker n modulo
+        this number."""
+
+    @property
+    def people(self) -> list[str]:
+        """The people, sorted by name."""
+        return [decode_text(name) for name in self.everyone.people]
+
+    def list_clips(self, limit: int) -> list[np.ndarray]:
+        """Return the numbers of the clips of each person, at most about ``limit`` in total, spread over all people.
+
+        Of remote shards, only some are considered (see ``PreparedClips.find_readable``).
+        """
+        readable = self.clips.find_readable()
+        groups = (rows[np.isin(rows, readable)] for rows in self.everyone.group_rows())
+        return spread_rows([rows for rows in groups if len(rows)], limit)
+
+    @cached_property
+    def plan(self) -> StreamPlan | None:
+        """Which clips each step samples from; None if all clips can be read at any time."""
+        if self.clips.remote is None:
+            return None
+        weights, speech_weights = (one.spread_weights(len(self.clips)) for one in (self.everyone, self.speakers))
+        samples = self.sources + self.config.sequences
+        return StreamPlan(self.clips.index, weights, speech_weights, self.streams, samples, self.seed)
 
     def __getitem__(self, step: int) -> Batch:
         content = self.content(step)
         rng = np.random.default_rng((self.seed, step))
-        images = self.sample_images(step, content.image_size, rng) if content.images else None
-        speech = self.sample_speech(content.image_size, rng) if content.speech else None
+        pool = self.find_pool(step)
+        images = self.sample_images(step, pool, content.image_size, rng) if content.images else None
+        speech = self.sample_speech(pool, content.image_size, rng) if content.speech else None
         return Batch(images, speech)
 
-    def sample_images(self, step: int, size: int, rng: np.random.Generator) -> Reenactment:
+    def find_pool(self, step: int) -> Pool:
+        """Return the clips that a step samples from."""
+        if self.plan is None or self.clips.remote is None:
+            return Pool(self.everyone, self.speakers)
+        pool = self.plan.find_pool(step)
+        if pool.upcoming is not None:
+            self.clips.remote.prefetch(pool.upcoming)
+        return pool
+
+    def sample_images(self, step: int, pool: Pool, size: int, rng: np.random.Generator) -> Reenactment:
         """Sample frames to be rendered, and their sources."""
         sources, frames = [], []
         is_run = self.config.run_every > 0 and step % self.config.run_every == self.config.run_every - 1
         for _ in range(1 if is_run else self.sources):
-            track = sample_track(self.speakers if is_run else self.identities, PERSON_POWER, rng)
+            track = self.clips.load_track((pool.speakers if is_run else pool.everyone).sample(rng))
             if is_run:
                 targets = rng.integers(track.clip.frames - RUN_FRAMES) + np.arange(RUN_FRAMES)
             else:
@@ -128,9 +151,9 @@ class TalkingFaceDataset(Dataset[Batch]):
             frames.append(add_flow(arrays.take(range(1, len(indices))), arrays.pixels[0]))
         return join_frames(sources, frames, is_run)
 
-    def sample_speech(self, size: int, rng: np.random.Generator) -> Reenactment:
+    def sample_speech(self, pool: Pool, size: int, rng: np.random.Generator) -> Reenactment:
         """Sample speech sequences and their sources."""
-        pairs = [self.sample_sequence(size, rng) for _ in range(self.config.sequences)]
+        pairs = [self.sample_sequence(pool, size, rng) for _ in range(self.config.sequences)]
         speakers, sequences = zip(*pairs, strict=True)
         return join_frames(list(speakers), list(sequences), is_run=True)
 
@@ -139,9 +162,9 @@ class TalkingFaceDataset(Dataset[Batch]):
         near = track.frames[np.abs(track.frames - target) <= NEAR_FRAMES]
         return int(rng.choice(near if rng.random() < NEAR_SOURCES else track.frames))
 
-    def sample_sequence(self, size: int, rng: np.random.Generator) -> tuple[FrameArrays, FrameArrays]:
+    def sample_sequence(self, pool: Pool, size: int, rng: np.random.Generator) -> tuple[FrameArrays, FrameArrays]:
         """Sample a source and a speech sequence of the same clip; augmentation changes the sequence's tempo."""
-        track = sample_track(self.speakers, PERSON_POWER, rng)
+        track = self.clips.load_track(pool.speakers.sample(rng))
         count = self.config.sequence_frames
         tempo = rng.uniform(MIN_TEMPO, MAX_TEMPO) if self.augment else 1.0
         last = track.clip.frames - 1 - (count - 1) * tempo
@@ -169,8 +192,7 @@ class TalkingFaceDataset(Dataset[Batch]):
 
     def read_frame_arrays(self, track: ClipTrack, indices: np.ndarray, size: int, with_speech: bool) -> FrameArrays:
         """Read frames of a clip by number, with images of ``size x size`` pixels."""
-        cached = self.pixels.get(track.clip.id)
-        pixels = resize_images(track.clip.read_frames(indices) if cached is None else cached[indices], size)
+        pixels = self.clips.read_frames(track, indices, size)
         frames = interpolate_frames(track, indices.astype(float)).with_pixels(pixels, track.clip.read_mattes(indices))
         if with_speech and track.speech is not None:
             return frames.with_speech(cut_speech_window(track.speech, indices, self.window))
@@ -188,11 +210,6 @@ def join_frames(sources: list[FrameArrays], frames: list[FrameArrays], is_run: b
     )
 
 
-def resize_images(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize images ``uint8 [n, S, S, 3]`` to ``[n, size, size, 3]``."""
-    return images if images.shape[1] == size else np.stack([resize_image(image, size) for image in images])
-
-
 def select_held_out(config: DataConfig) -> frozenset[str]:
     """Select the people that training leaves out, for validation and for fitting the inference settings.
 
@@ -202,17 +219,13 @@ def select_held_out(config: DataConfig) -> frozenset[str]:
     Raises:
         UserError: there are too few people.
     """
-    infos = [read_info(folder) for folder in list_clips(config.root, config.train_split)]
-    length = MAX_TEMPO * config.sequence_frames
-    people = {
-        info["person"]
-        for info in infos
-        if info["has_speech"] and info["sync"] in IN_SYNC_LABELS and info["frames"] > length
-    }
+    index = read_root_index(config.root)
+    usable = index.in_split(config.train_split) & index.teaches_speech(config.sequence_frames)
+    people = order_people(decode_text(name) for name in np.unique(index.person[usable]))
     count = config.held_out_people
     if count is None:
         count = min(len(people) // 10, MAX_HELD_OUT)
     elif 0 < len(people) <= count:
         reason = f"{count} people cannot be held out: only {len(people)} in {config.root} have usable speech"
         raise UserError("data.held_out_people", reason, "choose a smaller number; 0 trains without validation")
-    return frozenset(sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+    return frozenset(people[:count])

@@ -1,9 +1,8 @@
-"""Clips in memory without their pixels, and sampling of clips by identity."""
+"""Clips in memory without their pixels."""
 
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +43,9 @@ class ClipTrack:
     """Probability with which each of ``frames`` is sampled; blinks are rare, so they are sampled more often."""
 
 
-def load_clip_track(folder: Path, offset: int = 0) -> ClipTrack:
+def load_clip_track(clip: Clip | Path, offset: int = 0) -> ClipTrack:
     """Load a prepared clip without its pixels; its audio lags by ``offset`` frames and is shifted back."""
-    clip = load_clip(folder)
+    clip = clip if isinstance(clip, Clip) else load_clip(clip)
     landmarks = to_head_space(clip.landmarks, clip.pose)
     frames = np.flatnonzero(clip.valid)
     speech = None
@@ -84,32 +83,9 @@ def load_sync_offsets(path: Path | None, min_margin: float) -> dict[str, int]:
         raise UserError(path, reason, "make one with `s3dnerf train-sync --offsets FILE`") from error
 
 
-def has_usable_speech(track: ClipTrack, frames: int) -> bool:
-    """Return whether sequences of ``frames`` frames can train speech: the clip is in sync and always shows a face."""
-    in_sync = track.speech is not None and track.clip.in_sync
-    return in_sync and has_continuous_face(track.clip.frames, track.clip.valid, frames)
-
-
 def has_continuous_face(length: int, valid: np.ndarray, frames: int) -> bool:
     """Return whether a clip of ``length`` frames always shows a face and holds sequences of ``frames`` frames."""
     return length > MAX_TEMPO * frames and bool(valid.all())
-
-
-def group_by_identity(tracks: list[ClipTrack]) -> dict[str, list[ClipTrack]]:
-    """Group clips by identity, in a fixed order."""
-    identities: dict[str, list[ClipTrack]] = defaultdict(list)
-    for track in tracks:
-        identities[track.clip.person].append(track)
-    return dict(sorted(identities.items()))
-
-
-def sample_track(identities: dict[str, list[ClipTrack]], power: float, rng: np.random.Generator) -> ClipTrack:
-    """Sample an identity in proportion to its number of frames to this power, then one of its clips by its length."""
-    counts = np.array([sum(len(track.frames) for track in tracks) for tracks in identities.values()], float)
-    weights = counts**power
-    identity = list(identities)[rng.choice(len(identities), p=weights / weights.sum())]
-    lengths = np.array([len(track.frames) for track in identities[identity]], float)
-    return identities[identity][rng.choice(len(lengths), p=lengths / lengths.sum())]
 
 
 def collect_landmarks(tracks: list[ClipTrack], stride: int = 4) -> tuple[Tensor, Tensor, Tensor]:

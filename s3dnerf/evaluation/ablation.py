@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from s3dnerf import limits
 from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
-from s3dnerf.data.clip import list_clips
+from s3dnerf.data.clips import read_root_index
 from s3dnerf.device import choose_device
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.evaluate import evaluate_clips, find_clips
@@ -232,7 +232,7 @@ def run_ablation(
     # The inputs of training are checked before the reference is measured, which takes minutes.
     some = next(iter(configs.values()))
     choose_device(some.train.device, "train.device")
-    list_clips(some.data.root)
+    read_root_index(some.data.root)
     report.reference = measure_reference(out / "reference", protocol)
     # All variants of one seed come first, so that a comparison is available early.
     runs = [(seed, name) for seed in seeds for name in configs]

@@ -9,11 +9,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 import yaml
 from safetensors.torch import load_file
 
 from s3dnerf.constants import FPS
-from s3dnerf.data.clip import IN_SYNC_LABELS, list_clips, read_info
+from s3dnerf.data.clips import open_clips
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import select_held_out
 from s3dnerf.errors import UserError
@@ -97,13 +98,12 @@ def count_parameters(weights: Path) -> int:
 def describe_data(data: Mapping[str, Any]) -> str:
     """Return people, clips and minutes of the training split, and how many people were held out."""
     names = ("root", "train_split", "held_out_people", "sequence_frames")
-    config = DataConfig(**{name: data[name] for name in names} | {"root": Path(data["root"])})
+    config = DataConfig(**{name: data[name] for name in names})
     held_out = select_held_out(config)
-    infos = [read_info(folder) for folder in list_clips(config.root, config.train_split)]
-    infos = [info for info in infos if info["person"] not in held_out]
-    spoken = sum(info["frames"] for info in infos if info["has_speech"] and info["sync"] in IN_SYNC_LABELS)
-    people = len({info["person"] for info in infos})
-    text = f"{len(infos)} clips of {people} people, {spoken / FPS / 60:.1f} minutes with usable speech"
+    index = open_clips(config.root, config.train_split, lambda person: person not in held_out).index
+    spoken = index.frames[index.in_sync].sum()
+    people = len(np.unique(index.person))
+    text = f"{len(index)} clips of {people} people, {spoken / FPS / 60:.1f} minutes with usable speech"
     return f"{text}; {len(held_out)} other people of that split were held out for validation and the inference settings"
 
 

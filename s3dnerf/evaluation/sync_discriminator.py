@@ -15,9 +15,9 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from s3dnerf.data.clip import Clip, list_clips
+from s3dnerf.data.clip import Clip
+from s3dnerf.data.clips import open_clips
 from s3dnerf.data.frames import interpolate_frames
-from s3dnerf.data.tracks import has_usable_speech, load_clip_track
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import fit_head_pose, smooth_head_pose
@@ -155,18 +155,19 @@ class ClipReport:
         return sum(abs(offset - about) <= 1 for offset in self.segments)
 
 
-def evaluate_discriminator(model: SyncDiscriminator, root: Path, split: str) -> list[ClipReport]:
+def evaluate_discriminator(model: SyncDiscriminator, root: str | Path, split: str) -> list[ClipReport]:
     """Evaluate the discriminator on the clips of a split that are known to be in sync.
 
     Raises:
         UserError: no such clip is two seconds long.
     """
-    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
-    speaking = [track for track in tracks if has_usable_speech(track, SEGMENT_FRAMES)]
-    if not speaking:
+    clips = open_clips(root, split)
+    rows = clips.find_speaking(SEGMENT_FRAMES)
+    if not len(rows):
         raise UserError(root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
     reports = []
-    for track in tqdm(speaking, desc="clips", leave=False):
+    for row in tqdm(rows.tolist(), desc="clips", leave=False):
+        track = clips.load_track(row)
         assert track.speech is not None, "silent clips are left out"
         frames = np.arange(track.clip.frames)
         camera = Camera.from_numpy(interpolate_frames(track, frames.astype(float)))

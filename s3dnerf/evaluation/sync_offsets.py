@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3dnerf.constants import FPS, SAMPLES_PER_FRAME
-from s3dnerf.data.clip import list_clips
+from s3dnerf.data.clips import open_clips
 from s3dnerf.data.frames import interpolate_frames
 from s3dnerf.data.sync_offset import MIN_WINDOWS, SyncOffset, find_offset, label_offset, shift_speech
-from s3dnerf.data.tracks import ClipTrack, has_usable_speech, load_clip_track
+from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import measure_level, speech_gain
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, embed_moments, embed_video
@@ -73,19 +73,20 @@ class OffsetScores:
             self.labelled[segment.person].append(abs(found.offset - segment.shift) <= 1)
 
 
-def evaluate_offsets(model: SyncDiscriminator, root: Path, split: str, seed: int = 0) -> list[OffsetScores]:
+def evaluate_offsets(model: SyncDiscriminator, root: str | Path, split: str, seed: int = 0) -> list[OffsetScores]:
     """Measure the offsets of the clips of a split that are known to be in sync, with shifted and with foreign audio.
 
     Raises:
         UserError: the split has no such clip.
     """
-    tracks = [load_clip_track(folder) for folder in list_clips(root, split)]
-    tracks = [track for track in tracks if has_usable_speech(track, MIN_WINDOWS)]
-    if not tracks:
+    clips = open_clips(root, split)
+    rows = clips.find_speaking(MIN_WINDOWS)
+    if not len(rows):
         raise UserError(root, f"split '{split}' has no clip with speech in step", "prepare clips with sound")
     rng = np.random.default_rng(seed)
     segments: dict[int | None, list[Segment]] = {length: [] for length in SEGMENT_LENGTHS}
-    for track in tqdm(tracks, desc="clips", leave=False):
+    for row in tqdm(rows.tolist(), desc="clips", leave=False):
+        track = clips.load_track(row)
         for length, some in cut_segments(model, track, rng).items():
             segments[length] += some
     return [score_segments(length, some, rng) for length, some in segments.items() if some]

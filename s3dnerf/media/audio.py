@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -17,8 +18,8 @@ from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from s3dnerf.constants import FPS as FPS
 from s3dnerf.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from s3dnerf.errors import UserError
-from s3dnerf.media.container import decode_tolerantly, find_audio_stream, find_start_time, open_media
+from s3dnerf.errors import UserError, first_line
+from s3dnerf.media.container import decode_tolerantly, find_audio_stream, find_start_time, name_media, open_media
 from s3dnerf.media.downmix import StereoStatistics, downmix_matrix
 from s3dnerf.media.files import atomic_write
 
@@ -235,6 +236,25 @@ def write_wav(path: str | Path, speech: np.ndarray) -> None:
 def write_flac(path: str | Path, speech: np.ndarray) -> None:
     """Write ``float32 [n]``, clipped to [-1, 1], as 16-bit, 16 kHz mono FLAC, about half the size of a WAV."""
     _write_pcm16(path, speech, "FLAC")
+
+
+def read_flac(file: str | Path | BinaryIO) -> np.ndarray:
+    """Read a file that :func:`write_flac` wrote, ``float32 [n]``.
+
+    Args:
+        file: its path, or an open file that can seek.
+
+    Raises:
+        UserError: it is damaged, or is not 16 kHz mono.
+    """
+    name = name_media(file)
+    try:
+        speech, rate = soundfile.read(file, dtype="float32")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UserError(name, f"cannot be read ({first_line(error)})", "Prepare the clip again.") from error
+    if rate != SAMPLE_RATE or speech.ndim != 1:
+        raise UserError(name, f"is not mono sound of {SAMPLE_RATE} Hz", "Prepare the clip again.")
+    return speech
 
 
 def _write_pcm16(path: str | Path, speech: np.ndarray, container: str) -> None:

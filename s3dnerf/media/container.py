@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import av
 from av.audio.stream import AudioStream
@@ -33,26 +33,33 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_media(path: str | Path, kind: str) -> Iterator[InputContainer]:
+def open_media(media: str | Path | BinaryIO, kind: str) -> Iterator[InputContainer]:
     """Open an audio or video file for reading inside the block.
 
     Args:
-        path: the file.
+        media: a path, or an open file that can seek, which stays open.
         kind: what is expected, "speech" or "video".
 
     Raises:
         UserError: the file is missing, neither audio nor video, or broken, even if FFmpeg fails later in the block.
     """
-    path = require_file(path, kind)
-    with path.open("rb") as file:
-        head = file.read(4096)
+    path = name_media(media)
+    source: str | BinaryIO
+    if isinstance(media, (str, Path)):
+        path = require_file(media, kind)
+        with path.open("rb") as file:
+            head = file.read(4096)
+        # FFmpeg cannot mistake an absolute path for a URL such as "http:" or "concat:".
+        source = str(path.absolute())
+    else:
+        head, source = media.read(4096), media
+        media.seek(0)
     if not head:
         raise UserError(path, "is an empty file", _CURES[kind])
     if is_text(head):
         raise UserError(path, f"is text, not {_describe(kind)}", _CURES[kind])
     try:
-        # FFmpeg cannot mistake an absolute path for a URL such as "http:" or "concat:".
-        container = av.open(str(path.absolute()), metadata_errors="replace")
+        container = av.open(source, mode="r", metadata_errors="replace")
     except av.error.InvalidDataError as error:
         raise UserError(path, f"is not {_describe(kind)}, or it is cut short", _CURES[kind]) from error
     except av.error.FFmpegError as error:
@@ -65,6 +72,11 @@ def open_media(path: str | Path, kind: str) -> Iterator[InputContainer]:
         except av.error.FFmpegError as error:
             hint = "Convert it once with ffmpeg, or use another file."
             raise UserError(path, f"cannot be decoded ({error.strerror})", hint) from error
+
+
+def name_media(media: str | Path | BinaryIO) -> Path:
+    """Return the path or the name of a file, for messages."""
+    return Path(media if isinstance(media, (str, Path)) else str(getattr(media, "name", "media")))
 
 
 def is_text(head: bytes) -> bool:

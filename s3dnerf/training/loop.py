@@ -223,7 +223,7 @@ class TrainingLoop(ABC, Generic[Model]):
         return mixed_precision(self.device, self.loop_config.precision)
 
 
-def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[Path | None]) -> None:
+def check_run_folder(run_dir: Path, resume: bool, inputs: Sequence[str | Path | None]) -> None:
     """Check the folder of a run before anything is loaded, and create it.
 
     Raises:

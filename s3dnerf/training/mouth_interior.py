@@ -40,6 +40,8 @@ from s3dnerf.training.losses import rgb_to_luma
 FRAMES, FRAMES_PER_STEP = 16_000, 12
 """Maximum number of frames in total and per training step. For large datasets or few steps, fewer frames per person and
 finally fewer people are used."""
+CLIPS = 4_000
+"""Maximum number of clips, about."""
 FRAMES_PER_PERSON = 240
 """Maximum number of frames with open lips per person."""
 PIXELS = 128
@@ -102,14 +104,14 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
         UserError: no clip shows open lips.
     """
     rng = np.random.default_rng(seed)
-    people = list(data.identities.values())
+    people = data.list_clips(CLIPS)
     frames = min(FRAMES, FRAMES_PER_STEP * steps)
     people = people[:: math.ceil(len(people) * TOGETHER / frames)]
     wanted = min(FRAMES_PER_PERSON, frames // len(people))
     parts = []
-    for person, tracks in enumerate(tqdm(people, desc="mouths", leave=False)):
-        total = sum(len(track.frames) for track in tracks)
-        for track in tracks:
+    for person, rows in enumerate(tqdm(people, desc="mouths", leave=False)):
+        total = data.clips.index.valid[rows].sum()
+        for track in map(data.clips.load_track, rows.tolist()):
             parted = track.clip.lip_opening[track.frames] > PARTED
             opened, closed = track.frames[parted], track.frames[~parted]
             count = min(len(opened), math.ceil(wanted * len(track.frames) / total))

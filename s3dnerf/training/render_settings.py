@@ -124,7 +124,7 @@ def fit_render_config(
         good = [value for value, one in zip(DETAIL_SCALES, psnr, strict=True) if one >= max(psnr) - DETAIL_TOLERANCE]
         config = replace(config, source_detail_scale=max(good))
     chosen = ", ".join(f"{name} {value:g}" for name, value in asdict(config).items())
-    tqdm.write(f"inference settings fitted on {len(clips)} clips of {len(data.identities)} people: {chosen}")
+    tqdm.write(f"inference settings fitted on {len(clips)} clips of {len(data.people)} people: {chosen}")
     return config
 
 
@@ -140,10 +140,11 @@ def solve_gain(
 
 def load_clips(data: TalkingFaceDataset) -> list[HeldOutClip]:
     """Load the longest clips with speech of each person."""
-    chosen = []
-    for tracks in data.speakers.values():
-        chosen += sorted(tracks, key=lambda track: -track.clip.frames)[:CLIPS_PER_PERSON]
-    return [load_clip(data, track) for track in chosen]
+    chosen, length = [], data.clips.index.frames
+    readable = data.clips.find_readable()
+    for rows in data.speakers.group_rows():
+        chosen += sorted(rows[np.isin(rows, readable)].tolist(), key=lambda row: -length[row])[:CLIPS_PER_PERSON]
+    return [load_clip(data, data.clips.load_track(row)) for row in chosen]
 
 
 def load_clip(data: TalkingFaceDataset, track: ClipTrack) -> HeldOutClip:

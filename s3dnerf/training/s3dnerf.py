@@ -18,6 +18,7 @@ from tqdm import tqdm
 from s3dnerf.config import check_config
 from s3dnerf.data.batch import Batch, BatchContent, Frames, Reenactment
 from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
+from s3dnerf.data.streams import count_streams
 from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
@@ -56,6 +57,8 @@ MOTION_INTERVAL = 2
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
 VALIDATION_BATCHES = 8
+EXPRESSION_CLIPS = 1_000
+"""Clips from which the source expression is fitted, about; fewer if there are not so many."""
 GRID_LEARNING_RATE = 5.0
 """Learning rate of the hash grid relative to the other parameters. It needs larger steps and no weight decay."""
 WEIGHT_DECAY = 0.01
@@ -88,6 +91,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             select=lambda person: person not in held_out,
             content=lambda number: self.curriculum(number // config.train.gradient_accumulation_steps),
         )
+        self.data.streams = count_streams(data.workers)
         self.val_data: TalkingFaceDataset | None = None
         if held_out:
             select = held_out.__contains__
@@ -123,7 +127,9 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
 
     def fit_source_expression(self) -> None:
         """Fit the estimator of the source expression, with equal weight for every person."""
-        model, faces = self.model, [collect_landmarks(tracks) for tracks in self.data.identities.values()]
+        model, load = self.model, self.data.clips.load_track
+        people = self.data.list_clips(EXPRESSION_CLIPS)
+        faces = [collect_landmarks([load(row) for row in rows.tolist()]) for rows in people]
         landmarks, expression, weights = (torch.cat(part).to(self.device) for part in zip(*faces, strict=True))
         displacement = landmarks - model.canonical_landmarks
         fit_source_expression(model.source_expression, displacement, expression, weights)

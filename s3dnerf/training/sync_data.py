@@ -20,17 +20,11 @@ from tqdm import tqdm
 
 from s3dnerf.constraints import PositiveInt, Text
 from s3dnerf.data.augmentation import augment_speech
-from s3dnerf.data.clip import list_clips
+from s3dnerf.data.clips import open_clips
 from s3dnerf.data.config import OFFSET_MARGIN, PERSON_POWER
 from s3dnerf.data.frames import interpolate_frames
-from s3dnerf.data.tracks import (
-    ClipTrack,
-    group_by_identity,
-    has_usable_speech,
-    load_clip_track,
-    load_sync_offsets,
-    sample_track,
-)
+from s3dnerf.data.sampling import ClipSampler, spread_rows
+from s3dnerf.data.tracks import ClipTrack, load_sync_offsets
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.models.audio_encoder import AudioEncoder
 from s3dnerf.models.sync_discriminator import SyncDiscriminatorConfig, crop_lips
@@ -45,6 +39,8 @@ SHAPE_POINTS = {"upper": 13, "lower": 14, "left": 61, "right": 291, "chin": 152}
 IN_PLACE = np.eye(2, 3)[None]
 LIP_SHAPES = 6
 """Length of the lip shape that :func:`measure_lip_shape` returns for every frame."""
+CLIPS = 2_000
+"""Maximum number of clips, about; they are spread over all people."""
 CHUNK = 64
 """Frames or speech windows per batch."""
 
@@ -53,8 +49,8 @@ CHUNK = 64
 class SyncDataConfig:
     """Source of the clips, and sampling of segments."""
 
-    root: Path = Path("data/prepared")
-    """Folder of prepared clips (made by tools/prepare.py)."""
+    root: Text = "data/prepared"
+    """Prepared clips or shards (made by tools/prepare.py), as for ``train``; of streamed shards, some are used."""
     split: Text = "train"
     """Split to train on; clips whose sync is ok or corrected are used."""
     left_out: tuple[Text, ...] = ()
@@ -103,12 +99,13 @@ class SyncData:
         self, clips: list[SyncClip], config: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int
     ) -> None:
         self.config, self.model, self.seed = config, model, seed
-        self.clips = {clip.track.clip.id: clip for clip in clips}
-        self.numbers = {name: number for number, name in enumerate(self.clips)}
-        self.identities = group_by_identity([clip.track for clip in clips])
-        shapes = {name: measure_lip_shape(clip.track) for name, clip in self.clips.items()}
-        spread = torch.cat(list(shapes.values())).std(dim=0)
-        self.shapes = {name: shape / spread for name, shape in shapes.items()}
+        self.clips = clips
+        people = np.array([clip.track.clip.person for clip in clips])
+        frames = np.array([len(clip.track.frames) for clip in clips])
+        self.sampler = ClipSampler(np.arange(len(clips)), people, frames, PERSON_POWER)
+        shapes = [measure_lip_shape(clip.track) for clip in clips]
+        spread = torch.cat(shapes).std(dim=0)
+        self.shapes = [shape / spread for shape in shapes]
 
     def draw(self, step: int) -> SyncBatch:
         """Return the batch of a step, a pure function of the seed and the step."""
@@ -116,15 +113,15 @@ class SyncData:
         length, half = self.config.segment_frames, self.model.frames // 2
         crops, speech, clips, times, shapes = [], [], [], [], []
         for _ in range(self.config.segments):
-            track = sample_track(self.identities, PERSON_POWER, rng)
-            clip = self.clips[track.clip.id]
-            first = rng.integers(track.clip.frames - length + 1)
+            number = self.sampler.sample(rng)
+            clip = self.clips[number]
+            first = rng.integers(clip.track.clip.frames - length + 1)
             middles = np.arange(first + half, first + length - half, RUN_STRIDE)
             crops.append(augment_crops(clip.crops[first : first + length], self.model, rng))
             speech.append(clip.speech[rng.integers(len(clip.speech)), middles].float())
-            clips.append(torch.full((len(middles),), self.numbers[track.clip.id]))
+            clips.append(torch.full((len(middles),), number))
             times.append(torch.from_numpy(middles))
-            shapes.append(self.shapes[track.clip.id][first : first + length])
+            shapes.append(self.shapes[number][first : first + length])
         return SyncBatch(*(torch.stack(parts) for parts in (crops, speech, clips, times, shapes)))
 
 
@@ -156,11 +153,16 @@ def read_clips(data: SyncDataConfig, model: SyncDiscriminatorConfig, seed: int) 
         UserError: the folder of clips or the table does not exist.
     """
     offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
-    tracks = [load_clip_track(folder) for folder in list_clips(data.root, data.split)]
-    chosen = [track for track in tracks if has_usable_speech(track, data.segment_frames)]
+    prepared = open_clips(data.root, data.split)
+    rows = prepared.find_speaking(data.segment_frames)
+    if len(rows):
+        index = prepared.index
+        groups = ClipSampler(rows, index.person[rows], index.valid[rows], PERSON_POWER).group_rows()
+        rows = np.sort(np.concatenate(spread_rows(groups, CLIPS)))
     hearing = AudioEncoder(model.audio).eval()
     clips = []
-    for number, track in enumerate(tqdm(chosen, desc="encoding and cropping", dynamic_ncols=True)):
+    for number, row in enumerate(tqdm(rows.tolist(), desc="encoding and cropping", dynamic_ncols=True)):
+        track = prepared.load_track(row)
         rng = np.random.default_rng((seed, number))
         offset = offsets.get(track.clip.id, 0)
         heard = [

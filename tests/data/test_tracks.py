@@ -1,4 +1,4 @@
-"""Clips in memory: usable speech, sampling weights and sampling by identity."""
+"""Clips in memory: the level of speech, frames without a face, and sampling weights."""
 
 from __future__ import annotations
 
@@ -9,38 +9,13 @@ import numpy as np
 import pytest
 
 from s3dnerf.data.clip import load_clip, save_clip
-from s3dnerf.data.config import PERSON_POWER
-from s3dnerf.data.dataset import TalkingFaceDataset
-from s3dnerf.data.tracks import has_usable_speech, load_clip_track, sample_track
+from s3dnerf.data.tracks import ClipTrack, load_clip_track
 from s3dnerf.media.audio import measure_level
 
 
-def test_people_are_drawn_by_a_power_of_their_frames(plain: TalkingFaceDataset) -> None:
-    rng = np.random.default_rng(0)
-    drawn = [sample_track(plain.identities, PERSON_POWER, rng).clip.id for _ in range(4000)]
-    # Ann has 40 + 12 frames in two clips, Ben has 30 in one.
-    ann = 52**0.6 / (52**0.6 + 30**0.6)
-    deviation = (ann * (1 - ann) / 4000) ** 0.5
-    share = np.mean([name.startswith("ann") for name in drawn])
-    assert abs(share - ann) < 4 * deviation
-    of_ann = [name for name in drawn if name.startswith("ann")]
-    assert np.mean([name == "ann_0" for name in of_ann]) == pytest.approx(40 / 52, abs=0.04)
-
-
-def test_speech_is_brought_to_the_normal_level(plain: TalkingFaceDataset) -> None:
-    for tracks in plain.speakers.values():
-        for track in tracks:
-            assert measure_level([track.speech]).active_rms == pytest.approx(10 ** (-23 / 20), rel=1e-3)
-
-
-def test_clips_out_of_step_or_with_lost_faces_teach_no_speech(plain: TalkingFaceDataset) -> None:
-    track = plain.tracks[0]
-    assert has_usable_speech(track, 8)
-    assert not has_usable_speech(track, 38)  # Too short for the fastest tempo.
-    assert not has_usable_speech(replace(track, speech=None), 8)
-    assert not has_usable_speech(replace(track, clip=replace(track.clip, sync="unclear")), 8)
-    lost = np.arange(40) != 17
-    assert not has_usable_speech(replace(track, clip=replace(track.clip, valid=lost)), 8)
+def test_speech_is_brought_to_the_normal_level(tracks: list[ClipTrack]) -> None:
+    levels = [measure_level([track.speech]).active_rms for track in tracks if track.clip.has_speech]
+    assert levels == pytest.approx([10 ** (-23 / 20)] * 2, rel=1e-3)
 
 
 def test_frames_without_a_face_are_never_shown(drawn_clips: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def data(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> Talking
 
 def test_an_untrained_model_shows_the_source(model: S3DNeRF, data: TalkingFaceDataset, mesh: FaceMesh) -> None:
     clips = load_clips(data)
-    assert len(clips) == len(data.speakers) == 2
+    assert len(clips) == len(data.speakers.people) == 2
     for clip in clips:
         assert len(clip.frames.image) == -(-len(clip.speech) // STRIDE)
         frames = reenact(model, clip, AUTOCAST)
@@ -138,7 +138,7 @@ def test_a_run_ends_with_fitted_settings(
     people = []
 
     def fit(model: S3DNeRF, data: TalkingFaceDataset, *given: object) -> RenderConfig:
-        people.extend(data.identities)
+        people.extend(data.people)
         return fitted
 
     monkeypatch.setattr("s3dnerf.training.s3dnerf.fit_render_config", fit)

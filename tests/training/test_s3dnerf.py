@@ -403,15 +403,15 @@ def test_without_people_to_validate_on_training_goes_on(
 ) -> None:
     words = ("--train.steps", "2", "--train.validate_every", "1", "--train.mouth_steps", "0")
     trainer = S3DNeRFTrainer(make_config(*words, "--data.held_out_people", "0"), tmp_path)
-    assert set(trainer.data.identities) == {"ann", "ben"} and trainer.val_data is None
+    assert set(trainer.data.people) == {"ann", "ben"} and trainer.val_data is None
     assert trainer.validate(SummaryWriter(tmp_path)) == {}
     assert capsys.readouterr().out == ""
 
 
 def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     trainer = S3DNeRFTrainer(make_config(*HOLD_OUT), tmp_path)
-    assert len(trainer.val_data.identities) == 1
-    assert {*trainer.data.identities, *trainer.val_data.identities} == {"ann", "ben"}
+    assert len(trainer.val_data.people) == 1
+    assert {*trainer.data.people, *trainer.val_data.people} == {"ann", "ben"}
 
 
 def test_the_curriculum_goes_from_motion_to_coarse_to_fine_images() -> None:

@@ -69,7 +69,7 @@ def measure_training(
     """
     limits.STEPS.require("--steps", steps)
     keep_freed_memory()
-    words = ["--data.root", str(clips), "--data.cache", "false", "--train.motion_steps", "0"]
+    words = ["--data.root", str(clips), "--data.cache_gb", "0", "--train.motion_steps", "0"]
     settings = load_config(S3DNeRFConfig, config, [*words, "--train.device", device])
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     differences = []

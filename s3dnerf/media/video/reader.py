@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ from av.container import InputContainer
 
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
-from s3dnerf.media.container import SWSCALE_FLAGS, decode_tolerantly, find_video_stream, open_media
+from s3dnerf.media.container import SWSCALE_FLAGS, decode_tolerantly, find_video_stream, name_media, open_media
 
 _DECODE_AHEAD = 24
 """Frames up to which decoding is cheaper than seeking."""
@@ -78,13 +79,13 @@ def stream_frames(path: str | Path, fps: float = FPS) -> Iterator[np.ndarray]:
             yield _to_rgb(frame, size)
 
 
-def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+def read_frames(video: str | Path | BinaryIO, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Read frames by number from a file that ``VideoWriter`` wrote.
 
     Seeks to the key frame before each frame and decodes forward, which is fast for a short ``gop``.
 
     Args:
-        path: a video file.
+        video: a video file: its path, or an open file that can seek.
         indices: frame numbers, in any order.
 
     Returns:
@@ -97,8 +98,8 @@ def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray) -> np.nda
     indices = np.asarray(indices, dtype=np.int64)
     if indices.size == 0 or indices.min() < 0:
         raise ValueError("indices must be one or more numbers of 0 or above")
-    wanted = np.unique(indices)
-    with open_media(path, "video") as container:
+    wanted, path = np.unique(indices), name_media(video)
+    with open_media(video, "video") as container:
         _require_stream(container, path)
         frames = dict(zip(wanted.tolist(), _read_sorted(container, wanted.tolist(), path), strict=True))
     return np.stack([frames[index] for index in indices.tolist()])
