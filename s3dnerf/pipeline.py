@@ -64,7 +64,7 @@ from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import check_options, parse_color
 from s3dnerf.rendering.background import Background
-from s3dnerf.structures import Camera, Source
+from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
@@ -240,7 +240,8 @@ class TalkingHeadPipeline:
             ends.append(state)
 
         inputs = [Path(image), Path(audio), *([] if pose in ("static", "idle") else [Path(pose)])]
-        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends)
+        on_gpu = self.device.type == "cuda"
+        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends, on_gpu)
 
     def reenact(
         self,
@@ -374,10 +375,24 @@ class TalkingHeadPipeline:
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
+        copies: deque[HostCopy] = deque()
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                frames = self.render_batch(identity, chunk, lattice, background)
-            yield from frames
+                copies.append(HostCopy(self.render_batch(identity, chunk, lattice, background)))
+            if len(copies) > self.batches_ahead:
+                yield from self.wait_for(copies.popleft(), timer)
+        for copy in copies:
+            yield from self.wait_for(copy, timer)
+
+    @property
+    def batches_ahead(self) -> int:
+        """Batches that a GPU renders while the host processes the frames of earlier ones."""
+        return 1 if self.device.type == "cuda" else 0
+
+    def wait_for(self, copy: HostCopy, timer: PhaseTimer) -> np.ndarray:
+        """Wait for frames, and count the time as rendering."""
+        with timer("rendering"):
+            return copy.wait()
 
     def render_batch(
         self,
@@ -385,15 +400,15 @@ class TalkingHeadPipeline:
         chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
         lattice: PositionFeatures,
         background: Background,
-    ) -> np.ndarray:
-        """Render a few frames at once: ``uint8 [n, S, S, 3]``."""
+    ) -> torch.Tensor:
+        """Render a few frames at once: ``uint8 [n, S, S, 3]``, on the device."""
         motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.expand(len(chunk))
         camera = Camera.from_numpy(HeadPose.concatenate(poses), self.device)
-        openness = torch.from_numpy(np.stack(eyes)).to(self.device)
+        openness = copy_to_device(np.stack(eyes), self.device)
         openness = self.model.prepare_eyes(identity, openness)
         rendering = self.model(identity, torch.stack(motion), openness, camera, lattice=lattice, background=background)
-        return (255.0 * rendering.image + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return (255.0 * rendering.image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""

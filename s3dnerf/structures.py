@@ -44,7 +44,7 @@ class Camera:
     def from_numpy(cls, pose: HeadPoseLike, device: torch.device | str = "cpu") -> Camera:
         """Convert head poses, as the face tracker returns them, to cameras in float32."""
         parts = (pose.rotation, pose.scale, pose.center)
-        return cls(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device) for part in parts))
+        return cls(*(copy_to_device(np.ascontiguousarray(part, np.float32), device) for part in parts))
 
     def repeat(self, times: int) -> Camera:
         """Return the batch with each camera repeated ``times`` times in a row."""
@@ -65,6 +65,37 @@ class Source:
     """``[B, 2]`` eye openness."""
     matte: Tensor | None = None
     """``[B, 1, S, S]`` or smaller: coverage of each pixel by the person, in [0, 1]. Only rendering needs it."""
+
+
+def copy_to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """Copy an array to a device. The host does not wait for a GPU."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A tensor on its way to the host. The copy runs while the host and the device do other things.
+
+    Each copy has pinned memory of its own, which PyTorch reuses when the result is no longer referenced.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Start the copy of ``tensor``, which may be reused at once; on the CPU nothing is copied."""
+        self._event: torch.cuda.Event | None = None
+        self._result = tensor
+        if tensor.device.type == "cuda":
+            self._result = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._result.copy_(tensor.contiguous(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> np.ndarray:
+        """Wait for the copy and return the array."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._result.numpy()
 
 
 def map_tensors(value: Record, function: Callable[[Tensor], Tensor]) -> Record:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf.face.motion_state import MotionState
-from s3dnerf.media.video import VideoWriter, check_video_output
+from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter, check_video_output
 
-FRAMES_WAITING = 8
-"""Maximum number of rendered frames queued for the video writer."""
 PRESET = "veryfast"
 """x264 preset. Slower presets take time from rendering; their gain is far below the error of the rendering itself."""
 
@@ -55,6 +52,8 @@ class TalkingVideo:
     """Input files of the rendering. None of them is overwritten."""
     ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
     """Motion state at the end of the last complete rendering."""
+    on_gpu: bool = False
+    """Whether a GPU renders. Then its video encoder, if it has one, writes H.264."""
 
     @property
     def end_state(self) -> MotionState:
@@ -82,23 +81,13 @@ class TalkingVideo:
         """
         check_video_output(path, self.inputs)
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        # One thread encodes while the next frames are rendered. The queue is bounded.
-        with self.open_file(path) as writer, ThreadPoolExecutor(1) as thread, bar:
-            waiting: deque[Future[None]] = deque()
+        writer = ThreadedVideoWriter(self.open_file(path), measure=lambda: self.timer("writing"))
+        with bar, writer:
             for frame in self:
-                waiting.append(thread.submit(self.write_frame, writer, frame))
-                if len(waiting) > FRAMES_WAITING:
-                    waiting.popleft().result()
+                writer.write(frame)
                 bar.update()
-            for task in waiting:
-                task.result()
         return Path(path)
 
     def open_file(self, path: str | Path) -> VideoWriter:
         """Return a writer for the frames and the speech, as a context manager."""
-        return VideoWriter(path, self.size, audio=self.audio, preset=PRESET)
-
-    def write_frame(self, writer: VideoWriter, frame: np.ndarray) -> None:
-        """Encode one frame and record the time it took."""
-        with self.timer("writing"):
-            writer.write(frame)
+        return VideoWriter(path, self.size, audio=self.audio, preset=PRESET, hardware=self.on_gpu)

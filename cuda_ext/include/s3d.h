@@ -212,6 +212,7 @@ S3D_API int s3d_cuda_triplane_backward(const S3dTriplane* lookup, void* stream);
 S3D_API int s3d_cuda_composite_forward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_composite_backward(const S3dComposite* rays, void* stream);
 S3D_API int s3d_cuda_field_forward(const S3dField* field, void* stream);
+S3D_API int s3d_cuda_field_backward(const S3dField* field, void* stream);
 S3D_API const char* s3d_cuda_error(int code);
 
 // Hash of the layout of all structures above, computed by build.py, so that callers can reject a stale library.

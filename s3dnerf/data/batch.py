@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.frames import FrameArrays
-from s3dnerf.structures import Camera, Source
+from s3dnerf.structures import Camera, Source, map_tensors
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Batch:
     """Frames with images, to be rendered: ``data.frames`` for each source, or a run of consecutive ones."""
     speech: Reenactment | None
     """Speech sequences without images: ``data.sequences`` sources with ``data.sequence_frames`` frames each."""
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory, for ``DataLoader``: the host need not wait for copies to a GPU."""
+        return map_tensors(self, torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True)

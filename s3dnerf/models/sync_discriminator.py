@@ -27,6 +27,7 @@ from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
 from s3dnerf.models.pretrained import load_model, rename_settings
+from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.precision import mixed_precision
 from s3dnerf.rendering.rays import project_points
@@ -291,7 +292,7 @@ def even_out(crops: Tensor) -> Tensor:
     Returns ``[N, 1, h, w]``.
     """
     if crops.shape[1] == 3:
-        crops = (crops * crops.new_tensor(GRAY)[:, None, None]).sum(dim=1, keepdim=True)
+        crops = (crops * constant(GRAY, crops.device, crops.dtype)[:, None, None]).sum(dim=1, keepdim=True)
     crops = crops - crops.mean(dim=(2, 3), keepdim=True)
     return crops / (crops.square().mean(dim=(2, 3), keepdim=True) + 1e-4).sqrt()
 
@@ -310,12 +311,12 @@ def crop_lips(images: Tensor, camera: Camera, config: LipCropConfig, margin: flo
     """
     factor = images.shape[-1] // CROPPED_SIDE
     images = F.avg_pool2d(images, factor) if factor > 1 else images
-    anchor = images.new_tensor(config.center, dtype=torch.float32).expand(len(images), 1, 3)
+    anchor = constant(config.center, images.device, torch.float32).expand(len(images), 1, 3)
     middle = project_points(anchor, camera)[..., :2]
     height, width = (round(side * (1.0 + 2.0 * margin)) for side in (config.height, config.width))
     # The grid is in units of half the crop's width, so that pixels are square.
     grid = make_pixel_grid(height, width, images.device) * (1.0 + 2.0 * margin)
-    grid = grid * grid.new_tensor([1.0, config.height / config.width])
+    grid = grid * constant((1.0, config.height / config.width), grid.device, grid.dtype)
     reach = config.reach * camera.scale[:, None, None]
     # Autocast would round positions to a fifth of a pixel.
     with torch.autocast(images.device.type, enabled=False):

@@ -27,8 +27,10 @@ DENSITY_GAIN = 4.0
 """Factor on the density after softplus."""
 MAX_SCALES = 8
 MAX_LATTICE_CHANNELS = 64
-MAX_CUDA_WIDTH, MAX_CUDA_OUTPUTS = 256, 128
+MAX_CUDA_WIDTH, MAX_CUDA_OUTPUTS, MAX_CUDA_SAMPLES = 256, 128, 128
 """On a GPU one thread holds the layers of a sample."""
+MAX_CUDA_SHARED, CUDA_SAMPLE_ROWS = 24 * 1024, 7
+"""Floats of shared memory of a block in the backward pass on a GPU, and floats of a sample besides the network's."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,18 @@ def is_supported(arguments: FieldArguments) -> bool:
 def has_gradients(arguments: FieldArguments) -> bool:
     """Tell whether the kernels return every gradient that autograd needs.
 
-    There are none with respect to samples and camera, and none on a GPU.
+    There are none with respect to samples and camera, and on a GPU none if a whole ray does not fit in shared memory.
     """
     if not torch.is_grad_enabled():
         return True
     if any(part.requires_grad for part in (arguments.positions, arguments.deltas, *arguments.camera)):
         return False
     learned = (arguments.lattice, *arguments.planes, *arguments.layers)
-    return arguments.positions.device.type == "cpu" or not any(part.requires_grad for part in learned)
+    if arguments.positions.device.type == "cpu" or not any(part.requires_grad for part in learned):
+        return True
+    (outputs, hidden), inputs = arguments.layers[-2].shape, arguments.layers[0].shape[1]
+    rows = inputs + 2 * hidden + outputs + CUDA_SAMPLE_ROWS
+    return MAX_CUDA_SHARED // rows - 1 >= arguments.deltas.shape[2] <= MAX_CUDA_SAMPLES
 
 
 class S3dField(ctypes.Structure):
@@ -178,7 +184,7 @@ def launch_forward(library: Library, arguments: FieldArguments) -> tuple[Tensor,
 
 
 def launch_backward(library: Library, gradients: Sequence[Tensor], arguments: FieldArguments) -> list[Tensor]:
-    """Return the gradients with respect to lattice, planes and layers from those of both outputs; CPU kernels only."""
+    """Return the gradients with respect to lattice, planes and layers from those of both outputs."""
     dense = arguments.make_contiguous()
     output, alpha = (gradient.float().contiguous() for gradient in gradients)
     lattice = torch.zeros_like(dense.lattice)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from s3dnerf.ops.backend import Library, choose_backend, find_library
+from s3dnerf.ops.constant import constant
 from s3dnerf.ops.layout import HASH_PRIMES, STORAGE, GridLevel, runs_on_pytorch
 
 MAX_LEVELS = 32
@@ -66,7 +67,7 @@ def encode_hash_grid_reference(positions: Tensor, table: Tensor, levels: Sequenc
     """Reference implementation of :func:`encode_hash_grid`: any precision and device, differentiable twice."""
     features = []
     dimensions = positions.shape[-1]
-    corners = torch.tensor(list(product((0, 1), repeat=dimensions)), device=positions.device)
+    corners = constant(tuple(product((0, 1), repeat=dimensions)), positions.device)
     for level in levels:
         scaled = positions * level.scale + 0.5
         cell = scaled.detach().floor()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.constant import constant
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
@@ -87,7 +88,7 @@ def place_patch(
     """
     height, width = (min(max(round(fraction * size), 1), size) for fraction in extent)
     device = camera.center.device
-    target = torch.tensor(center, device=device).expand(len(camera.center), 1, 3)
+    target = constant(center, device).expand(len(camera.center), 1, 3)
     u, v = project_points(target, camera)[:, 0, :2].unbind(-1)
     left, top = (
         ((place + 1.0) / 2.0 * size - 0.5 * side).round().long().clamp(0, size - side)

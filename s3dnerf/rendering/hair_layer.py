@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import make_pixel_grid, warp_image
 from s3dnerf.rendering.rays import intersect_plane, project_points
 from s3dnerf.structures import Camera
@@ -24,7 +25,7 @@ NECK = (-0.8, -0.45)
 def compute_plane_flow(frame: Camera, source: Camera, size: int) -> Tensor:
     """Return the flow ``[B, 2, size, size]`` of the plane: position in the source minus position in the frame."""
     # Both projections of the plane are affine, so three points determine the flow.
-    corners = frame.scale.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    corners = constant(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)), frame.scale.device, frame.scale.dtype)
     places = project_points(intersect_plane(corners, frame, DEPTH), source)[..., :2]
     middle, right, down = (places - corners)[..., None, None].unbind(1)
     u, v = make_pixel_grid(size, size, places.device).to(places).unbind(-1)

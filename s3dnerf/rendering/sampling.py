@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.constant import constant
 from s3dnerf.rendering.rays import Rays
 
 
@@ -45,8 +46,8 @@ def find_surface(rays: Rays, prior: SurfacePrior = HEAD) -> tuple[Tensor, Tensor
         ``margin [B, N]``, half the length to sample: ``inner_margin`` in the middle, ``outer_margin`` at the
         silhouette and beyond.
     """
-    center = rays.origins.new_tensor(prior.center)
-    radii = rays.origins.new_tensor(prior.radii)
+    device, dtype = rays.origins.device, rays.origins.dtype
+    center, radii = (constant(part, device, dtype) for part in (prior.center, prior.radii))
     origin = (rays.origins - center) / radii
     direction = rays.directions / radii
     a = direction.square().sum(-1)

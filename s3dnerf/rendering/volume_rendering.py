@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.ops.composite import composite
+from s3dnerf.ops.constant import constant
 from s3dnerf.ops.field import FieldArguments, field, is_supported
 from s3dnerf.ops.layout import is_bf16_autocast
 from s3dnerf.ops.triplane import sample_triplanes
@@ -119,7 +120,7 @@ def render_rays(
         early_stop_eps: transmittance below which the remaining samples are skipped.
 
     A :class:`DeformedField` is differentiable in lattice, planes and layers. Separate operators evaluate it if samples
-    or camera need gradients, if anything needs gradients on a GPU, or if there is no kernel for the device. Under
+    or camera need gradients, or if there is no kernel for the device and the sizes. Under
     autocast to bfloat16 the network may multiply in bfloat16; everything else is float32.
     """
     if isinstance(field_function, DeformedField):
@@ -141,7 +142,8 @@ def render_rays_reference(
 def interpolate_lattice(field: DeformedField, points: Tensor) -> Tensor:
     """Interpolate the lattice at head-space ``points [B, N, 3]`` -> ``[B, N, 3 + A]``."""
     center, focus, extent = (
-        points.new_tensor(part) for part in (field.lattice_center, field.lattice_focus, field.lattice_extent)
+        constant(tuple(part), points.device, points.dtype)
+        for part in (field.lattice_center, field.lattice_focus, field.lattice_extent)
     )
     unit = torch.asinh((points - center) / focus) / extent
     volume = field.lattice.transpose(1, 2).unflatten(2, field.lattice_size[::-1])

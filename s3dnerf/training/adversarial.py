@@ -17,6 +17,7 @@ from s3dnerf.data.batch import Frames
 from s3dnerf.face.face_mesh import FaceWindow, window_to_image
 from s3dnerf.models.image_discriminator import ImageDiscriminator, ImageDiscriminatorConfig
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS
+from s3dnerf.ops.constant import select_rows
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.training.config import AdversarialConfig
@@ -74,7 +75,7 @@ class Adversary(nn.Module):
             return {}
         assert frames.image is not None, "frames have images in the image stage"
         strength = min((progress - self.config.start) / RAMP, 1.0)
-        places = torch.rand(len(image), 2, generator=generator).to(image.device)
+        places = torch.rand(len(image), 2, generator=generator, device=generator.device).to(image.device)
         fake, real = self.crop(image, frames, places), self.crop(frames.image, frames, places)
         self.crops.append(Crops([one.detach() for one in fake], real))
         adversarial, matching = [], []
@@ -130,7 +131,7 @@ class Adversary(nn.Module):
 
 def find_mouth_windows(frames: Frames) -> FaceWindow:
     """Return upright squares around the mouths, of the same size in head units."""
-    lips = project_points(frames.landmarks[:, LIP_LANDMARKS.to(frames.landmarks.device)], frames.camera)[..., :2]
+    lips = project_points(select_rows(frames.landmarks, LIP_LANDMARKS), frames.camera)[..., :2]
     rotation = frames.camera.rotation
     roll = torch.atan2(-rotation[:, 1, 0], rotation[:, 0, 0])
     return FaceWindow(lips.mean(1), MOUTH_REACH * frames.camera.scale, roll)
@@ -147,7 +148,9 @@ def crop_patch(image: Tensor, window: FaceWindow, places: Tensor, side: int) -> 
     size = image.shape[-1]
     center = window.center + window.half_size[:, None] * (2.0 * places - 1.0)
     corner = ((center + 1.0) * size / 2.0 - side / 2.0).round().long().clamp(0, size - side)
-    return torch.stack([one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)])
+    columns, rows = (corner[:, axis, None] + torch.arange(side, device=corner.device) for axis in (0, 1))
+    strip = image.gather(2, rows[:, None, :, None].expand(-1, image.shape[1], -1, size))
+    return strip.gather(3, columns[:, None, None].expand(-1, image.shape[1], side, -1))
 
 
 def r1_penalty(network: nn.Module, real: Tensor) -> Tensor:

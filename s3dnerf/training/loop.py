@@ -233,7 +233,7 @@ class TrainingLoop(ABC, Generic[Model]):
         for place, batch in enumerate(batches):
             # With one seed per batch, dropout and jitter depend neither on resuming nor on the number of processes.
             number = self.step * self.batches_per_step + place * self.processes.count + self.processes.index
-            generator = seed_step(self.seed, number)
+            generator = seed_step(self.seed, number, self.device)
             with accumulate(self.objective, is_last=place == len(batches) - 1):
                 loss, metrics = self.objective(batch, generator)
                 # On the CPU, the backward pass of grid_sample crashes at non-finite positions.

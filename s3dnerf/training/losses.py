@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.constants import LUMA_WEIGHTS
 from s3dnerf.data.batch import Frames
 from s3dnerf.face.points import (
     EYE_LEFT,
@@ -23,6 +24,7 @@ from s3dnerf.models.s3dnerf.deformation_field import RegionCodes
 from s3dnerf.models.s3dnerf.identity import MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS
 from s3dnerf.models.s3dnerf.s3dnerf import LIP_LANDMARKS, S3DNeRF
+from s3dnerf.ops.constant import constant, select_rows
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.training.config import LossWeights
@@ -125,17 +127,17 @@ def landmark_losses(model: S3DNeRF, identity: MotionIdentity, codes: RegionCodes
     wanted = identity.landmarks
     miss = (arrived - wanted).abs().sum(-1)
     lips, lids = (
-        ((arrived[:, upper] - arrived[:, lower]) - (wanted[:, upper] - wanted[:, lower])).abs().sum(-1).mean(-1)
+        (measure_gaps(arrived, upper, lower) - measure_gaps(wanted, upper, lower)).abs().sum(-1).mean(-1)
         for upper, lower in (LIP_SIDES, LID_SIDES)
     )
     # Blinks are rare and small, so frames whose eyes differ from the source get a larger weight.
     blink = 1.0 + 8.0 * (frames.eyes - identity.eyes).abs().mean(-1)
     places = field.network.encode_positions(frames.landmarks).region_log_weights.transpose(1, 2).float()
     return {
-        "landmarks": miss.mean() + miss[:, LIP_LANDMARKS].mean(),
+        "landmarks": miss.mean() + select_rows(miss, LIP_LANDMARKS).mean(),
         "gap": lips.mean(),
-        "lids": (blink * (miss[:, EYE_LANDMARKS].mean(-1) + lids)).mean(),
-        "regions": F.nll_loss(places, REGION_OF_LANDMARK.to(places.device).expand(places.shape[0], -1)),
+        "lids": (blink * (select_rows(miss, EYE_LANDMARKS).mean(-1) + lids)).mean(),
+        "regions": F.nll_loss(places, constant(REGION_OF_LANDMARK, places.device).expand(places.shape[0], -1)),
     }
 
 
@@ -143,7 +145,7 @@ def region_loss(identity: MotionIdentity) -> Tensor:
     """Return the cross-entropy between the attention of the region slots in the source and the landmarks there."""
     places = project_points(identity.landmarks, identity.camera)[..., :2]
     claims = F.grid_sample(identity.regions.attention.float(), places[:, :, None], align_corners=False)[..., 0]
-    return F.nll_loss(claims, REGION_OF_LANDMARK.to(claims.device).expand(claims.shape[0], -1))
+    return F.nll_loss(claims, constant(REGION_OF_LANDMARK, claims.device).expand(claims.shape[0], -1))
 
 
 def motion_loss(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
@@ -154,7 +156,7 @@ def motion_loss(model: S3DNeRF, teacher: Tensor, frames: Frames) -> Tensor:
 def landmark_error(placed: Tensor, wanted: Tensor) -> Tensor:
     """Return the mean distance of the landmarks ``[B, P, 3]`` that speech moves, counting lips twice."""
     miss = (placed - wanted).abs().sum(-1)
-    return miss[:, MOVED_LANDMARKS].mean() + miss[:, LIP_LANDMARKS].mean()
+    return select_rows(miss, MOVED_LANDMARKS).mean() + select_rows(miss, LIP_LANDMARKS).mean()
 
 
 def speech_losses(model: S3DNeRF, spoken: Tensor, frames: Frames, length: int) -> dict[str, Tensor]:
@@ -213,15 +215,21 @@ def code_loss(guessed: Tensor, known: Tensor) -> Tensor:
 
 def make_silence(speech: Tensor, generator: torch.Generator) -> Tensor:
     """Return windows like ``speech [B, samples]`` with only faint noise, 35 to 80 dB below the level of speech."""
-    decibels = -58.0 - 45.0 * torch.rand(len(speech), 1, generator=generator)
-    noise = torch.randn(speech.shape, generator=generator)
+    device = generator.device
+    decibels = -58.0 - 45.0 * torch.rand(len(speech), 1, generator=generator, device=device)
+    noise = torch.randn(speech.shape, generator=generator, device=device)
     return (noise * 10.0 ** (decibels / 20.0)).to(speech)
 
 
 def lip_openings(landmarks: Tensor) -> Tensor:
     """Return the vertical gap ``[B]`` between the inner lips of ``landmarks [B, P, 3]``, head units."""
     upper, lower = LIP_SIDES
-    return (landmarks[:, upper, 1] - landmarks[:, lower, 1]).mean(-1)
+    return measure_gaps(landmarks, upper, lower)[..., 1].mean(-1)
+
+
+def measure_gaps(landmarks: Tensor, upper: Tensor, lower: Tensor) -> Tensor:
+    """Return the vectors ``[B, N, 3]`` from lower to upper landmarks; ``upper`` and ``lower`` hold their rows."""
+    return select_rows(landmarks, upper) - select_rows(landmarks, lower)
 
 
 def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -246,7 +254,7 @@ def freeze_parameters(module: nn.Module) -> Iterator[None]:
 
 def box_mask(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> Tensor:
     """Return ``[B, 1, size, size]``: 1 in the box around some landmarks (``margin`` in head units), 0 elsewhere."""
-    places = project_points(frames.landmarks[:, rows.to(frames.landmarks.device)], frames.camera)[..., :2]
+    places = project_points(select_rows(frames.landmarks, rows), frames.camera)[..., :2]
     reach = margin * frames.camera.scale[:, None]
     low, high = places.amin(1) - reach, places.amax(1) + reach
     centers = (2 * torch.arange(size, device=places.device) + 1) / size - 1
@@ -256,7 +264,7 @@ def box_mask(frames: Frames, rows: Tensor, size: int, margin: float = 0.06) -> T
 
 def mouth_mask(frames: Frames, size: int) -> Tensor:
     """Return ``[B, 1, size, size]``: 1 between the inner outlines of the lips, 0 elsewhere."""
-    outline = project_points(frames.landmarks[:, INNER_LIPS.to(frames.landmarks.device)], frames.camera)[..., :2]
+    outline = project_points(select_rows(frames.landmarks, INNER_LIPS), frames.camera)[..., :2]
     centers = (2 * torch.arange(size, device=outline.device) + 1) / size - 1
     (u, v), (next_u, next_v) = (x[..., None, None].unbind(2) for x in (outline, outline.roll(-1, dims=1)))
     # Even-odd rule: a pixel is inside if the ray to its right crosses the outline an odd number of times.
@@ -288,7 +296,7 @@ def texture_loss(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
 
 def rgb_to_luma(image: Tensor) -> Tensor:
     """Return the luminance ``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
-    return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114])).unsqueeze(1)
+    return torch.einsum("bchw,c->bhw", image, constant(LUMA_WEIGHTS, image.device, image.dtype)).unsqueeze(1)
 
 
 def luma_ssim(a: Tensor, b: Tensor, window: int = 7) -> Tensor:

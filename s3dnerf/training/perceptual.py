@@ -17,20 +17,21 @@ from s3dnerf.face.lips import SHARED_POINTS
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics.lips import MOUTH_POINTS
 from s3dnerf.models.sync_discriminator import SyncDiscriminator
+from s3dnerf.ops.constant import select_rows
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
 SPAN, CORNERS = (torch.from_numpy(KEPT_POINTS.searchsorted(numbers)) for numbers in (SHARED_POINTS, OUTER_EYE_CORNERS))
 """Rows of the kept landmarks that the basic face mesh also has, and of the outer eye corners."""
 MOUTH, LIDS = (torch.tensor(numbers) for numbers in (MOUTH_POINTS, (*EYE_LEFT, *EYE_RIGHT)))
-LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
+LIP_SIDES, LID_SIDES = (torch.tensor(pairs).T.unbind() for pairs in (LIP_PAIRS, LID_PAIRS_LEFT + LID_PAIRS_RIGHT))
 
 
 def find_windows(frames: Frames) -> FaceWindow:
     """Return the windows in which the tracker sees the target faces."""
     places = project_points(frames.landmarks, frames.camera)[..., :2]
-    left, right = places[:, CORNERS.to(places.device)].unbind(1)
-    return compute_face_window(places[:, SPAN.to(places.device)], (left, right))
+    left, right = select_rows(places, CORNERS).unbind(1)
+    return compute_face_window(select_rows(places, SPAN), (left, right))
 
 
 def perceptual_losses(mesh: FaceMesh, image: Tensor, frames: Frames) -> dict[str, Tensor]:
@@ -56,13 +57,19 @@ def seen_landmark_losses(made: FaceMeshOutput, real: FaceMeshOutput, window: Fac
     """
     scale = 1.0 / window.half_size[:, None, None]
     a, b = made.points * scale, real.points * scale
-    mouth = a[:, MOUTH] - a[:, MOUTH].mean(1, keepdim=True), b[:, MOUTH] - b[:, MOUTH].mean(1, keepdim=True)
-    parts = (measure_distance(a, b), 2.0 * measure_distance(*mouth), measure_distance(a[:, LIDS], b[:, LIDS]))
+    mouth = [points - points.mean(1, keepdim=True) for points in (select_rows(a, MOUTH), select_rows(b, MOUTH))]
+    lids = [select_rows(points, LIDS) for points in (a, b)]
+    parts = (measure_distance(a, b), 2.0 * measure_distance(*mouth), measure_distance(*lids))
     gaps = [
-        ((a[:, upper] - a[:, lower]) - (b[:, upper] - b[:, lower])).abs().sum(-1).mean()
+        (measure_gaps(a, upper, lower) - measure_gaps(b, upper, lower)).abs().sum(-1).mean()
         for upper, lower in (LIP_SIDES, LID_SIDES)
     ]
     return {"seen": torch.stack(parts).sum(), "seen_gap": torch.stack(gaps).sum()}
+
+
+def measure_gaps(points: Tensor, upper: Tensor, lower: Tensor) -> Tensor:
+    """Return the vectors ``[B, N, 2]`` from lower to upper points."""
+    return select_rows(points, upper) - select_rows(points, lower)
 
 
 def measure_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             num_workers=self.config.data.workers,
             collate_fn=_keep,
             worker_init_fn=_leave_signals,
-            pin_memory=False,
+            pin_memory=self.device.type == "cuda",
         )
         group: list[Batch] = []
         for batch in loader:
@@ -221,8 +221,9 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             )
             if speech_share > 0:
                 # All frames of a run are driven by speech, so that the sync loss can compare its lips with its speech.
-                chosen = torch.rand(len(frames.in_sync), generator=generator) < (1.0 if batch.is_run else speech_share)
-                chosen = (chosen.to(self.device) & frames.in_sync)[:, None, None]
+                drawn = torch.rand(len(frames.in_sync), generator=generator, device=generator.device)
+                chosen = drawn.to(self.device) < (1.0 if batch.is_run else speech_share)
+                chosen = (chosen & frames.in_sync)[:, None, None]
                 motion = torch.where(chosen, model.encode_speech(identity, frames.speech), motion)
                 states = torch.where(chosen, identity.source_motion, states)
             rendering = model(identity, motion, frames.eyes, frames.camera, states, generator)
@@ -373,13 +374,15 @@ def make_optimizer(model: S3DNeRF, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW with a separate group for the hash grid, which needs larger steps and no weight decay."""
     grid = {p for part in model.modules() if isinstance(part, HashGrid) for p in part.parameters() if p.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in grid]
+    on_gpu = model.canonical_landmarks.device.type == "cuda"
     return torch.optim.AdamW(
         [
             {"params": rest, "peak": config.learning_rate, "weight_decay": WEIGHT_DECAY},
             {"params": list(grid), "peak": GRID_LEARNING_RATE * config.learning_rate, "weight_decay": 0.0},
         ],
         betas=(0.9, 0.99),
-        foreach=True,
+        foreach=not on_gpu,
+        fused=on_gpu,
     )
 
 

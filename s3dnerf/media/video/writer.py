@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -11,18 +12,22 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from s3dnerf.constants import FPS, SAMPLE_RATE
-from s3dnerf.errors import UserError
+from s3dnerf.errors import UserError, first_line
 from s3dnerf.media.audio import LAYOUTS, resample_audio, stream_audio
 from s3dnerf.media.container import SWSCALE_FLAGS
 from s3dnerf.media.files import atomic_write, check_output, is_stream
 
+log = logging.getLogger(__name__)
 AUDIO_RATE = 48_000
 """Sample rate of written audio."""
 _VP9_SPEED = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
 """The fastest setting of libvpx; its default takes many times as long as rendering."""
+NVENC = "h264_nvenc"
+"""The H.264 encoder of NVIDIA GPUs that have one; data center GPUs such as A100 and H100 have none."""
+_NVENC_OPTIONS = {"preset": "p4", "tune": "hq", "rc": "vbr", "b": "0"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,26 @@ def check_video_output(path: str | Path, inputs: Iterable[str | Path | None] = (
     choose_video_format(path)
 
 
+def choose_encoder(video_format: VideoFormat, size: tuple[int, int], hardware: bool) -> str:
+    """Return the encoder of a format: its own, or NVENC for H.264 if ``hardware`` asks for it and it can be opened.
+
+    It cannot on machines without such an encoder, and for frames that are too small for it.
+    """
+    if not hardware or video_format.video != "libx264" or NVENC not in av.codecs_available:
+        return video_format.video
+    context = av.CodecContext.create(NVENC, "w")
+    assert isinstance(context, av.VideoCodecContext), "a video encoder"
+    context.width, context.height = (side + side % 2 for side in size)
+    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, FPS)
+    context.options = dict(_NVENC_OPTIONS)
+    try:
+        context.open()
+    except av.error.FFmpegError as error:
+        log.info("no hardware encoder (%s); %s encodes", first_line(error), video_format.video)
+        return video_format.video
+    return NVENC
+
+
 class _WriteOnly:
     """A file object without seeking, so that FFmpeg's muxers do not try to seek in a pipe or device."""
 
@@ -105,6 +130,7 @@ class VideoWriter:
         crf: x264 quality, lower is better; mapped to an equivalent value for VP9.
         gop: frames between key frames, None for the encoder's choice. Short ones make ``read_frames`` fast.
         preset: speed of x264, "ultrafast" to "veryslow".
+        hardware: encode H.264 on the GPU where :func:`choose_encoder` finds an encoder there; ``encoder`` names it.
 
     Raises:
         UserError: the output cannot be written, the audio cannot be read, or no frame is written.
@@ -119,6 +145,7 @@ class VideoWriter:
         crf: float = 18,
         gop: int | None = None,
         preset: str = "medium",
+        hardware: bool = False,
     ) -> None:
         self.path = Path(path)
         self.format = choose_video_format(path)
@@ -126,12 +153,18 @@ class VideoWriter:
         self.fps = Fraction(fps).limit_denominator(1001)
         self.frames = 0
         self._audio = audio
+        self.encoder = choose_encoder(self.format, size, hardware)
         self._options = {"crf": str(crf), "preset": preset}
+        if self.encoder == NVENC:
+            # NVENC's scale of constant quality is close to that of x264.
+            self._options = {**_NVENC_OPTIONS, "cq": str(crf)}
         if self.format.video == "libvpx-vp9":
             # Unless the bit rate is zero, crf is only a bound. At 1.6 times the crf, VP9 is as close to its source as
             # x264 (38.2 and 38.4 dB on a real clip at 18), in a file of about the same size.
             self._options = {"crf": str(min(63, round(1.6 * crf))), "b": "0", **_VP9_SPEED}
         self._gop = gop
+        # It keeps its tables from frame to frame; making them takes longer than converting a frame.
+        self._reformatter = VideoReformatter()
 
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
@@ -152,13 +185,28 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Append an RGB frame ``uint8 [H, W, 3]``. Raises ValueError if it does not have the size of the video."""
+        self.encode(self.convert(frame))
+
+    def convert(self, frame: np.ndarray) -> av.VideoFrame:
+        """Convert an RGB frame ``uint8 [H, W, 3]`` to the format of the encoder.
+
+        One thread at a time may convert, while another one encodes.
+
+        Raises:
+            ValueError: the frame does not have the size of the video.
+        """
         width, height = self.size
         if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
             raise ValueError(f"expected uint8 [{height}, {width}, 3], got {frame.dtype} {list(frame.shape)}")
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        image = image.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, interpolation=SWSCALE_FLAGS)
+        return self._reformatter.reformat(
+            image, format="yuv420p", dst_colorspace=Colorspace.ITU601, interpolation=SWSCALE_FLAGS
+        )
+
+    def encode(self, image: av.VideoFrame) -> None:
+        """Append a frame from :meth:`convert`."""
         image.pts, image.time_base = self.frames, 1 / self.fps
         self._container.mux(self._video.encode(image))
         self.frames += 1
@@ -182,7 +230,7 @@ class VideoWriter:
                 self._audio_track.finish()
 
     def _add_video_stream(self) -> av.VideoStream:
-        stream = self._container.add_stream(self.format.video, rate=self.fps, options=self._options)
+        stream = self._container.add_stream(self.encoder, rate=self.fps, options=self._options)
         stream.width, stream.height = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.fps

@@ -287,20 +287,33 @@ class CrossModalFacialDeformationField(nn.Module):
         that :meth:`deform_lattice` adds. ``points`` get no gradient.
         """
         corners, weights = self.lattice.find_cells(points.detach())
-        # Landmarks of many frames lie in few cells. The corners of these cells are evaluated once for all frames.
-        nodes, corners = corners.flatten(1).unique(return_inverse=True)
-        deformation = self.network(self.encode_points(self.lattice.points[nodes]), codes)
-        values = torch.cat([deformation.offsets, deformation.ambient], dim=-1)
-        around = values.gather(1, corners[..., None].expand(-1, -1, values.shape[2])).unflatten(1, (-1, 8))
+        evaluate = self.evaluate_shared_nodes if points.device.type == "cpu" else self.evaluate_nodes
+        around = evaluate(codes, corners.flatten(1)).unflatten(1, (-1, 8))
         read = torch.einsum("bnk,bnkc->bnc", weights, around)
         return Deformation(read[..., :3], read[..., 3:])
+
+    def evaluate_shared_nodes(self, codes: RegionCodes, nodes: Tensor) -> Tensor:
+        """Return the values ``[B, N, 3 + ambient]`` at lattice points ``nodes [B, N]``, for the CPU.
+
+        Landmarks of many frames lie in few cells, so every point is encoded once for all frames. The number of points
+        depends on the data: on a GPU, the host would wait for it.
+        """
+        nodes, places = nodes.unique(return_inverse=True)
+        deformation = self.network(self.encode_points(self.lattice.points[nodes]), codes)
+        values = torch.cat([deformation.offsets, deformation.ambient], dim=-1)
+        return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
+
+    def evaluate_nodes(self, codes: RegionCodes, nodes: Tensor) -> Tensor:
+        """Return the same values as :meth:`evaluate_shared_nodes`, without waiting for a device."""
+        deformation = self.network(self.encode_points(self.lattice.points[nodes]), codes)
+        return torch.cat([deformation.offsets, deformation.ambient], dim=-1)
 
     def encode_lattice(self) -> PositionFeatures:
         """Encode the points of the lattice, which are the same for all frames and identities."""
         return self.encode_points(self.lattice.points)
 
     def encode_points(self, points: Tensor) -> PositionFeatures:
-        """Encode head-space ``points [N, 3]`` that all frames share."""
+        """Encode head-space ``points [N, 3]`` that all frames share, or ``[B, N, 3]``."""
         features = self.network.encode_positions(points)
         return PositionFeatures(features.content.float(), features.region_log_weights.float())
 

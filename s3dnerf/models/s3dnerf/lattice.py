@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from s3dnerf.ops.constant import constant
+
 CENTER = (0.0, -0.38, 0.45)
 """Point where the lattice is finest, in head units: the mouth."""
 REACH = (1.4, 1.5, 1.0)
@@ -42,8 +44,10 @@ class Lattice(nn.Module):
         Returns:
             The indices of the corners, ``[B, N, 8]``, and their interpolation weights, which sum to one.
         """
-        center, focus, extent = (points.new_tensor(part) for part in (self.center, self.focus, self.extent))
-        last = points.new_tensor(self.size) - 1.0
+        center, focus, extent, size = (
+            constant(part, points.device, points.dtype) for part in (self.center, self.focus, self.extent, self.size)
+        )
+        last = size - 1.0
         place = 0.5 * last * (torch.asinh((points - center) / focus) / extent + 1.0)
         low = place.floor().clamp(min=0.0).minimum(last - 1.0)
         weight = (place - low).clamp(0.0, 1.0)[..., None, :]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import JAW_AND_CHEEKS, point_regions
 from s3dnerf.models.layers import encode_sine, make_mlp
+from s3dnerf.ops.constant import select_rows
 from s3dnerf.rendering.mouth_opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
@@ -62,13 +63,13 @@ class MouthColors:
 
 def measure_mouth_colors(image: Tensor, landmarks: Tensor, camera: Camera) -> MouthColors:
     """Measure the colors of sources ``image [B, 3, S, S]`` with ``landmarks [B, P, 3]`` (head space)."""
-    inner = landmarks[:, INNER_LIPS]
-    on_lips = (landmarks[:, OUTER_LIPS] + inner) / 2
+    inner = select_rows(landmarks, INNER_LIPS)
+    on_lips = (select_rows(landmarks, OUTER_LIPS) + inner) / 2
     upper, lower = inner[:, UPPER_EDGE[1:-1]], inner[:, 1:10]
     between = torch.cat([upper.lerp(lower, depth) for depth in DEPTHS], dim=1)
     skin, lips, inside = (
         F.grid_sample(image.float(), project_points(points, camera)[:, None, :, :2], align_corners=False).mean((2, 3))
-        for points in (landmarks[:, SKIN], on_lips, between)
+        for points in (select_rows(landmarks, SKIN), on_lips, between)
     )
     return MouthColors(skin.clamp(min=DARKEST_SKIN), lips, inside, measure_opening(inner))
 

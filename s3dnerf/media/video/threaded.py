@@ -1,0 +1,79 @@
+"""Writing of video in threads of its own, so that the next frames are rendered meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+
+import numpy as np
+
+from s3dnerf.media.video.writer import VideoWriter
+
+FRAMES_WAITING = 8
+"""Default for the most frames that wait for the encoder."""
+
+
+class ThreadedVideoWriter:
+    """Context manager around a :class:`VideoWriter`: one thread converts colors, and one encodes.
+
+    The queue of frames is bounded: :meth:`write` waits while it is full. An error in a thread is raised by the next
+    call of :meth:`write`, or at the end of the block. After an error, or if the block is interrupted, frames that wait
+    are dropped and the file does not appear.
+
+    Args:
+        writer: writes the video; not entered yet.
+        waiting: most frames that wait.
+        measure: context manager around the encoding of each frame, for its time.
+    """
+
+    def __init__(
+        self,
+        writer: VideoWriter,
+        waiting: int = FRAMES_WAITING,
+        measure: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.writer, self.waiting, self.measure = writer, waiting, measure
+        self._frames: deque[Future[None]] = deque()
+
+    def __enter__(self) -> ThreadedVideoWriter:
+        self.writer.__enter__()
+        self._converter, self._encoder = ThreadPoolExecutor(1, "convert"), ThreadPoolExecutor(1, "encode")
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append an RGB frame ``uint8 [H, W, 3]``, which must not be modified afterwards.
+
+        Raises:
+            Exception: what went wrong with an earlier frame.
+        """
+        image = self._converter.submit(self.writer.convert, frame)
+        self._frames.append(self._encoder.submit(self._encode, image))
+        while len(self._frames) > self.waiting or (self._frames and self._frames[0].done()):
+            self._frames.popleft().result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                for frame in self._frames:
+                    frame.result()
+        except BaseException as late:
+            kind, error, trace = type(late), late, late.__traceback__
+            raise
+        finally:
+            # The threads use the writer, so they end before it does.
+            self._encoder.shutdown(cancel_futures=True)
+            self._converter.shutdown(cancel_futures=True)
+            self.writer.__exit__(kind, error, trace)
+
+    def _encode(self, image: Future[object]) -> None:
+        converted = image.result()
+        with self.measure():
+            self.writer.encode(converted)
