@@ -25,6 +25,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 NOT_RUN: dict[tuple[str, int], str] = {}
 """Python blocks that are not executed, by page and number (from 0), with the reason."""
 FOLDERS = "s3dnerf|tools|configs|requirements|tests|cuda_ext|examples|docs"
+SCRIPTS = ("gpu-check",)
+"""Programs in tools/ that are no commands of s3dnerf."""
 SPEECH_FRAMES = 8
 LARGEST_README, LARGEST_IMAGE = 8_000, 150_000
 
@@ -95,7 +97,8 @@ def exists(name: str) -> bool:
 @cache
 def read_help(command: str) -> str:
     """Return the help of a command."""
-    words = [sys.executable, "-m", "s3dnerf", command, "--help"]
+    program = ["-m", "s3dnerf", command] if command not in SCRIPTS else [f"tools/{command.replace('-', '_')}.py"]
+    words = [sys.executable, *program, "--help"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
@@ -104,7 +107,7 @@ def list_commands() -> list:
     calls = []
     for path in PAGES:
         for block in cut_blocks(path.read_text("utf-8"), "sh", ""):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["s3dnerf"]:
                     calls.append((name_page(path), words[1], " ".join(words[2:])))

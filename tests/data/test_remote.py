@@ -97,8 +97,9 @@ def list_tensors(batch: Batch) -> list[torch.Tensor]:
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
+    # The last digit of optical flow depends on where its images lie in memory.
     for first, second in zip(list_tensors(one), list_tensors(other), strict=True):
-        assert torch.equal(first, second)
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
 def list_steps(data: TalkingFaceDataset, steps: range, workers: int) -> dict[int, Batch]:
@@ -152,8 +153,10 @@ def test_each_shard_is_read_about_once_in_an_epoch(
         for step in range(stream, 2 * data.plan.length, 2):
             data[step]
         # The shard that follows belongs to the next epoch.
-        data.clips.remote.get_shard(data.plan.find_pool(step).upcoming)
-        streams.append(Counter(reads[:-1]))
+        upcoming = data.plan.find_pool(step).upcoming
+        data.clips.remote.get_shard(upcoming)
+        reads.remove(data.clips.index.get_shard(upcoming))
+        streams.append(Counter(reads))
     # A stream ends an epoch with the shard that it began with.
     assert all(sum(counts.values()) <= len(counts) + 1 for counts in streams)
     assert streams[0].keys() | streams[1].keys() == {path.name for path in root.glob("*.tar")}

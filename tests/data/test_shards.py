@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from torch.testing import assert_close
 
 from s3dnerf import cli
 from s3dnerf.data.clip import INFO_FILE, MATTE_FILE, SPEECH_FILE, TRACK_FILE, VIDEO_FILE, load_clip
@@ -93,7 +94,8 @@ def test_folders_and_shards_make_the_same_batches(
         tensors: list[torch.Tensor] = []
         map_tensors(one[step], lambda x, tensors=tensors: tensors.append(x) or x)
         rest = iter(tensors)
-        map_tensors(other[step], lambda x, rest=rest: torch.testing.assert_close(x, next(rest), rtol=0, atol=0) or x)
+        # The last digit of optical flow depends on where its images lie in memory.
+        map_tensors(other[step], lambda x, rest=rest: assert_close(x, next(rest), rtol=0, atol=1e-6) or x)
         assert len(tensors) > 20 and next(rest, None) is None
 
 
