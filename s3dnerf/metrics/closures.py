@@ -36,7 +36,7 @@ def measure_closure_f1(target: np.ndarray, generated: np.ndarray) -> float:
 
     Precision is the share of generated closed frames with a target closed frame within two frames; recall is the share
     of target closed frames with a generated one. Neither depends on how far the lips open. Unrelated openings of
-    speech reach about 0.6; see :func:`measure_closure_chance`.
+    speech reach 0.5 on average; see :func:`measure_closure_chance`.
 
     Returns:
         F1 in [0, 1]; 0 if the generated lips are still (as for ``measure_opening_correlation``), NaN if the target
