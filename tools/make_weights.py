@@ -42,6 +42,12 @@ def parse_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--split", type=read_text, default="val", metavar="NAME", help="split of the final evaluation")
     parser.add_argument("--max-frames", type=int, default=250, help="frames of each clip in the evaluation")
+    parser.add_argument(
+        "--compare",
+        type=read_path,
+        metavar="DIR",
+        help="evaluation of other weights, to stand beside in the card",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare clips")
     return parser.parse_known_args(words)
 
@@ -80,14 +86,16 @@ def main(words: list[str]) -> None:
     data = ("--data.root", clips, "--data.offsets", offsets, "--train.sync_discriminator", discriminator)
     checkpoint = train("train", out / "run", "--config", options.config, *data, *settings)
     test = ("--manifest", options.manifest, "--split", options.split, "--max-frames", options.max_frames)
-    run("evaluate", "--clips", videos, *test, "--checkpoint", checkpoint / "model", "--out", evaluation)
+    compare = ("--compare", options.compare) if options.compare else ()
+    run("evaluate", "--clips", videos, *test, *compare, "--checkpoint", checkpoint / "model", "--out", evaluation)
     with atomic_write_folder(weights) as part:
         for name in WEIGHTS:
             shutil.copy(checkpoint / "model" / name, part / name)
         command = f"make weights VIDEOS=DIR MANIFEST=CSV ARGS='{shlex.join(settings)}'".replace(" ARGS=''", "")
         name = Path(options.config).stem
         config = f"configs/{name}.yaml"
-        write_model_card(part, CardSources(name, config, out / "run", checkpoint, evaluation, command))
+        sources = CardSources(name, config, out / "run", checkpoint, evaluation, command, options.compare)
+        write_model_card(part, sources)
     print(f"\nweights and model card: {weights}")
 
 

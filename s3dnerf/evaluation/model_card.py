@@ -41,6 +41,8 @@ class CardSources:
     """Folder of its evaluation."""
     command: str
     """Command that makes the weights."""
+    compared: Path | None = None
+    """Folder of the evaluation of other weights, to stand beside these figures."""
 
 
 def write_model_card(folder: Path, sources: CardSources) -> None:
@@ -67,6 +69,10 @@ def collect_figures(folder: Path, sources: CardSources) -> dict[str, str]:
     config = yaml.safe_load((sources.run / "config.yaml").read_text("utf-8"))
     state = json.loads((sources.checkpoint / "training.json").read_text("utf-8"))
     report = load_report(sources.evaluation)
+    if sources.compared is not None:
+        report.earlier = load_report(sources.compared)
+        # The card names no folders of the machine.
+        report.earlier.settings["out"] = f"`{sources.compared.resolve().name}`"
     weights = folder / "model.safetensors"
     render = json.loads((folder / "render_config.json").read_text("utf-8"))
     data, train = config["data"], config["train"]
@@ -85,8 +91,7 @@ def collect_figures(folder: Path, sources: CardSources) -> dict[str, str]:
         "settings": ", ".join(f"{name} {value:g}" for name, value in render.items()),
         "command": sources.command,
         "split": str(report.settings.get("split")),
-        "table": report.format_table(),
-        "gains": report.format_gains(),
+        "figures": report.format_summary(),
         "evaluation": describe_evaluation(report.settings),
     }
 

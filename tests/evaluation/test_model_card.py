@@ -48,6 +48,15 @@ def test_the_card_tells_data_stages_time_settings_and_table(sources: CardSources
     assert "$" not in card.replace("```", "")
 
 
+def test_the_figures_of_other_weights_stand_beside(sources: CardSources, tmp_path: Path) -> None:
+    EvaluationReport(SETTINGS, {"ours": {"a": replace(SCORES, psnr=26.0)}}).save(tmp_path / "shipped")
+    folder = sources.checkpoint / "model"
+    write_model_card(folder, replace(sources, compared=tmp_path / "shipped"))
+    card = (folder / CARD).read_text()
+    assert "Compared with `shipped` on 1 clips" in card and str(tmp_path) not in card
+    assert "| PSNR (dB) ↑ | 26.00 | 27.31 | +1.31 | – … – |" in card
+
+
 def test_parameters_are_counted(sources: CardSources) -> None:
     model = S3DNeRF.load(sources.checkpoint / "model")
     expected = sum(value.numel() for value in model.state_dict().values())
