@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -107,14 +106,16 @@ def run_on_ray(
         UserError: Ray is not installed, or the cluster cannot be reached.
     """
     ray = connect_ray(address, workers)
-    task = ray.remote(num_cpus=1, max_retries=0)(partial(_run_limited, function))
+    task = ray.remote(num_cpus=1, max_retries=0)(_run_limited)
+    shared = ray.put(function)
     waiting, running = deque((item, 1) for item in items), dict[Any, tuple[Any, int]]()
     try:
         while waiting or running:
             # The cluster may grow and shrink.
             capacity = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while waiting and len(running) < capacity:
-                running[task.remote(waiting[0][0])] = waiting.popleft()
+                item, attempt = waiting.popleft()
+                running[task.remote(shared, item)] = (item, attempt)
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 item, attempt = running.pop(reference)
                 try:

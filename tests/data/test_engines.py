@@ -1,28 +1,14 @@
-"""Engines: results, a crash, errors of the function, and a Ray that is missing or not reached."""
+"""Engines: errors of the function, and a Ray that is missing or not reached; crashes are in test_prepare."""
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 
 import pytest
 
-from s3dnerf.data.engines import WorkerDied, connect_ray, run_in_processes, run_on_ray
+from s3dnerf.data.engines import connect_ray, run_in_processes, run_on_ray
 from s3dnerf.errors import UserError
-
-
-class Deadly(float):
-    """A number that ends the process that receives it."""
-
-    def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (1,)
-
-
-def test_a_crash_is_the_result_of_its_own_item_alone() -> None:
-    results = dict(run_in_processes(math.sqrt, [4.0, Deadly(5.0), 9.0], workers=2))
-    assert isinstance(results.pop(5.0), WorkerDied)
-    assert results == {4.0: 2.0, 9.0: 3.0}
 
 
 @pytest.mark.slow
