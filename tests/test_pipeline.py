@@ -145,7 +145,7 @@ def test_a_writer_that_fails_stops_the_rendering(
     def fail(*given: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(VideoWriter, "write", fail)
+    monkeypatch.setattr(VideoWriter, "encode", fail)
     with pytest.raises(OSError, match="no space left"):
         say(lively).save(tmp_path / "talking.mp4")
     assert list(tmp_path.iterdir()) == []

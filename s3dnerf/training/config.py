@@ -37,6 +37,9 @@ class TrainConfig(LoopConfig):
     coarse_steps: NonNegativeInt = 0
     """Length of the coarse image stage, which follows: steps that render at half the resolution, about three times as
     fast. All other steps render at the full one."""
+    compile: bool = False
+    """Compile networks with torch.compile: minutes before the first steps, fewer launches on a GPU afterwards. Not
+    measured on a GPU yet."""
     speech_from: Share = 0.6
     """Fraction of all steps after which some frames are rendered from speech instead of the tracked face."""
 

@@ -32,6 +32,7 @@ from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState
+from s3dnerf.training.compilation import compile_parts
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
 from s3dnerf.training.loop import Metrics, TrainingLoop, check_run_folder
 from s3dnerf.training.losses import (
@@ -81,6 +82,8 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         self.face_mesh = FaceMesh().to(self.device)
         self.sync_discriminator = load_discriminator(config.train.sync_discriminator or SHIPPED, self.device)
         self.adversary = Adversary(config.adversarial, config.model.image_size).to(self.device)
+        if config.train.compile:
+            compile_parts(self.model, self.face_mesh)
         self.adversary_objective = self.processes.wrap(self.adversary)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
         data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)

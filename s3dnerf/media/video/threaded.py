@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
+import av
 import numpy as np
 
 from s3dnerf.media.video.writer import VideoWriter
@@ -73,7 +74,7 @@ class ThreadedVideoWriter:
             self._converter.shutdown(cancel_futures=True)
             self.writer.__exit__(kind, error, trace)
 
-    def _encode(self, image: Future[object]) -> None:
+    def _encode(self, image: Future[av.VideoFrame]) -> None:
         converted = image.result()
         with self.measure():
             self.writer.encode(converted)
