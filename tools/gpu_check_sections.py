@@ -140,7 +140,7 @@ def make_trainer(
     options: Options, folder: Path, *words: str, kind: type[S3DNeRFTrainer] = S3DNeRFTrainer
 ) -> tuple[S3DNeRFTrainer, S3DNeRFConfig]:
     """Return a trainer and its settings."""
-    fixed = ["--data.root", str(options.clips), "--data.cache", "false", "--train.device", options.device]
+    fixed = ["--data.root", str(options.clips), "--data.cache_gb", "0", "--train.device", options.device]
     config = load_config(S3DNeRFConfig, options.config, [*fixed, *words])
     return kind(config, folder), config
 
