@@ -35,7 +35,7 @@ def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.
     size = len(frame_gray)
     target = forward + _list_pixels(size)
     cycle = forward + sample(backward, target)
-    cycle_error = cv2.magnitude(cycle[..., 0], cycle[..., 1])
+    cycle_error = _measure_length(cycle[..., 0], cycle[..., 1])
     change = cv2.blur(cv2.absdiff(frame_gray, sample(source_gray, target)).astype(np.float32), (5, 5))
     inside = ((target >= 0) & (target <= size - 1)).all(axis=-1)
     texture = cv2.blur(_measure_gradient(frame_gray), (5, 5))
@@ -57,7 +57,12 @@ def _measure_gradient(gray: np.ndarray) -> np.ndarray:
     x, y = (cv2.Sobel(gray, cv2.CV_32F, *axis, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE) for axis in _AXES)
     x[:, [0, -1]] *= 2
     y[[0, -1]] *= 2
-    return cv2.magnitude(x, y)
+    return _measure_length(x, y)
+
+
+def _measure_length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    # The last digit of cv2.magnitude depends on where its result lies in memory, and batches must be repeatable.
+    return np.sqrt(x * x + y * y)
 
 
 def sample(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

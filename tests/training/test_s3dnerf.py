@@ -447,7 +447,7 @@ def test_overfitting_one_clip_drives_the_picture_loss_down_tenfold(
 ) -> None:
     words = ["--model.ray_size", "8", "--model.super_resolution.widths", "[16, 24, 24]"]
     words += ["--model.deformation.hidden", "32", "--model.radiance.hidden", "32", "--model.radiance.features", "8"]
-    words += ["--train.steps", "500", "--train.motion_steps", "0"]
+    words += ["--train.steps", "600", "--train.motion_steps", "0"]
     words += ["--train.warmup", "30", "--train.learning_rate", "4e-3", "--train.max_grad_norm", "0.5"]
     words += ["--train.speech_from", "1", "--train.batch_size", "2", "--data.augment", "false"]
     words += ["--adversarial.start", "1"]
