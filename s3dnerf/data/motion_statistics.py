@@ -14,7 +14,6 @@ from tqdm import tqdm
 from s3dnerf.data.clips import PreparedClips, open_clips, read_root_index
 from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.errors import UserError
-from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import compute_coefficients, measure_reference, to_landmarks
 from s3dnerf.face.expression_basis import (
     CHANNEL_COUNT,
@@ -28,7 +27,7 @@ from s3dnerf.face.expression_basis import (
     remove_eye_motion,
 )
 from s3dnerf.face.mirror import mirror_landmarks
-from s3dnerf.face.regions import measure_lip_opening
+from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, LIP_PAIRS, select_points
 
 MIN_STD = 1e-4
 """Least standard deviation of a channel, so that it can be divided by."""
@@ -53,6 +52,10 @@ class BasisQuality:
     """Part of the variance of landmarks that is lost."""
     lip_correlation: float
     """Correlation of the lip opening with that of the landmarks made from coefficients."""
+    brow_correlation: float
+    """Likewise of the height of the brows."""
+    least_lip_correlation: float
+    """The smallest ``lip_correlation`` of a clip."""
 
 
 def fit_motion_basis(root: str | Path, components: np.ndarray | None = None) -> BasisFit:
@@ -109,23 +112,39 @@ def measure_basis(root: str | Path, split: str, basis: ExpressionBasis) -> Basis
     if not (index.in_split(split) & (index.valid > 0)).any():
         return None
     clips = open_clips(root, split)
-    scores: dict[bytes, list[tuple[float, float]]] = {}
+    scores: dict[bytes, list[np.ndarray]] = {}
     for row in tqdm(range(len(clips)), desc=split, leave=False):
         scores.setdefault(bytes(clips.index.person[row]), []).append(measure_track_loss(clips.read_track(row), basis))
-    loss, correlation = np.mean([np.nanmean(rows, axis=0) for rows in scores.values()], axis=0)
-    return BasisQuality(len(scores), float(loss), float(correlation))
+    loss, lips, brows = np.mean([np.mean(rows, axis=0) for rows in scores.values()], axis=0).tolist()
+    return BasisQuality(len(scores), loss, lips, brows, float(min(row[1] for rows in scores.values() for row in rows)))
 
 
-def measure_track_loss(track: ClipTrack, basis: ExpressionBasis) -> tuple[float, float]:
-    """Return the part of the variance of landmarks that coefficients lose, and the correlation of lip openings."""
+def measure_track_loss(track: ClipTrack, basis: ExpressionBasis) -> np.ndarray:
+    """Compare the landmarks of a clip with those made from its coefficients.
+
+    Returns:
+        ``[3]``: part of the variance that is lost, correlation of the lip opening, correlation of the brows' height.
+    """
     frames = track.frames
     coefficients = compute_coefficients(track, basis=basis)
     made = to_landmarks(coefficients, measure_reference(track, basis), basis)[frames]
     faces = track.landmarks[frames]
-    loss = float(np.square(faces - made).sum() / np.square(faces - faces.mean(axis=0)).sum())
-    pose = make_identity_pose(len(frames))
-    openings = measure_lip_opening(faces, pose), measure_lip_opening(made, pose)
-    return loss, float(np.corrcoef(*openings)[0, 1])
+    loss = np.square(faces - made).sum() / np.square(faces - faces.mean(axis=0)).sum()
+    lips, brows = (
+        np.corrcoef(measure(faces), measure(made))[0, 1] for measure in (measure_lip_height, measure_brow_height)
+    )
+    return np.array([loss, lips, brows])
+
+
+def measure_lip_height(faces: np.ndarray) -> np.ndarray:
+    """Return the gap between the inner lips of faces ``[T, P, 3]`` in head space."""
+    upper, lower = (select_points(faces, np.array(numbers)) for numbers in zip(*LIP_PAIRS, strict=True))
+    return (upper - lower)[..., 1].mean(axis=1)
+
+
+def measure_brow_height(faces: np.ndarray) -> np.ndarray:
+    """Return the height of the brows of faces ``[T, P, 3]`` in head space."""
+    return select_points(faces, (*BROW_LEFT, *BROW_RIGHT))[..., 1].mean(axis=1)
 
 
 def weigh_clips(clips: PreparedClips) -> np.ndarray:
@@ -133,9 +152,3 @@ def weigh_clips(clips: PreparedClips) -> np.ndarray:
     people, person = np.unique(clips.index.person, return_inverse=True)
     frames = np.bincount(person, weights=clips.index.valid)
     return 1.0 / (len(people) * frames[person])
-
-
-def make_identity_pose(frames: int) -> HeadPose:
-    """Return the poses of heads that are seen in head space itself, except that v points down."""
-    rotation = np.repeat(np.eye(3, dtype=np.float32)[None], frames, axis=0)
-    return HeadPose(rotation, np.ones(frames, np.float32), np.zeros((frames, 2), np.float32))

@@ -20,8 +20,8 @@ from s3dnerf.face.expression_basis import (
     load_shipped_basis,
     mirror_eye_state,
 )
-from s3dnerf.face.points import EYE_CORNERS_LEFT, EYE_CORNERS_RIGHT, IRIS_LEFT, IRIS_RIGHT, select_points
 from s3dnerf.face.pose_cleaning import low_pass, remove_mouth_leak
+from s3dnerf.face.regions import measure_gaze
 
 CHANNELS = {"expression": slice(0, 24), "pose": slice(24, 30), "eyes": slice(30, 32), "gaze": slice(32, 34)}
 """Columns of :meth:`MotionCoefficients.flatten`."""
@@ -131,7 +131,7 @@ class FaceReference:
     usual_openness: np.ndarray
     """``[2]`` median openness of the left and right eye."""
     usual_gaze: np.ndarray
-    """``[2]`` median position of the irises, see :func:`measure_gaze`."""
+    """``[2]`` median position of the irises, see :func:`~s3dnerf.face.regions.measure_gaze`."""
 
 
 def measure_reference(track: TrackLike, basis: ExpressionBasis | None = None) -> FaceReference:
@@ -239,23 +239,6 @@ def to_landmarks(
 def to_eye_openness(coefficients: MotionCoefficients, usual_openness: np.ndarray) -> np.ndarray:
     """Return the openness of the eyes ``float32 [T, 2]`` of a person with this usual openness ``[2]``."""
     return (coefficients.eyes * usual_openness).astype(np.float32)
-
-
-def measure_gaze(landmarks: np.ndarray) -> np.ndarray:
-    """Measure the position of the irises between the corners of the eyes, the mean of both eyes.
-
-    Args:
-        landmarks: ``[T, 478 or P, 3]`` in head space.
-
-    Returns:
-        ``float32 [T, 2]``: from the middle of the corners to the right and up, in mean eye widths.
-    """
-    offset, width = np.zeros((len(landmarks), 2)), 0.0
-    for iris, corners in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
-        center, ends = select_points(landmarks, iris[:1])[:, 0], select_points(landmarks, corners).astype(np.float64)
-        offset += (center - ends.mean(axis=1))[:, :2]
-        width += float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1).mean())
-    return (offset / width).astype(np.float32)
 
 
 def _find_open_eyes(track: TrackLike, usual_openness: np.ndarray) -> np.ndarray:

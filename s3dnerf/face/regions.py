@@ -1,4 +1,4 @@
-"""Face regions, eye openness and lip opening."""
+"""Face regions, eye openness, gaze and lip opening."""
 
 from __future__ import annotations
 
@@ -79,6 +79,23 @@ def _measure_eye(landmarks: np.ndarray, pairs: tuple[tuple[int, int], ...], corn
     ends = select_points(landmarks, corners)
     gap = np.linalg.norm(upper - lower, axis=-1).mean(-1)
     return gap / np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1) / OPEN_EYE_RATIO
+
+
+def measure_gaze(landmarks: np.ndarray) -> np.ndarray:
+    """Measure the position of the irises between the corners of the eyes, the mean of both eyes.
+
+    Args:
+        landmarks: ``[T, 478 or P, 3]`` in head space.
+
+    Returns:
+        ``float32 [T, 2]``: from the middle of the corners to the right and up, in mean eye widths.
+    """
+    offset, width = np.zeros((len(landmarks), 2)), 0.0
+    for iris, corners in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
+        center, ends = select_points(landmarks, iris[:1])[:, 0], select_points(landmarks, corners).astype(np.float64)
+        offset += (center - ends.mean(axis=1))[:, :2]
+        width += float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1).mean())
+    return (offset / width).astype(np.float32)
 
 
 def _list_polygons() -> list[tuple[int, tuple[int, ...]]]:
