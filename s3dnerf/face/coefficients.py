@@ -50,7 +50,8 @@ class MotionCoefficients:
     eyes: np.ndarray
     """``[T, 2]`` openness of the left and right eye relative to the person's usual openness; 1 is usual, 0 closed."""
     gaze: np.ndarray
-    """``[T, 2]`` position of the irises to the right and up in eye widths, relative to the person's usual gaze."""
+    """``[T, 2]`` position of the irises to the right and up relative to the person's usual gaze, in eye widths of the
+    canonical face."""
 
     def __post_init__(self) -> None:
         for name, columns in CHANNELS.items():

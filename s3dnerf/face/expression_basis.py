@@ -193,20 +193,18 @@ def fit_eye_motion(moments: np.ndarray) -> np.ndarray:
     """
     coordinates = np.arange(POINTS * 3).reshape(POINTS, 3)
     inputs = POINTS * 3 + np.arange(EYE_STATE_SIZE)
-    motion = np.zeros((EYE_STATE_SIZE, POINTS * 3))
+    motion = np.zeros((EYE_STATE_SIZE, POINTS, 3))
+    flat = motion.reshape(EYE_STATE_SIZE, -1)
     for numbers, states in (((*EYE_LEFT, *IRIS_LEFT), [0, 2, 3]), ((*EYE_RIGHT, *IRIS_RIGHT), [1, 2, 3])):
         moved = coordinates[np.searchsorted(KEPT_POINTS, np.array(numbers))].ravel()
         own = inputs[states]
         fitted = np.linalg.lstsq(moments[own[:, None], own], moments[own[:, None], moved], rcond=1e-9)[0]
-        motion[np.array(states)[:, None], moved] = fitted
-    motion = motion.reshape(EYE_STATE_SIZE, POINTS, 3)
+        flat[np.array(states)[:, None], moved] = fitted
     # Gaze is unknown in blinks, so the fit falls short. Irises move exactly as the gaze says, and not with the lids.
-    face = load_canonical_face()[KEPT_POINTS].astype(np.float64)
-    error = np.eye(EYE_STATE_SIZE)[:, 2:] - (measure_gaze(face + motion) - measure_gaze(face[None]))
-    for iris, (outer, inner) in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
-        width = np.linalg.norm(load_canonical_face()[outer] - load_canonical_face()[inner])
-        rows = np.searchsorted(KEPT_POINTS, iris)
-        motion[:, rows, :2] += width * error[:, None]
+    error = np.eye(EYE_STATE_SIZE)[:, 2:] - measure_gaze(motion)
+    for iris, corners in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
+        width = np.linalg.norm(np.subtract(*load_canonical_face()[list(corners)]))
+        motion[:, np.searchsorted(KEPT_POINTS, iris), :2] += width * error[:, None]
     mirrored = mirror_landmarks(mirror_eye_state(motion.reshape(EYE_STATE_SIZE, -1).T).T.reshape(motion.shape))
     return ((motion + mirrored) / 2).astype(np.float32)
 
@@ -214,12 +212,16 @@ def fit_eye_motion(moments: np.ndarray) -> np.ndarray:
 def remove_eye_motion(moments: np.ndarray, eye_motion: np.ndarray) -> np.ndarray:
     """Return the second moments ``[P * 3, P * 3]`` of displacements without the part of the eyes.
 
+    What remains leaves the measured gaze unchanged, and so do components that are fitted to it.
+
     Args:
         moments: as for :func:`fit_eye_motion`.
         eye_motion: ``[4, P, 3]``.
     """
     size = POINTS * 3
-    residual = np.concatenate([np.eye(size), -eye_motion.reshape(EYE_STATE_SIZE, size)])
+    motion = eye_motion.reshape(EYE_STATE_SIZE, size).astype(np.float64)
+    gaze = measure_gaze(np.eye(size).reshape(size, POINTS, 3))
+    residual = np.concatenate([np.eye(size), -motion]) @ (np.eye(size) - gaze @ motion[2:])
     return residual.T @ moments @ residual
 
 

@@ -2,9 +2,9 @@
 
 Poses of prepared clips are registered by optical flow (:mod:`s3dnerf.face.registration`), and still the jaw pulls on
 them. Over 167 training clips, changes of pitch within a second correlate with those of the lip opening at -0.22 (18
-clips of held-out people: -0.30), by -0.13 radians per head unit (median); those of yaw, roll, shift and scale do not (at
-most 0.03). A model of head motion would learn to nod with every syllable. After the regression, the correlation is -0.02
-(-0.01), and the pitch itself correlates with the one before at 0.96 (0.93).
+clips of held-out people: -0.30), by -0.13 radians per head unit (median); those of yaw, roll, shift and scale do not
+(at most 0.03). A model of head motion would learn to nod with every syllable. After the regression, the correlation is
+-0.02 (-0.01), and the pitch itself correlates with the one before at 0.96 (0.93).
 """
 
 from __future__ import annotations

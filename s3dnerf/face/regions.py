@@ -88,14 +88,16 @@ def measure_gaze(landmarks: np.ndarray) -> np.ndarray:
         landmarks: ``[T, 478 or P, 3]`` in head space.
 
     Returns:
-        ``float32 [T, 2]``: from the middle of the corners to the right and up, in mean eye widths.
+        ``float64 [T, 2]``, linear in the landmarks: from the middle of the corners to the right and up, in eye widths
+        of the canonical face.
     """
     offset, width = np.zeros((len(landmarks), 2)), 0.0
     for iris, corners in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
-        center, ends = select_points(landmarks, iris[:1])[:, 0], select_points(landmarks, corners).astype(np.float64)
-        offset += (center - ends.mean(axis=1))[:, :2]
-        width += float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1).mean())
-    return (offset / width).astype(np.float32)
+        points = select_points(landmarks, (iris[0], *corners))[..., :2].astype(np.float64)
+        offset += points[:, 0] - points[:, 1:].mean(axis=1)
+        outer, inner = load_canonical_face()[list(corners)].astype(np.float64)
+        width += float(np.linalg.norm(outer - inner))
+    return offset / width
 
 
 def _list_polygons() -> list[tuple[int, tuple[int, ...]]]:
