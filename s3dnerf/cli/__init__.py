@@ -1,4 +1,4 @@
-"""The command line: ``s3dnerf prepare | train | train-sync | render | evaluate | ablate | benchmark | doctor``.
+"""The command line: ``s3dnerf COMMAND``.
 
 ``tools/*.py`` are the same commands. Each command turns its options into one call of the package. Heavy modules are
 imported by the command that needs them, so that help and invalid options are answered at once.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from s3dnerf import __version__
-from s3dnerf.cli.data import add_prepare
+from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
 from s3dnerf.cli.evaluation import add_ablate, add_evaluate
 from s3dnerf.cli.rendering import add_render
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"s3dnerf {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_prepare(commands)
+    add_fit_coefficients(commands)
     add_train(commands)
     add_train_sync(commands)
     add_render(commands)

@@ -1,4 +1,4 @@
-"""The command ``prepare``."""
+"""The commands ``prepare`` and ``fit-coefficients``."""
 
 from __future__ import annotations
 
@@ -89,3 +89,48 @@ def run_prepare(options: argparse.Namespace) -> None:
     if options.shards is not None:
         write_shards(options.out, options.shards)
     print(format_summary(report, options.out))
+
+
+def add_fit_coefficients(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `fit-coefficients`."""
+    parser = add_command(
+        commands,
+        "fit-coefficients",
+        run_fit_coefficients,
+        "Fit the expression basis and the statistics of motion coefficients",
+        "Uses the people of the split train, all with the same weight. Prints how well the basis describes the faces\n"
+        "of train and val (docs/data.md).",
+        "  s3dnerf fit-coefficients --clips data/prepared --out basis.safetensors\n"
+        "  s3dnerf fit-coefficients --clips data/prepared --basis 3dmm.npz --out basis.safetensors",
+    )
+    parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="prepared clips")
+    parser.add_argument("--out", type=read_path, required=True, metavar="FILE", help="file to write (.safetensors)")
+    parser.add_argument(
+        "--basis",
+        type=read_path,
+        metavar="FILE",
+        help="use the expression components of a 3DMM, an .npz or .safetensors file with the arrays components "
+        "[K, P, 3] and mean [P, 3] (default: learn them from the clips)",
+    )
+
+
+def run_fit_coefficients(options: argparse.Namespace) -> None:
+    """Fit the expression basis."""
+    from s3dnerf.data.motion_statistics import fit_motion_basis, measure_basis
+    from s3dnerf.face.expression_basis import read_3dmm_basis, save_basis
+    from s3dnerf.media.files import refuse_inputs
+
+    inputs = [] if options.basis is None else [options.basis]
+    refuse_inputs(options.out, inputs)
+    components = None if options.basis is None else read_3dmm_basis(options.basis)
+    fit = fit_motion_basis(options.clips, components)
+    save_basis(options.out, fit.basis)
+    print(f"{options.out}: {fit.people} people, {fit.clips} clips, {fit.frames} frames")
+    for split in ("train", "val"):
+        quality = measure_basis(options.clips, split, fit.basis)
+        if quality is not None:
+            print(
+                f"{split}, {quality.people} people: lips r {quality.lip_correlation:.4f} (least of a clip "
+                f"{quality.least_lip_correlation:.4f}), brows r {quality.brow_correlation:.4f}, "
+                f"{quality.unexplained:.1%} of the variance unexplained"
+            )

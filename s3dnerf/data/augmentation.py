@@ -1,37 +1,11 @@
-"""Augmentation of training data: mirroring, colors, level, noise and tempo."""
+"""Augmentation of training data: colors, level, noise and tempo."""
 
 from __future__ import annotations
-
-from functools import cache
 
 import numpy as np
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
-from s3dnerf.face.camera import load_canonical_face
-from s3dnerf.face.canonical import find_mirror_pairs
-from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import cut_speech_window
-
-MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
-
-
-@cache
-def kept_point_mirrors() -> np.ndarray:
-    """Return the row of the mirror image of each kept landmark, ``int [P]``."""
-    pairs = find_mirror_pairs(load_canonical_face())
-    return np.searchsorted(KEPT_POINTS, pairs[KEPT_POINTS])
-
-
-def mirror_pose(
-    rotation: np.ndarray, center: np.ndarray, eyes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mirror head poses (``rotation [T, 3, 3]``, ``center [T, 2]``) and eye openness ``[T, 2]`` left to right."""
-    return MIRROR @ rotation @ MIRROR, center * np.array([-1, 1], np.float32), eyes[:, ::-1]
-
-
-def mirror_landmarks(points: np.ndarray) -> np.ndarray:
-    """Mirror kept landmarks or their displacements ``[T, P, 3]`` in head space."""
-    return points[:, kept_point_mirrors()] * np.array([-1, 1, 1], np.float32)
 
 
 def jitter_colors(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from s3dnerf.data.augmentation import jitter_colors, mirror_landmarks, mirror_pose
+from s3dnerf.data.augmentation import jitter_colors
 from s3dnerf.data.tracks import ClipTrack
+from s3dnerf.face.mirror import mirror_landmarks, mirror_pose
 from s3dnerf.media.optical_flow import measure_flow
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3dnerf.data.augmentation import mirror_landmarks
 from s3dnerf.data.clip import Clip, load_clip
 from s3dnerf.data.sync_offset import shift_speech
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, to_head_space
+from s3dnerf.face.mirror import mirror_landmarks
 from s3dnerf.media.audio import measure_level, speech_gain
 
 MIN_TEMPO, MAX_TEMPO = 0.9, 1.1

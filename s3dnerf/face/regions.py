@@ -1,4 +1,4 @@
-"""Face regions, eye openness and lip opening."""
+"""Face regions, eye openness, gaze and lip opening."""
 
 from __future__ import annotations
 
@@ -79,6 +79,25 @@ def _measure_eye(landmarks: np.ndarray, pairs: tuple[tuple[int, int], ...], corn
     ends = select_points(landmarks, corners)
     gap = np.linalg.norm(upper - lower, axis=-1).mean(-1)
     return gap / np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1) / OPEN_EYE_RATIO
+
+
+def measure_gaze(landmarks: np.ndarray) -> np.ndarray:
+    """Measure the position of the irises between the corners of the eyes, the mean of both eyes.
+
+    Args:
+        landmarks: ``[T, 478 or P, 3]`` in head space.
+
+    Returns:
+        ``float64 [T, 2]``, linear in the landmarks: from the middle of the corners to the right and up, in eye widths
+        of the canonical face.
+    """
+    offset, width = np.zeros((len(landmarks), 2)), 0.0
+    for iris, corners in ((IRIS_LEFT, EYE_CORNERS_LEFT), (IRIS_RIGHT, EYE_CORNERS_RIGHT)):
+        points = select_points(landmarks, (iris[0], *corners))[..., :2].astype(np.float64)
+        offset += points[:, 0] - points[:, 1:].mean(axis=1)
+        outer, inner = load_canonical_face()[list(corners)].astype(np.float64)
+        width += float(np.linalg.norm(outer - inner))
+    return offset / width
 
 
 def _list_polygons() -> list[tuple[int, tuple[int, ...]]]:
