@@ -115,6 +115,7 @@ REFUSED = {
     "model.radiance.hidden": (0,),
     "model.radiance.features": (0,),
     "model.super_resolution.widths": ([0, 64, 64], [32, 64]),
+    "model.super_resolution.blocks": ([-1, 1, 2], [1, 0, 2], [1, 1, 0], [1, 1, 65], [1, 1]),
 }
 
 
@@ -226,7 +227,7 @@ SMALLEST = {
         "lattice_size": [2, 2, 2],
     },
     "radiance": {"hidden": 1, "features": 1},
-    "super_resolution": {"widths": [1, 1, 1]},
+    "super_resolution": {"widths": [1, 1, 1], "blocks": [0, 1, 1]},
 }
 """The lower end of every range."""
 
