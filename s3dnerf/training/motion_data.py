@@ -21,7 +21,6 @@ from s3dnerf.constraints import NonNegativeInt, PositiveInt, Share, ShareBelowOn
 from s3dnerf.data.augmentation import augment_waveform
 from s3dnerf.data.clips import PreparedClips
 from s3dnerf.data.config import PERSON_POWER
-from s3dnerf.data.index import decode_text
 from s3dnerf.data.sampling import ClipSampler
 from s3dnerf.data.tracks import MAX_TEMPO, MIN_TEMPO, ClipTrack
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients, compute_coefficients
@@ -182,7 +181,7 @@ def read_motion_clips(
             make_version(track, coefficients, embeddings, tempo, model, rng if place else None)
             for place, tempo in enumerate(tempos if config.augment else tempos[:1])
         ]
-        person = decode_text(prepared.index.person[row])
+        person = track.clip.person
         clips.append(MotionClip(person, track, versions, measure_speed(coefficients)))
     return clips
 

@@ -42,7 +42,7 @@ class MotionTransformerConfig:
 
 @dataclass
 class PoseTransformerConfig(MotionTransformerConfig):
-    """Sizes of the pose transformer, with other defaults: heads move before the voice, so it hears more of the future."""
+    """Sizes of the pose transformer. Heads move before the voice, so it hears more of the future."""
 
     speech_past: Frames = 6
     """Frames of speech before a frame that it attends to: the alignment mask."""

@@ -7,6 +7,7 @@ time of the diffusion, the speech of the frame and the liveliness modulate the l
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -127,13 +128,13 @@ class MotionBlock(nn.Module):
         # The table differs from block to block; the modulation is shared by them (Chen et al., 2023).
         parts = modulation.unflatten(-1, (MODULATIONS, -1)) + self.table
         shifts, scales, gates = parts.unflatten(-2, (3, 3)).unbind(-3)
-        layers = (
-            lambda h: self.attend_motion(h, near),
-            lambda h: self.attend_speech(h, speech, aligned),
+        layers: tuple[Callable[[Tensor], Tensor], ...] = (
+            lambda hidden: self.attend_motion(hidden, near),
+            lambda hidden: self.attend_speech(hidden, speech, aligned),
             self.mlp,
         )
-        for place, (norm, layer) in enumerate(zip(self.norms, layers, strict=True)):
-            hidden = norm(x) * (1.0 + scales[..., place, :]) + shifts[..., place, :]
+        for place, layer in enumerate(layers):
+            hidden = self.norms[place](x) * (1.0 + scales[..., place, :]) + shifts[..., place, :]
             x = x + gates[..., place, :] * layer(hidden)
         return x
 
