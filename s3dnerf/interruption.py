@@ -56,6 +56,22 @@ def defer_interrupts(ignore_repeated: bool = False) -> Iterator[Callable[[], int
         raise_interrupt(received[0])
 
 
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Restore the handlers of SIGINT, SIGTERM and SIGHUP after a block of other people's code that sets its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can handle signals
+        return
+    names = ("SIGINT", *_NAMES)
+    previous = {name: signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    try:
+        yield
+    finally:
+        for name, handler in previous.items():
+            if handler is not None:
+                signal.signal(getattr(signal, name), handler)
+
+
 def raise_interrupt(number: int) -> NoReturn:
     """Raise what a signal would have raised."""
     raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)

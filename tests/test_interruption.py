@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s3dnerf.interruption import Interrupted, defer_interrupts, raise_on_signals
+from s3dnerf.interruption import Interrupted, defer_interrupts, keep_handlers, raise_on_signals
 
 WRITE = """
 import signal, sys, time
@@ -93,3 +93,13 @@ def test_a_second_signal_is_not_deferred() -> None:
         assert interrupted()
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the second signal was deferred too")
+
+
+def test_handlers_of_other_code_do_not_stay() -> None:
+    with raise_on_signals():
+        with keep_handlers():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN

@@ -19,6 +19,7 @@ import cv2
 import torch
 
 from s3dnerf.errors import UserError
+from s3dnerf.interruption import keep_handlers
 
 LOCAL_RAY = "local"
 """Address that starts a Ray cluster on this machine for the time of the run."""
@@ -146,7 +147,9 @@ def connect_ray(address: str, workers: int) -> ModuleType:
     if address == LOCAL_RAY:
         options = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        # Ray handles SIGTERM by ending the program at once, so that nothing would be cleaned up.
+        with keep_handlers():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
         # Ray raises plain exceptions too, such as for a start that takes longer than 30 seconds.
         ray.shutdown()

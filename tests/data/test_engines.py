@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 
 import pytest
@@ -14,10 +15,12 @@ from s3dnerf.errors import UserError
 @pytest.mark.slow
 def test_errors_of_the_function_end_a_ray_run() -> None:
     ray = pytest.importorskip("ray")
+    handler = signal.getsignal(signal.SIGTERM)
     results = run_on_ray(math.sqrt, [4.0, -1.0], "local", workers=1)
     with pytest.raises(ValueError, match="domain error"):
         dict(results)
     assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_no_item_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
