@@ -1,4 +1,4 @@
-"""The commands ``evaluate`` and ``ablate``."""
+"""The commands ``evaluate``, ``evaluate-motion`` and ``ablate``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,33 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(report.format_summary())
     if report.missing:
         print(f"\n{report.format_missing()}")
+
+
+def add_evaluate_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `evaluate-motion`."""
+    parser = add_command(
+        commands,
+        "evaluate-motion",
+        run_evaluate_motion,
+        "Compare head motion, blinks, brows and gaze with real ones",
+        "Measures motion coefficients of prepared clips, without rendering: real motion, a still head, the idle\n"
+        "motion of `render`, motion copied from another person, and a ridge regression from speech.\n"
+        "Writes a table (Markdown, CSV, JSON) and plots of the head pose to OUT.",
+        "  s3dnerf evaluate-motion --clips data/prepared --split val --out outputs/motion",
+    )
+    parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="prepared clips")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for table and plots")
+    parser.add_argument("--split", type=read_text, default="val", metavar="NAME", help="evaluated split (default: val)")
+    add_int(parser, "--max-clips", limits.MAX_FRAMES, help="use this many clips, 5 or more (default: all)")
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of the idle motion, 0 or more")
+
+
+def run_evaluate_motion(options: argparse.Namespace) -> None:
+    """Run the command `evaluate-motion`."""
+    from s3dnerf.evaluation.motion_table import evaluate_motion
+
+    report = evaluate_motion(options.clips, options.out, options.split, options.max_clips, seed=options.seed)
+    print(report.format_markdown())
 
 
 def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
