@@ -88,7 +88,7 @@ def correlate(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def measure_level_speed_correlation(level: np.ndarray, rotation: np.ndarray, lead: int = HEAD_LEAD_FRAMES) -> float:
-    """Correlate the level of speech ``[T]`` with the angular speed ``lead`` frames earlier; NaN if there are too few."""
+    """Correlate the level of speech ``[T]`` with the angular speed ``lead`` frames earlier; NaN for too few."""
     frames = min(len(level), len(rotation) - 1)
     if frames - lead < 3:
         return float("nan")
