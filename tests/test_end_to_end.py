@@ -10,6 +10,9 @@ import pytest
 
 from s3dnerf import cli
 from s3dnerf.data.clip import list_clips, load_clip
+from s3dnerf.data.motion_statistics import measure_track_loss
+from s3dnerf.data.tracks import load_clip_track
+from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.portrait import find_face
 from s3dnerf.media.audio import read_clean_speech
 from s3dnerf.media.image import read_image, write_image
@@ -36,6 +39,13 @@ def test_prepared_clips_hold_the_real_ones(real_prepared_clips: Path, real_clips
         # The lossless 16-bit audio next to the clip, except for frequencies below speech.
         sound = read_clean_speech(real_clips_folder / f"{clip.id}.wav")[: 75 * 640].clip(-1, 1)
         np.testing.assert_allclose(clip.read_speech(), sound, atol=1 / 32768)
+
+
+def test_coefficients_keep_the_lips_of_a_person_outside_the_basis(real_prepared_clips: Path) -> None:
+    (folder,) = list_clips(real_prepared_clips, split="val")
+    _, lips, brows = measure_track_loss(load_clip_track(folder), load_shipped_basis())
+    assert lips >= 0.99
+    assert brows >= 0.98
 
 
 def test_the_trained_model_renders_a_portrait(checkpoint: Path, real_clips_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from s3dnerf.errors import UserError
 
@@ -116,3 +117,12 @@ def test_unknown_and_missing_words_are_one_line(tool: ModuleType, words: list[st
     with pytest.raises(UserError) as raised:
         tool.parse_options(words)
     assert named in str(raised.value) and len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_one_line_and_no_section_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOL), "--device", "cuda", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert len(done.stderr.splitlines()) == 1 and "--device cuda" in done.stderr and "--device cpu" in done.stderr

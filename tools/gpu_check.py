@@ -26,8 +26,9 @@ from typing import Any
 
 from gpu_check_sections import SECTIONS, Options
 
-from s3dnerf.device import DEVICES
-from s3dnerf.errors import UserError, first_line
+from s3dnerf.cli import report_errors
+from s3dnerf.device import DEVICES, choose_device
+from s3dnerf.errors import first_line
 from s3dnerf.evaluation.benchmark import Table
 from s3dnerf.media.files import atomic_write, make_folder
 from s3dnerf.options import HelpFormatter, OneLineParser, read_path
@@ -181,9 +182,20 @@ def draw_clips(folder: Path) -> None:
         helpers.save_drawn_clip(folder / name, person, split, sync, frames, seed)
 
 
+def require_device(device: str) -> None:
+    """Raise UserError if a device cannot be used. Only a child touches it."""
+    with FORK.Pool(1) as pool:
+        pool.apply(choose_device, (device,))
+
+
 def main(words: list[str]) -> int:
-    """Run the sections and return 0 if all of them passed."""
+    """Run the sections and return 0 if all of them passed.
+
+    Raises:
+        UserError: a word is unknown, the device cannot be used, or no report can be written.
+    """
     options, out, sections = parse_options(words)
+    require_device(options.device)
     make_folder(out)
     begin = time.monotonic()
     factor = 1.0 if options.device == "cuda" else CPU_FACTOR
@@ -206,7 +218,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"gpu_check: {error}")
+    codes: list[int] = []
+    sys.exit(report_errors(lambda: codes.append(main(sys.argv[1:]))) or codes[0])

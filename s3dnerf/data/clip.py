@@ -28,7 +28,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
-from s3dnerf.data.clip_files import ClipFiles, FolderFiles
+from s3dnerf.data.clip_files import SHARD_HINT, ClipFiles, FolderFiles
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
@@ -95,9 +95,17 @@ class Clip:
         return self.has_speech and self.sync in IN_SYNC_LABELS
 
     def read_frames(self, indices: Iterable[int]) -> np.ndarray:
-        """Decode frames by number in the given order, ``uint8 [n, size, size, 3]``."""
+        """Decode frames by number in the given order, ``uint8 [n, size, size, 3]``.
+
+        Raises:
+            UserError: the video is missing or damaged.
+        """
         with self._open(VIDEO_FILE) as video:
-            return read_frames(video, np.asarray(indices, dtype=np.int64))
+            try:
+                return read_frames(video, np.asarray(indices, dtype=np.int64))
+            except UserError as error:
+                hint = SHARD_HINT if error.hint == SHARD_HINT else PREPARE_AGAIN
+                raise UserError(error.subject, f"is damaged: it {error.reason}", hint) from error
 
     def read_mattes(self, indices: Iterable[int]) -> np.ndarray:
         """Read the person mattes of frames by number, ``uint8 [n, size / 2, size / 2]``; 255 is the person.

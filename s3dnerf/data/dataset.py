@@ -82,6 +82,11 @@ class TalkingFaceDataset(Dataset[Batch]):
             reason = f"no prepared clip of split '{split}' in this folder"
             raise EmptySplitError(config.root, reason, "run tools/prepare.py first, or set --data.root")
         speaking = np.flatnonzero(index.teaches_speech(config.sequence_frames))
+        if not len(speaking) and (count := int(index.in_sync.sum())):
+            needed = int(MAX_TEMPO * config.sequence_frames) + 1
+            reason = f"split '{split}' has {count} clips with speech in step, but none with {needed} frames of a face"
+            hint = f"prepare longer clips, or lower data.sequence_frames ({config.sequence_frames})"
+            raise EmptySplitError(config.root, reason, hint)
         if not len(speaking):
             reason = f"split '{split}' has no clip with speech in step"
             hint = "run tools/prepare.py again: its report.json says how each clip is in step (see docs/data.md)"

@@ -170,12 +170,16 @@ def scan_root(root: Path) -> tuple[dict[str, int], dict[str, int]]:
 def read_index(file: Path | BinaryIO) -> ClipIndex | None:
     """Read an index; None if it is of another version or damaged, so that it has to be built again."""
     try:
+        # A TypeError means a single array (.npy), or a version that is no number.
         with np.load(file, allow_pickle=False) as stored:
             if int(stored["version"]) != INDEX_VERSION:
                 return None
-            return ClipIndex(**{field.name: stored[field.name] for field in fields(ClipIndex)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            index = ClipIndex(**{field.name: stored[field.name] for field in fields(ClipIndex)})
+    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
+    shapes = {name: column.shape for name, column in vars(index).items()}
+    expected = {name: (index.shards if name in SHARD_COLUMNS else index.id).shape for name in shapes}
+    return index if shapes == expected else None
 
 
 def write_index(root: Path, index: ClipIndex) -> None:

@@ -95,7 +95,7 @@ def fit_motion_basis(root: str | Path, components: np.ndarray | None = None) -> 
     covariance = remove_eye_motion(moments, eye_motion)
     if components is None:
         try:
-            components = fit_components(covariance)
+            components = fit_components(covariance, eye_motion)
         except ValueError as error:
             raise UserError(root, f"has too few faces for a basis: {error}", "Prepare more clips.") from error
     projection = replace(blank, components=components).projection

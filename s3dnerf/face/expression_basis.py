@@ -212,33 +212,33 @@ def fit_eye_motion(moments: np.ndarray) -> np.ndarray:
 def remove_eye_motion(moments: np.ndarray, eye_motion: np.ndarray) -> np.ndarray:
     """Return the second moments ``[P * 3, P * 3]`` of displacements without the part of the eyes.
 
-    What remains leaves the measured gaze unchanged, and so do components that are fitted to it.
-
     Args:
         moments: as for :func:`fit_eye_motion`.
         eye_motion: ``[4, P, 3]``.
     """
     size = POINTS * 3
-    motion = eye_motion.reshape(EYE_STATE_SIZE, size).astype(np.float64)
-    gaze = measure_gaze(np.eye(size).reshape(size, POINTS, 3))
-    residual = np.concatenate([np.eye(size), -motion]) @ (np.eye(size) - gaze @ motion[2:])
+    residual = np.concatenate([np.eye(size), -eye_motion.reshape(EYE_STATE_SIZE, size)])
     return residual.T @ moments @ residual
 
 
-def fit_components(covariance: np.ndarray) -> np.ndarray:
+def fit_components(covariance: np.ndarray, eye_motion: np.ndarray) -> np.ndarray:
     """Fit the principal components of weighted displacements.
 
     Args:
         covariance: ``float64 [P * 3, P * 3]`` of displacements, over faces and their mirror images.
+        eye_motion: ``[4, P, 3]``.
 
     Returns:
-        Components ``float32 [24, P, 3]``, symmetric or antisymmetric, orthonormal if weighted by
-        :func:`weigh_coordinates`, by decreasing variance.
+        Components ``float32 [24, P, 3]`` that leave the gaze unchanged, symmetric or antisymmetric, orthonormal if
+        weighted by :func:`weigh_coordinates`, by decreasing variance.
 
     Raises:
         ValueError: expressions have fewer dimensions.
     """
     size, weights = POINTS * 3, weigh_coordinates()
+    gaze = measure_gaze(np.eye(size).reshape(size, POINTS, 3))
+    without_gaze = np.eye(size) - gaze @ eye_motion[2:].reshape(2, size)
+    covariance = without_gaze.T @ covariance @ without_gaze
     covariance = weights[:, None] * covariance * weights
     mirror = mirror_landmarks(np.eye(size).reshape(size, POINTS, 3)).reshape(size, size)
     values, vectors = [], []

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from s3dnerf.errors import UserError, first_line
+from s3dnerf.errors import UserError, first_line, shorten
 from s3dnerf.media.files import atomic_write_folder
 
 STATE, NUMBERS, MODEL = "training.safetensors", "training.json", "model"
+NAME = re.compile(r"step_(\d+)")
+"""Names of checkpoints. Folders of other names, such as copies, are left alone."""
+MAX_DETAIL = 200
+"""Characters of PyTorch's explanation that a message keeps."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,15 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     try:
         tensors = load_file(folder / STATE)
         step = read_step(folder)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        reason = f"is damaged and cannot be resumed ({first_line(error)})"
+        raise UserError(folder, reason, "delete it to resume from the checkpoint before it, if there is one") from error
+    try:
         restore_tensors(state, tensors)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = f"cannot be resumed ({first_line(error)})"
+    except (KeyError, ValueError, RuntimeError) as error:
+        # PyTorch names the module in the first line, and what differs in the others.
+        detail = " ".join(str(error).split("\n\t")[:2])
+        reason = f"cannot be resumed with these settings ({shorten(detail, MAX_DETAIL)})"
         raise UserError(
             folder, reason, "resume with the settings it was made with, or start in a new folder"
         ) from error
@@ -78,7 +89,12 @@ def collect_tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def restore_tensors(state: TrainingState, tensors: dict[str, Tensor]) -> None:
-    """Restore the result of :func:`collect_tensors` in place. Raises RuntimeError if a module has other sizes."""
+    """Restore the result of :func:`collect_tensors` in place.
+
+    Raises:
+        RuntimeError: a module has other sizes.
+        ValueError: an optimizer has other parameters.
+    """
     for prefix, module in {"average": state.average, **state.modules}.items():
         module.load_state_dict(_select(tensors, f"{prefix}."))
     for prefix, optimizer in state.optimizers.items():
@@ -104,23 +120,33 @@ def flatten_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore the result of :func:`flatten_optimizer`."""
+    """Restore the result of :func:`flatten_optimizer`. Raises ValueError if it belongs to other parameters."""
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        # Parameters have numbers, which shift when another part is frozen. Numbers of steps have no dimensions.
+        if int(index) >= len(shapes) or (value.dim() and value.shape != shapes[int(index)]):
+            raise ValueError(f"its optimizer trains other parameters: number {index} differs")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def find_latest(folder: Path) -> Path | None:
     """Return the checkpoint with the highest step in ``folder``, or None."""
-    found = sorted(folder.glob("step_*"))
+    found = list_checkpoints(folder)
     return found[-1] if found else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in ``folder`` by step."""
+    steps = {path: int(name[1]) for path in folder.glob("step_*") if (name := NAME.fullmatch(path.name))}
+    return sorted(steps, key=steps.__getitem__)
 
 
 def drop_old(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints."""
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 
 

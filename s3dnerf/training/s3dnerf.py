@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import check_config
-from s3dnerf.data.batch import Batch, BatchContent, Frames, Reenactment
+from s3dnerf.data.batch import Batch, Frames, Reenactment
 from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.data.streams import count_streams
 from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.encoding.hash_grid import HashGrid
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.face.face_mesh import FaceMesh
-from s3dnerf.interruption import ignore_signals
 from s3dnerf.models.s3dnerf.config import ModelConfig
 from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -31,9 +28,11 @@ from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
+from s3dnerf.training.batch_loader import load_batches
 from s3dnerf.training.checkpoint import TrainingState
 from s3dnerf.training.compilation import compile_parts
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
+from s3dnerf.training.curriculum import MOTION_INTERVAL, Curriculum, find_missing_stage
 from s3dnerf.training.loop import Metrics, TrainingLoop, check_run_folder
 from s3dnerf.training.losses import (
     decode_motion_landmarks,
@@ -54,8 +53,6 @@ from s3dnerf.training.perceptual import perceptual_losses, sync_loss
 from s3dnerf.training.processes import Processes
 from s3dnerf.training.render_settings import fit_render_config
 
-MOTION_INTERVAL = 2
-"""Steps between motion losses in the image stage."""
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
 VALIDATION_BATCHES = 8
@@ -149,19 +146,9 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of this process in every remaining step, prefetched by worker processes."""
-        loader = DataLoader(
-            ErrorCatchingDataset(self.data),
-            batch_size=None,
-            sampler=self.batch_numbers,
-            num_workers=self.config.data.workers,
-            collate_fn=_keep,
-            worker_init_fn=_leave_signals,
-            pin_memory=self.device.type == "cuda",
-        )
+        workers, on_gpu = self.config.data.workers, self.device.type == "cuda"
         group: list[Batch] = []
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
+        for batch in load_batches(self.data, self.batch_numbers, workers, pin_memory=on_gpu):
             group.append(batch)
             if len(group) == self.config.train.gradient_accumulation_steps:
                 yield group
@@ -302,44 +289,17 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return TrainingState(self.average.module, modules, optimizers, self.make_record())
 
 
-class Curriculum:
-    """What each step trains: motion alone, then images too, at half the resolution before the full one."""
-
-    def __init__(self, config: TrainConfig, image_size: int, motion_interval: int) -> None:
-        self.config, self.image_size, self.motion_interval = config, image_size, motion_interval
-
-    def __call__(self, step: int) -> BatchContent:
-        """Return the content of the batches of a step."""
-        fine_from = self.config.motion_steps + self.config.coarse_steps
-        size = self.image_size // 2 if self.config.coarse_steps and step < fine_from else self.image_size
-        images = step >= self.config.motion_steps
-        return BatchContent(size, images, speech=not images or step % self.motion_interval == 0)
-
-
-class ErrorCatchingDataset(Dataset[Batch | UserError]):
-    """A dataset that returns a UserError instead of a batch, for the main process to raise.
-
-    PyTorch would rebuild an error raised in a worker process from its text alone, as a RuntimeError.
-    """
-
-    def __init__(self, data: TalkingFaceDataset) -> None:
-        self.data = data
-
-    def __getitem__(self, step: int) -> Batch | UserError:
-        try:
-            return self.data[step]
-        except UserError as error:
-            return error
-
-
 def train(config: S3DNeRFConfig, run_dir: Path, resume: bool = False) -> Path:
     """Train and return the folder of the last checkpoint.
 
     Raises:
         UserError: the folder already holds a run, whose checkpoints would be mixed with those of this one.
     """
-    if Processes(config.train.device).is_main:
+    processes = Processes(config.train.device)
+    if processes.is_main:
         check_run_folder(run_dir, resume, [config.data.root, config.train.init_from])
+    if missing := find_missing_stage(config.train):
+        processes.write(missing)
     return S3DNeRFTrainer(config, run_dir).run(config, resume)
 
 
@@ -408,12 +368,3 @@ def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
 def move(batch: Batch, device: torch.device) -> Batch:
     """Move every tensor of a batch to ``device``."""
     return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
-
-
-def _leave_signals(worker: int) -> None:
-    # A terminal or a scheduler signals all processes of a group. The main process decides when its workers end.
-    ignore_signals()
-
-
-def _keep(batch: Any) -> Any:
-    return batch

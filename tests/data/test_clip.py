@@ -181,6 +181,13 @@ def test_truncated_track_is_named(saved: Clip) -> None:
         load_clip(saved.path)
 
 
+def test_truncated_video_is_named(saved: Clip) -> None:
+    path = saved.path / "video.mp4"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"video.mp4: is damaged.*prepare the clip again"):
+        load_clip(saved.path).read_frames([0, 5])
+
+
 def test_truncated_or_missing_matte_is_named(saved: Clip) -> None:
     path, whole = saved.path / "matte.npz", (saved.path / "matte.npz").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

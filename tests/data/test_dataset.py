@@ -247,6 +247,12 @@ def test_split_without_speech_raises(
         make_dataset(root=tmp_path)
 
 
+def test_clips_that_are_too_short_are_told_from_silent_ones(drawn_clips: Path) -> None:
+    config = DataConfig(root=str(drawn_clips), sequence_frames=100)
+    with pytest.raises(UserError, match=r"2 clips with speech in step, but none with 111 frames.*sequence_frames"):
+        TalkingFaceDataset(config, "train", 64, WINDOW, 4, seed=0)
+
+
 def test_batch_size_that_is_no_multiple_of_frames_raises(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
     with pytest.raises(UserError, match="multiple of data.frames"):
         make_dataset(batch_size=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -84,12 +85,18 @@ def test_only_what_has_changed_is_read_again(root: Path, described: list[str]) -
     assert index.sync.tolist() == [b"corrected", b"ok", b"corrected", b"unclear"]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", "version"])
+@pytest.mark.parametrize("content", [b"", b"PK", "version", "array", "columns"])
 def test_a_damaged_or_older_index_is_built_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str
 ) -> None:
     if isinstance(content, bytes):
         (root / INDEX_FILE).write_bytes(content)
+    elif content == "array":
+        with (root / INDEX_FILE).open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif content == "columns":
+        index = load_index(root)
+        index_module.write_index(root, dataclasses.replace(index, changed=index.changed[:2]))
     else:
         with monkeypatch.context() as patch:
             patch.setattr(index_module, "INDEX_VERSION", 0)

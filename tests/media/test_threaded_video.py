@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,6 +126,37 @@ def test_an_interruption_drops_what_waits(
             threaded.write(frame)
         raise interruption
     assert len(encoded) < 8
+    assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
+    assert not list_threads()
+
+
+@pytest.mark.parametrize("first", [KeyboardInterrupt, None])
+def test_an_interruption_while_the_threads_end_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: type[BaseException] | None
+) -> None:
+    path, waits = tmp_path / "a.mp4", threading.Event()
+    path.write_bytes(b"older")
+    encode, shutdown = VideoWriter.encode, ThreadPoolExecutor.shutdown
+
+    def encode_slowly(self: VideoWriter, image: av.VideoFrame) -> None:
+        encode(self, image)
+        if first is not None:
+            waits.wait(10)
+
+    def interrupt_once(self: ThreadPoolExecutor, **settings: bool) -> None:
+        if not waits.is_set():
+            # Ctrl-C while the main thread waits for the encoder.
+            waits.set()
+            signal.raise_signal(signal.SIGINT)
+        shutdown(self, **settings)
+
+    monkeypatch.setattr(VideoWriter, "encode", encode_slowly)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupt_once)
+    with pytest.raises(KeyboardInterrupt), open_threaded(path) as threaded:
+        for frame in draw(4):
+            threaded.write(frame)
+        if first is not None:
+            raise first
     assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
     assert not list_threads()
 

@@ -15,7 +15,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.checkpoint import TrainingState, drop_old, find_latest, load_checkpoint, save_checkpoint
 from s3dnerf.training.config import S3DNeRFConfig
-from s3dnerf.training.s3dnerf import make_optimizer
+from s3dnerf.training.s3dnerf import make_model, make_optimizer
 
 
 @pytest.fixture
@@ -82,12 +82,12 @@ def test_a_checkpoint_of_another_model_size_is_refused(
 ) -> None:
     save_checkpoint(tmp_path / "step_0000001", 1, make_state(0))
     larger = make_state(0, "--model.radiance.hidden", "24")
-    with pytest.raises(UserError, match="step_0000001: cannot be resumed") as raised:
+    with pytest.raises(UserError, match=r"step_0000001: cannot be resumed.*size mismatch") as raised:
         load_checkpoint(tmp_path / "step_0000001", larger)
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("damage", ["no numbers", "broken numbers", "no tensors", "cut tensors"])
+@pytest.mark.parametrize("damage", ["no numbers", "broken numbers", "other numbers", "no tensors", "cut tensors"])
 def test_a_damaged_checkpoint_is_refused(make_state: Callable[..., TrainingState], tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "step_0000001"
     state = make_state(0)
@@ -97,23 +97,43 @@ def test_a_damaged_checkpoint_is_refused(make_state: Callable[..., TrainingState
         numbers.unlink()
     elif damage == "broken numbers":
         numbers.write_text("{")
+    elif damage == "other numbers":
+        numbers.write_text("[]")
     elif damage == "no tensors":
         tensors.unlink()
     else:
         tensors.write_bytes(tensors.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be resumed"):
+    with pytest.raises(UserError, match=r"damaged and cannot be resumed.*delete it"):
         load_checkpoint(folder, state)
+
+
+def test_an_optimizer_of_other_parameters_is_refused(
+    make_state: Callable[..., TrainingState], load_smoke: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "step_0000001", 1, make_state(0))
+    for part in ("audio_encoder", "radiance"):
+        config = load_smoke("--train.freeze", f"[{part}]")
+        model = make_model(config.model, config.train)
+        optimizers = {"optimizer": make_optimizer(model, config.train)}
+        frozen = TrainingState(model, {"model": model}, optimizers)
+        with pytest.raises(UserError, match=r"cannot be resumed with these settings.*other parameters"):
+            load_checkpoint(tmp_path / "step_0000001", frozen)
 
 
 def test_the_latest_is_the_one_with_most_steps_and_complete(tmp_path: Path) -> None:
     assert find_latest(tmp_path) is None
-    for name in ("step_0000900", "step_0010000", "step_0002000", ".step_0020000.part"):
+    for name in ("step_0000900", "step_0010000", "step_0002000", ".step_0020000.part", "step_0030000.copy", "step_old"):
         (tmp_path / name).mkdir()
     assert find_latest(tmp_path) == tmp_path / "step_0010000"
+    (tmp_path / "step_12345678").mkdir()
+    assert find_latest(tmp_path) == tmp_path / "step_12345678"
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (100, 200, 300, 1000):
         (tmp_path / f"step_{step:07d}").mkdir()
+    for name in ("step_0000050.copy", "step_best"):
+        (tmp_path / name).mkdir()
     drop_old(tmp_path, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000300", "step_0001000"]
+    kept = ["step_0000050.copy", "step_0000300", "step_0001000", "step_best"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept

@@ -24,10 +24,9 @@ from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.optimization import DivergenceCheck, clip_gradient, seed_step
 from s3dnerf.training.checkpoint import find_latest
-from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
+from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
 from s3dnerf.training.s3dnerf import (
-    Curriculum,
     S3DNeRFTrainer,
     add_losses,
     make_model,
@@ -412,16 +411,6 @@ def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRF
     trainer = S3DNeRFTrainer(make_config(*HOLD_OUT), tmp_path)
     assert len(trainer.val_data.people) == 1
     assert {*trainer.data.people, *trainer.val_data.people} == {"ann", "ben"}
-
-
-def test_the_curriculum_goes_from_motion_to_coarse_to_fine_images() -> None:
-    config = TrainConfig(motion_steps=2, coarse_steps=2, steps=6)
-    content = [Curriculum(config, 64, motion_interval=2)(step) for step in range(6)]
-    assert [one.image_size for one in content] == [32, 32, 32, 32, 64, 64]
-    assert [one.images for one in content] == [False, False, True, True, True, True]
-    assert [one.speech for one in content] == [True, True, True, False, True, False]
-    config.coarse_steps = 0
-    assert [Curriculum(config, 64, 2)(step).image_size for step in range(6)] == [64] * 6
 
 
 def test_the_log_holds_losses_and_pictures(

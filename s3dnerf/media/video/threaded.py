@@ -70,9 +70,23 @@ class ThreadedVideoWriter:
             raise
         finally:
             # The threads use the writer, so they end before it does.
-            self._encoder.shutdown(cancel_futures=True)
-            self._converter.shutdown(cancel_futures=True)
-            self.writer.__exit__(kind, error, trace)
+            interruption = self._end_threads()
+            if interruption is None:
+                self.writer.__exit__(kind, error, trace)
+            else:
+                self.writer.__exit__(type(interruption), interruption, interruption.__traceback__)
+                raise interruption
+
+    def _end_threads(self) -> KeyboardInterrupt | None:
+        """Drop frames that wait, and wait for the threads; return an interruption (a second Ctrl-C) meanwhile."""
+        interruption = None
+        while True:
+            try:
+                self._encoder.shutdown(cancel_futures=True)
+                self._converter.shutdown(cancel_futures=True)
+                return interruption
+            except KeyboardInterrupt as again:
+                interruption = again
 
     def _encode(self, image: Future[av.VideoFrame]) -> None:
         converted = image.result()
