@@ -26,7 +26,7 @@ from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.training import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
-COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")
+COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "evaluate-motion", "ablate", "benchmark", "doctor")
 LONG = "x" * 300
 ENDLESS = "/".join(["y" * 200] * 25)
 """Names over 255 bytes and paths over 4096 bytes, which Linux rejects."""
