@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,8 +185,9 @@ def draw_clips(folder: Path) -> None:
 
 def require_device(device: str) -> None:
     """Raise UserError if a device cannot be used. Only a child touches it."""
-    with FORK.Pool(1) as pool:
-        pool.apply(choose_device, (device,))
+    # multiprocessing.Pool ends its workers by SIGTERM, whose inherited handler may print a traceback.
+    with ProcessPoolExecutor(1, mp_context=FORK) as pool:
+        pool.submit(choose_device, device).result()
 
 
 def main(words: list[str]) -> int:

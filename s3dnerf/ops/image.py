@@ -38,3 +38,8 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 def downsample(x: Tensor, factor: int) -> Tensor:
     """Average ``[B, C, H, W]`` over squares of ``factor`` pixels."""
     return F.avg_pool2d(x, factor)
+
+
+def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB of each pair of images ``[B, 3, S, S]`` in [0, 1]."""
+    return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()

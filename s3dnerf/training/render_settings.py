@@ -25,6 +25,7 @@ from s3dnerf.face.points import LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
 from s3dnerf.metrics.lips import MOUTH_POINTS, measure_opening_correlation, measure_opening_gain
 from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.ops.image import measure_psnr
 from s3dnerf.structures import Source, map_tensors
 from s3dnerf.training.perceptual import find_windows
 
@@ -171,8 +172,7 @@ def measure_settings(
         window = find_windows(clip.frames)
         scale = clip.frames.camera.scale[:, None]
         ours, real = (mesh(frames, window).points for frames in (image, clip.frames.image))
-        error = (image - clip.frames.image).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
-        psnr.append(-10.0 * error.log10().mean().item())
+        psnr.append(measure_psnr(image, clip.frames.image).mean().item())
         mouths = [points[:, MOUTH_POINTS] - points[:, MOUTH_POINTS].mean(1, keepdim=True) for points in (ours, real)]
         m_lmd.append(((mouths[0] - mouths[1]).norm(dim=-1) / scale).mean().item())
         one, other = (measure_gaps(points, LIP_SIDES, scale) for points in (real, ours))

@@ -26,6 +26,7 @@ from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
+from s3dnerf.ops.image import measure_psnr
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.batch_loader import load_batches
@@ -358,11 +359,6 @@ def add_losses(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     """Merge two sets of losses. A term that is in both becomes the mean."""
     both = {name: 0.5 * (a[name] + b[name]) for name in a.keys() & b.keys()}
     return a | b | both
-
-
-def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB of each pair of images in [0, 1]."""
-    return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
