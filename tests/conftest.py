@@ -46,7 +46,7 @@ DRAWN_CLIPS = (
     ("ben_0", "ben", "train", "corrected", 30, 2),
     ("cid_0", "cid", "val", "ok", 30, 3),
 )
-SPEAKING_PEOPLE = {"val": ("ida", "jim", "kit"), "train": ("lea", "max", "ned", "oda", "pia")}
+SPEAKING_PEOPLE = {"val": ("ida", "jim", "kit"), "train": ("lea", "max", "noa", "oda", "pia")}
 SPEAKING_FRAMES = 126
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from s3dnerf import limits
 from s3dnerf.data.clips import open_clips
 from s3dnerf.data.index import decode_text
 from s3dnerf.errors import UserError
@@ -70,26 +71,21 @@ def evaluate_motion(
         liveliness: of the model, see :class:`~s3dnerf.evaluation.motion_rows.MotionModel`.
 
     Raises:
-        UserError: fewer than three people of the split, or no other people of the reference, speak for four seconds.
+        UserError: ``max_clips`` is below three; fewer than three people of the split, or no other people of the
+            reference, speak for four seconds.
     """
-    out, reader = Path(out), SpeechReader()
-    read = _read_clips(clips, split, max_clips, reader)
-    people = [clip.person for clip in read]
-    if len(set(people)) < MIN_PEOPLE:
-        reason = f"has {len(set(people))} people that speak for four seconds in the split {split}"
-        raise UserError(clips, reason, f"Use {MIN_PEOPLE} or more people.")
-    others = [clip for clip in _read_clips(clips, reference, MAX_REFERENCE_CLIPS, reader) if clip.person not in people]
-    if not others:
-        reason = f"has no other people that speak for four seconds in the split {reference}"
-        raise UserError(clips, reason, "Name a split of other people by --reference.")
+    if max_clips is not None:
+        limits.MOTION_CLIPS.require("max_clips", max_clips)
+    read, others = _read_splits(clips, split, reference, max_clips)
     known = [*read, *others]
     judge = MotionJudge([clip.features for clip in known], [clip.motion for clip in known], [c.person for c in known])
+    people = [clip.person for clip in read]
     donors = _find_donors(people)
     rows = _make_baselines(read, donors, judge, seed)
     if model is not None:
         rows |= generate_rows(model, [clip.speech for clip in read], donors, seed, liveliness)
-    details = tuple(row for row in rows if row in (WHITE_NOISE, RANDOM_WALK) or row.startswith(f"{OURS}, seed"))
-    report = MotionReport(people, {}, {}, details)
+    seeds = [row for row in rows if row.startswith(f"{OURS}, seed")]
+    report = MotionReport(people, {}, {}, tuple(row for row in rows if row in (WHITE_NOISE, RANDOM_WALK, *seeds)))
     real = cut_windows([clip.motion for clip in others], [clip.person for clip in others])
     for row, motions in tqdm(rows.items(), desc="rows", unit="row"):
         is_donated = row in (COPIED, WRONG_SPEECH)
@@ -99,18 +95,18 @@ def evaluate_motion(
         ]
         windows = list(cut_windows(motions, people).values())
         report.sets[row] = {FRECHET: (metrics.measure_pose_frechet(list(real.values()), windows), NAN, NAN)}
-    floor = measure_floor(real, cut_windows(rows["real"], people), seed)
     if model is not None:
-        seeds = [motions for row, motions in rows.items() if row == OURS or row.startswith(f"{OURS}, seed")]
-        for scores, motions in zip(report.clips[OURS], zip(*seeds, strict=True), strict=True):
+        over_seeds = zip(*(rows[row] for row in (OURS, *seeds)), strict=True)
+        for scores, motions in zip(report.clips[OURS], over_seeds, strict=True):
             scores |= measure_seeds(motions)
         speech = np.concatenate([clip.speech for clip in read])
         report.sets[OURS] |= measure_long_recording(model, speech, seed, liveliness)
+    floor = measure_floor(real, cut_windows(rows["real"], people), seed)
     report.notes = _describe(report, read, others, reference, floor)
-    report.save(out)
+    report.save(Path(out))
     for index, clip in enumerate(read):
-        curves = {row: motions[index].pose for row, motions in rows.items() if row not in details}
-        write_image(out / "curves" / f"{clip.track.clip.id}.png", draw_pose_curves(curves, clip.level))
+        curves = {row: motions[index].pose for row, motions in rows.items() if row not in report.details}
+        write_image(Path(out) / "curves" / f"{clip.track.clip.id}.png", draw_pose_curves(curves, clip.level))
     return report
 
 
@@ -130,15 +126,37 @@ def choose_clips(people: Sequence[str], count: int) -> list[int]:
     return sorted(sorted(range(len(people)), key=lambda clip: (turns[clip], clip))[:count])
 
 
-def _read_clips(root: str | Path, split: str, max_clips: int | None, reader: SpeechReader) -> list[EvaluatedClip]:
+def _read_splits(
+    root: str | Path, split: str, reference: str, max_clips: int | None
+) -> tuple[list[EvaluatedClip], list[EvaluatedClip]]:
+    """Return the clips of a split that are evaluated, and those of other people of the reference."""
+    chosen = _find_speaking(root, split)
+    if len(set(chosen.values())) < MIN_PEOPLE:
+        reason = f"has {len(set(chosen.values()))} people that speak for four seconds in the split {split}"
+        raise UserError(root, reason, f"Use {MIN_PEOPLE} or more people.")
+    people = set(chosen.values())
+    others = {clip: name for clip, name in _find_speaking(root, reference).items() if name not in people}
+    if not others:
+        reason = f"has no other people that speak for four seconds in the split {reference}"
+        raise UserError(root, reason, "Name a split of other people by --reference.")
+    read = _read_clips(root, split, chosen, max_clips)
+    return read, _read_clips(root, reference, others, MAX_REFERENCE_CLIPS)
+
+
+def _find_speaking(root: str | Path, split: str) -> dict[int, str]:
+    """Return the people of the clips of a split that speak for four seconds, by number of the clip."""
     clips = open_clips(root, split)
-    rows = clips.find_speaking(MIN_FRAMES).tolist()
-    names = [decode_text(clips.index.person[row]) for row in rows]
+    return {row: decode_text(clips.index.person[row]) for row in clips.find_speaking(MIN_FRAMES).tolist()}
+
+
+def _read_clips(root: str | Path, split: str, people: dict[int, str], max_clips: int | None) -> list[EvaluatedClip]:
+    """Read the clips with these numbers, at most ``max_clips`` of them."""
+    clips, reader, rows = open_clips(root, split), SpeechReader(), list(people)
     read = []
-    for choice in tqdm(choose_clips(names, max_clips or len(rows)), desc=f"clips of {split}", unit="clip"):
+    for choice in tqdm(choose_clips(list(people.values()), max_clips or len(rows)), f"clips of {split}", unit="clip"):
         track = clips.read_track(rows[choice])
         if track.speech is None:
-            continue
+            raise UserError(track.clip.path, "has no speech, and the index says that it has", "Prepare it again.")
         frames = track.clip.frames
         speech = track.speech[: frames * 640]
         read.append(EvaluatedClip(track, compute_coefficients(track), speech, reader.read(speech, frames)))

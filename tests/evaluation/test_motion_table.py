@@ -117,10 +117,15 @@ def test_the_command_prints_the_table_of_baselines(
     assert sorted(json.loads((tmp_path / "out" / "motion.json").read_text("utf-8"))["scores"]) == sorted(BASELINES)
 
 
-@pytest.mark.parametrize(("options", "named"), [({"split": "tset"}, "tset"), ({"reference": "val"}, "--reference")])
-def test_too_few_people_are_refused(speaking_clips: Path, tmp_path: Path, options: dict[str, str], named: str) -> None:
+@pytest.mark.parametrize(
+    ("split", "reference", "max_clips", "named"),
+    [("tset", "train", None, "tset"), ("val", "val", None, "--reference"), ("val", "train", 2, "max_clips 2")],
+)
+def test_too_few_people_are_refused(
+    speaking_clips: Path, tmp_path: Path, split: str, reference: str, max_clips: int | None, named: str
+) -> None:
     with pytest.raises(UserError, match=named):
-        evaluate_motion(speaking_clips, tmp_path / "out", **options)
+        evaluate_motion(speaking_clips, tmp_path / "out", split, reference, max_clips)
     assert not (tmp_path / "out").exists()
 
 

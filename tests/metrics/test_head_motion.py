@@ -25,7 +25,7 @@ FPS = 25
 
 
 def make_sine(frequency: float, degrees: float, seconds: int = 60, axis: int = 1) -> np.ndarray:
-    """Return the rotation vectors of a head that turns to and fro about one axis."""
+    """Return the rotation vectors of a head that turns back and forth about one axis."""
     rotation = np.zeros((seconds * FPS, 3))
     rotation[:, axis] = np.radians(degrees) * np.sin(2 * np.pi * frequency * np.arange(len(rotation)) / FPS)
     return rotation
