@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from s3dnerf.config import check_config
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, ShareBelowOne
-from s3dnerf.data.clips import PreparedClips, open_clips
+from s3dnerf.data.clips import open_clips
 from s3dnerf.data.config import OFFSET_MARGIN, DataConfig
 from s3dnerf.data.dataset import select_held_out
 from s3dnerf.data.tracks import load_sync_offsets
@@ -39,7 +39,9 @@ from s3dnerf.training.motion_data import (
     join_windows,
     measure_statistics,
     read_motion_clips,
+    spread_clips,
 )
+from s3dnerf.training.motion_sampling import fit_sampling
 from s3dnerf.training.processes import Processes
 from s3dnerf.training.sync import triplet_loss
 
@@ -47,9 +49,11 @@ MAX_SNR = 5.0
 """Signal-to-noise ratio at which the weight of the denoising loss stops growing (Hang et al., 2023)."""
 EXPERT_DISTANCE = 6
 """Minimum distance in frames at which two positions of a clip count as out of sync."""
-EXPERT_STRIDE = 2
+EXPERT_STRIDE = 3
 """Frames from one run of five to the next in the loss of the lip expert. Adjacent runs are nearly identical."""
 EXPERT_TEMPERATURE = 0.07
+MAX_CLIPS = 2_000
+"""Maximum number of clips in memory, about; they are spread over all people."""
 VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels of the validation loss."""
 
@@ -70,7 +74,7 @@ class MotionTrainConfig(LoopConfig):
     """Decoupled weight decay (AdamW)."""
     batch_size: PositiveInt = 32
     """Windows per batch."""
-    expert_steps: NonNegativeInt = 1_500
+    expert_steps: NonNegativeInt = 500
     """Steps before all others in which the lip expert is trained; they take a minute. It is frozen afterwards."""
     validate_every: PositiveInt = 500
     """Steps between validations on the people held out."""
@@ -152,8 +156,8 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
     ) -> list[MotionClip]:
         """Read the clips of some people."""
         offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
-        prepared: PreparedClips = open_clips(data.root, data.train_split, select, offsets)
-        rows = prepared.find_speaking(data.min_frames)
+        prepared = open_clips(data.root, data.train_split, select, offsets)
+        rows = spread_clips(prepared, prepared.find_speaking(data.min_frames), MAX_CLIPS)
         return read_motion_clips(prepared, rows, data, self.model, discriminator, self.config.seed)
 
     def make_model(self) -> MotionDiffusion:
@@ -173,6 +177,14 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         if self.config.train.expert_steps:
             self.train_lip_expert(self.config.train.expert_steps)
             self.average.module.load_state_dict(self.model.state_dict())
+
+    def finalize(self) -> None:
+        """Fit the sampling settings on the held-out people."""
+        if not self.held_out:
+            tqdm.write("no sampling settings are fitted, because no people are held out (data.held_out_people)")
+            return
+        model = self.averaged_model.eval()
+        model.config.sampling = fit_sampling(model, self.held_out, self.seed)
 
     def iterate_batches(self) -> Iterator[list[MotionBatch]]:
         """Yield the batches of this process in every remaining step."""
@@ -214,7 +226,7 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         return (distance * rows).sum() / rows.sum().clamp(min=1)
 
     def embed_runs(self, model: MotionDiffusion, motion: Tensor, batch: MotionBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed every second run of five frames.
+        """Embed every third run of five frames.
 
         Returns:
             Unit vectors ``[B, N, E]`` of lips and of speech, and which of them are no padding, ``bool [B, N]``.

@@ -21,7 +21,7 @@ from s3dnerf.constraints import NonNegativeInt, PositiveInt, Share, ShareBelowOn
 from s3dnerf.data.augmentation import augment_waveform
 from s3dnerf.data.clips import PreparedClips
 from s3dnerf.data.config import PERSON_POWER
-from s3dnerf.data.sampling import ClipSampler
+from s3dnerf.data.sampling import ClipSampler, spread_rows
 from s3dnerf.data.tracks import MAX_TEMPO, MIN_TEMPO, ClipTrack
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients, compute_coefficients
 from s3dnerf.face.expression_basis import CHANNEL_COUNT
@@ -159,6 +159,15 @@ def join_windows(windows: list[MotionBatch]) -> MotionBatch:
     return MotionBatch(
         *(torch.stack([getattr(window, name) for window in windows]) for name in MotionBatch.__dataclass_fields__)
     )
+
+
+def spread_clips(prepared: PreparedClips, rows: np.ndarray, limit: int) -> np.ndarray:
+    """Return the numbers of about ``limit`` of some clips, spread over their people."""
+    if len(rows) <= limit:
+        return rows
+    index = prepared.index
+    groups = ClipSampler(rows, index.person[rows], index.valid[rows], PERSON_POWER).group_rows()
+    return np.sort(np.concatenate(spread_rows(groups, limit)))
 
 
 def read_motion_clips(

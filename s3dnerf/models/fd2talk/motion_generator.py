@@ -17,7 +17,7 @@ from s3dnerf import limits
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients
 from s3dnerf.face.expression_basis import CHANNEL_COUNT
-from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionSamplingConfig
+from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
@@ -167,15 +167,30 @@ def make_rest() -> np.ndarray:
     return rest
 
 
-def generate_motion(generator: MotionGenerator, speech: np.ndarray, frames: int) -> MotionCoefficients:
-    """Return the motion ``[frames]`` of a recording ``float32 [samples]``, which is followed by silence if shorter."""
-    padded = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
-    some = speech[: len(padded)]
-    padded[: len(some)] = some
-    parts = [generator.feed(padded), generator.finish()]
-    return MotionCoefficients.unflatten(np.concatenate([part.flatten() for part in parts]))
+class SpeechMotion:
+    """Generates the motion of whole recordings."""
 
+    def __init__(self, model: MotionDiffusion, sampling: MotionSamplingConfig | None = None) -> None:
+        """Take a model in evaluation mode, and how it is sampled (by default as its configuration says)."""
+        self.model, self.sampling = model, sampling
 
-def find_joins(config: MotionDiffusionConfig, frames: int) -> np.ndarray:
-    """Return the first new frame of each window after the first, in a motion of ``frames`` frames."""
-    return np.arange(config.frames, frames, config.frames - config.known_frames)
+    def generate(self, speech: np.ndarray, frames: int, seed: int = 0, liveliness: float = 1.0) -> MotionCoefficients:
+        """Return the motion of ``frames`` frames of a recording, which is followed by silence if it is shorter.
+
+        Args:
+            speech: ``float32 [samples]`` 16 kHz at the normal level.
+            frames: T.
+            seed: see :class:`MotionGenerator`.
+            liveliness: see :class:`MotionGenerator`.
+        """
+        generator = MotionGenerator(self.model, seed, liveliness, self.sampling)
+        padded = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
+        some = speech[: len(padded)]
+        padded[: len(some)] = some
+        parts = [generator.feed(padded), generator.finish()]
+        return MotionCoefficients.unflatten(np.concatenate([part.flatten() for part in parts]))
+
+    def find_joins(self, frames: int) -> np.ndarray:
+        """Return the first new frame of each window after the first, in a motion of ``frames`` frames."""
+        config = self.model.config
+        return np.arange(config.frames, frames, config.frames - config.known_frames)

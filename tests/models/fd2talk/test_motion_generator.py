@@ -11,7 +11,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
-from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, find_joins, generate_motion, make_rest
+from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, SpeechMotion, make_rest
 
 SAMPLING = MotionSamplingConfig(steps=2, guidance=1.0)
 
@@ -22,7 +22,7 @@ def make_sound(frames: int, seed: int = 0) -> np.ndarray:
 
 def generate(model: MotionDiffusion, sound: np.ndarray, **options: int | float) -> np.ndarray:
     frames = -(-len(sound) // 640)
-    return generate_motion(MotionGenerator(model, sampling=SAMPLING, **options), sound, frames).flatten()
+    return SpeechMotion(model, SAMPLING).generate(sound, frames, **options).flatten()
 
 
 def test_a_stream_gives_bit_by_bit_what_a_recording_gives(small_model: MotionDiffusion) -> None:
@@ -60,7 +60,7 @@ def test_windows_continue_the_motion_so_far(small_model: MotionDiffusion) -> Non
     generator.feed(make_sound(80))
     recent = generator.recent
     assert recent.shape == (4, 34) and generator.windows == 2  # blocks of 25 frames, and 12 more of context
-    assert find_joins(small_model.config, 80).tolist() == [20, 36, 52, 68]
+    assert SpeechMotion(small_model).find_joins(80).tolist() == [20, 36, 52, 68]
     # The next window depends on the last frames of this one.
     other = MotionGenerator(small_model, sampling=SAMPLING)
     other.feed(make_sound(80))

@@ -1,0 +1,109 @@
+"""Motion of head, lids and brows from speech for one portrait, in step with its lips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from s3dnerf.constants import SAMPLES_PER_FRAME
+from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.coefficients import MotionCoefficients, to_eye_openness, to_head_pose
+from s3dnerf.face.expression_basis import EYE_STATE_SIZE, load_shipped_basis
+from s3dnerf.face.motion_limits import limit_motion
+from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, KEPT_POINTS
+from s3dnerf.face.regions import BROWS
+from s3dnerf.media.audio import SpeechLevel, speech_gain, stream_clean_speech
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.motion_generator import MotionGenerator
+from s3dnerf.models.s3dnerf.identity import Identity
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+
+BROW_POINTS = np.searchsorted(KEPT_POINTS, (*BROW_LEFT, *BROW_RIGHT))
+
+
+@dataclass(frozen=True)
+class SpeechMotionSettings:
+    """How the motion is generated."""
+
+    model: MotionDiffusion
+    seed: int = 0
+    liveliness: float = 1.0
+    """Factor of the speed of the head, 0 to 2."""
+
+
+def stream_motion(
+    settings: SpeechMotionSettings, audio: str | Path, level: SpeechLevel
+) -> Iterator[MotionCoefficients]:
+    """Yield the motion of a recording of known level in blocks of frames, as many in all as its video has."""
+    generator = MotionGenerator(settings.model, settings.seed, settings.liveliness)
+    gain = np.float32(speech_gain(level))
+    samples = 0
+    for block in stream_clean_speech(audio):
+        samples += len(block)
+        if len(motion := generator.feed(gain * block)):
+            yield motion
+    if len(motion := generator.finish()):
+        yield motion
+    assert generator.frames == -(-samples // SAMPLES_PER_FRAME), "as many frames as the recording has"
+
+
+def split_motion(
+    blocks: Iterable[MotionCoefficients],
+) -> tuple[Iterator[MotionCoefficients], Iterator[MotionCoefficients], Iterator[MotionCoefficients]]:
+    """Return three iterators of the same blocks, for head, lids and brows; what one is behind is kept."""
+    first, second, third = tee(blocks, 3)
+    return first, second, third
+
+
+def iterate_head_poses(blocks: Iterable[MotionCoefficients], first: HeadPose, source: HeadPose) -> Iterator[HeadPose]:
+    """Yield head poses, one frame at a time, from the pose ``first`` on.
+
+    Args:
+        blocks: motion relative to ``first``.
+        first: pose in the first frame.
+        source: pose in the portrait; poses are limited to what can be rendered from it.
+    """
+    for block in blocks:
+        # The limits depend on where a motion starts, so each block is limited as a motion from ``first``.
+        poses = HeadPose.concatenate([first, to_head_pose(block, first)])
+        held = limit_motion(source, poses).motion
+        yield from (held[index : index + 1] for index in range(1, len(held)))
+
+
+def iterate_eyes(blocks: Iterable[MotionCoefficients], usual_openness: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the openness of both eyes ``float32 [2]``, one frame at a time; in the portrait they are open as usual."""
+    for block in blocks:
+        yield from np.maximum(to_eye_openness(block, usual_openness), 0.0)
+
+
+def iterate_brow_codes(
+    blocks: Iterable[MotionCoefficients], model: S3DNeRF, identity: Identity
+) -> Iterator[torch.Tensor]:
+    """Yield the motion code of the brows ``[code]``, one frame at a time, for a prepared identity.
+
+    The brows move from those of the portrait as the expression basis says.
+    """
+    basis, device = load_shipped_basis(), identity.landmarks.device
+    with torch.inference_mode():
+        portrait = model.source_expression(identity.landmarks - model.canonical_landmarks)
+        start = model.motion_encoder(portrait)[0, BROWS]
+    for block in blocks:
+        moved = np.zeros((len(block), len(KEPT_POINTS), 3), np.float32)
+        eyes = np.zeros((len(block), EYE_STATE_SIZE), np.float32)
+        moved[:, BROW_POINTS] = basis.displace(block.expression, eyes)[:, BROW_POINTS]
+        with torch.inference_mode():
+            codes = model.motion_encoder(portrait + torch.from_numpy(moved).to(device))[:, BROWS]
+        yield from (identity.source_motion[0, BROWS] + codes - start).float()
+
+
+def replace_brows(motion: Iterable[torch.Tensor], brows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield motion codes ``[R, code]`` with the codes of the brows replaced."""
+    for codes, brow in zip(motion, brows, strict=False):
+        codes = codes.clone()
+        codes[BROWS] = brow.to(codes)
+        yield codes
