@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +56,8 @@ from s3dnerf.media.audio import (
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import stream_frames
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
+from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, MotionGenerator
 from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
@@ -62,8 +65,9 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
-from s3dnerf.render_options import check_options, parse_color
+from s3dnerf.render_options import MOTIONS, check_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.speech_motion import drive_portrait, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
@@ -149,13 +153,15 @@ class TalkingHeadPipeline:
         face: int | None = None,
         seed: int = 0,
         start: MotionState | None = None,
+        liveliness: float = 1.0,
     ) -> TalkingVideo:
         """Animate a source image with a speech recording.
 
         Args:
             image: source image with a face, in frontal to three-quarter view.
             audio: any file that ffmpeg reads.
-            pose: "static", "idle" (gentle motion) or a video that provides the head motion.
+            pose: "speech" (head, blinks and brows follow from the speech), "idle" (gentle motion), "static", or a video
+                that provides the head motion.
             turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up, 40 at
                 most. The head motion starts from the turned pose.
             blink: "auto" or "off".
@@ -165,8 +171,9 @@ class TalkingHeadPipeline:
             size: side of that square in pixels, an even number from 16 to 4096. The default is the model's own size.
                 The whole image keeps its size.
             face: number of the face to use when there are several; 1 is the largest.
-            seed: seed of idle motion and blinks, 0 or more.
+            seed: seed of motion and blinks, 0 or more.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
+            liveliness: factor of the head's speed for the pose "speech", 0 to 2.
 
         Returns:
             The video, which is rendered when it is iterated over or saved.
@@ -175,6 +182,7 @@ class TalkingHeadPipeline:
             UserError: there is no usable face or speech, or an option is unknown or out of range.
         """
         check_options(pose, turn, blink, background, framing, size, face, seed)
+        limits.require_number("--liveliness", liveliness, 0.0, MAX_LIVELINESS)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -182,7 +190,8 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            poses = self.choose_motion(rotate_head(found.pose, *turn), pose, seed, found.pose)
+            first = rotate_head(found.pose, *turn)
+            poses = None if pose == "speech" else self.choose_motion(first, pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             scene = self.make_background(found, identity, color)
@@ -199,7 +208,8 @@ class TalkingHeadPipeline:
 
         ends: deque[MotionState] = deque(maxlen=1)
         # Number of frames of head motion and of blinks already used. A different motion starts at its first frame.
-        same_pose = start is not None and (start.pose, start.seed) == (str(pose), seed)
+        # Motion from speech begins anew with each recording.
+        same_pose = start is not None and pose != "speech" and (start.pose, start.seed) == (str(pose), seed)
         same_blink = start is not None and (start.blink, start.seed) == (blink, seed)
         passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
         blinked = 0 if start is None else max(1, start.blink_frames) if same_blink else 1
@@ -208,16 +218,26 @@ class TalkingHeadPipeline:
             with timer("encoding speech"):
                 motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            if start is None:
-                track, eyes = poses(0), blinks
-            else:
+            blinks = islice(blinks, blinked - 1, None)
+            if start is not None:
                 motion = blend_mouth_motion(motion, start)
-                track = blend_head_motion(poses(passed - 1), found.pose, start)
-                eyes = blend_eye_openness(islice(blinks, blinked - 1, None), found.eyes, start)
+            codes: Iterable[torch.Tensor] = motion
+            if poses is None:
+                generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
+                blocks = stream_motion(generator, audio, level)
+                driven = drive_portrait(blocks, self.model, identity, found, first)
+                track, codes = driven.poses, replace_brows(motion, driven.brows)
+                blinks = driven.eyes if blink == "auto" else blinks
+            else:
+                track = poses(passed - 1)
+            eyes = blinks
+            if start is not None:
+                track = blend_head_motion(track, found.pose, start)
+                eyes = blend_eye_openness(blinks, found.eyes, start)
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, motion, *kept, timer, scene)
+            rendered = self.render_frames(identity, codes, *kept, timer, scene)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
@@ -239,9 +259,14 @@ class TalkingHeadPipeline:
             )
             ends.append(state)
 
-        inputs = [Path(image), Path(audio), *([] if pose in ("static", "idle") else [Path(pose)])]
+        inputs = [Path(image), Path(audio), *([] if pose in MOTIONS else [Path(pose)])]
         on_gpu = self.device.type == "cuda"
         return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends, on_gpu)
+
+    @cached_property
+    def motion_diffusion(self) -> MotionDiffusion:
+        """The shipped model of motion from speech, loaded when it is first needed."""
+        return load_motion_diffusion(device=self.device)
 
     def reenact(
         self,

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients, to_eye_openness, to_head_pose
 from s3dnerf.face.expression_basis import EYE_STATE_SIZE, load_shipped_basis
 from s3dnerf.face.motion_limits import limit_motion
 from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, KEPT_POINTS
+from s3dnerf.face.portrait import Face
 from s3dnerf.face.regions import BROWS
 from s3dnerf.media.audio import SpeechLevel, speech_gain, stream_clean_speech
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_generator import MotionGenerator
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -27,37 +26,44 @@ BROW_POINTS = np.searchsorted(KEPT_POINTS, (*BROW_LEFT, *BROW_RIGHT))
 
 
 @dataclass(frozen=True)
-class SpeechMotionSettings:
-    """How the motion is generated."""
+class DrivenPortrait:
+    """Motion of a portrait, one frame at a time. The three are to be read in step: what one is behind is kept."""
 
-    model: MotionDiffusion
-    seed: int = 0
-    liveliness: float = 1.0
-    """Factor of the speed of the head, 0 to 2."""
+    poses: Iterator[HeadPose]
+    eyes: Iterator[np.ndarray]
+    """Openness of both eyes ``float32 [2]``."""
+    brows: Iterator[torch.Tensor]
+    """Motion code of the brows ``[code]``."""
 
 
-def stream_motion(
-    settings: SpeechMotionSettings, audio: str | Path, level: SpeechLevel
-) -> Iterator[MotionCoefficients]:
+def drive_portrait(
+    blocks: Iterable[MotionCoefficients], model: S3DNeRF, identity: Identity, face: Face, first: HeadPose
+) -> DrivenPortrait:
+    """Return the motion of a portrait.
+
+    Args:
+        blocks: motion from speech, of consecutive frames.
+        model: renders the portrait.
+        identity: the portrait, as ``model.prepare_identity`` returns it.
+        face: the portrait's face, whose eyes are open as usual.
+        first: pose in the first frame.
+    """
+    head, lids, brows = tee(blocks, 3)
+    return DrivenPortrait(
+        iterate_head_poses(head, first, face.pose),
+        iterate_eyes(lids, face.eyes),
+        iterate_brow_codes(brows, model, identity),
+    )
+
+
+def stream_motion(generator: MotionGenerator, audio: str | Path, level: SpeechLevel) -> Iterator[MotionCoefficients]:
     """Yield the motion of a recording of known level in blocks of frames, as many in all as its video has."""
-    generator = MotionGenerator(settings.model, settings.seed, settings.liveliness)
     gain = np.float32(speech_gain(level))
-    samples = 0
     for block in stream_clean_speech(audio):
-        samples += len(block)
         if len(motion := generator.feed(gain * block)):
             yield motion
     if len(motion := generator.finish()):
         yield motion
-    assert generator.frames == -(-samples // SAMPLES_PER_FRAME), "as many frames as the recording has"
-
-
-def split_motion(
-    blocks: Iterable[MotionCoefficients],
-) -> tuple[Iterator[MotionCoefficients], Iterator[MotionCoefficients], Iterator[MotionCoefficients]]:
-    """Return three iterators of the same blocks, for head, lids and brows; what one is behind is kept."""
-    first, second, third = tee(blocks, 3)
-    return first, second, third
 
 
 def iterate_head_poses(blocks: Iterable[MotionCoefficients], first: HeadPose, source: HeadPose) -> Iterator[HeadPose]:
