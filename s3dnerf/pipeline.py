@@ -218,7 +218,7 @@ class TalkingHeadPipeline:
             with timer("encoding speech"):
                 motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            blinks = islice(blinks, blinked - 1, None)
+            blinks = islice(blinks, max(0, blinked - 1), None)
             if start is not None:
                 motion = blend_mouth_motion(motion, start)
             codes: Iterable[torch.Tensor] = motion
@@ -229,7 +229,7 @@ class TalkingHeadPipeline:
                 track, codes = driven.poses, replace_brows(motion, driven.brows)
                 blinks = driven.eyes if blink == "auto" else blinks
             else:
-                track = poses(passed - 1)
+                track = poses(max(0, passed - 1))
             eyes = blinks
             if start is not None:
                 track = blend_head_motion(track, found.pose, start)

@@ -18,7 +18,7 @@ from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, KEPT_POINTS
 from s3dnerf.face.portrait import Face
 from s3dnerf.face.regions import BROWS
 from s3dnerf.media.audio import SpeechLevel, speech_gain, stream_clean_speech
-from s3dnerf.models.fd2talk.motion_generator import MotionGenerator
+from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, compute_start_weight
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 
@@ -92,19 +92,27 @@ def iterate_brow_codes(
 ) -> Iterator[torch.Tensor]:
     """Yield the motion code of the brows ``[code]``, one frame at a time, for a prepared identity.
 
-    The brows move from those of the portrait as the expression basis says.
+    Brows begin as they are in the portrait and move as the expression says.
     """
-    basis, device = load_shipped_basis(), identity.landmarks.device
+    device, frame = identity.landmarks.device, 0
+    start: np.ndarray | None = None
     with torch.inference_mode():
         portrait = model.source_expression(identity.landmarks - model.canonical_landmarks)
-        start = model.motion_encoder(portrait)[0, BROWS]
+        code = model.motion_encoder(portrait)[0, BROWS]
     for block in blocks:
         moved = np.zeros((len(block), len(KEPT_POINTS), 3), np.float32)
-        eyes = np.zeros((len(block), EYE_STATE_SIZE), np.float32)
-        moved[:, BROW_POINTS] = basis.displace(block.expression, eyes)[:, BROW_POINTS]
+        moved[:, BROW_POINTS] = displace_face(block)[:, BROW_POINTS]
+        start = moved[0] if start is None else start
+        moved -= compute_start_weight(frame + np.arange(len(block)))[:, None, None] * start
+        frame += len(block)
         with torch.inference_mode():
             codes = model.motion_encoder(portrait + torch.from_numpy(moved).to(device))[:, BROWS]
-        yield from (identity.source_motion[0, BROWS] + codes - start).float()
+        yield from (identity.source_motion[0, BROWS] + codes - code).float()
+
+
+def displace_face(block: MotionCoefficients) -> np.ndarray:
+    """Return the displacements ``float32 [T, P, 3]`` of the landmarks by the expression, with eyes as usual."""
+    return load_shipped_basis().displace(block.expression, np.zeros((len(block), EYE_STATE_SIZE), np.float32))
 
 
 def replace_brows(motion: Iterable[torch.Tensor], brows: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

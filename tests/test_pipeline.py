@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -172,6 +172,38 @@ def test_idle_motion_starts_at_rest_and_moves_the_head(
     portrait = pipeline.find_face(files / "portrait.png", SIDE).image
     assert np.abs(frames[0] - portrait).max() <= 1
     assert np.abs(frames[-1] - portrait).mean() > 0.5
+
+
+def test_speech_moves_head_and_lids_from_where_they_are_in_the_portrait(
+    still: TalkingHeadPipeline, lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]
+) -> None:
+    unmoved = list(say(still, pose="static", blink="off"))
+    frames = list(say(still, pose="speech", seed=1))
+    assert len(frames) == len(unmoved) and np.array_equal(frames[0], unmoved[0])
+    assert np.abs(frames[-1].astype(int) - unmoved[-1]).mean() > 0.5
+    assert all(np.array_equal(*pair) for pair in zip(frames, say(still, pose="speech", seed=1), strict=True))
+    other = list(say(still, pose="speech", seed=2))
+    assert not np.array_equal(frames[-1], other[-1])
+    # Brows and lids move too, which only a model that deforms faces shows.
+    held = [list(say(lively, pose="speech", seed=1, liveliness=x, blink="off")) for x in (0.0, 2.0)]
+    assert not np.array_equal(held[0][-1], held[1][-1])
+
+
+def test_without_liveliness_the_head_is_still(still: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
+    frames = say(still, pose="speech", liveliness=0.0, blink="off")
+    assert all(np.array_equal(*pair) for pair in zip(frames, say(still, pose="static", blink="off"), strict=True))
+    with pytest.raises(UserError, match=r"--liveliness 2\.5"):
+        say(still, pose="speech", liveliness=2.5)
+
+
+def test_motion_from_speech_continues_the_utterance_before(
+    still: TalkingHeadPipeline, say: Callable[..., TalkingVideo]
+) -> None:
+    first = say(still, pose="speech", seed=1)
+    frames = list(first)
+    following = list(say(still, pose="speech", seed=1, start=first.end_state))
+    steps = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)]
+    assert np.abs(frames[-1].astype(int) - following[0]).mean() <= 2.0 * max(steps)
 
 
 def test_a_turned_head_is_seen_from_another_side(say: Callable[..., TalkingVideo], tmp_path: Path) -> None:

@@ -93,13 +93,25 @@ def test_raised_brows_change_the_code_as_raised_landmarks_do(model: S3DNeRF) -> 
     identity = make_identity(model)
     lift = load_shipped_basis().components[:, BROW_POINTS, 1].mean(axis=1)
     expression = (0.05 * lift / np.square(lift).sum())[None]
-    (code,) = iterate_brow_codes([make_motion(1, expression=expression)], model, identity)
+    frames = np.repeat(expression, 60, axis=0)
+    frames[0] = 0.0
+    *_, code = iterate_brow_codes(
+        [make_motion(30, expression=part) for part in (frames[:30], frames[30:])], model, identity
+    )
     rest = identity.landmarks - model.canonical_landmarks
     raised = model.source_expression(rest)
     raised[:, BROW_POINTS, 1] += 0.05
     moved, still = (model.motion_encoder(x)[0, BROWS] for x in (raised, model.source_expression(rest)))
     change, expected = code - identity.source_motion[0, BROWS], moved - still
     assert torch.nn.functional.cosine_similarity(change, expected, dim=0) > 0.8
+
+
+def test_brows_begin_as_they_are_in_the_portrait(model: S3DNeRF) -> None:
+    identity = make_identity(model)
+    expression = np.full((60, 24), 0.3)
+    codes = list(iterate_brow_codes([make_motion(60, expression=expression)], model, identity))
+    torch.testing.assert_close(codes[0], identity.source_motion[0, BROWS], atol=1e-5, rtol=0)
+    assert (codes[50] - codes[0]).abs().max() > 1e-2 and torch.equal(codes[50], codes[59])
 
 
 def test_only_the_code_of_the_brows_is_replaced() -> None:

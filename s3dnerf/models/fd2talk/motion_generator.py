@@ -23,7 +23,7 @@ from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
 
-EASE_FRAMES = 50
+START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
 MAX_LIVELINESS = 2.0
 """Largest factor of the head's speed."""
@@ -32,7 +32,10 @@ LIVELINESS_RANGE = 1.5
 
 
 class MotionGenerator:
-    """Turns a stream of speech into motion coefficients relative to a source frame.
+    """Turns a stream of speech into motion coefficients.
+
+    Pose, eyes and gaze begin as they are in the source, at rest, and leave it over two seconds. The expression is
+    relative to the mean face of the person from the first frame on.
 
     >>> generator = MotionGenerator(load_motion_diffusion(), seed=0)
     >>> for block in stream_clean_speech("speech.wav"):
@@ -142,7 +145,7 @@ class MotionGenerator:
         return parts
 
     def collect(self, parts: list[Tensor], total: int | None = None) -> MotionCoefficients:
-        """Return standardized frames as coefficients that begin at the source."""
+        """Return standardized frames as coefficients."""
         motion = torch.cat([self.recent[:0], *parts])
         motion = motion if total is None else motion[: total - self.frames]
         if self.first is None and len(motion):
@@ -152,8 +155,8 @@ class MotionGenerator:
         if len(motion):
             assert self.first is not None, "set with the first frame"
             start = self.model.restore(self.first).cpu().numpy() - rest
-            progress = np.clip((self.frames + np.arange(len(values))) / EASE_FRAMES, 0.0, 1.0)[:, None]
-            values = values - (1.0 - progress * progress * (3.0 - 2.0 * progress)) * start
+            start[CHANNELS["expression"]] = 0.0
+            values = values - compute_start_weight(self.frames + np.arange(len(values)))[:, None] * start
         factor = np.full(CHANNEL_COUNT, self.factor, np.float32)
         factor[CHANNELS["eyes"]] = 1.0
         self.frames += len(values)
@@ -165,6 +168,12 @@ def make_rest() -> np.ndarray:
     rest = np.zeros(CHANNEL_COUNT, np.float32)
     rest[CHANNELS["eyes"]] = 1.0
     return rest
+
+
+def compute_start_weight(frames: np.ndarray) -> np.ndarray:
+    """Return how far the motion still is in the state of the source, by the number of the frame: from 1 to 0."""
+    progress = np.clip(frames / START_FRAMES, 0.0, 1.0)
+    return (1.0 - progress * progress * (3.0 - 2.0 * progress)).astype(np.float32)
 
 
 class SpeechMotion:

@@ -11,7 +11,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
-from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, SpeechMotion, make_rest
+from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, SpeechMotion, compute_start_weight, make_rest
 
 SAMPLING = MotionSamplingConfig(steps=2, guidance=1.0)
 
@@ -51,8 +51,10 @@ def test_part_of_a_frame_counts_as_one(small_model: MotionDiffusion) -> None:
 
 def test_the_motion_starts_at_the_source_and_leaves_it_smoothly(small_model: MotionDiffusion) -> None:
     motion = generate(small_model, make_sound(60))
-    assert np.allclose(motion[0], make_rest(), atol=1e-6)
-    assert np.abs(motion[55:, :30]).max() > 0.05
+    assert np.allclose(motion[0, 24:], make_rest()[24:], atol=1e-6)
+    assert np.abs(motion[55:, 24:30]).max() > 0.05
+    weight = compute_start_weight(np.arange(60))
+    assert weight[0] == 1.0 and weight[25] == 0.5 and not weight[50:].any() and np.abs(np.diff(weight)).max() < 0.031
 
 
 def test_windows_continue_the_motion_so_far(small_model: MotionDiffusion) -> None:
