@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -226,8 +226,11 @@ class TalkingHeadPipeline:
                 generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
                 blocks = stream_motion(generator, audio, level)
                 driven = drive_portrait(blocks, self.model, identity, found, first)
-                track, codes = driven.poses, replace_brows(motion, driven.brows)
-                blinks = driven.eyes if blink == "auto" else blinks
+                codes = replace_brows(motion, driven.brows)
+                # An utterance that continues another one is blended from a head at rest.
+                track = driven.poses if start is None else chain([first], driven.poses)
+                if blink == "auto":
+                    blinks = driven.eyes if start is None else chain([found.eyes], driven.eyes)
             else:
                 track = poses(max(0, passed - 1))
             eyes = blinks
