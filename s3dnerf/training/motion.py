@@ -62,19 +62,19 @@ VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 class MotionTrainConfig(LoopConfig):
     """Optimization of motion diffusion."""
 
-    steps: PositiveInt = 6_000
+    steps: PositiveInt = 2_600
     """Total number of steps."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate."""
-    warmup: NonNegativeInt = 300
+    warmup: NonNegativeInt = 150
     """Warm-up steps of the learning rate, which then decays along a cosine to a fiftieth of its peak."""
     ema_decay: ShareBelowOne = 0.998
     """Decay of the exponential moving average of the weights."""
     weight_decay: NonNegativeFloat = 0.02
     """Decoupled weight decay (AdamW)."""
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 16
     """Windows per batch."""
-    expert_steps: NonNegativeInt = 500
+    expert_steps: NonNegativeInt = 300
     """Steps before all others in which the lip expert is trained; they take a minute. It is frozen afterwards."""
     validate_every: PositiveInt = 500
     """Steps between validations on the people held out."""
@@ -90,6 +90,8 @@ class MotionLossWeights:
     """Squared error of the predicted motion, weighted by the signal-to-noise ratio."""
     velocity: NonNegativeFloat = 0.3
     """Squared error of its change per frame, across the border to the known motion too."""
+    join: NonNegativeFloat = 0.1
+    """Squared error of the second difference in the frames next to the known motion."""
     lip_expert: NonNegativeFloat = 0.05
     """One minus the cosine of predicted lips and speech under the lip expert."""
 
@@ -122,7 +124,7 @@ class MotionConfig:
 class MotionTrainer(TrainingLoop[MotionDiffusion]):
     """A training run of motion diffusion."""
 
-    progress_metrics = ("denoising", "velocity", "lip_expert")
+    progress_metrics = ("denoising", "velocity", "join", "lip_expert")
 
     def __init__(self, config: MotionConfig, run_dir: Path) -> None:
         """Prepare a run: read the clips and encode their speech.
@@ -204,11 +206,11 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
             clean = self.predict(self.model, batch, motion, steps, noise)
         weights = self.config.losses
         denoising, velocity = measure_errors(clean.float(), motion, batch, self.signal[steps], self.model.rate_std)
+        join = measure_join(clean.float(), motion, batch, self.model.rate_std)
         expert = self.measure_lips(clean.float(), batch)
-        loss = weights.denoising * denoising + weights.velocity * velocity + weights.lip_expert * expert
-        return loss, {
-            "denoising": denoising.detach(), "velocity": velocity.detach(), "lip_expert": expert.detach()
-        }  # fmt: skip
+        parts = {"denoising": denoising, "velocity": velocity, "join": join, "lip_expert": expert}
+        loss = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
+        return loss, {name: part.detach() for name, part in parts.items()}
 
     def predict(
         self, model: MotionDiffusion, batch: MotionBatch, motion: Tensor, steps: Tensor, noise: Tensor
@@ -331,6 +333,17 @@ def measure_errors(
     moving = new[:, 1:]
     velocity = (rate.square() * moving * weight[:, None, None]).sum() / (moving.sum() * clean.shape[-1]).clamp(min=1)
     return denoising, velocity
+
+
+def measure_join(clean: Tensor, motion: Tensor, batch: MotionBatch, rate_std: Tensor) -> Tensor:
+    """Return the squared error of second differences that span known and new frames of windows ``[B, T, C]``.
+
+    They are divided by the standard deviations of velocities, ``rate_std [C]``.
+    """
+    known, new = batch.is_known, batch.valid & ~batch.is_known
+    spans = known[:, :-2] & new[:, 2:]
+    bend = (clean - motion).diff(n=2, dim=1) / rate_std
+    return (bend.square() * spans[..., None]).sum() / (spans.sum() * clean.shape[-1]).clamp(min=1)
 
 
 def require_matching_tower(config: MotionDiffusionConfig, discriminator: SyncDiscriminator) -> None:

@@ -1,7 +1,7 @@
 """Fit of the sampling settings of motion diffusion to people who are not trained on.
 
-Guidance on speech makes lips open wider; it is chosen so that they open as wide as real ones. The speed that the model
-is asked for is chosen so that heads move as fast as real ones.
+Guidance of the expression makes lips open wider; it is chosen so that they open as wide as real ones. The speed that
+the model is asked for is chosen so that heads move as fast as real ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
 from s3dnerf.training.motion_data import MotionClip, measure_speed
 
-GUIDANCES = (1.0, 1.25, 1.5, 2.0)
+GUIDANCES = (0.8, 1.0, 1.25)
 MIN_SPEED_SETTING, MAX_SPEED_SETTING = 2.0, 60.0
 """Range of the fitted speed in degrees per second."""
 ROUNDS = 2
@@ -42,7 +42,7 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
     found: list[tuple[float, MotionSamplingConfig, float, float]] = []
     bar = tqdm(total=len(GUIDANCES) * (ROUNDS + 1), desc="fitting sampling settings", dynamic_ncols=True)
     for guidance in GUIDANCES:
-        sampling = replace(model.config.sampling, guidance=guidance, speed=speed)
+        sampling = replace(model.config.sampling, expression_guidance=guidance, speed=speed)
         for _ in range(ROUNDS + 1):
             motions = generate_all(model, clips, sampling, seed)
             bar.update()
@@ -56,8 +56,8 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
     bar.close()
     _, best, moved, opened = min(found, key=lambda item: item[0])
     tqdm.write(
-        f"sampling: guidance {best.guidance:g}, speed {best.speed:.1f} degrees per second; on people held out, heads "
-        f"move {moved:.2f} and lips {opened:.2f} times as much as real ones"
+        f"sampling: guidance of the expression {best.expression_guidance:g}, speed {best.speed:.1f} degrees per second; "
+        f"on people held out, heads move {moved:.2f} and lips {opened:.2f} times as much as real ones"
     )
     return best
 

@@ -64,12 +64,14 @@ class LipExpertConfig:
 
 @dataclass
 class MotionSamplingConfig:
-    """How motion is sampled. Training fits the guidance and the speed at its end, on people held out of it."""
+    """How motion is sampled. Training fits the speed and the guidance of the expression on people held out of it."""
 
     steps: Annotated[PositiveInt, Field(le=1000)] = 10
     """Denoising steps."""
     guidance: NonNegativeFloat = 1.5
-    """Scale of classifier-free guidance (Ho and Salimans, 2022); 1 is none."""
+    """Scale of classifier-free guidance (Ho and Salimans, 2022) of pose, lids and gaze; 1 is none."""
+    expression_guidance: NonNegativeFloat = 1.0
+    """Likewise of the expression; lips open wider with more."""
     speed: PositiveFloat = 10.0
     """Mean speed of the head in degrees per second that the model is asked for at liveliness 1."""
 

@@ -25,6 +25,8 @@ from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
 
 START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
+JOIN_FRAMES = 12
+"""Frames after which a window moves as it was sampled."""
 MAX_LIVELINESS = 2.0
 """Largest factor of the head's speed."""
 LIVELINESS_RANGE = 1.5
@@ -138,6 +140,7 @@ class MotionGenerator:
             rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
             noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
             motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler)[0]
+            motion = smooth_join(motion, len(self.recent))
             parts.append(motion[len(self.recent) :])
             self.recent = motion[config.frames - config.known_frames :]
             self.features = self.features[config.frames - config.known_frames :]
@@ -168,6 +171,27 @@ def make_rest() -> np.ndarray:
     rest = np.zeros(CHANNEL_COUNT, np.float32)
     rest[CHANNELS["eyes"]] = 1.0
     return rest
+
+
+def smooth_join(motion: Tensor, known: int) -> Tensor:
+    """Let a window continue its known motion at the same place and speed.
+
+    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``.
+
+    Args:
+        motion: ``[T, C]``.
+        known: number of known frames; fewer than two are left alone.
+    """
+    if known < 2 or len(motion) < known + 2:
+        return motion
+    rate = motion[known - 1] - motion[known - 2]
+    gap = motion[known - 1] + rate - motion[known]
+    change = rate - (motion[known + 1] - motion[known])
+    frames = torch.arange(len(motion) - known, device=motion.device, dtype=motion.dtype)
+    progress = (frames / JOIN_FRAMES).clamp(max=1.0)
+    weight = (1.0 - progress).square() * (1.0 + 2.0 * progress)
+    slope = frames * (1.0 - progress).square()
+    return torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
 
 
 def compute_start_weight(frames: np.ndarray) -> np.ndarray:

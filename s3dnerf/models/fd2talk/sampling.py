@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s3dnerf.face.coefficients import CHANNELS
+from s3dnerf.face.expression_basis import CHANNEL_COUNT
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
@@ -51,19 +53,21 @@ def sample_motion(
     motion = noise
     for step in scheduler.timesteps:
         time = torch.full((len(noise),), float(step) / model.config.diffusion_steps, device=noise.device)
-        clean = predict_guided(model, motion, time, condition, sampling.guidance)
+        clean = predict_guided(model, motion, time, condition, sampling)
         motion = scheduler.step(clean, step, motion).prev_sample
     return torch.where(condition.is_known[..., None], condition.known, motion)
 
 
 def predict_guided(
-    model: MotionDiffusion, noisy: Tensor, time: Tensor, condition: MotionCondition, guidance: float
+    model: MotionDiffusion, noisy: Tensor, time: Tensor, condition: MotionCondition, sampling: MotionSamplingConfig
 ) -> Tensor:
-    """Predict clean motion with classifier-free guidance on speech: ``none + guidance (speech - none)``."""
-    if guidance == 1.0:
+    """Predict clean motion with classifier-free guidance on speech: ``unheard + guidance (heard - unheard)``."""
+    if sampling.guidance == sampling.expression_guidance == 1.0:
         return model(noisy, time, condition)
     twice = {item.name: torch.cat([getattr(condition, item.name)] * 2) for item in fields(condition)}
     twice["has_speech"] = torch.cat([condition.has_speech, torch.zeros_like(condition.has_speech)])
     both = model(noisy.repeat(2, 1, 1), time.repeat(2), MotionCondition(**twice))
     heard, unheard = both.chunk(2)
+    guidance = torch.full((CHANNEL_COUNT,), sampling.guidance, device=noisy.device)
+    guidance[CHANNELS["expression"]] = sampling.expression_guidance
     return unheard + guidance * (heard - unheard)

@@ -6,12 +6,19 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
-from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, SpeechMotion, compute_start_weight, make_rest
+from s3dnerf.models.fd2talk.motion_generator import (
+    MotionGenerator,
+    SpeechMotion,
+    compute_start_weight,
+    make_rest,
+    smooth_join,
+)
 
 SAMPLING = MotionSamplingConfig(steps=2, guidance=1.0)
 
@@ -68,6 +75,20 @@ def test_windows_continue_the_motion_so_far(small_model: MotionDiffusion) -> Non
     other.feed(make_sound(80))
     other.recent = recent + 1.0
     assert not np.array_equal(generator.feed(make_sound(30)).flatten(), other.feed(make_sound(30)).flatten())
+
+
+def test_a_join_keeps_place_and_speed_and_fades() -> None:
+    time = torch.arange(40.0)[:, None]
+    straight = torch.cat([0.5 * time, -0.1 * time], dim=1)
+    jumped = straight.clone()
+    jumped[10:] += torch.tensor([3.0, -1.0]) + 0.2 * (time[10:] - 10)
+    smooth = smooth_join(jumped, 10)
+    assert torch.equal(smooth[:10], jumped[:10]) and torch.equal(smooth[22:], jumped[22:])
+    torch.testing.assert_close(smooth[10], straight[10])
+    assert (smooth[11] - straight[11]).abs().max() < 0.15
+    assert smooth.diff(n=2, dim=0).abs().max() < 0.2 < jumped.diff(n=2, dim=0).abs().max()
+    assert torch.equal(smooth_join(straight, 0), straight)
+    torch.testing.assert_close(smooth_join(straight, 10), straight)
 
 
 def test_seed_and_speech_determine_the_motion(small_model: MotionDiffusion) -> None:

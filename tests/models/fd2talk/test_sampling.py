@@ -58,7 +58,10 @@ def test_guidance_extrapolates_from_hidden_to_heard_speech(small_model: MotionDi
     arguments = torch.zeros(2, 20, 34), torch.zeros(2), condition
     oracle = Oracle(heard, hidden)
     for guidance, expected in ((0.0, 1.0), (1.0, 3.0), (2.0, 5.0)):
-        assert torch.allclose(predict_guided(oracle, *arguments, guidance), torch.full((2, 20, 34), expected))
+        sampling = MotionSamplingConfig(guidance=guidance, expression_guidance=1.0)
+        clean = predict_guided(oracle, *arguments, sampling)
+        assert torch.allclose(clean[..., 24:], torch.full((2, 20, 10), expected))
+        assert torch.allclose(clean[..., :24], torch.full((2, 20, 24), 3.0))
 
 
 def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal() -> None:
