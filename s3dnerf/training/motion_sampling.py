@@ -56,8 +56,8 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
     bar.close()
     _, best, moved, opened = min(found, key=lambda item: item[0])
     tqdm.write(
-        f"sampling: guidance of the expression {best.expression_guidance:g}, speed {best.speed:.1f} degrees per second; "
-        f"on people held out, heads move {moved:.2f} and lips {opened:.2f} times as much as real ones"
+        f"sampling: guidance of the expression {best.expression_guidance:g}, speed {best.speed:.1f} degrees a second. "
+        f"On people held out, heads move {moved:.2f} and lips {opened:.2f} times as much as real ones"
     )
     return best
 
