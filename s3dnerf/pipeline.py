@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice, repeat
@@ -28,10 +28,9 @@ from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import limit_image_size, paste_crop
-from s3dnerf.face.driving_video import read_driving_motion
+from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
-from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_ping_pong, rotate_head, transfer_motion
-from s3dnerf.face.motion_limits import limit_motion
+from s3dnerf.face.motion import iterate_blinks, rotate_head
 from s3dnerf.face.motion_state import (
     MotionState,
     blend_eye_openness,
@@ -191,7 +190,7 @@ class TalkingHeadPipeline:
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
             first = rotate_head(found.pose, *turn)
-            poses = None if pose == "speech" else self.choose_motion(first, pose, seed, found.pose)
+            poses = None if pose == "speech" else choose_head_motion(first, pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             scene = self.make_background(found, identity, color)
@@ -347,27 +346,6 @@ class TalkingHeadPipeline:
         """Convert ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
-
-    def choose_motion(
-        self, first: HeadPose, pose: str | Path, seed: int, source: HeadPose | None = None
-    ) -> Callable[..., Iterator[HeadPose]]:
-        """Return a function that starts the requested head motion at a given frame.
-
-        The motion begins at the pose ``first``. Motion from a video is limited to poses that can be rendered from the
-        pose in the image, ``source``, which defaults to ``first``.
-        """
-        if pose == "static":
-            return lambda start=0: repeat(first)
-        if pose == "idle":
-            return lambda start=0: iterate_idle_motion(first, seed, start=start)
-        path = Path(pose)
-        driving = read_driving_motion(path)
-        held = limit_motion(source or first, transfer_motion(first, driving.pose))
-        held_back = held.describe()
-        notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
-        if any(notes):
-            log.warning("%s: %s", path, "; ".join(note for note in notes if note))
-        return lambda start=0: iterate_ping_pong(held.motion, start)
 
     def encode_audio(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None

@@ -26,6 +26,7 @@ import s3dnerf
 from s3dnerf import cli, pipeline
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.motion_state import MotionState, read_state
 from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
@@ -340,7 +341,7 @@ def test_head_motion_is_taken_from_a_video(
     still: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
 ) -> None:
     found = pipeline.find_face(files / "portrait.png", SIDE)
-    poses = list(islice(still.choose_motion(found.pose, files / "driver.mp4", seed=0)(), 28))
+    poses = list(islice(choose_head_motion(found.pose, files / "driver.mp4", seed=0)(), 28))
     # The driver moves 18 pixels to the right in 10 frames, and then back again.
     centers = np.array([pose.center[0, 0] for pose in poses])
     np.testing.assert_allclose(poses[0].rotation, found.pose.rotation, atol=1e-6)
@@ -363,7 +364,7 @@ def test_motion_that_a_portrait_cannot_show_is_held_and_reported(
             writer.write(cv2.warpAffine(near, matrix, (256, 256), borderMode=cv2.BORDER_REPLICATE))
     found = pipeline.find_face(files / "portrait.png", SIDE)
     with caplog.at_level(logging.WARNING, logger="s3dnerf"):
-        poses = list(islice(still.choose_motion(found.pose, tmp_path / "zoom.mp4", seed=0)(), 16))
+        poses = list(islice(choose_head_motion(found.pose, tmp_path / "zoom.mp4", seed=0)(), 16))
     sizes = np.array([pose.scale[0] for pose in poses]) / found.pose.scale[0]
     assert sizes[0] == 1.0 and 1.04 < sizes[-1] < 1.3
     assert all((np.abs(pose.center) + 0.85 * pose.scale <= 1.15).all() for pose in poses)
