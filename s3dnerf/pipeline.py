@@ -27,6 +27,7 @@ from s3dnerf.config import from_dict, to_dict
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.crop import limit_image_size, paste_crop
 from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
@@ -64,9 +65,9 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
-from s3dnerf.render_options import MOTIONS, check_options, parse_color
+from s3dnerf.render_options import METHODS, MOTIONS, check_options, parse_color
 from s3dnerf.rendering.background import Background
-from s3dnerf.speech_motion import drive_portrait, replace_brows, stream_motion
+from s3dnerf.speech_motion import drive_portrait, encode_expression, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
@@ -153,6 +154,7 @@ class TalkingHeadPipeline:
         seed: int = 0,
         start: MotionState | None = None,
         liveliness: float = 1.0,
+        method: str = "s3dnerf",
     ) -> TalkingVideo:
         """Animate a source image with a speech recording.
 
@@ -173,6 +175,7 @@ class TalkingHeadPipeline:
             seed: seed of motion and blinks, 0 or more.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
             liveliness: factor of the head's speed for the pose "speech", 0 to 2.
+            method: what moves the face: "s3dnerf", or "fd2talk", whose expression coefficients drive the same renderer.
 
         Returns:
             The video, which is rendered when it is iterated over or saved.
@@ -182,6 +185,7 @@ class TalkingHeadPipeline:
         """
         check_options(pose, turn, blink, background, framing, size, face, seed)
         limits.require_number("--liveliness", liveliness, 0.0, MAX_LIVELINESS)
+        limits.require_choice("--method", method, METHODS)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -215,17 +219,20 @@ class TalkingHeadPipeline:
 
         def show() -> Iterator[np.ndarray]:
             with timer("encoding speech"):
-                motion = self.encode_audio(identity, audio, level)
+                blocks: Iterable[MotionCoefficients] = self.generate_motion(audio, level, seed, liveliness)
+                if method == "fd2talk":
+                    blocks = list(blocks)
+                    motion = self.encode_expression(identity, blocks)
+                else:
+                    motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             blinks = islice(blinks, max(0, blinked - 1), None)
             if start is not None:
                 motion = blend_mouth_motion(motion, start)
             codes: Iterable[torch.Tensor] = motion
             if poses is None:
-                generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
-                blocks = stream_motion(generator, audio, level)
                 driven = drive_portrait(blocks, self.model, identity, found, first)
-                codes = replace_brows(motion, driven.brows)
+                codes = motion if method == "fd2talk" else replace_brows(motion, driven.brows)
                 # An utterance that continues another one is blended from a head at rest.
                 track = driven.poses if start is None else chain([first], driven.poses)
                 if blink == "auto":
@@ -270,6 +277,17 @@ class TalkingHeadPipeline:
         """The shipped model of motion from speech, loaded when it is first needed."""
         return load_motion_diffusion(device=self.device)
 
+    def generate_motion(
+        self, audio: str | Path, level: SpeechLevel, seed: int, liveliness: float = 1.0, frames: int | None = None
+    ) -> Iterator[MotionCoefficients]:
+        """Yield the motion of a recording of known level in blocks. The model is loaded for the first one."""
+        generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
+        yield from stream_motion(generator, audio, level, frames)
+
+    def encode_expression(self, identity: Identity, blocks: Iterable[MotionCoefficients]) -> torch.Tensor:
+        """Return the motion codes ``[T, R, code]`` of the expression of a whole recording, ready to render."""
+        return self.model.prepare_motion(encode_expression(blocks, self.model, identity.landmarks.device))
+
     def reenact(
         self,
         video: str | Path,
@@ -279,6 +297,7 @@ class TalkingHeadPipeline:
         max_frames: int | None = None,
         seed: int = 0,
         landmarks: np.ndarray | None = None,
+        method: str = "s3dnerf",
     ) -> Iterator[np.ndarray]:
         """Reenact a clip from its first frame, its audio and its tracked head poses, in its own framing.
 
@@ -290,6 +309,7 @@ class TalkingHeadPipeline:
             max_frames: maximum number of frames, counted from the first.
             seed: seed of the blinks, 0 or more.
             landmarks: ``[T, 478, 3]`` landmarks of the clip if already tracked (normalized image coordinates).
+            method: what moves the face, see ``__call__``.
 
         Yields:
             ``uint8 [H, W, 3]`` frames of the clip's size, at 25 frames per second, as many as the clip has.
@@ -311,7 +331,11 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         background = self.make_background(found, identity)
         sound = audio or video
-        codes = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
+        level = measure_level(stream_clean_speech(sound))
+        if method == "fd2talk":
+            codes = self.encode_expression(identity, self.generate_motion(sound, level, seed, frames=len(pose)))
+        else:
+            codes = self.encode_audio(identity, sound, level, len(pose))
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)

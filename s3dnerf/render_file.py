@@ -34,6 +34,7 @@ def render(
     end: str | Path | None = None,
     settings: Mapping[str, float] | None = None,
     liveliness: float = 1.0,
+    method: str = "s3dnerf",
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
@@ -63,6 +64,7 @@ def render(
         seed=seed,
         start=state,
         liveliness=liveliness,
+        method=method,
     )
     video.save(out, progress=True)
     if end is not None:

@@ -13,6 +13,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.paths import is_file
 
 MOTIONS = ("static", "idle", "speech")
+METHODS = ("s3dnerf", "fd2talk")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
 MAX_TURN = 40.0

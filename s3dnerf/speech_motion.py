@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients, to_eye_openness, to_head_pose
 from s3dnerf.face.expression_basis import EYE_STATE_SIZE, load_shipped_basis
@@ -17,7 +18,7 @@ from s3dnerf.face.motion_limits import limit_motion
 from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, KEPT_POINTS
 from s3dnerf.face.portrait import Face
 from s3dnerf.face.regions import BROWS
-from s3dnerf.media.audio import SpeechLevel, speech_gain, stream_clean_speech
+from s3dnerf.media.audio import SpeechLevel, fit_length, speech_gain, stream_clean_speech
 from s3dnerf.models.fd2talk.motion_generator import MotionGenerator, compute_start_weight
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -56,10 +57,15 @@ def drive_portrait(
     )
 
 
-def stream_motion(generator: MotionGenerator, audio: str | Path, level: SpeechLevel) -> Iterator[MotionCoefficients]:
-    """Yield the motion of a recording of known level in blocks of frames, as many in all as its video has."""
+def stream_motion(
+    generator: MotionGenerator, audio: str | Path, level: SpeechLevel, frames: int | None = None
+) -> Iterator[MotionCoefficients]:
+    """Yield the motion of a recording of known level in blocks of frames.
+
+    By default there are as many in all as its video has; with ``frames``, the recording is cut or followed by silence.
+    """
     gain = np.float32(speech_gain(level))
-    for block in stream_clean_speech(audio):
+    for block in fit_length(stream_clean_speech(audio), None if frames is None else frames * SAMPLES_PER_FRAME):
         if len(motion := generator.feed(gain * block)):
             yield motion
     if len(motion := generator.finish()):
@@ -108,6 +114,18 @@ def iterate_brow_codes(
         with torch.inference_mode():
             codes = model.motion_encoder(portrait + torch.from_numpy(moved).to(device))[:, BROWS]
         yield from (identity.source_motion[0, BROWS] + codes - code).float()
+
+
+def encode_expression(blocks: Iterable[MotionCoefficients], model: S3DNeRF, device: torch.device) -> torch.Tensor:
+    """Return the motion codes ``[T, R, code]`` of all regions by which a face takes the expression of FD2Talk.
+
+    They are those that training gives a tracked face with these landmarks.
+    """
+    codes = []
+    for block in blocks:
+        with torch.inference_mode():
+            codes.append(model.motion_encoder(torch.from_numpy(displace_face(block)).to(device)).float())
+    return torch.cat(codes)
 
 
 def displace_face(block: MotionCoefficients) -> np.ndarray:

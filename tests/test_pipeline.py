@@ -207,6 +207,22 @@ def test_motion_from_speech_continues_the_utterance_before(
     assert np.abs(frames[-1].astype(int) - following[0]).mean() <= 2.0 * max(steps)
 
 
+def test_fd2talk_moves_the_face_by_its_own_expression(
+    lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
+) -> None:
+    options = {"pose": "static", "blink": "off"}
+    ours, theirs = (list(say(lively, method=method, **options)) for method in ("s3dnerf", "fd2talk"))
+    assert len(ours) == len(theirs) and not np.array_equal(ours[-1], theirs[-1])
+    other = list(say(lively, method="fd2talk", seed=3, **options))
+    assert not np.array_equal(theirs[-1], other[-1])
+    with pytest.raises(UserError, match="--method gan"):
+        say(lively, method="gan")
+    reenacted = [
+        list(lively.reenact(files / "driver.mp4", files / "second.wav", method=m)) for m in ("s3dnerf", "fd2talk")
+    ]
+    assert len(reenacted[0]) == len(reenacted[1]) == 10 and not np.array_equal(reenacted[0][-1], reenacted[1][-1])
+
+
 def test_a_turned_head_is_seen_from_another_side(say: Callable[..., TalkingVideo], tmp_path: Path) -> None:
     shipped = TalkingHeadPipeline.from_pretrained(device="cpu")
 

@@ -20,7 +20,9 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import SHIPPED_WEIGHTS
 from s3dnerf.speech_motion import (
     BROW_POINTS,
+    displace_face,
     drive_portrait,
+    encode_expression,
     iterate_brow_codes,
     iterate_eyes,
     iterate_head_poses,
@@ -152,3 +154,14 @@ def test_motion_is_as_long_as_the_video_of_the_recording() -> None:
     level = measure_level(stream_clean_speech(SPEECH))
     blocks = list(stream_motion(Counter(), SPEECH, level))
     assert sum(map(len, blocks)) == count_frames(level.samples) and all(len(block) for block in blocks)
+    for frames in (20, 300):
+        assert sum(map(len, stream_motion(Counter(), SPEECH, level, frames))) == frames
+
+
+def test_the_expression_gives_the_codes_of_a_tracked_face(model: S3DNeRF) -> None:
+    expression = np.random.default_rng(0).normal(0, 0.05, (3, 24))
+    motion = make_motion(3, expression=expression)
+    codes = encode_expression([motion[:2], motion[2:]], model, torch.device("cpu"))
+    moved = torch.from_numpy(displace_face(motion))
+    torch.testing.assert_close(codes, model.motion_encoder(moved).float())
+    assert codes.shape[:2] == (3, 6) and not torch.equal(codes[0], codes[1])

@@ -57,6 +57,13 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         help="the square around the head, or the whole image with the head composited into it",
     )
     parser.add_argument(
+        "--method",
+        choices=("s3dnerf", "fd2talk"),
+        default="s3dnerf",
+        help="what moves the face: s3dnerf from speech (the default), or the expression coefficients of fd2talk, lips "
+        "included; both are rendered by the radiance field",
+    )
+    parser.add_argument(
         "--pose",
         type=read_text,
         default="idle",
@@ -129,5 +136,6 @@ def run_render(options: argparse.Namespace) -> None:
         start=options.start,
         end=options.end,
         liveliness=options.liveliness,
+        method=options.method,
         settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
     )
