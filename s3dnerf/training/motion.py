@@ -62,7 +62,7 @@ VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 class MotionTrainConfig(LoopConfig):
     """Optimization of motion diffusion."""
 
-    steps: PositiveInt = 2_600
+    steps: PositiveInt = 1_600
     """Total number of steps."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate."""
@@ -90,8 +90,9 @@ class MotionLossWeights:
     """Squared error of the predicted motion, weighted by the signal-to-noise ratio."""
     velocity: NonNegativeFloat = 0.3
     """Squared error of its change per frame, across the border to the known motion too."""
-    join: NonNegativeFloat = 0.1
-    """Squared error of the second difference in the frames next to the known motion."""
+    join: NonNegativeFloat = 0.0
+    """Squared error of the second difference in the frames next to the known motion. With 0.1 the error of the pose of
+    people held out is larger (0.53 in place of 0.33 after 1,600 steps), and joins are smoothed anyway."""
     lip_expert: NonNegativeFloat = 0.05
     """One minus the cosine of predicted lips and speech under the lip expert."""
 
