@@ -75,6 +75,8 @@ BATCH = IntRange(1, 4096)
 """Frames rendered at once."""
 MAX_FRAMES = IntRange(5)
 """Frames of an evaluated clip. Motion cannot be measured on fewer than five."""
+MOTION_CLIPS = IntRange(3)
+"""Clips whose motion is evaluated: one, the donor of its copied motion, and one of a third person."""
 REENACTED_FRAMES = IntRange(1)
 STEPS = IntRange(2, 1_000_000)
 """Training steps of a benchmark. Two kinds of steps alternate, and both are measured."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice, repeat
+from functools import cached_property
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,11 +27,11 @@ from s3dnerf.config import from_dict, to_dict
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.crop import limit_image_size, paste_crop
-from s3dnerf.face.driving_video import read_driving_motion
+from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
-from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion, iterate_ping_pong, rotate_head, transfer_motion
-from s3dnerf.face.motion_limits import limit_motion
+from s3dnerf.face.motion import iterate_blinks, rotate_head
 from s3dnerf.face.motion_state import (
     MotionState,
     blend_eye_openness,
@@ -55,6 +56,8 @@ from s3dnerf.media.audio import (
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.speech_activity import measure_speech_activity
 from s3dnerf.media.video import stream_frames
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
+from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, MotionGenerator
 from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
@@ -62,8 +65,9 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
-from s3dnerf.render_options import check_options, parse_color
+from s3dnerf.render_options import METHODS, MOTIONS, check_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.speech_motion import drive_portrait, encode_expression, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
@@ -149,13 +153,16 @@ class TalkingHeadPipeline:
         face: int | None = None,
         seed: int = 0,
         start: MotionState | None = None,
+        liveliness: float = 1.0,
+        method: str = "s3dnerf",
     ) -> TalkingVideo:
         """Animate a source image with a speech recording.
 
         Args:
             image: source image with a face, in frontal to three-quarter view.
             audio: any file that ffmpeg reads.
-            pose: "static", "idle" (gentle motion) or a video that provides the head motion.
+            pose: "speech" (head, blinks and brows follow from the speech), "idle" (gentle motion), "static", or a video
+                that provides the head motion.
             turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up, 40 at
                 most. The head motion starts from the turned pose.
             blink: "auto" or "off".
@@ -165,8 +172,10 @@ class TalkingHeadPipeline:
             size: side of that square in pixels, an even number from 16 to 4096. The default is the model's own size.
                 The whole image keeps its size.
             face: number of the face to use when there are several; 1 is the largest.
-            seed: seed of idle motion and blinks, 0 or more.
+            seed: seed of motion and blinks, 0 or more.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
+            liveliness: factor of the head's speed for the pose "speech", 0 to 2.
+            method: what moves the face: "s3dnerf", or "fd2talk", whose expression coefficients drive the same renderer.
 
         Returns:
             The video, which is rendered when it is iterated over or saved.
@@ -175,6 +184,8 @@ class TalkingHeadPipeline:
             UserError: there is no usable face or speech, or an option is unknown or out of range.
         """
         check_options(pose, turn, blink, background, framing, size, face, seed)
+        limits.require_number("--liveliness", liveliness, 0.0, MAX_LIVELINESS)
+        limits.require_choice("--method", method, METHODS)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):
@@ -182,7 +193,8 @@ class TalkingHeadPipeline:
             check_speech(audio, level)
         with timer("finding the face"):
             found = find_face(image, self.model.config.image_size, face)
-            poses = self.choose_motion(rotate_head(found.pose, *turn), pose, seed, found.pose)
+            first = rotate_head(found.pose, *turn)
+            poses = None if pose == "speech" else choose_head_motion(first, pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
             scene = self.make_background(found, identity, color)
@@ -199,25 +211,42 @@ class TalkingHeadPipeline:
 
         ends: deque[MotionState] = deque(maxlen=1)
         # Number of frames of head motion and of blinks already used. A different motion starts at its first frame.
-        same_pose = start is not None and (start.pose, start.seed) == (str(pose), seed)
+        # Motion from speech begins anew with each recording.
+        same_pose = start is not None and pose != "speech" and (start.pose, start.seed) == (str(pose), seed)
         same_blink = start is not None and (start.blink, start.seed) == (blink, seed)
         passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
         blinked = 0 if start is None else max(1, start.blink_frames) if same_blink else 1
 
         def show() -> Iterator[np.ndarray]:
             with timer("encoding speech"):
-                motion = self.encode_audio(identity, audio, level)
+                blocks: Iterable[MotionCoefficients] = self.generate_motion(audio, level, seed, liveliness)
+                if method == "fd2talk":
+                    blocks = list(blocks)
+                    motion = self.encode_expression(identity, blocks)
+                else:
+                    motion = self.encode_audio(identity, audio, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
-            if start is None:
-                track, eyes = poses(0), blinks
-            else:
+            blinks = islice(blinks, max(0, blinked - 1), None)
+            if start is not None:
                 motion = blend_mouth_motion(motion, start)
-                track = blend_head_motion(poses(passed - 1), found.pose, start)
-                eyes = blend_eye_openness(islice(blinks, blinked - 1, None), found.eyes, start)
+            codes: Iterable[torch.Tensor] = motion
+            if poses is None:
+                driven = drive_portrait(blocks, self.model, identity, found, first)
+                codes = motion if method == "fd2talk" else replace_brows(motion, driven.brows)
+                # An utterance that continues another one is blended from a head at rest.
+                track = driven.poses if start is None else chain([first], driven.poses)
+                if blink == "auto":
+                    blinks = driven.eyes if start is None else chain([found.eyes], driven.eyes)
+            else:
+                track = poses(max(0, passed - 1))
+            eyes = blinks
+            if start is not None:
+                track = blend_head_motion(track, found.pose, start)
+                eyes = blend_eye_openness(blinks, found.eyes, start)
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, motion, *kept, timer, scene)
+            rendered = self.render_frames(identity, codes, *kept, timer, scene)
             for frame in rendered:
                 if framing == "picture":
                     yield paste_crop(picture, frame, box)
@@ -239,9 +268,25 @@ class TalkingHeadPipeline:
             )
             ends.append(state)
 
-        inputs = [Path(image), Path(audio), *([] if pose in ("static", "idle") else [Path(pose)])]
+        inputs = [Path(image), Path(audio), *([] if pose in MOTIONS else [Path(pose)])]
         on_gpu = self.device.type == "cuda"
         return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends, on_gpu)
+
+    @cached_property
+    def motion_diffusion(self) -> MotionDiffusion:
+        """The shipped model of motion from speech, loaded when it is first needed."""
+        return load_motion_diffusion(device=self.device)
+
+    def generate_motion(
+        self, audio: str | Path, level: SpeechLevel, seed: int, liveliness: float = 1.0, frames: int | None = None
+    ) -> Iterator[MotionCoefficients]:
+        """Yield the motion of a recording of known level in blocks. The model is loaded for the first one."""
+        generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
+        yield from stream_motion(generator, audio, level, frames)
+
+    def encode_expression(self, identity: Identity, blocks: Iterable[MotionCoefficients]) -> torch.Tensor:
+        """Return the motion codes ``[T, R, code]`` of the expression of a whole recording, ready to render."""
+        return self.model.prepare_motion(encode_expression(blocks, self.model, identity.landmarks.device))
 
     def reenact(
         self,
@@ -252,6 +297,7 @@ class TalkingHeadPipeline:
         max_frames: int | None = None,
         seed: int = 0,
         landmarks: np.ndarray | None = None,
+        method: str = "s3dnerf",
     ) -> Iterator[np.ndarray]:
         """Reenact a clip from its first frame, its audio and its tracked head poses, in its own framing.
 
@@ -263,6 +309,7 @@ class TalkingHeadPipeline:
             max_frames: maximum number of frames, counted from the first.
             seed: seed of the blinks, 0 or more.
             landmarks: ``[T, 478, 3]`` landmarks of the clip if already tracked (normalized image coordinates).
+            method: what moves the face, see ``__call__``.
 
         Yields:
             ``uint8 [H, W, 3]`` frames of the clip's size, at 25 frames per second, as many as the clip has.
@@ -284,7 +331,11 @@ class TalkingHeadPipeline:
         identity = self.encode_identity(found, seed)
         background = self.make_background(found, identity)
         sound = audio or video
-        codes = self.encode_audio(identity, sound, measure_level(stream_clean_speech(sound)), len(pose))
+        level = measure_level(stream_clean_speech(sound))
+        if method == "fd2talk":
+            codes = self.encode_expression(identity, self.generate_motion(sound, level, seed, frames=len(pose)))
+        else:
+            codes = self.encode_audio(identity, sound, level, len(pose))
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
@@ -319,27 +370,6 @@ class TalkingHeadPipeline:
         """Convert ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
         return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
-
-    def choose_motion(
-        self, first: HeadPose, pose: str | Path, seed: int, source: HeadPose | None = None
-    ) -> Callable[..., Iterator[HeadPose]]:
-        """Return a function that starts the requested head motion at a given frame.
-
-        The motion begins at the pose ``first``. Motion from a video is limited to poses that can be rendered from the
-        pose in the image, ``source``, which defaults to ``first``.
-        """
-        if pose == "static":
-            return lambda start=0: repeat(first)
-        if pose == "idle":
-            return lambda start=0: iterate_idle_motion(first, seed, start=start)
-        path = Path(pose)
-        driving = read_driving_motion(path)
-        held = limit_motion(source or first, transfer_motion(first, driving.pose))
-        held_back = held.describe()
-        notes = [driving.describe(), held_back and f"head motion is held within what the portrait shows ({held_back})"]
-        if any(notes):
-            log.warning("%s: %s", path, "; ".join(note for note in notes if note))
-        return lambda start=0: iterate_ping_pong(held.motion, start)
 
     def encode_audio(
         self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None

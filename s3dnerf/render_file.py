@@ -12,7 +12,7 @@ from s3dnerf.face.motion_state import read_state, write_state
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import check_options
+from s3dnerf.render_options import MOTIONS, check_options
 
 
 def render(
@@ -33,6 +33,8 @@ def render(
     start: str | Path | None = None,
     end: str | Path | None = None,
     settings: Mapping[str, float] | None = None,
+    liveliness: float = 1.0,
+    method: str = "s3dnerf",
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
@@ -42,7 +44,7 @@ def render(
     check_options(pose, turn, blink, background, framing, size, face, seed)
     require_file(audio, "speech")
     require_file(image, "image")
-    inputs = [image, audio, start, *([] if pose in ("static", "idle") else [pose])]
+    inputs = [image, audio, start, *([] if pose in MOTIONS else [pose])]
     check_video_output(out, inputs)
     if end is not None:
         check_output(end, [*inputs, out])
@@ -61,6 +63,8 @@ def render(
         face=face,
         seed=seed,
         start=state,
+        liveliness=liveliness,
+        method=method,
     )
     video.save(out, progress=True)
     if end is not None:

@@ -12,7 +12,8 @@ from s3dnerf import limits
 from s3dnerf.errors import UserError
 from s3dnerf.paths import is_file
 
-MOTIONS = ("static", "idle")
+MOTIONS = ("static", "idle", "speech")
+METHODS = ("s3dnerf", "fd2talk")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
 MAX_TURN = 40.0
@@ -57,7 +58,7 @@ def check_turn(turn: tuple[float, float]) -> None:
 def check_pose(pose: str | Path) -> None:
     """Raise UserError unless ``pose`` is one of :data:`MOTIONS` or a file."""
     if pose not in MOTIONS and not is_file(pose):
-        hint = f"{limits.suggest(pose, MOTIONS)}Use static, idle or the path of a video."
+        hint = f"{limits.suggest(pose, MOTIONS)}Use static, idle, speech or the path of a video."
         raise UserError(f"--pose {pose}", "is no video file", hint)
 
 

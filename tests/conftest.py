@@ -29,8 +29,9 @@ SLOW_MODULES = (
     *("data/test_prepare", "data/test_dataset", "ops/test_build", "ops/test_field", "ops/test_convolution"),
     *("ops/test_deformation", "ops/test_triplane", "training/test_s3dnerf", "training/test_mouth_interior"),
     *("training/test_sync", "training/test_sync_offsets", "training/test_perceptual", "training/test_adversarial"),
-    "training/test_processes",
+    *("training/test_processes", "training/test_motion", "test_speech_motion", "models/fd2talk/test_shipped_motion"),
     *("evaluation/test_ablation", "evaluation/test_benchmark", "evaluation/test_evaluate", "evaluation/test_networks"),
+    "evaluation/test_motion_table",
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
     *("models/s3dnerf/test_deformation_variants", "face/test_landmarks", "face/test_driving_video", "media/test_video"),
 )
@@ -45,6 +46,8 @@ DRAWN_CLIPS = (
     ("ben_0", "ben", "train", "corrected", 30, 2),
     ("cid_0", "cid", "val", "ok", 30, 3),
 )
+SPEAKING_PEOPLE = {"val": ("ida", "jim", "kit"), "train": ("lea", "max", "noa", "oda", "pia")}
+SPEAKING_FRAMES = 126
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,6 +110,16 @@ def drawn_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn_clips")
     for name, person, split, sync, frames, seed in DRAWN_CLIPS:
         save_drawn_clip(root / name, person, split, sync, frames, seed)
+    return root
+
+
+@pytest.fixture(scope="session")
+def speaking_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared clips of five seconds of cartoon people, three of val and five of train, who all speak."""
+    root = tmp_path_factory.mktemp("speaking_clips")
+    people = [(split, person) for split, names in SPEAKING_PEOPLE.items() for person in names]
+    for seed, (split, person) in enumerate(people):
+        save_drawn_clip(root / f"{person}_0", person, split, "ok", SPEAKING_FRAMES, seed)
     return root
 
 

@@ -26,7 +26,18 @@ from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.training import S3DNeRFConfig
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
-COMMANDS = ("prepare", "train", "train-sync", "render", "evaluate", "ablate", "benchmark", "doctor")
+COMMANDS = (
+    "prepare",
+    "train",
+    "train-sync",
+    "train-motion",
+    "render",
+    "evaluate",
+    "evaluate-motion",
+    "ablate",
+    "benchmark",
+    "doctor",
+)
 LONG = "x" * 300
 ENDLESS = "/".join(["y" * 200] * 25)
 """Names over 255 bytes and paths over 4096 bytes, which Linux rejects."""
@@ -139,6 +150,12 @@ OTHERS = [
     ("evaluate --clips {0}/missing --out {0}/out", ("missing",)),
     ("evaluate --clips {0}/portrait.png --out {0}/out", ("portrait.png",)),
     ("evaluate --clips {0}/" + LONG + " --out {0}/out", ("xxx",)),
+    ("evaluate-motion --clips {0}/missing --out {0}/out", ("missing",)),
+    ("evaluate-motion --clips {0}/empty --out {0}/out", ("empty",)),
+    ("evaluate-motion --clips {0}/empty --out {0}/out --max-clips 2", ("--max-clips 2", "3")),
+    ("evaluate-motion --clips {0}/empty --out {0}/out --max-clip 5", ("--max-clip", "--max-clips?")),
+    ("evaluate-motion --clips {0}/empty --out {0}/out --split=", ("--split",)),
+    ("evaluate-motion --clips {0}/empty --out {0}/out --seed -1", ("--seed -1",)),
     ("ablate --clips {0}/empty --out {0}/out --seeds 0", ("--seeds",)),
     ("ablate --clips {0}/empty --out {0}/out --seeds 1 1", ("--seeds",)),
     ("ablate --clips {0}/empty --out {0}/out --seeds 0 -1", ("--seeds -1",)),

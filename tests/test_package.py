@@ -21,7 +21,7 @@ FLOORS = (
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
-    {"training", "fitting", "pipeline", "render_file", "sync_embedder", "talking_video"},
+    {"training", "fitting", "pipeline", "render_file", "speech_motion", "sync_embedder", "talking_video"},
     {"evaluation"},
     {"cli", "__main__"},
 )

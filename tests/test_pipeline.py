@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -26,6 +26,7 @@ import s3dnerf
 from s3dnerf import cli, pipeline
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.motion_state import MotionState, read_state
 from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
@@ -174,6 +175,54 @@ def test_idle_motion_starts_at_rest_and_moves_the_head(
     assert np.abs(frames[-1] - portrait).mean() > 0.5
 
 
+def test_speech_moves_head_and_lids_from_where_they_are_in_the_portrait(
+    still: TalkingHeadPipeline, lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo]
+) -> None:
+    unmoved = list(say(still, pose="static", blink="off"))
+    frames = list(say(still, pose="speech", seed=1))
+    assert len(frames) == len(unmoved) and np.array_equal(frames[0], unmoved[0])
+    assert np.abs(frames[-1].astype(int) - unmoved[-1]).mean() > 0.5
+    assert all(np.array_equal(*pair) for pair in zip(frames, say(still, pose="speech", seed=1), strict=True))
+    other = list(say(still, pose="speech", seed=2))
+    assert not np.array_equal(frames[-1], other[-1])
+    # Brows and lids move too, which only a model that deforms faces shows.
+    held = [list(say(lively, pose="speech", seed=1, liveliness=x, blink="off")) for x in (0.0, 2.0)]
+    assert not np.array_equal(held[0][-1], held[1][-1])
+
+
+def test_without_liveliness_the_head_is_still(still: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
+    frames = say(still, pose="speech", liveliness=0.0, blink="off")
+    assert all(np.array_equal(*pair) for pair in zip(frames, say(still, pose="static", blink="off"), strict=True))
+    with pytest.raises(UserError, match=r"--liveliness 2\.5"):
+        say(still, pose="speech", liveliness=2.5)
+
+
+def test_motion_from_speech_continues_the_utterance_before(
+    still: TalkingHeadPipeline, say: Callable[..., TalkingVideo]
+) -> None:
+    first = say(still, pose="speech", seed=1)
+    frames = list(first)
+    following = list(say(still, pose="speech", seed=1, start=first.end_state))
+    steps = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)]
+    assert np.abs(frames[-1].astype(int) - following[0]).mean() <= 2.0 * max(steps)
+
+
+def test_fd2talk_moves_the_face_by_its_own_expression(
+    lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
+) -> None:
+    options = {"pose": "static", "blink": "off"}
+    ours, theirs = (list(say(lively, method=method, **options)) for method in ("s3dnerf", "fd2talk"))
+    assert len(ours) == len(theirs) and not np.array_equal(ours[-1], theirs[-1])
+    other = list(say(lively, method="fd2talk", seed=3, **options))
+    assert not np.array_equal(theirs[-1], other[-1])
+    with pytest.raises(UserError, match="--method gan"):
+        say(lively, method="gan")
+    reenacted = [
+        list(lively.reenact(files / "driver.mp4", files / "second.wav", method=m)) for m in ("s3dnerf", "fd2talk")
+    ]
+    assert len(reenacted[0]) == len(reenacted[1]) == 10 and not np.array_equal(reenacted[0][-1], reenacted[1][-1])
+
+
 def test_a_turned_head_is_seen_from_another_side(say: Callable[..., TalkingVideo], tmp_path: Path) -> None:
     shipped = TalkingHeadPipeline.from_pretrained(device="cpu")
 
@@ -308,7 +357,7 @@ def test_head_motion_is_taken_from_a_video(
     still: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
 ) -> None:
     found = pipeline.find_face(files / "portrait.png", SIDE)
-    poses = list(islice(still.choose_motion(found.pose, files / "driver.mp4", seed=0)(), 28))
+    poses = list(islice(choose_head_motion(found.pose, files / "driver.mp4", seed=0)(), 28))
     # The driver moves 18 pixels to the right in 10 frames, and then back again.
     centers = np.array([pose.center[0, 0] for pose in poses])
     np.testing.assert_allclose(poses[0].rotation, found.pose.rotation, atol=1e-6)
@@ -331,7 +380,7 @@ def test_motion_that_a_portrait_cannot_show_is_held_and_reported(
             writer.write(cv2.warpAffine(near, matrix, (256, 256), borderMode=cv2.BORDER_REPLICATE))
     found = pipeline.find_face(files / "portrait.png", SIDE)
     with caplog.at_level(logging.WARNING, logger="s3dnerf"):
-        poses = list(islice(still.choose_motion(found.pose, tmp_path / "zoom.mp4", seed=0)(), 16))
+        poses = list(islice(choose_head_motion(found.pose, tmp_path / "zoom.mp4", seed=0)(), 16))
     sizes = np.array([pose.scale[0] for pose in poses]) / found.pose.scale[0]
     assert sizes[0] == 1.0 and 1.04 < sizes[-1] < 1.3
     assert all((np.abs(pose.center) + 0.85 * pose.scale <= 1.15).all() for pose in poses)

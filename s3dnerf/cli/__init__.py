@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from s3dnerf import __version__
 from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
-from s3dnerf.cli.evaluation import add_ablate, add_evaluate
+from s3dnerf.cli.evaluation import add_ablate, add_evaluate, add_evaluate_motion
 from s3dnerf.cli.rendering import add_render
-from s3dnerf.cli.training import add_train, add_train_sync
+from s3dnerf.cli.training import add_train, add_train_motion, add_train_sync
 from s3dnerf.errors import UserError
 from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
@@ -74,8 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_fit_coefficients(commands)
     add_train(commands)
     add_train_sync(commands)
+    add_train_motion(commands)
     add_render(commands)
     add_evaluate(commands)
+    add_evaluate_motion(commands)
     add_ablate(commands)
     add_benchmark(commands)
     add_doctor(commands)

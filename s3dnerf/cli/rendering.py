@@ -57,11 +57,19 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         help="the square around the head, or the whole image with the head composited into it",
     )
     parser.add_argument(
+        "--method",
+        choices=("s3dnerf", "fd2talk"),
+        default="s3dnerf",
+        help="what moves the face: s3dnerf from speech (the default), or the expression coefficients of fd2talk, lips "
+        "included; both are rendered by the radiance field",
+    )
+    parser.add_argument(
         "--pose",
         type=read_text,
         default="idle",
         metavar="POSE",
-        help="head motion: static is still, idle sways a little, and a video file provides its own motion",
+        help="head motion: static is still, idle sways a little, speech moves head, lids and brows as people do who "
+        "say this, and a video file provides its own motion",
     )
     parser.add_argument(
         "--turn",
@@ -70,6 +78,13 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         default=(0.0, 0.0),
         metavar=("RIGHT", "UP"),
         help="rotate the head by this many degrees to the viewer's right and up, -40 to 40 each (default: 0 0)",
+    )
+    parser.add_argument(
+        "--liveliness",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="with --pose speech, how lively the head is: 0 (still) to 2 (twice as fast as usual)",
     )
     parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink at random, or never")
     parser.add_argument(
@@ -86,7 +101,7 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         help="which face of several to use; 1 is the largest (default: the largest)",
     )
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
-    add_int(parser, "--seed", limits.SEED, default=0, help="seed of idle motion and blinks, 0 or more")
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of motion and blinks, 0 or more")
     parser.add_argument(
         "--start", type=read_path, metavar="FILE", help="continue from the end state of another video (JSON)"
     )
@@ -120,5 +135,7 @@ def run_render(options: argparse.Namespace) -> None:
         fit_steps=options.fit_steps,
         start=options.start,
         end=options.end,
+        liveliness=options.liveliness,
+        method=options.method,
         settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
     )

@@ -1,4 +1,4 @@
-"""The commands ``train`` and ``train-sync``."""
+"""The commands ``train``, ``train-sync`` and ``train-motion``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,7 @@ def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         takes_settings=True,
         add_help=False,
     )
-    parser.add_argument(
-        "--config",
-        type=read_text,
-        default="base.yaml",
-        metavar="NAME",
-        help="settings file: a path, or a name in configs/",
-    )
-    parser.add_argument(
-        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
-    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and exit")
-    parser.set_defaults(parser=parser)
+    add_run_options(parser, "base.yaml")
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -81,17 +69,7 @@ def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         takes_settings=True,
         add_help=False,
     )
-    parser.add_argument(
-        "--config",
-        type=read_text,
-        default="sync.yaml",
-        metavar="NAME",
-        help="settings file: a path, or a name in configs/",
-    )
-    parser.add_argument(
-        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
+    add_run_options(parser, "sync.yaml")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--evaluate",
@@ -118,8 +96,6 @@ def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         help="write the constant offset of each training clip, found by a discriminator trained on the other half of "
         "the people",
     )
-    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and exit")
-    parser.set_defaults(parser=parser)
 
 
 def run_train_sync(options: argparse.Namespace) -> None:
@@ -156,3 +132,57 @@ def run_train_sync(options: argparse.Namespace) -> None:
             checkpoint = train_sync(config, run_dir=run_dir, resume=options.resume)
             if is_main_process():
                 print(f"last checkpoint: {checkpoint}")
+
+
+def add_train_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `train-motion`."""
+    parser = add_command(
+        commands,
+        "train-motion",
+        run_train_motion,
+        "Train motion diffusion (FD2Talk): head motion, blinks and expression from speech",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file. Ctrl-C saves a checkpoint, from which --resume continues.",
+        "  s3dnerf train-motion --data.root data/own\n"
+        "  s3dnerf train-motion --data.root data/own --model.layout one --out runs/one_transformer",
+        takes_settings=True,
+        add_help=False,
+    )
+    add_run_options(parser, "fd2talk_motion.yaml")
+
+
+def run_train_motion(options: argparse.Namespace) -> None:
+    """Train motion diffusion."""
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.media.files import refuse_inputs
+    from s3dnerf.training.motion import MotionConfig, train_motion
+    from s3dnerf.training.processes import is_main_process, leave_processes
+
+    config = load_config(MotionConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(MotionConfig, config, prog=options.parser.prog)
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not options.resume:
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    with leave_processes():
+        checkpoint = train_motion(config, run_dir=run_dir, resume=options.resume)
+        if is_main_process():
+            print(f"last checkpoint: {checkpoint}")
+
+
+def add_run_options(parser: OneLineParser, config: str) -> None:
+    """Add the options that all training commands share; ``config`` is the default settings file."""
+    parser.add_argument(
+        "--config",
+        type=read_text,
+        default=config,
+        metavar="NAME",
+        help="settings file: a path, or a name in configs/",
+    )
+    parser.add_argument(
+        "--out", type=read_path, metavar="DIR", help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
+    parser.add_argument("-h", "--help", action="store_true", help="show this help with all settings and exit")
+    parser.set_defaults(parser=parser)

@@ -1,6 +1,7 @@
 """The rows of the evaluation table: videos generated from one clip, written to disk and scored from that file.
 
 - ``ours``: the model, given only the first frame, the audio and the tracked head poses.
+- ``fd2talk``: the same with lips and face moved by the expression coefficients of FD2Talk.
 - ``frozen_mouth``: the same without lip motion, a baseline for what the given poses contribute.
 - ``frozen_pose``: the same without head motion, a baseline for what the lips contribute.
 - ``unmoved_portrait``: the first frame, repeated.
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import PretrainedMetrics, TargetFeatures
     from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
-ROWS = ("ours", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
-MODEL_ROWS = ("ours", "frozen_mouth", "frozen_pose")
+ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
+MODEL_ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose")
 MIN_FRAMES = MAX_FRAMES.minimum
 """Minimum number of frames of a clip; motion cannot be measured on fewer."""
 
@@ -51,6 +52,7 @@ class Reenactor(Protocol):
         max_frames: int | None = None,
         seed: int = 0,
         landmarks: np.ndarray | None = None,
+        method: str = "s3dnerf",
     ) -> Iterator[np.ndarray]:
         """Yield frames ``uint8 [H, W, 3]`` in the framing and size of the video, 25 per second."""
 
@@ -169,6 +171,7 @@ class ClipJob:
             max_frames=self.max_frames,
             seed=self.seed,
             landmarks=track.filled,
+            method="fd2talk" if row == "fd2talk" else "s3dnerf",
         )
 
     def _write(self, path: Path, frames: Iterable[np.ndarray], sound: Path, count: int, row: str) -> None:

@@ -157,6 +157,7 @@ COLUMNS = (
 
 ROW_TITLES = {
     "ours": "ours",
+    "fd2talk": "FD2Talk, by the radiance field",
     "frozen_mouth": "ours, frozen mouth",
     "frozen_pose": "ours, frozen pose",
     "unmoved_portrait": "unmoved portrait",

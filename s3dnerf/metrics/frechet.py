@@ -48,9 +48,13 @@ def measure_frechet_distance(target: FeatureStatistics, generated: FeatureStatis
     C1^(1/2) C2 C1^(1/2), which is also exact for singular covariances, as those of sets smaller than the number of
     channels are. The distance grows for small sets; compare only sets of equal size.
     """
-    first, second = target.covariance, generated.covariance
-    values, vectors = eigh(first)
+    return measure_gaussian_distance(target.mean, target.covariance, generated.mean, generated.covariance)
+
+
+def measure_gaussian_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
+    """Compute the squared Frechet distance of two Gaussians of means ``[C]`` and covariances ``[C, C]``."""
+    values, vectors = eigh(cov1)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    shared = np.sqrt(eigvalsh(root @ second @ root).clip(min=0)).sum()
-    delta = target.mean - generated.mean
-    return max(0.0, float(delta @ delta + np.trace(first) + np.trace(second) - 2.0 * shared))
+    shared = np.sqrt(eigvalsh(root @ cov2 @ root).clip(min=0)).sum()
+    delta = mean1 - mean2
+    return max(0.0, float(delta @ delta + np.trace(cov1) + np.trace(cov2) - 2.0 * shared))

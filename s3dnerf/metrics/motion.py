@@ -27,27 +27,40 @@ def measure_jitter(landmarks: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def count_blinks(openness: np.ndarray, fps: float = 25.0) -> int:
-    """Count the blinks in the eye openness ``[T]`` or ``[T, 2]`` (mean of both eyes).
+def find_blinks(openness: np.ndarray, fps: float = 25.0) -> np.ndarray:
+    """Find the blinks in the eye openness ``[T]`` or ``[T, 2]`` (mean of both eyes).
 
     A blink begins below 0.65 of the usual openness and ends above 0.8 of it; two thresholds keep noise from being
     counted as blinks. The usual openness is the upper quartile over two seconds; a slowly sinking gaze or eyes shut for
     a second barely change it. NaN frames are skipped.
+
+    Returns:
+        ``int64 [N, 2]``: the first frame of each blink, and its number of frames below 0.65, counted without NaN
+        frames.
     """
     openness = np.asarray(openness, np.float64)
     openness = openness.mean(axis=-1) if openness.ndim == 2 else openness
     openness = openness[np.isfinite(openness)]
     if not len(openness):
-        return 0
+        return np.zeros((0, 2), np.int64)
     window = min(round(USUAL_SECONDS * fps) | 1, len(openness))
     usual = percentile_filter(openness, USUAL_PERCENTILE, size=window, mode="nearest")
-    blinks, closed = 0, False
-    for value, normal in zip(openness, usual, strict=True):
-        if not closed and value < CLOSED_RATIO * normal:
-            blinks, closed = blinks + 1, True
+    blinks: list[list[int]] = []
+    closed = False
+    for frame, (value, normal) in enumerate(zip(openness, usual, strict=True)):
+        if value < CLOSED_RATIO * normal:
+            if not closed:
+                blinks.append([frame, 0])
+                closed = True
+            blinks[-1][1] += 1
         elif closed and value > REOPENED_RATIO * normal:
             closed = False
-    return blinks
+    return np.array(blinks, np.int64).reshape(-1, 2)
+
+
+def count_blinks(openness: np.ndarray, fps: float = 25.0) -> int:
+    """Count the blinks in the eye openness ``[T]`` or ``[T, 2]``, see :func:`find_blinks`."""
+    return len(find_blinks(openness, fps))
 
 
 def measure_blink_rate(openness: np.ndarray, fps: float) -> float:

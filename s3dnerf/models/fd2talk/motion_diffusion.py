@@ -1,0 +1,116 @@
+"""Stage 1 of FD2Talk: two diffusion transformers that predict expression and head pose from speech.
+
+The paper (arXiv 2408.09384) states the pair of transformers, cross-attention to speech with an alignment mask, 1000
+diffusion steps and a lip expert. What it leaves open is chosen here: clean motion as the target of the prediction, a
+cosine schedule, windows of 100 frames that continue the last 10, and coefficients of a basis of our own in the place of
+a 3DMM (:mod:`s3dnerf.face.coefficients`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from s3dnerf.config import check_config, from_dict
+from s3dnerf.face.coefficients import CHANNELS
+from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
+from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
+from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
+from s3dnerf.models.fd2talk.lip_expert import LipExpert
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer
+from s3dnerf.models.pretrained import load_model
+
+SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_motion"
+"""Folder of the model that ships with the package."""
+
+
+class MotionDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+    """Predicts clean motion of all 34 channels from noisy motion and speech."""
+
+    mean: Tensor
+    """``[34]`` of the training motion, and likewise:"""
+    std: Tensor
+    rate_std: Tensor
+    """``[34]`` standard deviation of the change per frame of standardized motion."""
+    log_speed_mean: Tensor
+    log_speed_std: Tensor
+
+    def __init__(self, config: MotionDiffusionConfig | dict[str, Any]) -> None:
+        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
+        super().__init__()
+        if isinstance(config, dict):
+            config = from_dict(MotionDiffusionConfig, config, "config.json")
+        check_config(config, "motion diffusion")
+        self.config = config
+        self.speech = FrameSpeech(config.features, config.pretrained)
+        channels = self.speech.channels
+        others = CHANNEL_COUNT if config.layout == "one" else CHANNEL_COUNT - EXPRESSION_SIZE
+        aligned = config.alignment_mask
+        self.pose = MotionTransformer(config.pose, others, channels, aligned)
+        if config.layout == "two":
+            self.expression = MotionTransformer(config.expression, EXPRESSION_SIZE, channels, aligned)
+        self.lip_expert = LipExpert(config.lip_expert, EXPRESSION_SIZE)
+        for name in ("mean", "std", "rate_std"):
+            self.register_buffer(name, torch.zeros(CHANNEL_COUNT) if name == "mean" else torch.ones(CHANNEL_COUNT))
+        self.register_buffer("log_speed_mean", torch.zeros(()))
+        self.register_buffer("log_speed_std", torch.ones(()))
+
+    def forward(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
+        """Predict clean motion.
+
+        Args:
+            noisy: ``[B, T, 34]`` standardized motion with noise.
+            time: ``[B]`` noise level in [0, 1]: the diffusion step divided by the number of steps.
+            condition: what the motion depends on.
+
+        Returns:
+            ``[B, T, 34]`` standardized motion.
+        """
+        if self.config.layout == "one":
+            return self.pose(noisy, time, self.narrow(condition, self.config.pose))
+        parts = []
+        for transformer, columns in (
+            (self.expression, slice(0, EXPRESSION_SIZE)),
+            (self.pose, slice(EXPRESSION_SIZE, CHANNEL_COUNT)),
+        ):
+            own = self.narrow(condition, transformer.config)
+            own = replace(own, known=own.known[..., columns])
+            parts.append(transformer(noisy[..., columns], time, own))
+        return torch.cat(parts, dim=-1)
+
+    def narrow(self, condition: MotionCondition, config: MotionTransformerConfig) -> MotionCondition:
+        """Return the condition with the margins of speech that one transformer sees."""
+        first = self.config.speech_past - config.speech_past
+        last = condition.speech.shape[1] - (self.config.speech_future - config.speech_future)
+        return replace(condition, speech=condition.speech[:, first:last])
+
+    def standardize(self, motion: Tensor) -> Tensor:
+        """Standardize motion coefficients ``[..., 34]`` by the statistics of the training data."""
+        return (motion - self.mean) / self.std
+
+    def restore(self, motion: Tensor) -> Tensor:
+        """Invert :meth:`standardize`."""
+        return motion * self.std + self.mean
+
+    def standardize_speed(self, speed: Tensor) -> Tensor:
+        """Return the condition ``liveliness`` of mean speeds of the head in degrees per second."""
+        return (speed.log() - self.log_speed_mean) / self.log_speed_std
+
+
+def load_motion_diffusion(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> MotionDiffusion:
+    """Load a model for inference: in evaluation mode, with frozen parameters.
+
+    ``folder`` may also be a hub id. Raises UserError if it holds no such model.
+    """
+    model = load_model(MotionDiffusion, MotionDiffusionConfig, folder).to(device)
+    return model.eval().requires_grad_(False)
+
+
+def split_channels(motion: Tensor) -> dict[str, Tensor]:
+    """Split ``[..., 34]`` into "expression", "pose", "eyes" and "gaze"."""
+    return {name: motion[..., columns] for name, columns in CHANNELS.items()}

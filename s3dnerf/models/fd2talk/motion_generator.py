@@ -1,0 +1,229 @@
+"""Motion of any length from speech, window by window.
+
+Windows lie at fixed frames, and each begins with the last frames of the motion so far. So a stream gives bit by bit
+what a whole recording gives, and memory does not grow with its length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3dnerf import limits
+from s3dnerf.constants import SAMPLES_PER_FRAME
+from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients
+from s3dnerf.face.expression_basis import CHANNEL_COUNT
+from s3dnerf.models.fd2talk.config import MotionSamplingConfig
+from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
+from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
+
+START_FRAMES = 50
+"""Frames over which the motion leaves the state of the source: two seconds."""
+JOIN_FRAMES = 12
+"""Frames after which a window moves as it was sampled."""
+MAX_LIVELINESS = 2.0
+"""Largest factor of the head's speed."""
+LIVELINESS_RANGE = 1.5
+"""Standard deviations of the log speed within which the model is asked for it; beyond them, motion is scaled."""
+
+
+class MotionGenerator:
+    """Turns a stream of speech into motion coefficients.
+
+    Pose, eyes and gaze begin as they are in the source, at rest, and leave it over two seconds. The expression is
+    relative to the mean face of the person from the first frame on.
+
+    >>> generator = MotionGenerator(load_motion_diffusion(), seed=0)
+    >>> for block in stream_clean_speech("speech.wav"):
+    ...     show(generator.feed(block))
+    >>> show(generator.finish())
+    """
+
+    def __init__(
+        self,
+        model: MotionDiffusion,
+        seed: int = 0,
+        liveliness: float = 1.0,
+        sampling: MotionSamplingConfig | None = None,
+    ) -> None:
+        """Prepare a motion.
+
+        Args:
+            model: in evaluation mode.
+            seed: determines the motion, together with the speech.
+            liveliness: factor of the speed of the head, 0 to 2; blinks do not depend on it.
+            sampling: steps and guidance; those of the model by default.
+
+        Raises:
+            UserError: the seed is out of range.
+            ValueError: the liveliness is out of range.
+        """
+        limits.SEED.require("seed", seed)
+        if not 0.0 <= liveliness <= MAX_LIVELINESS:
+            raise ValueError(f"liveliness must be 0 to {MAX_LIVELINESS:g}, got {liveliness}")
+        self.model, self.seed = model, seed
+        self.sampling = sampling = sampling or model.config.sampling
+        self.device = model.mean.device
+        self.scheduler: Any = make_scheduler(model.config.diffusion_steps)
+        wanted = sampling.speed * max(liveliness, 1e-3)
+        asked = float(model.standardize_speed(torch.tensor(wanted, device=self.device)))
+        self.asked = min(max(asked, -LIVELINESS_RANGE), LIVELINESS_RANGE)
+        given = math.exp(self.asked * float(model.log_speed_std) + float(model.log_speed_mean))
+        self.factor = 0.0 if liveliness == 0.0 else wanted / given
+        config = model.config
+        self.sound = np.zeros(CONTEXT * SAMPLES_PER_FRAME, np.float32)
+        """Sound from ``CONTEXT`` frames before the next block on."""
+        self.samples = 0
+        self.features = model.speech.encode(np.zeros(0, np.float32), config.speech_past).to(self.device)
+        """Features from ``speech_past`` frames before the next window on. What precedes the recording is silence."""
+        self.recent = torch.zeros(0, CHANNEL_COUNT, device=self.device)
+        """Last standardized frames, with which the next window begins."""
+        self.first: Tensor | None = None
+        """First frame of the motion ``[34]``, standardized."""
+        self.windows = 0
+        self.frames = 0
+        """Frames that were returned."""
+
+    def feed(self, sound: np.ndarray) -> MotionCoefficients:
+        """Take more speech and return the motion that it determines, of zero or more frames.
+
+        Args:
+            sound: ``float32 [n]`` 16 kHz speech at the normal level.
+        """
+        self.samples += len(sound)
+        self.sound = np.concatenate([self.sound, np.asarray(sound, np.float32)])
+        self.encode_blocks()
+        return self.collect(self.generate_windows())
+
+    def finish(self) -> MotionCoefficients:
+        """End the recording and return the rest of its motion, up to its last frame."""
+        total = -(-self.samples // SAMPLES_PER_FRAME)
+        parts: list[Tensor] = []
+        silence = np.zeros((BLOCK + CONTEXT) * SAMPLES_PER_FRAME, np.float32)
+        while self.frames + sum(map(len, parts)) < total:
+            self.sound = np.concatenate([self.sound, silence])
+            self.encode_blocks()
+            parts += self.generate_windows()
+        return self.collect(parts, total)
+
+    def encode_blocks(self) -> None:
+        """Encode the blocks whose sound is complete."""
+        hop, size = BLOCK * SAMPLES_PER_FRAME, (BLOCK + 2 * CONTEXT) * SAMPLES_PER_FRAME
+        while len(self.sound) >= size:
+            block = torch.from_numpy(self.sound[:size].copy()).to(self.device)
+            self.features = torch.cat([self.features, self.model.speech(block[None])[0]])
+            self.sound = self.sound[hop:]
+
+    def generate_windows(self) -> list[Tensor]:
+        """Generate the windows whose speech is complete and return their new frames, standardized."""
+        config, parts = self.model.config, []
+        needed = config.speech_past + config.frames + config.speech_future
+        while len(self.features) >= needed:
+            known = torch.zeros(1, config.frames, CHANNEL_COUNT, device=self.device)
+            is_known = torch.zeros(1, config.frames, dtype=torch.bool, device=self.device)
+            known[0, : len(self.recent)] = self.recent
+            is_known[0, : len(self.recent)] = True
+            condition = MotionCondition(
+                speech=self.features[None, :needed],
+                has_speech=torch.ones(1, dtype=torch.bool, device=self.device),
+                liveliness=torch.full((1,), self.asked, device=self.device),
+                known=known,
+                is_known=is_known,
+                valid=torch.ones(1, config.frames, dtype=torch.bool, device=self.device),
+            )
+            rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
+            noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
+            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler)[0]
+            motion = smooth_join(motion, len(self.recent))
+            parts.append(motion[len(self.recent) :])
+            self.recent = motion[config.frames - config.known_frames :]
+            self.features = self.features[config.frames - config.known_frames :]
+            self.windows += 1
+        return parts
+
+    def collect(self, parts: list[Tensor], total: int | None = None) -> MotionCoefficients:
+        """Return standardized frames as coefficients."""
+        motion = torch.cat([self.recent[:0], *parts])
+        motion = motion if total is None else motion[: total - self.frames]
+        if self.first is None and len(motion):
+            self.first = motion[0]
+        rest = make_rest()
+        values = self.model.restore(motion).cpu().numpy()
+        if len(motion):
+            assert self.first is not None, "set with the first frame"
+            start = self.model.restore(self.first).cpu().numpy() - rest
+            start[CHANNELS["expression"]] = 0.0
+            values = values - compute_start_weight(self.frames + np.arange(len(values)))[:, None] * start
+        factor = np.full(CHANNEL_COUNT, self.factor, np.float32)
+        factor[CHANNELS["eyes"]] = 1.0
+        self.frames += len(values)
+        return MotionCoefficients.unflatten((rest + factor * (values - rest)).astype(np.float32))
+
+
+def make_rest() -> np.ndarray:
+    """Return the channels ``[34]`` of a face at rest in its source: no change, and eyes open as usual."""
+    rest = np.zeros(CHANNEL_COUNT, np.float32)
+    rest[CHANNELS["eyes"]] = 1.0
+    return rest
+
+
+def smooth_join(motion: Tensor, known: int) -> Tensor:
+    """Let a window continue its known motion at the same place and speed.
+
+    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``.
+
+    Args:
+        motion: ``[T, C]``.
+        known: number of known frames; fewer than two are left alone.
+    """
+    if known < 2 or len(motion) < known + 2:
+        return motion
+    rate = motion[known - 1] - motion[known - 2]
+    gap = motion[known - 1] + rate - motion[known]
+    change = rate - (motion[known + 1] - motion[known])
+    frames = torch.arange(len(motion) - known, device=motion.device, dtype=motion.dtype)
+    progress = (frames / JOIN_FRAMES).clamp(max=1.0)
+    weight = (1.0 - progress).square() * (1.0 + 2.0 * progress)
+    slope = frames * (1.0 - progress).square()
+    return torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
+
+
+def compute_start_weight(frames: np.ndarray) -> np.ndarray:
+    """Return how far the motion still is in the state of the source, by the number of the frame: from 1 to 0."""
+    progress = np.clip(frames / START_FRAMES, 0.0, 1.0)
+    return (1.0 - progress * progress * (3.0 - 2.0 * progress)).astype(np.float32)
+
+
+class SpeechMotion:
+    """Generates the motion of whole recordings."""
+
+    def __init__(self, model: MotionDiffusion, sampling: MotionSamplingConfig | None = None) -> None:
+        """Take a model in evaluation mode, and how it is sampled (by default as its configuration says)."""
+        self.model, self.sampling = model, sampling
+
+    def generate(self, speech: np.ndarray, frames: int, seed: int = 0, liveliness: float = 1.0) -> MotionCoefficients:
+        """Return the motion of ``frames`` frames of a recording, which is followed by silence if it is shorter.
+
+        Args:
+            speech: ``float32 [samples]`` 16 kHz at the normal level.
+            frames: T.
+            seed: see :class:`MotionGenerator`.
+            liveliness: see :class:`MotionGenerator`.
+        """
+        generator = MotionGenerator(self.model, seed, liveliness, self.sampling)
+        padded = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
+        some = speech[: len(padded)]
+        padded[: len(some)] = some
+        parts = [generator.feed(padded), generator.finish()]
+        return MotionCoefficients.unflatten(np.concatenate([part.flatten() for part in parts]))
+
+    def find_joins(self, frames: int) -> np.ndarray:
+        """Return the first new frame of each window after the first, in a motion of ``frames`` frames."""
+        config = self.model.config
+        return np.arange(config.frames, frames, config.frames - config.known_frames)

@@ -1,0 +1,102 @@
+"""Sampling: the schedule inverts noise, guidance, known frames, seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionSamplingConfig
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
+from s3dnerf.models.fd2talk.sampling import make_scheduler, predict_guided, sample_motion
+
+
+def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
+    config = model.config
+    rng = torch.Generator().manual_seed(1)
+    frames = config.frames
+    speech = torch.randn(2, config.speech_past + frames + config.speech_future, model.speech.channels, generator=rng)
+    return MotionCondition(
+        speech=speech,
+        has_speech=torch.ones(2, dtype=torch.bool),
+        liveliness=torch.zeros(2),
+        known=torch.randn(2, frames, 34, generator=rng),
+        is_known=torch.arange(frames).expand(2, frames) < known,
+        valid=torch.ones(2, frames, dtype=torch.bool),
+    )
+
+
+class Oracle(nn.Module):
+    """Always predicts the same motion, with another one if speech is hidden."""
+
+    config = MotionDiffusionConfig()
+
+    def __init__(self, heard: Tensor, hidden: Tensor) -> None:
+        super().__init__()
+        self.heard, self.hidden = heard, hidden
+
+    def forward(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
+        return torch.where(condition.has_speech[:, None, None], self.heard, self.hidden).expand_as(noisy)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 50])
+def test_a_perfect_prediction_is_sampled_exactly(small_model: MotionDiffusion, steps: int) -> None:
+    motion = torch.randn(20, 34, generator=torch.Generator().manual_seed(3))
+    oracle = Oracle(motion, torch.zeros(20, 34))
+    condition = make_condition(small_model)
+    noise = torch.randn(2, 20, 34)
+    sampled = sample_motion(oracle, condition, noise, MotionSamplingConfig(steps=steps, guidance=1.0))
+    assert torch.allclose(sampled, motion.expand(2, 20, 34), atol=1e-5)
+
+
+def test_guidance_extrapolates_from_hidden_to_heard_speech(small_model: MotionDiffusion) -> None:
+    heard, hidden = torch.full((20, 34), 3.0), torch.full((20, 34), 1.0)
+    condition = make_condition(small_model)
+    arguments = torch.zeros(2, 20, 34), torch.zeros(2), condition
+    oracle = Oracle(heard, hidden)
+    for guidance, expected in ((0.0, 1.0), (1.0, 3.0), (2.0, 5.0)):
+        sampling = MotionSamplingConfig(guidance=guidance, expression_guidance=1.0)
+        clean = predict_guided(oracle, *arguments, sampling)
+        assert torch.allclose(clean[..., 24:], torch.full((2, 20, 10), expected))
+        assert torch.allclose(clean[..., :24], torch.full((2, 20, 24), 3.0))
+
+
+def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal() -> None:
+    signal = make_scheduler(1000).alphas_cumprod.double()
+    times = (torch.arange(1, 1001, dtype=torch.float64) / 1000 + 0.008) / 1.008
+    expected = (times * torch.pi / 2).cos().square() / torch.tensor(0.008 / 1.008 * torch.pi / 2).cos().square()
+    # The schedule limits each step to 0.999, which only the last one reaches.
+    assert torch.allclose(signal[:-1], expected[:-1], atol=1e-4)
+
+
+def test_known_frames_are_kept_and_noise_determines_the_motion(small_model: MotionDiffusion) -> None:
+    condition = make_condition(small_model, known=4)
+    noise = torch.randn(2, 20, 34, generator=torch.Generator().manual_seed(4))
+    sampling = MotionSamplingConfig(steps=3, guidance=2.0)
+    first, again = (sample_motion(small_model, condition, noise, sampling) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first[:, :4], condition.known[:, :4])
+    assert not torch.equal(first[:, 4:], sample_motion(small_model, condition, -noise, sampling)[:, 4:])
+
+
+def test_windows_of_a_batch_are_independent(small_model: MotionDiffusion) -> None:
+    condition = make_condition(small_model, known=4)
+    noise = torch.randn(2, 20, 34, generator=torch.Generator().manual_seed(4))
+    both = sample_motion(small_model, condition, noise, MotionSamplingConfig(steps=3))
+    second = MotionCondition(**{name: value[1:] for name, value in vars(condition).items()})
+    alone = sample_motion(small_model, second, noise[1:], MotionSamplingConfig(steps=3))
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_each_transformer_hears_its_own_margins(small_model: MotionDiffusion) -> None:
+    condition = make_condition(small_model)
+    noisy, time = torch.zeros(2, 20, 34), torch.full((2,), 0.5)
+    before = small_model(noisy, time, condition)
+    far = condition.speech.clone()
+    far[:, -1] += 5.0  # four frames after the window: the pose transformer's future
+    after = small_model(noisy, time, replace(condition, speech=far))
+    assert torch.equal(before[..., :24], after[..., :24])
+    assert not torch.equal(before[..., 24:], after[..., 24:])
