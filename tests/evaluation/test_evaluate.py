@@ -63,10 +63,11 @@ def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
 
 def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_clips):
     calls = replayed[2].calls
-    assert [(call["freeze_mouth"], call["freeze_pose"]) for call in calls] == [
-        (False, False),
-        (True, False),
-        (False, True),
+    assert [(call["method"], call["freeze_mouth"], call["freeze_pose"]) for call in calls] == [
+        ("s3dnerf", False, False),
+        ("fd2talk", False, False),
+        ("s3dnerf", True, False),
+        ("s3dnerf", False, True),
     ]
     for call in calls:
         assert call["video"] == astronaut_clips / "astronaut.mp4"
