@@ -133,7 +133,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def leave_processes() -> Iterator[None]:
-    """Disconnect from the other processes at the end of the block.
+    """Wait for the other processes at the end of the block, and disconnect from them.
 
     If a process ends with an error, the others lose it and end too. Only the first one reports its error; the others
     exit silently with the same code.
@@ -143,6 +143,9 @@ def leave_processes() -> Iterator[None]:
     """
     try:
         yield
+        if distributed.is_initialized():
+            # A process may abort while it exits. The launcher then ends the others, and the first may still be saving.
+            distributed.all_reduce(torch.zeros(()))
     except (UserError, RuntimeError) as error:
         explained = _explain_loss(error)
         if not isinstance(explained, UserError):
