@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
+from s3dnerf.data.motion_statistics import measure_lip_height
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.expression_basis import EXPRESSION_SIZE, load_shipped_basis
-from s3dnerf.face.points import LIP_PAIRS, select_points
+from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
@@ -75,11 +75,7 @@ def generate_all(
 
 def measure_lip_range(motion: MotionCoefficients) -> float:
     """Return the standard deviation of the gap between the inner lips in head units."""
-    basis = load_shipped_basis()
-    upper, lower = (
-        select_points(basis.components[:EXPRESSION_SIZE], np.array(side)) for side in zip(*LIP_PAIRS, strict=True)
-    )
-    gaps = (upper - lower)[..., 1].mean(axis=1)
+    gaps = measure_lip_height(load_shipped_basis().components)
     return float((motion.expression @ gaps).std())
 
 

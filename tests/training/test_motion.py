@@ -18,7 +18,6 @@ from s3dnerf.training.motion import (
     MotionTrainer,
     make_condition,
     measure_errors,
-    measure_join,
     train_motion,
     validate_motion,
 )
@@ -125,20 +124,6 @@ def test_errors_count_new_frames_only_and_weigh_noisy_windows_less() -> None:
     assert float(denoising) == pytest.approx(weights, rel=1e-4)
     # Changes per frame are -99 across the border to the known frame, then 0.
     assert float(velocity) == pytest.approx(weights * ((99 / 2) ** 2) / 2, rel=1e-4)
-
-
-def test_joins_are_measured_at_the_border_to_the_known_motion_only() -> None:
-    motion = torch.zeros(1, 8, 34)
-    clean = torch.zeros(1, 8, 34)
-    clean[:, 3:] = 2.0  # a jump after three known frames
-    clean[:, 6:] = 50.0  # elsewhere
-    places = torch.arange(8)[None]
-    batch = MotionBatch(
-        motion, torch.zeros(0), torch.zeros(0), torch.ones(1).bool(), torch.ones(1), places < 3, places < 8
-    )
-    join = measure_join(clean, motion, batch, torch.full((34,), 2.0))
-    # Second differences at frames 1 to 3 and 2 to 4: 2 and -2, divided by 2.
-    assert float(join) == pytest.approx(1.0)
 
 
 def test_statistics_standardize_the_training_motion(trainer: MotionTrainer) -> None:

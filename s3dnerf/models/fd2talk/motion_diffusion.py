@@ -17,7 +17,6 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from s3dnerf.config import check_config, from_dict
-from s3dnerf.face.coefficients import CHANNELS
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
 from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
@@ -109,8 +108,3 @@ def load_motion_diffusion(folder: str | Path = SHIPPED, device: torch.device | s
     """
     model = load_model(MotionDiffusion, MotionDiffusionConfig, folder).to(device)
     return model.eval().requires_grad_(False)
-
-
-def split_channels(motion: Tensor) -> dict[str, Tensor]:
-    """Split ``[..., 34]`` into "expression", "pose", "eyes" and "gaze"."""
-    return {name: motion[..., columns] for name, columns in CHANNELS.items()}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import s3dnerf
+from s3dnerf.data.motion_statistics import measure_lip_height
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
-from s3dnerf.face.points import LIP_PAIRS, select_points
 from s3dnerf.media.audio import measure_level, read_clean_speech, speech_gain
 from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
@@ -38,9 +38,7 @@ def motion(model: MotionDiffusion, speech: np.ndarray) -> MotionCoefficients:
 
 
 def measure_lip_gap(motion: MotionCoefficients) -> np.ndarray:
-    components = load_shipped_basis().components
-    upper, lower = (select_points(components, np.array(side)) for side in zip(*LIP_PAIRS, strict=True))
-    return motion.expression @ (upper - lower)[..., 1].mean(axis=1)
+    return motion.expression @ measure_lip_height(load_shipped_basis().components)
 
 
 def test_the_head_moves_as_fast_and_as_far_as_heads_do(motion: MotionCoefficients) -> None:
