@@ -8,6 +8,7 @@ from typing import Any
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
+from s3dnerf.errors import UserError
 from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 
 
@@ -20,6 +21,9 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Evaluate self-reenactment on real clips",
         "Regenerates every clip from its first frame, its audio and its tracked head poses.\n"
         "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of target above generated to OUT.\n\n"
+        "--audio-driven gives only the first frame and the audio. Its rows are those of render: static, idle, speech,\n"
+        "speech_next_seed (the same with the next seed), and fd2talk. It writes audio_driven.md, .csv and .json with\n"
+        "lip scores over people, and videos and sheets of all rows side by side.\n\n"
         "LPIPS, CSIM, FID, LSE-C and LSE-D need weights of public networks, which are not shipped; the table names\n"
         "missing files. --weights-folder names a folder with some or all of these, .safetensors as well:\n"
         "  alexnet.pth, lpips_alex.pth  LPIPS: torchvision's alexnet-owt-7be5be79, weights/v0.1/alex of lpips\n"
@@ -29,6 +33,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
         "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
         "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours\n"
+        "  s3dnerf evaluate --clips clips --out outputs/free --audio-driven --rows idle speech --max-frames 100\n"
         "  s3dnerf evaluate --clips clips --out outputs/new --checkpoint runs/new --compare outputs/old",
     )
     parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files")
@@ -64,8 +69,11 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         metavar="DIR",
         help="also print a comparison with the evaluation of the same clips in this output folder",
     )
+    parser.add_argument(
+        "--audio-driven", action="store_true", help="take nothing but the first frame and the audio from a clip"
+    )
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
-    add_int(parser, "--seed", limits.SEED, default=0, help="seed of the blinks, 0 or more")
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of motion and blinks, 0 or more")
     parser.add_argument("--device", **DEVICE)
 
 
@@ -76,6 +84,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from s3dnerf.ops.backend import keep_freed_memory
 
     keep_freed_memory()
+    if options.audio_driven:
+        run_evaluate_audio_driven(options)
+        return
     report = evaluate_clips(
         clips=options.clips,
         out=options.out,
@@ -97,6 +108,28 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(report.format_summary())
     if report.missing:
         print(f"\n{report.format_missing()}")
+
+
+def run_evaluate_audio_driven(options: argparse.Namespace) -> None:
+    """Run the command `evaluate --audio-driven`."""
+    from s3dnerf.device import choose_device
+    from s3dnerf.evaluation.audio_driven import AUDIO_DRIVEN_ROWS, EvaluatedVideos, evaluate_audio_driven
+    from s3dnerf.models.sync_discriminator import load_discriminator
+    from s3dnerf.pipeline import TalkingHeadPipeline
+
+    for name in ("weights_folder", "subset", "compare"):
+        if getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(option, "compares frames with those of the clip", "Leave it out, or --audio-driven.")
+    report = evaluate_audio_driven(
+        EvaluatedVideos(options.clips, options.manifest, options.split, options.max_frames, options.only or ()),
+        options.out,
+        TalkingHeadPipeline.from_pretrained(options.checkpoint, options.device, options.fit_steps),
+        load_discriminator(device=choose_device(options.device)),
+        options.rows or tuple(AUDIO_DRIVEN_ROWS),
+        options.seed,
+    )
+    print(report.format_markdown())
 
 
 def add_evaluate_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:

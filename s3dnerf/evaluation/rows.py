@@ -90,7 +90,7 @@ class ClipJob:
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and score the videos of ``rows``. Raises UserError if the clip cannot be used."""
-        sound = _find_sound(self.video)
+        sound = find_sound(self.video)
         track = self._track_target()
         moments = select_sheet_frames(track)
         wanted = set(moments.tolist())
@@ -187,7 +187,8 @@ class ClipJob:
                 raise ValueError(f"{row} has {writer.frames} frames of {self.video}, which has {count}")
 
 
-def _find_sound(video: Path) -> Path:
+def find_sound(video: Path) -> Path:
+    """Return the file with the sound of a clip: the .wav beside it, or the clip. Raises UserError without sound."""
     beside = video.with_suffix(".wav")
     if beside.is_file():
         return beside
