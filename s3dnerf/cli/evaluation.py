@@ -23,7 +23,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of target above generated to OUT.\n\n"
         "--audio-driven gives only the first frame and the audio. Its rows are those of render: static, idle, speech,\n"
         "speech_next_seed (the same with the next seed), and fd2talk. It writes audio_driven.md, .csv and .json with\n"
-        "lip scores over people, and videos and sheets of all rows side by side.\n\n"
+        "lip scores over people, and videos and sheets of all rows side by side. Finished clips are not repeated.\n\n"
         "LPIPS, CSIM, FID, LSE-C and LSE-D need weights of public networks, which are not shipped; the table names\n"
         "missing files. --weights-folder names a folder with some or all of these, .safetensors as well:\n"
         "  alexnet.pth, lpips_alex.pth  LPIPS: torchvision's alexnet-owt-7be5be79, weights/v0.1/alex of lpips\n"
@@ -128,6 +128,7 @@ def run_evaluate_audio_driven(options: argparse.Namespace) -> None:
         load_discriminator(device=choose_device(options.device)),
         options.rows or tuple(AUDIO_DRIVEN_ROWS),
         options.seed,
+        options.checkpoint,
     )
     print(report.format_markdown())
 

@@ -6,6 +6,7 @@ lips over time, which follows from the audio, and the agreement of lips and audi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -24,8 +25,8 @@ from s3dnerf.evaluation.motion_report import NAN, MotionReport
 from s3dnerf.evaluation.rows import MIN_FRAMES, find_sound
 from s3dnerf.evaluation.scores import SpeechTiming, compare_tracks
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
-from s3dnerf.media.audio import read_clean_speech
-from s3dnerf.media.files import check_output, refuse_inputs
+from s3dnerf.media.audio import read_clean_speech, read_speech, write_wav
+from s3dnerf.media.files import atomic_write, check_output, refuse_inputs
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter, stream_frames
 
@@ -102,11 +103,13 @@ def evaluate_audio_driven(
     lip_sync: SyncDiscriminator,
     rows: Sequence[str] = tuple(AUDIO_DRIVEN_ROWS),
     seed: int = 0,
+    checkpoint: str | None = None,
 ) -> MotionReport:
     """Render every clip from its first frame and its audio alone, and score lips and blinks.
 
     Writes OUT/rows/<row>/<clip>.mp4, OUT/side_by_side/<clip>.mp4 (all rows and the clip), OUT/sheets/<clip>.png, and
-    OUT/audio_driven.md, .csv and .json, which are updated after each clip.
+    OUT/audio_driven.md, .csv and .json, which are updated after each clip. Clips whose scores are in OUT/scores, made
+    with the same settings, are not rendered again, so an interrupted evaluation continues.
 
     Args:
         videos: the clips.
@@ -115,6 +118,7 @@ def evaluate_audio_driven(
         lip_sync: the lip-sync discriminator.
         rows: which of :data:`AUDIO_DRIVEN_ROWS` to render.
         seed: of motion and blinks.
+        checkpoint: name of the weights of the pipeline, by which scores of other weights are told apart.
 
     Raises:
         UserError: no clip can be evaluated, or an argument is invalid.
@@ -126,13 +130,16 @@ def evaluate_audio_driven(
     report = MotionReport([], {row: [] for row in (REAL, *rows)}, {})
     skipped: dict[str, str] = {}
     frames = 0
+    settings = {"rows": list(rows), "max_frames": videos.max_frames, "seed": seed, "checkpoint": checkpoint}
     for video in tqdm(files, desc="clips", unit="clip"):
         job = AudioDrivenJob(video, out, videos.max_frames, seed, pipeline, lip_sync)
+        stored = out / "scores" / f"{video.stem}.json"
         try:
-            scores, count = job.run(rows)
+            scores, count = read_scores(stored, settings) or job.run(rows)
         except UserError as error:
             skipped[video.stem] = f"{error.reason}. {error.hint}"
             continue
+        write_scores(stored, settings, scores, count)
         frames += count
         report.people.append(people[video.stem])
         for row, found in scores.items():
@@ -166,16 +173,17 @@ class AudioDrivenJob:
         # Imported here because scores of landmarks do not need torch.
         from s3dnerf.evaluation.sync_discriminator import find_sound_offset
 
-        sound = find_sound(self.video)
+        recording = read_speech(find_sound(self.video))
+        count = self._count_frames(len(recording))
+        sound = self.out / "sources" / f"{self.video.stem}.wav"
+        write_wav(sound, recording[: count * SAMPLES_PER_FRAME])
         speech = read_clean_speech(sound)
-        count = self._count_frames(len(speech))
-        speech = speech[: count * SAMPLES_PER_FRAME]
         target = self._track(self._stream_target(count), REAL)
         if not target.found[0]:
             raise UserError(self.video, "its first frame shows no face", "Start the clip where the face is seen.")
         offset = find_sound_offset(self.lip_sync, self._stream_target(count), target, speech)
         timing = SpeechTiming(np.zeros(count, bool), offset)
-        source = self.out / "sources" / f"{self.video.stem}.png"
+        source = sound.with_suffix(".png")
         write_image(source, next(self._stream_target(count)))
         files = {REAL: self.video}
         # Lips of the real clip are as late as the sound: compared with themselves, they need no correction.
@@ -244,6 +252,31 @@ class AudioDrivenJob:
             for row, file in ordered.items()
         }
         write_image(self.out / "sheets" / f"{self.video.stem}.png", draw_row_sheet(sampled, moments, self.video.stem))
+
+
+def write_scores(
+    path: Path, settings: Mapping[str, object], scores: Mapping[str, Mapping[str, float]], frames: int
+) -> None:
+    """Write the scores of a clip by row, its number of frames, and the settings that they were made with."""
+    finite = {row: {n: v if np.isfinite(v) else None for n, v in found.items()} for row, found in scores.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"settings": settings, "frames": frames, "scores": finite}, indent=1), "utf-8")
+
+
+def read_scores(path: Path, settings: Mapping[str, object]) -> tuple[dict[str, dict[str, float]], int] | None:
+    """Read the file of :func:`write_scores`; None if it is missing or of other settings."""
+    if not path.is_file():
+        return None
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+        if tree["settings"] != settings:
+            return None
+        scores = {
+            row: {n: NAN if v is None else float(v) for n, v in found.items()} for row, found in tree["scores"].items()
+        }
+        return scores, int(tree["frames"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(path, f"is broken ({error})", "Delete it; the clip will be rendered again.") from error
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], sound: Path, description: str) -> None:

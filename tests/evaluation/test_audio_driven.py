@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from s3dnerf import cli
+from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.audio_driven import EvaluatedVideos, evaluate_audio_driven
+from s3dnerf.evaluation.audio_driven import EvaluatedVideos, evaluate_audio_driven, read_scores
+from s3dnerf.media.audio import read_speech
 from s3dnerf.media.image import read_image
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.models.sync_discriminator import SyncDiscriminator, load_discriminator
@@ -58,7 +61,24 @@ def test_the_renderer_gets_the_first_frame_the_audio_and_the_options_of_the_row(
     ]
     for call in calls:
         assert call["image"] == out / "sources" / "astronaut.png" and call["framing"] == "picture"
-        assert call["audio"] == astronaut_clips / "astronaut.wav"
+        assert call["audio"] == out / "sources" / "astronaut.wav"
+    speech = read_speech(astronaut_clips / "astronaut.wav")[: FRAMES * SAMPLES_PER_FRAME]
+    np.testing.assert_allclose(read_speech(out / "sources" / "astronaut.wav"), speech, atol=1e-4)
+
+
+def test_finished_clips_are_not_rendered_again(replayed, astronaut_clips, lip_sync):
+    report, out, calls = replayed
+    again = Replay(astronaut_clips / "astronaut.mp4")
+    videos = EvaluatedVideos(astronaut_clips, max_frames=FRAMES)
+    assert evaluate_audio_driven(videos, out, again, lip_sync, ROWS, 3).format_markdown() == report.format_markdown()
+    assert calls and not again.calls
+    stored = out / "scores" / "astronaut.json"
+    tree = json.loads(stored.read_text("utf-8"))
+    assert read_scores(stored, tree["settings"])[1] == FRAMES
+    assert read_scores(stored, {**tree["settings"], "checkpoint": "other"}) is None
+    stored.with_name("broken.json").write_text("{}", "utf-8")
+    with pytest.raises(UserError, match="broken"):
+        read_scores(stored.with_name("broken.json"), {})
 
 
 def test_real_lips_agree_and_still_lips_do_not(replayed):

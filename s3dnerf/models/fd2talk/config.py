@@ -64,7 +64,7 @@ class LipExpertConfig:
 
 @dataclass
 class MotionSamplingConfig:
-    """How motion is sampled. Training fits the speed and the guidance of the expression on people held out of it."""
+    """How motion is sampled. Training fits all but steps and guidance of the pose on people held out of it."""
 
     steps: Annotated[PositiveInt, Field(le=1000)] = 10
     """Denoising steps."""
@@ -74,6 +74,10 @@ class MotionSamplingConfig:
     """Likewise of the expression; lips open wider with more."""
     speed: PositiveFloat = 10.0
     """Mean speed of the head in degrees per second that the model is asked for at liveliness 1."""
+    brow_factor: PositiveFloat = 1.0
+    """Factor of the height of the brows over that of the mean face."""
+    fast_factor: Annotated[PositiveFloat, Field(ge=0.25, le=4.0)] = 1.0
+    """Factor of head motion above 1.5 Hz."""
 
 
 @dataclass
@@ -90,8 +94,9 @@ class MotionDiffusionConfig:
     """Speech features, see ``AudioEncoderConfig``."""
     pretrained: Text | None = None
     """Folder or hub name of the wav2vec 2.0 or HuBERT model."""
-    layout: Literal["two", "one"] = "two"
-    """"two": a transformer for expression and one for pose, eyes and gaze; "one": the pose transformer predicts all."""
+    layout: Literal["two", "one", "expression"] = "two"
+    """"two": a transformer for expression and one for pose, eyes and gaze; "one": the pose transformer predicts all;
+    "expression": there is no pose transformer, and head, eyes and gaze rest."""
     alignment_mask: bool = True
     """Whether a frame attends to its own speech only; otherwise to that of the whole window."""
     expression: MotionTransformerConfig = field(default_factory=MotionTransformerConfig)

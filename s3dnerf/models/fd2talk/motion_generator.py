@@ -17,9 +17,11 @@ from s3dnerf import limits
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients
 from s3dnerf.face.expression_basis import CHANNEL_COUNT
+from s3dnerf.models.fd2talk.calibration import FastMotionFilter, scale_brows
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.lids import LidRegulator
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, make_rest
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
 
@@ -86,6 +88,7 @@ class MotionGenerator:
         """Last standardized frames, with which the next window begins."""
         self.first: Tensor | None = None
         """First frame of the motion ``[34]``, standardized."""
+        self.fast_motion, self.lids = FastMotionFilter(sampling.fast_factor), LidRegulator(seed)
         self.windows = 0
         self.frames = 0
         """Frames that were returned."""
@@ -155,6 +158,8 @@ class MotionGenerator:
             self.first = motion[0]
         rest = make_rest()
         values = self.model.restore(motion).cpu().numpy()
+        values[:, CHANNELS["expression"]] = scale_brows(values[:, CHANNELS["expression"]], self.sampling.brow_factor)
+        values[:, CHANNELS["pose"]] = self.fast_motion.apply(values[:, CHANNELS["pose"]])
         if len(motion):
             assert self.first is not None, "set with the first frame"
             start = self.model.restore(self.first).cpu().numpy() - rest
@@ -162,21 +167,17 @@ class MotionGenerator:
             values = values - compute_start_weight(self.frames + np.arange(len(values)))[:, None] * start
         factor = np.full(CHANNEL_COUNT, self.factor, np.float32)
         factor[CHANNELS["eyes"]] = 1.0
+        values = rest + factor * (values - rest)
+        values[:, CHANNELS["eyes"]] = self.lids.apply(values[:, CHANNELS["eyes"]])
         self.frames += len(values)
-        return MotionCoefficients.unflatten((rest + factor * (values - rest)).astype(np.float32))
-
-
-def make_rest() -> np.ndarray:
-    """Return the channels ``[34]`` of a face at rest in its source: no change, and eyes open as usual."""
-    rest = np.zeros(CHANNEL_COUNT, np.float32)
-    rest[CHANNELS["eyes"]] = 1.0
-    return rest
+        return MotionCoefficients.unflatten(values.astype(np.float32))
 
 
 def smooth_join(motion: Tensor, known: int) -> Tensor:
     """Let a window continue its known motion at the same place and speed.
 
-    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``.
+    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``. Lids are left alone: a
+    blink that is under way must not go on for so long.
 
     Args:
         motion: ``[T, C]``.
@@ -191,7 +192,9 @@ def smooth_join(motion: Tensor, known: int) -> Tensor:
     progress = (frames / JOIN_FRAMES).clamp(max=1.0)
     weight = (1.0 - progress).square() * (1.0 + 2.0 * progress)
     slope = frames * (1.0 - progress).square()
-    return torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
+    smoothed = torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
+    smoothed[:, CHANNELS["eyes"]] = motion[:, CHANNELS["eyes"]]
+    return smoothed
 
 
 def compute_start_weight(frames: np.ndarray) -> np.ndarray:
