@@ -130,12 +130,12 @@ def evaluate_audio_driven(
     report = MotionReport([], {row: [] for row in (REAL, *rows)}, {})
     skipped: dict[str, str] = {}
     frames = 0
-    settings = {"rows": list(rows), "max_frames": videos.max_frames, "seed": seed, "checkpoint": checkpoint}
+    settings = {"max_frames": videos.max_frames, "seed": seed, "checkpoint": checkpoint}
     for video in tqdm(files, desc="clips", unit="clip"):
         job = AudioDrivenJob(video, out, videos.max_frames, seed, pipeline, lip_sync)
         stored = out / "scores" / f"{video.stem}.json"
         try:
-            scores, count = read_scores(stored, settings) or job.run(rows)
+            scores, count = read_scores(stored, settings, rows) or job.run(rows)
         except UserError as error:
             skipped[video.stem] = f"{error.reason}. {error.hint}"
             continue
@@ -263,16 +263,18 @@ def write_scores(
         temporary.write_text(json.dumps({"settings": settings, "frames": frames, "scores": finite}, indent=1), "utf-8")
 
 
-def read_scores(path: Path, settings: Mapping[str, object]) -> tuple[dict[str, dict[str, float]], int] | None:
-    """Read the file of :func:`write_scores`; None if it is missing or of other settings."""
+def read_scores(
+    path: Path, settings: Mapping[str, object], rows: Sequence[str]
+) -> tuple[dict[str, dict[str, float]], int] | None:
+    """Read scores of rows and of the real clip; None if the file is missing, lacks a row, or is of other settings."""
     if not path.is_file():
         return None
     try:
         tree = json.loads(path.read_text("utf-8"))
-        if tree["settings"] != settings:
+        if tree["settings"] != settings or not set(rows) <= set(tree["scores"]):
             return None
         scores = {
-            row: {n: NAN if v is None else float(v) for n, v in found.items()} for row, found in tree["scores"].items()
+            row: {n: NAN if v is None else float(v) for n, v in tree["scores"][row].items()} for row in (REAL, *rows)
         }
         return scores, int(tree["frames"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from s3dnerf.config import load_config, to_dict
-from s3dnerf.data.motion_statistics import measure_lip_height
 from s3dnerf.errors import UserError
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.media.files import atomic_write
 from s3dnerf.training.motion import MotionConfig, MotionTrainer, SplitClips, validate_motion
-from s3dnerf.training.motion_sampling import average, generate_all, measure_amounts
+from s3dnerf.training.motion_sampling import generate_all, measure_amounts, measure_lip_agreement
 
 VARIANTS = {
     "full": (),
@@ -100,15 +97,10 @@ def measure_variant(trainer: MotionTrainer) -> dict[str, float]:
     people = [clip.person for clip in clips]
     real = [MotionCoefficients.unflatten(clip.versions[0].motion) for clip in clips]
     generated = generate_all(model, clips, model.config.sampling, trainer.seed)
-    gap = measure_lip_height(load_shipped_basis().components)
-    agreement = [
-        float(np.corrcoef(one.expression @ gap, other.expression @ gap)[0, 1])
-        for one, other in zip(real, generated, strict=True)
-    ]
     amounts = measure_amounts(generated, people) / measure_amounts(real, people)
     return {
         **found,
-        "lip opening r": average(people, agreement),
+        "lip opening r": measure_lip_agreement(real, generated, people),
         "lips / real": amounts.lips,
         "head speed / real": amounts.speed,
         "brows / real": amounts.brows,

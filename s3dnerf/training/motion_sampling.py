@@ -18,6 +18,7 @@ from s3dnerf.constants import FPS
 from s3dnerf.data.motion_statistics import measure_brow_height, measure_lip_height
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
+from s3dnerf.metrics.head_motion import correlate
 from s3dnerf.models.fd2talk.calibration import FAST_HZ
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
@@ -27,6 +28,10 @@ from s3dnerf.training.motion_data import MotionClip, measure_speed
 GUIDANCES = (0.8, 1.0, 1.25)
 SPEEDS, FACTORS = (2.0, 60.0), (0.5, 2.5)
 """Ranges of the fitted speed in degrees per second, and of the factors."""
+EXPERT_GUIDANCE = 1.0
+"""Guidance by the lip expert that is tried."""
+MIN_GAIN = 0.02
+"""Gain in lip agreement from which guidance by the lip expert is worth its time."""
 ROUNDS = 2
 """Corrections of speed and factors, for the best guidance."""
 MIN_AMOUNT = 1e-6
@@ -41,20 +46,24 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
         seed: of the motion.
     """
     people = [clip.person for clip in clips]
-    real = measure_amounts([MotionCoefficients.unflatten(clip.versions[0].motion) for clip in clips], people)
-    bar = tqdm(total=len(GUIDANCES) + ROUNDS, desc="fitting sampling settings", dynamic_ncols=True)
+    motions = [MotionCoefficients.unflatten(clip.versions[0].motion) for clip in clips]
+    real = measure_amounts(motions, people)
+    bar = tqdm(total=len(GUIDANCES) + 1 + ROUNDS, desc="fitting sampling settings", dynamic_ncols=True)
 
-    def compare(sampling: MotionSamplingConfig) -> tuple[MotionSamplingConfig, MotionAmounts]:
-        moved = measure_amounts(generate_all(model, clips, sampling, seed), people) / real
+    def compare(sampling: MotionSamplingConfig) -> tuple[MotionSamplingConfig, MotionAmounts, float]:
+        generated = generate_all(model, clips, sampling, seed)
         bar.update()
-        return sampling, moved
+        agreement = measure_lip_agreement(motions, generated, people)
+        return sampling, measure_amounts(generated, people) / real, agreement
 
-    plain = replace(model.config.sampling, speed=real.speed, brow_factor=1.0, fast_factor=1.0)
+    plain = replace(model.config.sampling, speed=real.speed, brow_factor=1.0, fast_factor=1.0, expert_guidance=0.0)
     found = [compare(replace(plain, expression_guidance=guidance)) for guidance in GUIDANCES]
     # All count as ratios, so twice as much is as wrong as half as much.
-    found = [min(found, key=lambda one: abs(np.log(one[1].lips)))]
+    unguided = min(found, key=lambda one: abs(np.log(one[1].lips)))
+    guided = compare(replace(unguided[0], expert_guidance=EXPERT_GUIDANCE))
+    found = [guided if guided[2] >= unguided[2] + MIN_GAIN else unguided]
     for _ in range(ROUNDS):
-        sampling, moved = found[-1]
+        sampling, moved, _ = found[-1]
         sampling = replace(
             sampling,
             speed=limit(sampling.speed / moved.speed, SPEEDS),
@@ -63,12 +72,12 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
         )
         found.append(compare(sampling))
     bar.close()
-    best, moved = min(found, key=lambda one: sum(abs(np.log(ratio)) for ratio in vars(one[1]).values()))
+    best, moved, agreement = min(found, key=lambda one: sum(abs(np.log(ratio)) for ratio in vars(one[1]).values()))
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in vars(best).items())
     tqdm.write(
-        f"sampling: guidance of the expression {best.expression_guidance:g}, speed {best.speed:.1f} degrees a second, "
-        f"factor of the brows {best.brow_factor:.2f}, of fast motion {best.fast_factor:.2f}. On people held out, heads "
-        f"move {moved.speed:.2f}, lips {moved.lips:.2f}, brows {moved.brows:.2f} and fast motion {moved.fast:.2f} "
-        "times as much as real ones"
+        f"sampling: {settings}. On people held out, heads move {moved.speed:.2f}, lips {moved.lips:.2f}, brows "
+        f"{moved.brows:.2f} and fast motion {moved.fast:.2f} times as much as real ones. Lip opening r "
+        f"{agreement:.3f}; {guided[2]:.3f} with guidance by the lip expert, {unguided[2]:.3f} without"
     )
     return best
 
@@ -102,6 +111,15 @@ def measure_amounts(motions: Sequence[MotionCoefficients], people: Sequence[str]
         float(np.sqrt(share / max(1.0 - share, MIN_AMOUNT))),
     )
     return MotionAmounts(*(max(amount, MIN_AMOUNT) for amount in vars(amounts).values()))
+
+
+def measure_lip_agreement(
+    real: Sequence[MotionCoefficients], generated: Sequence[MotionCoefficients], people: Sequence[str]
+) -> float:
+    """Return the correlation of generated and real lip openings; people weigh the same, and 0 is for still lips."""
+    gap = measure_lip_height(load_shipped_basis().components)
+    pairs = zip(real, generated, strict=True)
+    return average(people, [correlate(one.expression @ gap, other.expression @ gap) for one, other in pairs])
 
 
 def measure_fast_share(motion: MotionCoefficients) -> float:

@@ -74,11 +74,13 @@ def test_finished_clips_are_not_rendered_again(replayed, astronaut_clips, lip_sy
     assert calls and not again.calls
     stored = out / "scores" / "astronaut.json"
     tree = json.loads(stored.read_text("utf-8"))
-    assert read_scores(stored, tree["settings"])[1] == FRAMES
-    assert read_scores(stored, {**tree["settings"], "checkpoint": "other"}) is None
+    scores, frames = read_scores(stored, tree["settings"], ("idle",))
+    assert list(scores) == ["real", "idle"] and frames == FRAMES
+    assert read_scores(stored, {**tree["settings"], "checkpoint": "other"}, ROWS) is None
+    assert read_scores(stored, tree["settings"], ("fd2talk",)) is None
     stored.with_name("broken.json").write_text("{}", "utf-8")
     with pytest.raises(UserError, match="broken"):
-        read_scores(stored.with_name("broken.json"), {})
+        read_scores(stored.with_name("broken.json"), {}, ROWS)
 
 
 def test_real_lips_agree_and_still_lips_do_not(replayed):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Text, Width
+from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text, Width
 
 Frames = Annotated[int, Field(ge=0, le=250)]
 """Frames at 25 a second, up to ten seconds."""
@@ -72,6 +72,8 @@ class MotionSamplingConfig:
     """Scale of classifier-free guidance (Ho and Salimans, 2022) of pose, lids and gaze; 1 is none."""
     expression_guidance: NonNegativeFloat = 1.0
     """Likewise of the expression; lips open wider with more."""
+    expert_guidance: Share = 0.0
+    """Scale of the guidance of the lips by the lip expert, in the second half of the steps; 0 is none."""
     speed: PositiveFloat = 10.0
     """Mean speed of the head in degrees per second that the model is asked for at liveliness 1."""
     brow_factor: PositiveFloat = 1.0

@@ -24,6 +24,7 @@ from s3dnerf.models.fd2talk.lids import LidRegulator
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, make_rest
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
+from s3dnerf.models.sync_discriminator import embed_moments, load_discriminator
 
 START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
@@ -84,6 +85,11 @@ class MotionGenerator:
         self.samples = 0
         self.features = model.speech.encode(np.zeros(0, np.float32), config.speech_past).to(self.device)
         """Features from ``speech_past`` frames before the next window on. What precedes the recording is silence."""
+        guided = sampling.expert_guidance > 0.0
+        self.discriminator = load_discriminator(device=self.device) if guided else None
+        """Embeds speech for the lip expert, if it guides the lips."""
+        self.lip_speech = torch.zeros(0, config.lip_expert.embedding, device=self.device)
+        """Its embeddings from the first frame of the next window on."""
         self.recent = torch.zeros(0, CHANNEL_COUNT, device=self.device)
         """Last standardized frames, with which the next window begins."""
         self.first: Tensor | None = None
@@ -121,6 +127,9 @@ class MotionGenerator:
         while len(self.sound) >= size:
             block = torch.from_numpy(self.sound[:size].copy()).to(self.device)
             self.features = torch.cat([self.features, self.model.speech(block[None])[0]])
+            if self.discriminator is not None:
+                embedded = embed_moments(self.discriminator, self.sound[:size], CONTEXT + np.arange(BLOCK))
+                self.lip_speech = torch.cat([self.lip_speech, embedded.float()])
             self.sound = self.sound[hop:]
 
     def generate_windows(self) -> list[Tensor]:
@@ -142,11 +151,13 @@ class MotionGenerator:
             )
             rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
             noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
-            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler)[0]
+            guide = None if self.discriminator is None else self.lip_speech[None, : config.frames]
+            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler, guide)[0]
             motion = smooth_join(motion, len(self.recent))
             parts.append(motion[len(self.recent) :])
             self.recent = motion[config.frames - config.known_frames :]
             self.features = self.features[config.frames - config.known_frames :]
+            self.lip_speech = self.lip_speech[config.frames - config.known_frames :]
             self.windows += 1
         return parts
 
