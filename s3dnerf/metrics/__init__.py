@@ -28,6 +28,20 @@ from .people import (
 )
 from .sharpness import measure_cpbd, measure_rms_gradient
 from .sync import LSEScores, compute_mfcc, measure_lse
+from .theval import (
+    find_silence,
+    measure_box_center,
+    measure_brow_dynamics,
+    measure_closeness,
+    measure_head_dynamics,
+    measure_lip_dynamics,
+    measure_loudness,
+    measure_loudness_mismatch,
+    measure_mouth_height,
+    measure_mouth_openness,
+    measure_silent_lips,
+)
+from .warping import measure_lip_warping, measure_soft_dtw
 
 __all__ = [
     "FACE_POINT_COUNT",
@@ -40,24 +54,37 @@ __all__ = [
     "count_blinks",
     "draw_people",
     "find_closures",
+    "find_silence",
     "measure_blink_rate",
+    "measure_box_center",
+    "measure_brow_dynamics",
+    "measure_closeness",
     "measure_closure_chance",
     "measure_closure_f1",
     "measure_cpbd",
     "measure_f_lmd",
     "measure_frechet_distance",
     "measure_geometric_mean",
+    "measure_head_dynamics",
     "measure_jitter",
+    "measure_lip_dynamics",
+    "measure_lip_warping",
     "measure_log_spread",
+    "measure_loudness",
+    "measure_loudness_mismatch",
     "measure_lse",
     "measure_m_lmd",
+    "measure_mouth_height",
+    "measure_mouth_openness",
     "measure_opening_correlation",
     "measure_opening_gain",
     "measure_opening_slope",
     "measure_psnr",
     "measure_ratio_of_means",
     "measure_rms_gradient",
+    "measure_silent_lips",
     "measure_silent_opening",
+    "measure_soft_dtw",
     "measure_ssim",
     "measure_weighted_mean",
 ]
