@@ -75,8 +75,8 @@ def test_late_lips_are_nearer_than_other_lips(opening: np.ndarray) -> None:
     late, other = np.roll(opening, 3), 0.3 + 0.11 * np.sin(np.arange(100) / 3.7 + 2.0)
     wrong = measure_lip_warping(opening, other)
     assert 0 < measure_lip_warping(opening, late) < 0.25 * wrong
-    # Without warping the late lips are no better.
-    assert measure_lip_warping(opening, late, band=0) > 0.8 * measure_lip_warping(opening, other, band=0)
+    # Without warping late lips are about as far away as others.
+    assert measure_lip_warping(opening, late, band=0) > 0.5 * measure_lip_warping(opening, other, band=0)
 
 
 def test_the_size_of_motion_counts(opening: np.ndarray) -> None:
