@@ -5,6 +5,8 @@ Metrics that need PyTorch and weights from the user are in separate modules: ``l
 """
 
 from .closures import find_closures, measure_closure_chance, measure_closure_f1, measure_silent_opening
+from .face_region import draw_face_region
+from .flicker import measure_flicker, measure_gradient_error, measure_temporal_gradient
 from .frechet import FeatureStatistics, measure_frechet_distance
 from .image import measure_psnr, measure_ssim
 from .lips import (
@@ -26,7 +28,7 @@ from .people import (
     measure_ratio_of_means,
     measure_weighted_mean,
 )
-from .sharpness import measure_cpbd, measure_rms_gradient
+from .sharpness import measure_cpbd, measure_rms_gradient, measure_split_cpbd, measure_split_gradient
 from .sync import LSEScores, compute_mfcc, measure_lse
 from .theval import (
     find_silence,
@@ -52,6 +54,7 @@ __all__ = [
     "bootstrap_interval",
     "compute_mfcc",
     "count_blinks",
+    "draw_face_region",
     "draw_people",
     "find_closures",
     "find_silence",
@@ -63,8 +66,10 @@ __all__ = [
     "measure_closure_f1",
     "measure_cpbd",
     "measure_f_lmd",
+    "measure_flicker",
     "measure_frechet_distance",
     "measure_geometric_mean",
+    "measure_gradient_error",
     "measure_head_dynamics",
     "measure_jitter",
     "measure_lip_dynamics",
@@ -85,6 +90,9 @@ __all__ = [
     "measure_silent_lips",
     "measure_silent_opening",
     "measure_soft_dtw",
+    "measure_split_cpbd",
+    "measure_split_gradient",
     "measure_ssim",
+    "measure_temporal_gradient",
     "measure_weighted_mean",
 ]
