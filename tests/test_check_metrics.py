@@ -1,4 +1,4 @@
-"""THEval's measures agree between the tracks of this package and MediaPipe's own landmarks."""
+"""The check of metrics on real clips: angles, tables, and agreement with MediaPipe's own landmarks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from s3dnerf.data.clip import load_clip
 from s3dnerf.evaluation.tracking import FaceTrackRecorder
 from s3dnerf.face.camera import fit_head_pose, load_canonical_face
 from s3dnerf.face.landmarks import to_pixels
@@ -24,7 +25,7 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 def tool() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(TOOLS)
-        return importlib.import_module("compare_theval")
+        return importlib.import_module("check_metrics")
 
 
 def test_angles_of_a_projected_face_are_found(tool: ModuleType) -> None:
@@ -37,11 +38,26 @@ def test_angles_of_a_projected_face_are_found(tool: ModuleType) -> None:
     assert np.isnan(found[3]).all()
 
 
-def test_the_table_states_means_and_correlation(tool: ModuleType) -> None:
-    pairs = {str(clip): {"head": (1.0 + clip, 2.0 + 2 * clip), "lips": (np.nan, 1.0)} for clip in range(4)}
+def test_tables_state_means_and_correlation(tool: ModuleType) -> None:
+    pairs = [{"head": (1.0 + clip, 2.0 + 2 * clip), "lips": (np.nan, 1.0)} for clip in range(4)]
     lines = tool.format_agreement(pairs).splitlines()
     assert lines[2] == "| head | 2.5 | 5 | 0.500 | 1.000 | 1.000 | 4 |"
     assert lines[3] == "| lips | - | - | - | - | - | 0 |"
+    lines = tool.format_means("sound", {"own": [1.0, np.nan, 2.0], "none": [np.nan]}).splitlines()
+    assert lines[2:] == ["| own | 1.500 | 1.000 | 2.000 | 2 |", "| none | - | - | - | 0 |"]
+
+
+def test_clips_are_compared_with_those_of_other_people(tool: ModuleType, speaking_clips: Path) -> None:
+    clips = [load_clip(speaking_clips / name) for name in ("ida_0", "jim_0", "kit_0")]
+    sound, lips = (table.splitlines() for table in tool.compare_others(clips))
+    # Cartoons open their mouths as loud as they speak.
+    assert read_mean(sound[2]) < 0.7 * read_mean(sound[3])
+    assert 0 < read_mean(lips[2]) < read_mean(lips[3])
+    assert [line.split("|")[-2].strip() for line in (*sound[2:], *lips[2:])] == ["3", "6", "3", "3", "6"]
+
+
+def read_mean(line: str) -> float:
+    return float(line.split("|")[2])
 
 
 @pytest.mark.slow
