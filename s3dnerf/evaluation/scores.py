@@ -64,6 +64,7 @@ class Scores:
     lip_gain_plain: float | None = None
     sync_confidence: float | None = None
     sync_distance: float | None = None
+    sync_in_step: float | None = None
     lpips: float | None = None
     lpips_vgg: float | None = None
     csim: float | None = None
