@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def list_names(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def replace_nan(value: object) -> object:
+def replace_nan(value: Any) -> Any:
     """Return a tree of values with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: replace_nan(one) for key, one in value.items()}

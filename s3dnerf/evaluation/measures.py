@@ -139,7 +139,7 @@ _SCORES = {
     "silent_opening": (SOUND, "everything but pauses; clips without pauses have none"),
     "sync_confidence": (SOUND, "a constant delay, which is searched; it supervised our training"),
     "sync_distance": (SOUND, "a constant delay; it supervised our training"),
-    "sync_in_step": (SOUND, "the delay of the real clip counts against lips that follow it; it supervised our training"),
+    "sync_in_step": (SOUND, "a late real clip is blamed on lips that follow its sound; it supervised our training"),
     "lse_c": (SOUND, "a constant delay; depends on the codec"),
     "lse_d": (SOUND, "a constant delay; depends on the codec"),
     "csim": (FACE, "motion and sound; a still portrait scores high"),
@@ -149,9 +149,10 @@ _SCORES = {
     "blink_rate": (ALONE, "when eyes close, and how"),
     "found": (ALONE, "all but lost faces"),
 }
-MEASURES = tuple(Measure(_COLUMNS[name], *rest) for name, rest in _SCORES.items()) + (
+MEASURES = (
+    *(Measure(_COLUMNS[name], *rest) for name, rest in _SCORES.items()),
     Measure(
-        Column("sound_match", "sound as given ↑", 2, "correlation of the level of its sound with that of the real clip"),
+        Column("sound_match", "sound as given ↑", 2, "correlation of the level of its sound with the real one"),
         SPEECH,
         "lips",
         _measure_sound_match,

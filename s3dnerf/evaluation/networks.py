@@ -40,6 +40,12 @@ class TargetFeatures:
     speech: np.ndarray | None
     """SyncNet embeddings of the speech, ``float32 [N, 1024]``."""
 
+    def cut(self, frames: int) -> TargetFeatures:
+        """Return the features of the first frames."""
+        parts = (self.features.identity, self.features.features)
+        cut = (None if part is None else part[: frames - 1] for part in parts)
+        return TargetFeatures(VideoFeatures(*cut), self.speech)
+
 
 @dataclass(frozen=True)
 class NetworkScores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.scores import Measurement, SpeechTiming, measure_clip
+from s3dnerf.evaluation.scores import Measurement, Scores, SpeechTiming, compare_tracks, measure_clip
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.limits import MAX_FRAMES
 from s3dnerf.media.audio import count_frames, measure_level
 from s3dnerf.media.speech_activity import find_active_frames, find_pauses
 from s3dnerf.media.video import probe_video
+from s3dnerf.metrics import measure_cpbd
 
 if TYPE_CHECKING:
     from s3dnerf.evaluation.networks import PretrainedMetrics, TargetFeatures
@@ -44,6 +46,15 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.track)
+
+    def cut(self, frames: int) -> Target:
+        """Return the first frames of the clip; its sound stays whole."""
+        if frames == len(self):
+            return self
+        track = FaceTrack(self.track.fine[:frames], self.track.plain[:frames], self.track.size)
+        timing = None if self.timing is None else replace(self.timing, is_pause=self.timing.is_pause[:frames])
+        features = None if self.features is None else self.features.cut(frames)
+        return Target(lambda: islice(self.open_frames(), frames), track, self.speech, timing, features)
 
     def keep_frames(self, numbers: Sequence[int]) -> list[np.ndarray]:
         """Return the frames of these numbers, ascending."""
@@ -112,6 +123,19 @@ class Scorer:
             features = replace(features, speech=self.networks.encode_speech(speech, len(target)))
         seen = self.networks.measure(target.open_frames(), open_generated(), features, measurement.track)
         return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
+
+    def score_real(self, target: Target) -> Scores:
+        """Score a real clip by itself; scores that compare two videos are NaN or trivial."""
+        sharpness = [measure_cpbd(frame)[0] for frame in islice(target.open_frames(), 1, None)]
+        unknown = dict.fromkeys(("psnr", "ssim", "mouth_detail"), float("nan"))
+        motion = compare_tracks(target.track, target.track, target.timing)
+        scores = Scores(**unknown, cpbd=float(np.mean(sharpness)), **motion)
+        if self.lip_sync is not None and target.speech is not None:
+            scores = replace(scores, **self._score_sync(target.open_frames, target.track, target.speech))
+        if self.networks is None or target.features is None:
+            return scores
+        seen = self.networks.measure(target.open_frames(), target.open_frames(), target.features, target.track)
+        return replace(scores, **seen.scores)
 
     def _measure_timing(self, open_frames: OpenFrames, track: FaceTrack, speech: np.ndarray) -> SpeechTiming:
         is_pause = find_speech_pauses(speech, len(track))
