@@ -14,6 +14,7 @@ NAN = float("nan")
 Estimate = tuple[float, float, float]
 """A number and the ends of its interval; NaN where there is none."""
 UNKNOWN: Estimate = (NAN, NAN, NAN)
+ROUNDING = 1e-12
 
 
 def estimate_mean(values: Sequence[float], people: Sequence[str]) -> Estimate:
@@ -46,7 +47,8 @@ def format_estimate(value: float, low: float, high: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Format a number in three digits."""
+    """Format a number in three digits; rounding errors of exact zeros are zero."""
+    value = 0.0 if abs(value) < ROUNDING else value
     return f"{value:#.3g}".rstrip(".") if abs(value) >= 0.001 or value == 0 else f"{value:.0e}"
 
 

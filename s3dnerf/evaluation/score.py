@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from s3dnerf.evaluation.clip_list import find_clips, find_people, list_videos, r
 from s3dnerf.evaluation.contact_sheet import FACE_SIDE, OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.framing import CROPS
 from s3dnerf.evaluation.measures import TASKS
+from s3dnerf.evaluation.protocol import hash_file
 from s3dnerf.evaluation.score_jobs import REAL_METHOD, ScoreJob, ScoreSettings, VideoResult, features_path, run_job
 from s3dnerf.evaluation.score_report import SCORE_FILES, ScoreReport
 from s3dnerf.evaluation.weights_folder import find_weights
@@ -91,7 +91,7 @@ def score_videos(
     report = ScoreReport(settings, methods, find_people(clips, real.manifest), real.folder, missing=weights.missing)
     listed = real.read_manifest()
     if not real.only:
-        report_absent_clips(listed, clips, report)
+        report_absences(listed, clips, report)
     jobs = list(match_videos(clips, listed, out, report))
     collect(run_jobs(jobs, settings, workers), len(jobs), report, out)
     if not any(report.scores[method] for method in methods):
@@ -130,25 +130,25 @@ def name_methods(folders: Sequence[Path]) -> dict[str, Path]:
     raise UserError(folders[0], f"cannot be told from {REAL_METHOD}", "Use another name for the folder.")
 
 
-def report_absent_clips(listed: Mapping[str, Mapping[str, str]], clips: Sequence[Path], report: ScoreReport) -> None:
-    """List the videos of a manifest that are not in the folder of the real clips."""
+def report_absences(listed: Mapping[str, Mapping[str, str]], clips: Sequence[Path], report: ScoreReport) -> None:
+    """List the videos without a real clip, and the clips of a manifest that are not in the folder of the real clips."""
     found = {clip.stem for clip in clips}
     for name, cells in listed.items():
         if name not in found and Path(cells["file"]).suffix.lower() in VIDEO_SUFFIXES:
             report.fail(report.methods, name, f"its real clip is in the manifest, but not in {report.real}")
+    for method, folder in report.methods.items():
+        names = {path.stem for path in list_videos(folder, VIDEO_SUFFIXES)}
+        report.unmatched[method] = sorted(names - found - listed.keys())
 
 
 def match_videos(
     clips: Sequence[Path], listed: Mapping[str, Mapping[str, str]], out: Path, report: ScoreReport
 ) -> Iterator[ScoreJob]:
     """Yield the jobs of all real clips with videos; list in the report what has no partner."""
-    found = {clip.stem for clip in clips}
     videos = {
         method: {path.stem: path for path in list_videos(folder, VIDEO_SUFFIXES)}
         for method, folder in report.methods.items()
     }
-    for method, paths in videos.items():
-        report.unmatched[method] = sorted(paths.keys() - found)
     for clip in clips:
         checksum = listed.get(clip.stem, {}).get("sha256")
         if checksum and checksum.lower() != hash_file(clip):
@@ -219,12 +219,3 @@ def draw_overview(report: ScoreReport, out: Path) -> None:
     ratio = OVERVIEW_SIDE / FACE_SIDE
     small = [resize_image(sheet, (round(sheet.shape[0] * ratio), round(sheet.shape[1] * ratio))) for sheet in sheets]
     write_image(out / "contact_sheet.png", stack_sheets(small))
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -146,6 +146,8 @@ class ScoreReport:
             lines += [
                 f"{method}/{name}: not scored: no real clip of this name" for name in self.unmatched.get(method, ())
             ]
+            if names := self.unmatched.get(method):
+                lines.append(f"{method}: not scored: no real clip of the name of {', '.join(names)}")
             for clip, result in sorted(self.results[method].items()):
                 lines += [f"{method}/{clip}: {note}" for note in result.notes]
         return lines
