@@ -1,7 +1,7 @@
 """Quality metrics as pure functions on NumPy arrays. They import only errors and constants of the package.
 
 Metrics that need PyTorch and weights from the user are in separate modules: ``lpips``, ``inception`` (features of FID),
-``identity`` (CSIM) and ``syncnet`` (embeddings of LSE-C and LSE-D).
+``identity`` (CSIM) and ``syncnet`` (embeddings of LSE-C and LSE-D). ``face_descriptor`` needs an optional package.
 """
 
 from .closures import find_closures, measure_closure_chance, measure_closure_f1, measure_silent_opening
@@ -42,6 +42,7 @@ from .theval import (
     measure_mouth_height,
     measure_mouth_openness,
     measure_silent_lips,
+    measure_theval,
 )
 from .warping import measure_lip_warping, measure_soft_dtw
 
@@ -94,5 +95,6 @@ __all__ = [
     "measure_split_gradient",
     "measure_ssim",
     "measure_temporal_gradient",
+    "measure_theval",
     "measure_weighted_mean",
 ]

@@ -201,6 +201,32 @@ def measure_loudness_mismatch(openness: np.ndarray, loudness: np.ndarray, is_spe
     return float(np.abs(_scale_to_unit(openness[used]) - _scale_to_unit(loudness[used])).mean())
 
 
+def measure_theval(
+    landmarks: np.ndarray, rotation: np.ndarray, speech: np.ndarray, is_speech: np.ndarray, fps: float = FPS
+) -> dict[str, float]:
+    """Compute all measures of one video of T frames.
+
+    Args:
+        landmarks: ``[T, 468 or 478, 2 or more]`` in pixels of a 256 x 256 frame, NaN without a face.
+        rotation: rotation vectors ``[T, 3]``, head to camera.
+        speech: 16 kHz sound ``[n]``.
+        is_speech: ``bool [T]``, frames with voice.
+        fps: frames per second.
+
+    Returns:
+        ``lip_dynamics``, ``brow_dynamics``, ``head_dynamics``, ``silent_lips`` and ``loudness_mismatch``; NaN where one
+        is not defined.
+    """
+    loudness = measure_loudness(speech, len(landmarks), fps)
+    return {
+        "lip_dynamics": measure_lip_dynamics(landmarks),
+        "brow_dynamics": measure_brow_dynamics(landmarks),
+        "head_dynamics": measure_head_dynamics(rotation, measure_box_center(landmarks)),
+        "silent_lips": measure_silent_lips(measure_mouth_height(landmarks), find_silence(is_speech, fps)),
+        "loudness_mismatch": measure_loudness_mismatch(measure_mouth_openness(landmarks), loudness, is_speech),
+    }
+
+
 def measure_closeness(value: float, real: float) -> float:
     """Compute THEval's normalized score, 1 - |value - real| / |real|, of a measure and its value for real videos.
 
