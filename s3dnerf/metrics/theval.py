@@ -182,8 +182,8 @@ def measure_loudness(speech: np.ndarray, frames: int, fps: float = FPS, rate: in
 def measure_loudness_mismatch(openness: np.ndarray, loudness: np.ndarray, is_speech: np.ndarray) -> float:
     """Compute THEval's lip sync: the mean absolute difference of opening and loudness in speech, each scaled to [0, 1].
 
-    Low does not mean in sync: real lips score about 0.25, lips that are still 0.2 to 0.3, and with the sound of another
-    clip the value hardly changes. It is meant to be compared with that of real videos.
+    Low does not mean in sync. On thirteen real clips it is 0.245 on average, with the sound of another clip 0.259, for
+    still lips 0.296: it is meant to be compared with its value for real videos, and hardly sees a wrong sound.
 
     Args:
         openness: ``[T]`` of :func:`measure_mouth_openness`, or another opening.
