@@ -17,7 +17,6 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 
 from s3dnerf.evaluation.benchmark_method import run_method
-from s3dnerf.evaluation.measures import measure_frame_levels
 from s3dnerf.evaluation.protocol import CRF, pair_speech
 from s3dnerf.evaluation.score import RealClips, score_videos
 from s3dnerf.evaluation.score_jobs import ScoreSettings
@@ -28,6 +27,7 @@ from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.points import LIPS_INNER
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video import VideoWriter, stream_frames
+from s3dnerf.metrics import measure_loudness
 
 JAW_DROP = 0.12
 """How far the loudest speech moves the lower lip and the chin, in head units."""
@@ -44,7 +44,7 @@ class LandmarkWarp:
         found = to_pixels(detect_faces(image)[0], (height, width))[None]
         pose = fit_head_pose(found)
         face = to_head_space(align_depth(found, pose), pose)[0]
-        level = measure_frame_levels(audio, len(poses))
+        level = measure_loudness(audio, len(poses))
         level = cv2.GaussianBlur(level[:, None], (1, 5), 0)[:, 0] / np.percentile(level, 95).clip(1e-6)
         # Points below the middle of the lips move down, the lower ones of them together.
         middle = face[list(LIPS_INNER), 1].mean()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from s3dnerf.metrics import bootstrap_interval, measure_weighted_mean
+from s3dnerf.metrics import bootstrap_interval, measure_closeness, measure_weighted_mean
 
 NAN = float("nan")
 Estimate = tuple[float, float, float]
@@ -36,6 +36,30 @@ def estimate_mean(values: Sequence[float], people: Sequence[str]) -> Estimate:
     names = sorted(groups)
     balanced = np.array([np.mean(groups[name]) for name in names])
     return float(balanced.mean()), *bootstrap_interval(partial(measure_weighted_mean, balanced), names)
+
+
+def estimate_closeness(values: Sequence[float], real: Sequence[float], people: Sequence[str]) -> Estimate:
+    """Estimate :func:`~s3dnerf.metrics.measure_closeness` of two means over people, of the clips known in both.
+
+    Args:
+        values: one for each clip.
+        real: the same of the real clips.
+        people: the person in each clip.
+    """
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for value, wanted, person in zip(values, real, people, strict=True):
+        if np.isfinite([value, wanted]).all():
+            groups.setdefault(person, []).append((value, wanted))
+    if not groups:
+        return UNKNOWN
+    names = sorted(groups)
+    means = np.array([np.mean(groups[name], axis=0) for name in names])
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        sums = weights @ means
+        return np.array([measure_closeness(*pair) for pair in sums])
+
+    return float(measure(np.ones((1, len(names))))[0]), *bootstrap_interval(measure, names)
 
 
 def format_estimate(value: float, low: float, high: float) -> str:

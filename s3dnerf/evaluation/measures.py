@@ -13,14 +13,15 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.evaluation.scores import Scores
 from s3dnerf.evaluation.tables import COLUMNS, Column
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import HeadPose, fit_head_pose, smooth_head_pose
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.registration import TRACKED_SIGMA
-from s3dnerf.metrics import head_motion
+from s3dnerf.media.audio import measure_level
+from s3dnerf.media.speech_activity import find_active_frames
+from s3dnerf.metrics import head_motion, measure_lip_warping, measure_loudness, theval
 
 FRAMES, LIPS, SPEECH, SOUND, FACE, ALONE = "real frames", "real lips", "real sound", "own sound", "real face", "itself"
 TASKS = {
@@ -59,21 +60,25 @@ class ScoredPair:
 
     @property
     def level(self) -> np.ndarray | None:
-        """Level of the sound of the video in each frame, ``[T]``."""
-        return None if self.speech is None else measure_frame_levels(self.speech, len(self.generated))
+        """Loudness of the sound of the video in each frame, ``[T]``."""
+        return None if self.speech is None else measure_loudness(self.speech, len(self.generated))
+
+    @property
+    def is_speech(self) -> np.ndarray | None:
+        """Frames in which the sound of the video has voice, ``bool [T]``."""
+        if self.speech is None:
+            return None
+        return find_active_frames([self.speech], measure_level([self.speech]), len(self.generated))
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Landmarks of the video in pixels at evaluation size, ``[T, 478, 2]``; NaN in frames without a face."""
+        return to_pixels(self.generated.fine, self.generated.size)[..., :2]
 
 
 def fit_track_pose(track: FaceTrack) -> HeadPose:
     """Fit the head poses of a track in pixels at evaluation size, smoothed as poses without registration are."""
     return smooth_head_pose(fit_head_pose(to_pixels(track.filled, track.size)), TRACKED_SIGMA)
-
-
-def measure_frame_levels(speech: np.ndarray, frames: int) -> np.ndarray:
-    """Measure the root mean square of 16 kHz speech ``[samples]`` in each frame, ``[frames]``; silence at the end."""
-    samples = np.zeros(frames * SAMPLES_PER_FRAME)
-    used = speech[: len(samples)]
-    samples[: len(used)] = used
-    return np.sqrt(np.square(samples).reshape(frames, -1).mean(axis=1))
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Measure:
     blind: str
     """What the measure cannot see."""
     compute: Callable[[ScoredPair], float] | None = None
-    """None if the measure is a field of ``Scores``."""
+    """None if the measure is a field of ``Scores``, or taken frame by frame."""
+    has_closeness: bool = False
+    """Whether THEval's 1 - |m - real| / |real| of the means over a set of videos is reported as well."""
 
     @property
     def name(self) -> str:
@@ -102,7 +109,31 @@ class Measure:
 def _measure_sound_match(pair: ScoredPair) -> float:
     if pair.real_speech is None or pair.level is None:
         return float("nan")
-    return head_motion.correlate(measure_frame_levels(pair.real_speech, len(pair.real)), pair.level)
+    return head_motion.correlate(measure_loudness(pair.real_speech, len(pair.real)), pair.level)
+
+
+def _measure_warping(pair: ScoredPair) -> float:
+    if not pair.generated.found.any():
+        return float("nan")
+    return measure_lip_warping(pair.real.lip_opening[1:], pair.generated.lip_opening[1:])
+
+
+def _measure_head_dynamics(pair: ScoredPair) -> float:
+    if pair.rotation is None:
+        return float("nan")
+    return theval.measure_head_dynamics(pair.rotation, theval.measure_box_center(pair.points))
+
+
+def _measure_silent_lips(pair: ScoredPair) -> float:
+    if pair.is_speech is None:
+        return float("nan")
+    return theval.measure_silent_lips(theval.measure_mouth_height(pair.points), theval.find_silence(pair.is_speech))
+
+
+def _measure_loudness_mismatch(pair: ScoredPair) -> float:
+    if pair.is_speech is None or pair.level is None:
+        return float("nan")
+    return theval.measure_loudness_mismatch(theval.measure_mouth_openness(pair.points), pair.level, pair.is_speech)
 
 
 def _of_rotation(measure: Callable[[np.ndarray], float]) -> Callable[[ScoredPair], float]:
@@ -186,6 +217,88 @@ MEASURES = (
         "lips, and other speech: noise and foreign sound score as the real clip does",
         _of_level_and_rotation(head_motion.measure_beat_alignment),
     ),
+    Measure(
+        Column("lip_warping", "lip soft-DTW ↓", 2, "soft-DTW divergence of the lip opening from the real one"),
+        LIPS,
+        "the sound; lips that are late or early by a few frames",
+        _measure_warping,
+    ),
+    Measure(
+        Column("lip_dynamics", "lip dynamics (px) → real", 2, "THEval: variation of the distances between lip points"),
+        ALONE,
+        "the sound; when lips move; depends on size and crop",
+        lambda pair: theval.measure_lip_dynamics(pair.points),
+        has_closeness=True,
+    ),
+    Measure(
+        Column("brow_dynamics", "brow dynamics → real", 4, "THEval: change of brow height per frame, in eye distances"),
+        ALONE,
+        "whether brows move with speech; blinks and tracking noise count",
+        lambda pair: theval.measure_brow_dynamics(pair.points),
+        has_closeness=True,
+    ),
+    Measure(
+        Column("head_dynamics", "head dynamics (px) → real", 2, "THEval: variation of head angles and position"),
+        ALONE,
+        "whether the head moves with speech; depends on size and crop",
+        _measure_head_dynamics,
+        has_closeness=True,
+    ),
+    Measure(
+        Column("silent_lips", "silent lip motion → real", 4, "THEval: movement of the lips in silences"),
+        SOUND,
+        "speech; open lips that hold still; clips without silence have none",
+        _measure_silent_lips,
+        has_closeness=True,
+    ),
+    Measure(
+        Column("loudness_mismatch", "loudness mismatch → real", 3, "THEval: difference of lips and loudness"),
+        SOUND,
+        "other speech: real lips with foreign sound score nearly as with their own",
+        _measure_loudness_mismatch,
+        has_closeness=True,
+    ),
+    Measure(
+        Column(
+            "gradient_error",
+            "temporal error ↓",
+            2,
+            "difference of the changes of gray levels from the real ones",
+        ),
+        FRAMES,
+        "the sound; constant differences of the picture",
+    ),
+    Measure(
+        Column("flicker", "flicker → real", 2, "distance of gray levels from the mean of the frames before and after"),
+        ALONE,
+        "slow changes; fast motion counts too; a still picture has none",
+    ),
+    Measure(
+        Column("face_flicker", "face flicker → real", 2, "the same inside the face"),
+        ALONE,
+        "slow changes; fast motion counts too; a still picture has none",
+    ),
+    Measure(
+        Column("face_detail", "face detail → real", 1, "root mean square gradient inside the face"),
+        ALONE,
+        "whether detail is right; noise counts as detail",
+    ),
+    Measure(
+        Column("outer_detail", "outer detail → real", 1, "the same outside the face"),
+        ALONE,
+        "whether detail is right; noise counts as detail",
+    ),
+    Measure(
+        Column(
+            "identity_distance",
+            "identity dist. ↓",
+            2,
+            "distance of dlib's face descriptors from those of the real frames, five frames a video; about .3 within a "
+            "clip, .6 and more for other people",
+        ),
+        FACE,
+        "motion and sound; a still portrait scores well",
+    ),
 )
 """All measures, in the order of tables."""
 
@@ -195,18 +308,19 @@ def choose_measures(task: str) -> list[Measure]:
     return [measure for measure in MEASURES if measure.reads in TASKS[task]]
 
 
-def measure_pair(scores: Scores, pair: ScoredPair, task: str) -> dict[str, float | None]:
+def measure_pair(scores: Scores, pair: ScoredPair, task: str, others: Mapping[str, float]) -> dict[str, float | None]:
     """Compute all measures of a task by name; None for those that were not measured.
 
     Args:
         scores: of the pair, as from ``Scorer.score``.
         pair: its tracks and sound.
         task: of :data:`TASKS`.
+        others: measures that are taken frame by frame.
     """
-    known: Mapping[str, float | None] = scores.as_dict()
+    known: Mapping[str, float | None] = scores.as_dict() | dict(others)
     values = {}
     for measure in choose_measures(task):
         is_silent = measure.reads == SOUND and pair.speech is None
-        value = known[measure.name] if measure.compute is None else measure.compute(pair)
+        value = known.get(measure.name) if measure.compute is None else measure.compute(pair)
         values[measure.name] = None if is_silent else value
     return values

@@ -25,6 +25,7 @@ from s3dnerf.evaluation.weights_folder import find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
 from s3dnerf.media.image import read_image, resize_image, write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
+from s3dnerf.metrics.face_descriptor import INSTALL_COMMAND, has_face_descriptor
 
 OVERVIEW_SHEETS = 24
 """Maximum number of sheets on the overview; every video has a sheet of its own."""
@@ -86,9 +87,11 @@ def score_videos(
     for name in SCORE_FILES:
         check_output(out / name, [real.manifest])
     refuse_inputs(out, [real.folder, *methods.values()])
-    weights = find_weights(settings.weights_folder)
+    missing = find_weights(settings.weights_folder).missing
+    if not has_face_descriptor():
+        missing = missing | {"identity_distance": f"not installed; run: {INSTALL_COMMAND}"}
     clips = real.find()
-    report = ScoreReport(settings, methods, find_people(clips, real.manifest), real.folder, missing=weights.missing)
+    report = ScoreReport(settings, methods, find_people(clips, real.manifest), real.folder, missing=missing)
     listed = real.read_manifest()
     if not real.only:
         report_absences(listed, clips, report)

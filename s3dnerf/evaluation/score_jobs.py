@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,15 +17,19 @@ from s3dnerf.constants import FPS, SAMPLE_RATE
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.evaluation.contact_sheet import draw_clip_sheet, select_sheet_frames
 from s3dnerf.evaluation.estimates import replace_nan
+from s3dnerf.evaluation.frame_measures import FrameMeasures
 from s3dnerf.evaluation.framing import FramedVideo, frame_generated, frame_real
 from s3dnerf.evaluation.measures import OF_VIDEO, ScoredPair, choose_measures, measure_pair
 from s3dnerf.evaluation.scorer import MIN_FRAMES, Scorer, Target, find_sound, find_speech_pauses, load_scorer
-from s3dnerf.evaluation.scores import SpeechTiming
+from s3dnerf.evaluation.scores import Measurement, SpeechTiming, mean_ignoring_nan
+from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.evaluation.weights_folder import find_weights
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.media.audio import SILENCE_RMS, measure_level, read_clean_speech
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video
+from s3dnerf.metrics.face_descriptor import FaceDescriptor, has_face_descriptor, measure_identity_distance
 
 REAL_METHOD = "real"
 """Name of the real clips among the methods."""
@@ -122,14 +126,14 @@ def score_video(
             offset = None if target.timing is None else target.timing.offset
             timing = SpeechTiming(find_speech_pauses(speech, frames), offset)
         moments = select_sheet_frames(target.track)
-        measurement = scorer.score(target, video, speech, timing, moments.tolist())
+        measurement = scorer.score(target, video, speech, timing, moments.tolist(), FrameMeasures())
+        real_frames = target.keep_frames(moments.tolist())
+        others = measurement.of_frames | measure_identity(target.track, measurement, moments, real_frames)
         pair = ScoredPair(target.track, measurement.track, target.speech, speech)
-        scores = measure_pair(measurement.scores, pair, settings.task)
+        scores = measure_pair(measurement.scores, pair, settings.task, others)
         if not measurement.track.found.any():
             notes.append("no frame shows a face: only its pictures are scored")
-        sheet = draw_clip_sheet(
-            target.keep_frames(moments.tolist()), measurement.sampled, target.track, moments, job.clip, method
-        )
+        sheet = draw_clip_sheet(real_frames, measurement.sampled, target.track, moments, job.clip, method)
         write_image(job.out / "sheets" / method / f"{job.clip}.png", sheet)
         if measurement.features is not None:
             save_features(job.out, method, job.clip, measurement.features, target)
@@ -178,8 +182,31 @@ def score_real(scorer: Scorer, target: Target, task: str) -> dict[str, float | N
     """Return the measures of the real clip that need no other video."""
     pair = ScoredPair(target.track, target.track, target.speech, target.speech)
     names = [measure.name for measure in choose_measures(task) if measure.reads in OF_VIDEO]
-    scores = measure_pair(scorer.score_real(target), pair, task)
+    frame_measures = FrameMeasures()
+    scores = measure_pair(scorer.score_real(target, frame_measures), pair, task, frame_measures.finish())
     return {name: scores[name] for name in names}
+
+
+def measure_identity(
+    real: FaceTrack, measurement: Measurement, moments: np.ndarray, real_frames: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Measure the identity distance in every other frame of the contact sheet; empty without dlib's network."""
+    if not has_face_descriptor():
+        return {}
+    chosen = slice(None, None, 2)
+    descriptors = [
+        load_descriptor().embed_frames(
+            np.stack(frames[chosen]), to_pixels(track.fine[moments[chosen]], track.size)[..., :2]
+        )
+        for frames, track in ((real_frames, real), (measurement.sampled, measurement.track))
+    ]
+    return {"identity_distance": mean_ignoring_nan(measure_identity_distance(*descriptors))}
+
+
+@cache
+def load_descriptor() -> FaceDescriptor:
+    """Load dlib's face descriptor once per process."""
+    return FaceDescriptor()
 
 
 def describe_video(path: Path, frames: int) -> dict[str, Any]:
@@ -226,6 +253,7 @@ class ResultStore:
             "settings": asdict(settings),
             "files": [_describe_file(path) for path in files],
             "measures": measures,
+            "face_descriptor": has_face_descriptor(),
         }
 
     def load(self) -> VideoResult | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s3dnerf.constants import FPS
-from s3dnerf.evaluation.estimates import NAN, Estimate, estimate_mean, format_estimates, replace_nan
+from s3dnerf.evaluation.estimates import NAN, Estimate, estimate_closeness, estimate_mean, format_estimates, replace_nan
 from s3dnerf.evaluation.measures import Measure, choose_measures
 from s3dnerf.evaluation.protocol import PROTOCOL, RULES
 from s3dnerf.evaluation.score_jobs import REAL_METHOD, ScoreSettings, VideoResult
@@ -103,6 +103,21 @@ class ScoreReport:
             for name in (measure.name for measure in self.measures)
         }
 
+    def measure_closeness(self, method: str) -> dict[str, Estimate]:
+        """Estimate how close the means of THEval's measures are to those of the real clips, by name."""
+        scores, real = self.scores[method], self.scores[REAL_METHOD]
+        clips = [clip for clip in scores if clip in real]
+        people = [self.people[clip] for clip in clips]
+        return {
+            one.name: estimate_closeness(
+                [_to_number(scores[clip].get(one.name)) for clip in clips],
+                [_to_number(real[clip].get(one.name)) for clip in clips],
+                people,
+            )
+            for one in self.measures
+            if one.has_closeness
+        }
+
     @property
     def core_seconds_per_second(self) -> float:
         """Processor time of scoring one second of one video, NaN without videos."""
@@ -128,6 +143,15 @@ class ScoreReport:
             differences = self.compare(other)
             columns[f"minus {other}"] = {one.heading: differences[one.name] for one in measures}
         return format_estimates(columns, first) if columns else ""
+
+    def format_closeness(self) -> str:
+        """Return the closeness of all methods as a Markdown table."""
+        headings = {one.name: one.heading.partition(" → ")[0] for one in self.measures}
+        rows = {}
+        for method in self.methods:
+            closeness = self.measure_closeness(method)
+            rows[method] = {headings[name]: estimate for name, estimate in closeness.items()}
+        return format_estimates(rows, "closeness to real")
 
     def format_counts(self) -> str:
         """Return a line with the number of scored videos and people of each method."""
@@ -176,6 +200,8 @@ class ScoreReport:
             "Means are over people, each the mean of their clips, with 95% bootstrap intervals over people. The real "
             "clips have the measures that need no second video.",
             self.format_means(details=True),
+            "THEval's scores, 1 - |m - real| / |real| of the means above:",
+            self.format_closeness(),
         ]
         if differences := self.format_differences(details=True):
             parts += [
@@ -218,6 +244,7 @@ class ScoreReport:
             methods[method] = {
                 "folder": str(self.methods.get(method, self.real)),
                 "means": _describe_estimates(self.estimate(method)),
+                "closeness": _describe_estimates(self.measure_closeness(method)),
                 "clips": self.scores[method],
                 "videos": {clip: one.video for clip, one in self.results[method].items()},
                 "notes": {clip: one.notes for clip, one in self.results[method].items() if one.notes},

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf.errors import UserError
+from s3dnerf.evaluation.frame_measures import FrameMeasures
 from s3dnerf.evaluation.scores import Measurement, Scores, SpeechTiming, compare_tracks, measure_clip
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.limits import MAX_FRAMES
@@ -101,6 +102,7 @@ class Scorer:
         speech: np.ndarray | None,
         timing: SpeechTiming | None,
         sampled_at: Sequence[int] = (),
+        frame_measures: FrameMeasures | None = None,
     ) -> Measurement:
         """Score a video against a real clip.
 
@@ -110,8 +112,10 @@ class Scorer:
             speech: the sound of the video, 16 kHz ``[samples]``; None leaves out the scores of lips against sound.
             timing: of that sound.
             sampled_at: numbers of the frames to keep for the contact sheet.
+            frame_measures: further measures to take on the way.
         """
-        measurement = measure_clip(target.open_frames(), open_generated(), target.track, sampled_at, timing)
+        frames = target.open_frames(), open_generated()
+        measurement = measure_clip(*frames, target.track, sampled_at, timing, frame_measures)
         if self.lip_sync is not None and speech is not None:
             scores = replace(measurement.scores, **self._score_sync(open_generated, measurement.track, speech))
             measurement = replace(measurement, scores=scores)
@@ -124,9 +128,16 @@ class Scorer:
         seen = self.networks.measure(target.open_frames(), open_generated(), features, measurement.track)
         return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
 
-    def score_real(self, target: Target) -> Scores:
-        """Score a real clip by itself; scores that compare two videos are NaN or trivial."""
-        sharpness = [measure_cpbd(frame)[0] for frame in islice(target.open_frames(), 1, None)]
+    def score_real(self, target: Target, frame_measures: FrameMeasures) -> Scores:
+        """Score a real clip by itself; scores that compare two videos are NaN or trivial.
+
+        The frames of the clip must have the evaluation size.
+        """
+        sharpness = []
+        for index, (frame, points) in enumerate(zip(target.open_frames(), target.track.plain, strict=True)):
+            frame_measures.add(frame, points)
+            if index > 0:
+                sharpness.append(measure_cpbd(frame)[0])
         unknown = dict.fromkeys(("psnr", "ssim", "mouth_detail"), float("nan"))
         motion = compare_tracks(target.track, target.track, target.timing)
         scores = Scores(**unknown, cpbd=float(np.mean(sharpness)), **motion)
