@@ -162,6 +162,13 @@ class ScoreReport:
             parts.append(f"{method}: {len(scored)} of {len(scored) + len(failed)} videos, {people} people")
         return "; ".join(parts)
 
+    def format_costs(self) -> str:
+        """Return the cost of methods as a Markdown table."""
+        rows = {
+            method: {name: (value, NAN, NAN) for name, value in cost.items()} for method, cost in self.costs.items()
+        }
+        return format_estimates(rows, "cost")
+
     def list_problems(self) -> list[str]:
         """Return lines of all videos that were not scored or that need a note."""
         lines = []
@@ -211,7 +218,7 @@ class ScoreReport:
                 differences,
             ]
         if self.costs:
-            parts += ["## Cost", _format_costs(self.costs)]
+            parts += ["## Cost", self.format_costs()]
         problems = [f"- {line}" for line in self.list_problems()]
         if problems:
             parts += ["## Not scored, and notes", "\n".join(problems)]
@@ -267,11 +274,6 @@ class ScoreReport:
             },
         }
         return json.dumps(replace_nan(tree), indent=1, ensure_ascii=False) + "\n"
-
-
-def _format_costs(costs: Mapping[str, Mapping[str, float]]) -> str:
-    rows = {method: {name: (value, NAN, NAN) for name, value in cost.items()} for method, cost in costs.items()}
-    return format_estimates(rows, "cost")
 
 
 def _describe_estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
