@@ -92,7 +92,7 @@ def run_job(job: ScoreJob, settings: ScoreSettings) -> dict[str, VideoResult]:
         scorer = load_once(settings.weights_folder, settings.device)
         real = frame_real(job.real, settings.crop, settings.max_frames)
         speech, notes = read_sound(job.real)
-        target = scorer.read_target(job.real, real, speech)
+        target = scorer.read_target(job.real, real, speech, show_progress=False)
         if REAL_METHOD not in results:
             scores = score_real(scorer, target, settings.task)
             seconds = time.process_time() - started

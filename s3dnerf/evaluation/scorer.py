@@ -72,19 +72,23 @@ class Scorer:
     networks: PretrainedMetrics | None = None
     """Public networks."""
 
-    def read_target(self, video: Path, open_frames: OpenFrames, speech: np.ndarray | None) -> Target:
+    def read_target(
+        self, video: Path, open_frames: OpenFrames, speech: np.ndarray | None, show_progress: bool = True
+    ) -> Target:
         """Track and encode a real clip.
 
         Args:
             video: its file, for messages.
             open_frames: its frames.
             speech: its 16 kHz sound ``[samples]``; None for a silent clip.
+            show_progress: whether to show a bar; not in one of several processes.
 
         Raises:
             UserError: the clip is broken or too short, or shows no face in its first frame.
         """
         with FaceTrackRecorder() as recorder:
-            for frame in tqdm(open_frames(), desc=f"{video.stem}: tracking", unit="frame", leave=False):
+            bar = {"desc": f"{video.stem}: tracking", "unit": "frame", "leave": False}
+            for frame in tqdm(open_frames(), disable=not show_progress, **bar):
                 recorder.add(frame)
             track = recorder.finish()
         if len(track) < MIN_FRAMES:
