@@ -98,8 +98,8 @@ def score_videos(
     jobs = list(match_videos(clips, listed, out, report))
     collect(run_jobs(jobs, settings, workers), len(jobs), report, out)
     if not any(report.scores[method] for method in methods):
-        method, reasons = next(iter(report.failed.items()))
-        reason = next(iter(reasons.values()), "no file has the name of a real clip")
+        method = next(iter(methods))
+        reason = next(iter(report.failed[method].values()), "no file has the name of a real clip")
         raise UserError(methods[method], f"no video could be scored ({reason})", "Name videos like their real clips.")
     report.of_sets = measure_sets(report, out)
     report.save(out)
