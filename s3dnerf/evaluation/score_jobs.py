@@ -87,9 +87,9 @@ def run_job(job: ScoreJob, settings: ScoreSettings) -> dict[str, VideoResult]:
     results = {method: result for method, store in stores.items() if (result := store.load())}
     if len(results) == len(stores):
         return results
+    scorer = load_once(settings.weights_folder, settings.device)
     started = time.process_time()
     try:
-        scorer = load_once(settings.weights_folder, settings.device)
         real = frame_real(job.real, settings.crop, settings.max_frames)
         speech, notes = read_sound(job.real)
         target = scorer.read_target(job.real, real, speech, show_progress=False)
@@ -135,6 +135,7 @@ def score_video(
             notes.append("no frame shows a face: only its pictures are scored")
         sheet = draw_clip_sheet(real_frames, measurement.sampled, target.track, moments, job.clip, method)
         write_image(job.out / "sheets" / method / f"{job.clip}.png", sheet)
+        features_path(job.out, method, job.clip).unlink(missing_ok=True)
         if measurement.features is not None:
             save_features(job.out, method, job.clip, measurement.features, target)
         info = describe_video(path, frames)
@@ -260,7 +261,7 @@ class ResultStore:
         """Return the result; None if there is none, or of other files or settings."""
         try:
             tree = json.loads(self.path.read_text("utf-8"))
-            if tree["key"] != self.key:
+            if tree["key"] != self.key or (tree["has_features"] and not self.path.with_suffix(".npy").is_file()):
                 return None
             # JSON has null both for NaN and for measures without a value; the latter are listed.
             unmeasured = set(tree["unmeasured"])
@@ -275,7 +276,8 @@ class ResultStore:
     def save(self, result: VideoResult) -> None:
         """Write the result."""
         unmeasured = [name for name, value in result.scores.items() if value is None]
-        tree = {"key": self.key, "unmeasured": unmeasured, **replace_nan(asdict(result))}
+        has_features = self.path.with_suffix(".npy").is_file()
+        tree = {"key": self.key, "unmeasured": unmeasured, "has_features": has_features, **replace_nan(asdict(result))}
         with atomic_write(self.path) as part:
             part.write_text(json.dumps(tree, indent=1) + "\n", "utf-8")
 
