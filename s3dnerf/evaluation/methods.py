@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def load_method(name: str) -> type[Method]:
     method = getattr(module, class_name, None)
     if not inspect.isclass(method) or not callable(getattr(method, "reenact", None)):
         raise UserError(name, "is not a class with a method reenact", "Write reenact(self, image, audio, poses).")
-    return method
+    return cast("type[Method]", method)
 
 
 def takes_poses(method: type[Method]) -> bool:

@@ -87,8 +87,8 @@ class Scorer:
             UserError: the clip is broken or too short, or shows no face in its first frame.
         """
         with FaceTrackRecorder() as recorder:
-            bar = {"desc": f"{video.stem}: tracking", "unit": "frame", "leave": False}
-            for frame in tqdm(open_frames(), disable=not show_progress, **bar):
+            description = f"{video.stem}: tracking"
+            for frame in tqdm(open_frames(), description, unit="frame", leave=False, disable=not show_progress):
                 recorder.add(frame)
             track = recorder.finish()
         if len(track) < MIN_FRAMES:
