@@ -118,7 +118,7 @@ def test_files_hold_all_scores(scored: tuple[ScoreReport, Path]) -> None:
     assert tree["protocol"] == "s3dnerf-bench-1"
     assert tree["methods"][method]["clips"]["same"]["psnr"] == report.scores[method]["same"]["psnr"]
     assert tree["methods"][method]["means"]["psnr"]["mean"] == pytest.approx(report.estimate(method)["psnr"][0])
-    rows = list(csv.DictReader((out / "scores.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((out / "scores.csv").read_text("utf-8").splitlines()))
     assert {row["clip"] for row in rows if row["not_scored"]} == set(report.failed[method])
     assert "psnr" not in report.scores["real"]["same"] and report.scores["real"]["same"]["cpbd"] > 0
     assert read_image(out / "contact_sheet.png").shape[1] < read_image(out / "sheets" / method / "same.png").shape[1]
