@@ -50,6 +50,17 @@ class RealClips:
         """List the clips. Raises UserError as ``find_clips`` does."""
         return find_clips(self.folder, self.manifest, self.split, self.only, VIDEO_SUFFIXES)
 
+    def describe(self) -> str:
+        """Return which clips these are, with the SHA-256 of the manifest, for a report."""
+        parts = [f"real clips {self.folder}"]
+        if self.manifest is not None:
+            parts.append(f"manifest {self.manifest.name} (sha256 {hash_file(self.manifest)})")
+        if self.split is not None:
+            parts.append(f"split {self.split}")
+        if self.only:
+            parts.append(f"only {' '.join(self.only)}")
+        return ", ".join(parts)
+
     def read_manifest(self) -> dict[str, dict[str, str]]:
         """Return the cells of the manifest by clip; empty without one."""
         return {} if self.manifest is None else read_manifest(self.manifest, self.split)
@@ -92,6 +103,7 @@ def score_videos(
         missing = missing | {"identity_distance": f"not installed; run: {INSTALL_COMMAND}"}
     clips = real.find()
     report = ScoreReport(settings, methods, find_people(clips, real.manifest), real.folder, missing=missing)
+    report.clips = real.describe()
     listed = real.read_manifest()
     if not real.only:
         report_absences(listed, clips, report)

@@ -34,6 +34,8 @@ class ScoreReport:
     """The person in each real clip."""
     real: Path
     """Folder of the real clips."""
+    clips: str = ""
+    """Which real clips these are."""
     missing: dict[str, str] = field(default_factory=dict)
     """Reason for each measure of public networks that was not measured."""
     scores: dict[str, dict[str, Values]] = field(default_factory=dict)
@@ -203,7 +205,7 @@ class ScoreReport:
         settings = ", ".join(f"{name} {value}" for name, value in asdict(self.settings).items() if value is not None)
         parts = [
             f"# Scores ({PROTOCOL}, task {self.settings.task})",
-            f"{self.format_counts()}. Settings: {settings}. {RULES}",
+            f"{self.format_counts()}. Of {self.clips}. Settings: {settings}. {RULES}",
             "Means are over people, each the mean of their clips, with 95% bootstrap intervals over people. The real "
             "clips have the measures that need no second video.",
             self.format_means(details=True),
@@ -262,6 +264,7 @@ class ScoreReport:
                 methods[method]["cost"] = self.costs[method]
         tree = {
             "protocol": PROTOCOL,
+            "real_clips": self.clips,
             "settings": asdict(self.settings),
             "people": self.people,
             "methods": methods,

@@ -115,7 +115,7 @@ def test_files_hold_all_scores(scored: tuple[ScoreReport, Path]) -> None:
     report, out = scored
     (method,) = report.methods
     tree = json.loads((out / "scores.json").read_text("utf-8"))
-    assert tree["protocol"] == "s3dnerf-bench-1"
+    assert tree["protocol"] == "s3dnerf-bench-1" and "list.csv (sha256 " in tree["real_clips"]
     assert tree["methods"][method]["clips"]["same"]["psnr"] == report.scores[method]["same"]["psnr"]
     assert tree["methods"][method]["means"]["psnr"]["mean"] == pytest.approx(report.estimate(method)["psnr"][0])
     rows = list(csv.DictReader((out / "scores.csv").read_text("utf-8").splitlines()))
