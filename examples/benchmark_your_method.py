@@ -95,9 +95,9 @@ def benchmark(real: RealClips, out: Path, max_frames: int | None = None, workers
     return score_videos(out / "wrong_sound", real, out / "scores", [out / "landmark_warp"], settings, workers)
 
 
-def main(real: str, out: str, max_frames: int | None = None) -> None:
+def main(real: str, out: str, workers: int = 2) -> None:
     """Print the table of both methods."""
-    print(benchmark(RealClips(Path(real)), Path(out), max_frames).format_summary())
+    print(benchmark(RealClips(Path(real)), Path(out), workers=workers).format_summary())
 
 
 if __name__ == "__main__":
