@@ -103,7 +103,7 @@ class TalkingHeadPipeline:
         Raises:
             UserError: the device does not exist, or a number is out of range.
         """
-        self.fit_steps = limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        self.fit_steps = limits.FIT_STEPS.require("fit_steps", fit_steps)
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.batch = BATCH[self.device.type] if batch is None else limits.BATCH.require("batch", batch)
@@ -129,7 +129,7 @@ class TalkingHeadPipeline:
         Raises:
             UserError: ``checkpoint`` holds no model, or an argument is invalid.
         """
-        limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        limits.FIT_STEPS.require("fit_steps", fit_steps)
         place = choose_device(device)
         if checkpoint is None:
             checkpoint = SHIPPED_WEIGHTS
@@ -184,8 +184,8 @@ class TalkingHeadPipeline:
             UserError: there is no usable face or speech, or an option is unknown or out of range.
         """
         check_options(pose, turn, blink, background, framing, size, face, seed)
-        limits.require_number("--liveliness", liveliness, 0.0, MAX_LIVELINESS)
-        limits.require_choice("--method", method, METHODS)
+        limits.require_number("liveliness", liveliness, 0.0, MAX_LIVELINESS)
+        limits.require_choice("method", method, METHODS)
         timer = PhaseTimer()
         color = parse_color(background)
         with timer("reading speech"):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ImageColor
 
 from s3dnerf import limits
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError
 from s3dnerf.paths import is_file
 
 MOTIONS = ("static", "idle", "speech")
@@ -31,13 +31,13 @@ def check_options(
     seed: int,
 ) -> None:
     """Raise UserError if an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
-    limits.require_choice("--blink", blink, BLINKS)
-    limits.require_choice("--framing", framing, FRAMINGS)
-    limits.SEED.require("--seed", seed)
+    limits.require_choice("blink", blink, BLINKS)
+    limits.require_choice("framing", framing, FRAMINGS)
+    limits.SEED.require("seed", seed)
     if size is not None:
-        limits.SIZE.require("--size", size)
+        limits.SIZE.require("size", size)
     if face is not None:
-        limits.FACE.require("--face", face)
+        limits.FACE.require("face", face)
     check_turn(turn)
     check_pose(pose)
     parse_color(background)
@@ -48,18 +48,18 @@ def check_turn(turn: tuple[float, float]) -> None:
     angles = list(turn) if isinstance(turn, (tuple, list, np.ndarray)) else [turn]
     if len(angles) != 2 or not all(isinstance(angle, Real) for angle in angles):
         words = " ".join(str(angle) for angle in angles)
-        raise UserError(f"--turn {words}", "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
+        raise ArgumentError("turn", words, "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
     if not all(abs(angle) <= MAX_TURN for angle in angles):
         reason = "turns the head further than one photograph can show"
         hint = f"Use -{MAX_TURN:g} to {MAX_TURN:g} degrees."
-        raise UserError("--turn {:g} {:g}".format(*angles), reason, hint)
+        raise ArgumentError("turn", "{:g} {:g}".format(*angles), reason, hint)
 
 
 def check_pose(pose: str | Path) -> None:
     """Raise UserError unless ``pose`` is one of :data:`MOTIONS` or a file."""
     if pose not in MOTIONS and not is_file(pose):
         hint = f"{limits.suggest(pose, MOTIONS)}Use static, idle, speech or the path of a video."
-        raise UserError(f"--pose {pose}", "is no video file", hint)
+        raise ArgumentError("pose", str(pose), "is no video file", hint)
 
 
 def parse_color(background: str) -> np.ndarray | None:
@@ -71,7 +71,7 @@ def parse_color(background: str) -> np.ndarray | None:
     try:
         color = ImageColor.getrgb(background)
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"--background {background}", "is not a color", hint) from error
+        raise ArgumentError("background", str(background), "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
-        raise UserError(f"--background {background}", "is not a color of three values up to 255", hint)
+        raise ArgumentError("background", str(background), "is not a color of three values up to 255", hint)
     return np.array(color, np.float32) / 255.0

@@ -61,9 +61,9 @@ def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
     if not faces:
         raise UserError(path, "shows no face", "use an image of one person's face, seen from the front")
     if number is not None and not 1 <= number <= len(faces):
-        raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another --face")
+        raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another number")
     if number is None and len(faces) > 1:
-        log.warning("%s shows %d faces; the largest is taken (--face N chooses)", path, len(faces))
+        log.warning("%s shows %d faces; the largest is taken (the option face chooses another)", path, len(faces))
     points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
     pose = fit_head_pose(points)
     check_face(path, pose)

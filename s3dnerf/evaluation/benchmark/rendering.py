@@ -101,7 +101,7 @@ def measure_render(
     Raises:
         UserError: there is no model, no usable face or speech, or an argument is invalid.
     """
-    limits.FRAMES.require("--frames", frames)
+    limits.FRAMES.require("frames", frames)
     place = choose_device(device)
     backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
