@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 MAX_SUBJECT_LENGTH = 600
@@ -18,7 +17,7 @@ class UserError(Exception):
         hint: how to fix it.
     """
 
-    def __init__(self, subject: str | Path, reason: str, hint: str) -> None:
+    def __init__(self, subject: object, reason: str, hint: str) -> None:
         self.subject = str(subject) or "''"
         self.reason = reason
         self.hint = hint

@@ -64,6 +64,8 @@ class IntRange:
 
 SIZE = IntRange(16, 4096, even=True, unit="pixels")
 """Side of rendered frames. The model renders at 256 or 512; larger frames are only resized."""
+MAX_SIDE = IntRange(64, 4096, unit="pixels")
+"""Largest side of frames that show a whole picture; 4096 is the limit of H.264 level 5.1."""
 PREPARED_SIZE = IntRange(64, 2048, even=True, unit="pixels")
 """Side of prepared clips."""
 WORKERS = IntRange(1, 1024)

@@ -16,6 +16,8 @@ MOTIONS = ("static", "idle", "speech")
 METHODS = ("s3dnerf", "fd2talk")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
+KEEP, TRANSPARENT = "keep", "transparent"
+"""Backgrounds that are no color."""
 MAX_TURN = 40.0
 """Degrees. Beyond this, most of the visible surface is not in the source image."""
 
@@ -29,6 +31,7 @@ def check_options(
     size: int | None,
     face: int | None,
     seed: int,
+    max_side: int,
 ) -> None:
     """Raise UserError if an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
     limits.require_choice("blink", blink, BLINKS)
@@ -38,9 +41,12 @@ def check_options(
         limits.SIZE.require("size", size)
     if face is not None:
         limits.FACE.require("face", face)
+    limits.MAX_SIDE.require("max_side", max_side)
     check_turn(turn)
     check_pose(pose)
     parse_color(background)
+    if framing == "picture" and background != KEEP:
+        raise ArgumentError("background", background, "cannot replace that of a whole picture", "Use the framing crop.")
 
 
 def check_turn(turn: tuple[float, float]) -> None:
@@ -62,16 +68,20 @@ def check_pose(pose: str | Path) -> None:
         raise ArgumentError("pose", str(pose), "is no video file", hint)
 
 
-def parse_color(background: str) -> np.ndarray | None:
-    """Return None for "keep" and ``float32 [3]`` in [0, 1] for the name or hexadecimal code of a color."""
-    if background == "keep":
+def parse_color(background: str) -> tuple[int, int, int] | None:
+    """Return the RGB values, 0 to 255, of the name or hexadecimal code of a color; None for other backgrounds.
+
+    Raises:
+        ArgumentError: it is neither "keep", "transparent" nor a color.
+    """
+    if background in (KEEP, TRANSPARENT):
         return None
-    question = limits.suggest(background, ("keep", *ImageColor.colormap))
-    hint = f'{question}Use keep, or a color such as green or "#00ff00".'
+    question = limits.suggest(background, (KEEP, TRANSPARENT, *ImageColor.colormap))
+    hint = f'{question}Use keep, transparent, or a color such as green or "#00ff00".'
     try:
         color = ImageColor.getrgb(background)
     except (ValueError, AttributeError, TypeError) as error:
         raise ArgumentError("background", str(background), "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
         raise ArgumentError("background", str(background), "is not a color of three values up to 255", hint)
-    return np.array(color, np.float32) / 255.0
+    return color

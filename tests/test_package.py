@@ -21,7 +21,17 @@ FLOORS = (
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
-    {"training", "fitting", "pipeline", "render_file", "speech_motion", "sync_embedder", "talking_video"},
+    {
+        "training",
+        "fitting",
+        "framing",
+        "pipeline",
+        "source_image",
+        "render_file",
+        "speech_motion",
+        "sync_embedder",
+        "talking_video",
+    },
     {"evaluation"},
     {"cli", "__main__"},
 )

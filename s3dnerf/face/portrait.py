@@ -17,7 +17,7 @@ from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.lips import fuse_lip_landmarks
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness
-from s3dnerf.media.image import read_image
+from s3dnerf.media.image import WHITE, ImageInput, read_image
 
 MIN_FACE_PIXELS = 48
 """Smallest accepted face width: 2.7 times the distance of the outer eye corners."""
@@ -45,29 +45,31 @@ class Face:
     """``[2]`` openness."""
 
 
-def find_face(path: str | Path, size: int, number: int | None = None) -> Face:
-    """Find a face in an image file and crop it.
+def find_face(image: ImageInput, size: int, number: int | None = None, over: tuple[int, int, int] = WHITE) -> Face:
+    """Find a face in an image and crop it.
 
     Args:
-        path: the image.
+        image: the image, see :func:`s3dnerf.media.image.read_image`.
         size: side of the model's images in pixels.
         number: which face to take, 1 being the largest; by default the largest, with a warning if there are several.
+        over: color behind transparent pixels.
 
     Raises:
         UserError: there is no face or no face of that number, or it is too small or rotated too far.
     """
-    image = read_image(path)
-    faces = detect_faces(image)
+    path = image if isinstance(image, (str, Path)) else "image"
+    picture = read_image(image, over=over)
+    faces = detect_faces(picture)
     if not faces:
         raise UserError(path, "shows no face", "use an image of one person's face, seen from the front")
     if number is not None and not 1 <= number <= len(faces):
         raise UserError(path, f"shows {len(faces)} face(s), there is no face {number}", "choose another number")
     if number is None and len(faces) > 1:
         log.warning("%s shows %d faces; the largest is taken (the option face chooses another)", path, len(faces))
-    points = to_pixels(faces[(number or 1) - 1], image.shape[:2])[None]
+    points = to_pixels(faces[(number or 1) - 1], picture.shape[:2])[None]
     pose = fit_head_pose(points)
     check_face(path, pose)
-    face = extract_face(image, points, choose_crop(pose, image.shape[:2]), size)
+    face = extract_face(picture, points, choose_crop(pose, picture.shape[:2]), size)
     inconsistency = measure_inconsistency(FaceMesh(), face.image, crop_landmarks(points, face.crop))
     if inconsistency.is_implausible:
         log.warning(
