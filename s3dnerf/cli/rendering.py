@@ -32,7 +32,9 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  s3dnerf render --image portrait.png --audio speech.wav --turn -20 5 --background green\n"
         "  s3dnerf render --image group.jpg --audio speech.mp3 --face 2 --framing picture --pose nodding.mp4",
     )
-    parser.add_argument("--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP")
+    parser.add_argument(
+        "--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP, HEIC, AVIF"
+    )
     parser.add_argument(
         "--audio", type=read_path, required=True, metavar="FILE", help="the speech: an audio or video file"
     )

@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 import av
 import numpy as np
-import soundfile
-from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from s3dnerf.constants import FPS as FPS
 from s3dnerf.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -107,6 +105,9 @@ def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     at most 1.1 ms. Rumble 22 dB louder than the speech does not change the lips (correlation 0.999; 0.92 at second
     order). The filter is initialized with the mean of the first 50 ms, so that an offset causes no click.
     """
+    # It takes long to import.
+    from scipy.signal import sosfilt, sosfilt_zi
+
     filter_, state, waiting = _design_rumble_filter(), None, np.zeros(0, np.float32)
 
     def begin() -> tuple[np.ndarray, np.ndarray]:
@@ -248,6 +249,8 @@ def read_flac(file: str | Path | BinaryIO) -> np.ndarray:
     Raises:
         UserError: it is damaged, or is not 16 kHz mono.
     """
+    import soundfile
+
     name = name_media(file)
     try:
         speech, rate = soundfile.read(file, dtype="float32")
@@ -259,6 +262,9 @@ def read_flac(file: str | Path | BinaryIO) -> np.ndarray:
 
 
 def _write_pcm16(path: str | Path, speech: np.ndarray, container: str) -> None:
+    # Rendering needs no sound file library.
+    import soundfile
+
     if speech.ndim != 1:
         raise ValueError(f"expected mono sound [n], got {list(speech.shape)}")
     # The inverse of how readers scale 16-bit samples, so that a round trip is lossless.
@@ -280,6 +286,8 @@ def _active_rms(energy: np.ndarray) -> float:
 
 @cache
 def _design_rumble_filter() -> np.ndarray:
+    from scipy.signal import butter
+
     return butter(4, 25.0, "highpass", fs=SAMPLE_RATE, output="sos")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from s3dnerf.errors import ArgumentError, UserError
+from s3dnerf.media.color import apply_profile
 from s3dnerf.media.files import atomic_write, require_file
 from s3dnerf.media.memory import to_array
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 ImageInput = Union[str, Path, bytes, Image.Image, np.ndarray, "Tensor"]
 """An image as a path, the content of a file, or pixels."""
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+"""Brands of pictures in HEIF, as phones write them."""
 WHITE = (255, 255, 255)
 ROUNDING = 1e-3
 """By how much floats may leave [0, 1], as they do after resizing."""
@@ -34,8 +37,9 @@ _WRITABLE: dict[str, dict[str, Any]] = {
 def read_image(image: ImageInput, argument: str = "image", over: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Read an image as displayed, as RGB ``uint8 [H, W, 3]``.
 
-    EXIF rotation is applied, transparency is composited over a color, gray is repeated to three channels, and 16-bit
-    values (or the 10 or 12 bits of them that are used) are scaled to 8 bits. Animations give their first frame.
+    EXIF rotation is applied, colors of an ICC profile such as Display P3 are converted to sRGB, transparency is
+    composited over a color, gray is repeated to three channels, and 16-bit values (or the 10 or 12 bits of them that
+    are used) are scaled to 8 bits. Animations give their first frame.
 
     Args:
         image: a path, the bytes of a file, an image of Pillow, an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``, or a
@@ -62,11 +66,28 @@ def read_image(image: ImageInput, argument: str = "image", over: tuple[int, int,
 
 
 def _read_file(file: Path | io.BytesIO, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
+    if _read_brand(file) in HEIF_BRANDS:
+        # Apple's format; Pillow itself reads AVIF.
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     try:
         with Image.open(file) as image:
             return _decode(image, name, over)
     except UnidentifiedImageError as error:
-        raise UserError(name, "is not a picture that can be read", "Use a PNG, JPEG or WebP file.") from error
+        raise UserError(
+            name, "is not a picture that can be read", "Use a PNG, JPEG, WebP, HEIC or AVIF file."
+        ) from error
+
+
+def _read_brand(file: Path | io.BytesIO) -> bytes:
+    """Return the brand of a file of the ISO base media format, such as b"heic", or b""."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    else:
+        head = file.getvalue()[:12]
+    return head[8:12] if head[4:8] == b"ftyp" else b""
 
 
 def _decode(image: Image.Image, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
@@ -159,6 +180,7 @@ def _to_rgb(image: Image.Image, name: Path | str, over: tuple[int, int, int]) ->
         return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise UserError(name, "holds floating-point pixels of unknown range", "Save it as an 8-bit PNG.")
+    image = apply_profile(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*over, 255)), image)

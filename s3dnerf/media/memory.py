@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from s3dnerf.errors import ArgumentError
 
@@ -74,6 +73,8 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def _encode_wav(samples: Any, rate: Any, argument: str) -> bytes:
+    import soundfile
+
     hint = "Give (samples, rate), such as (array of shape [n] in [-1, 1], 16000)."
     if isinstance(rate, bool) or not hasattr(rate, "__int__") or np.size(rate) != 1 or rate != int(rate):
         raise ArgumentError(argument, None, "has a sample rate that is no whole number", hint)
