@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3dnerf.face.crop import CropBox, limit_image_size, paste_crop
+from s3dnerf.face.crop import CropPaster, limit_image_size
 from s3dnerf.face.portrait import Face
 from s3dnerf.media.image import resize_image
 
@@ -23,19 +23,17 @@ class Framing:
 
     size: tuple[int, int]
     """Width and height of the frames."""
-    picture: np.ndarray | None = None
-    """``uint8 [height, width, 3]`` the picture, if all of it is shown."""
-    box: CropBox | None = None
-    """The square around the head in it."""
+    paster: CropPaster | None = None
+    """Pastes squares into the picture, if all of it is shown."""
 
     def is_square(self, side: int) -> bool:
         """Tell whether squares of this side are the frames themselves."""
-        return self.picture is None and self.size == (side, side)
+        return self.paster is None and self.size == (side, side)
 
     def compose(self, square: np.ndarray) -> np.ndarray:
         """Return the frame ``uint8 [height, width, C]`` of a rendered square ``uint8 [S, S, C]``."""
-        if self.picture is not None and self.box is not None:
-            return paste_crop(self.picture, square, self.box)
+        if self.paster is not None:
+            return self.paster.paste(square)
         return square if self.is_square(len(square)) else resize_image(square, self.size[0])
 
 
@@ -54,4 +52,4 @@ def choose_framing(framing: str, face: Face, side: int, max_side: int) -> Framin
     height, width = picture.shape[:2]
     if picture is not face.picture:
         log.info("the picture is shown in %d x %d pixels (of %d x %d)", width, height, *face.picture.shape[1::-1])
-    return Framing((width, height), picture, box)
+    return Framing((width, height), CropPaster(picture, box))

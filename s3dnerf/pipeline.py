@@ -26,7 +26,7 @@ from s3dnerf.config import from_dict, to_dict
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.crop import paste_crop
+from s3dnerf.face.crop import CropPaster
 from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.motion import iterate_blinks, rotate_head
 from s3dnerf.face.motion_state import (
@@ -321,8 +321,9 @@ class TalkingHeadPipeline:
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
+        paster = CropPaster(first, head.crop)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
-            yield paste_crop(first, frame, head.crop)
+            yield paster.paste(frame)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
         """Encode a source, and fit the result to it if ``fit_steps`` is not zero."""

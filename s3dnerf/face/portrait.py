@@ -10,6 +10,7 @@ import numpy as np
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head_space
+from s3dnerf.face.canonical import OUTER_EYE_CORNERS
 from s3dnerf.face.consistency import measure_inconsistency
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
@@ -59,7 +60,7 @@ def find_face(image: ImageInput, size: int, number: int | None = None, over: tup
     """
     path = image if isinstance(image, (str, Path)) else "image"
     picture = read_image(image, over=over)
-    faces = detect_faces(picture)
+    picture, faces = detect_upright(picture, path)
     if not faces:
         raise UserError(path, "shows no face", "use an image of one person's face, seen from the front")
     if number is not None and not 1 <= number <= len(faces):
@@ -76,6 +77,44 @@ def find_face(image: ImageInput, size: int, number: int | None = None, over: tup
             "%s: the face networks are unsure of this face (%s); use a photograph of a human face", path, inconsistency
         )
     return face
+
+
+def detect_upright(picture: np.ndarray, name: str | Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Detect the faces of a picture that may lie on its side or stand on its head, as photographs without EXIF do.
+
+    Args:
+        picture: ``uint8 [H, W, 3]``.
+        name: of the picture, for the message that it is turned.
+
+    Returns:
+        The picture, turned by quarter turns so that its largest face is upright, and the landmarks ``[478, 3]`` of each
+        face in it, the largest first.
+    """
+    for turns in (0, 1, 3, 2):
+        turned = np.ascontiguousarray(np.rot90(picture, turns))
+        faces = detect_faces(turned)
+        if not faces:
+            continue
+        # The detector may also find faces that are not upright.
+        if more := count_quarter_turns(to_pixels(faces[0], turned.shape[:2])):
+            turns = (turns + more) % 4
+            turned = np.ascontiguousarray(np.rot90(picture, turns))
+            faces = detect_faces(turned)
+        if turns:
+            direction = {1: "to the left", 2: "upside down", 3: "to the right"}[turns]
+            log.warning("%s: is turned %s, so that the face is upright", name, direction)
+        return turned, faces
+    return picture, []
+
+
+def count_quarter_turns(points: np.ndarray) -> int:
+    """Return the number of counterclockwise turns by 90 degrees that make a face upright.
+
+    Args:
+        points: landmarks ``[478, 3]`` in pixels.
+    """
+    right, left = points[list(OUTER_EYE_CORNERS), :2]
+    return round(float(np.degrees(np.arctan2(*(left - right)[::-1]))) / 90) % 4
 
 
 def check_face(path: str | Path, pose: HeadPose) -> None:

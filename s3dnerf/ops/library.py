@@ -27,7 +27,8 @@ class CustomOperator:
         self.name = f"s3dnerf::{name}"
         _LIBRARY.define(f"{name}{schema}")
         _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-        self._overload = getattr(torch.ops.s3dnerf, name).default
+        self.overload: Any = getattr(torch.ops.s3dnerf, name).default
+        """The operator itself, for ``torch.library.opcheck``."""
         self._backward: Callable[..., Any] | None = None
         self._setup_context: Callable[..., Any] | None = None
         torch.library.register_autograd(
@@ -36,7 +37,7 @@ class CustomOperator:
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the operator."""
-        return self._overload(*arguments)
+        return self.overload(*arguments)
 
     def register_fake(self, function: Callable[..., Any]) -> None:
         """Register, as a decorator, the function that returns empty results of the right shapes and types."""
