@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.hub import find_model, is_online
+from s3dnerf.models.moonshine import MoonshineEncoder
 from s3dnerf.paths import is_folder
 
 SAMPLE_RATE = 16_000
@@ -38,6 +38,8 @@ class LogMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from transformers.audio_utils import mel_filter_bank
+
         filters = mel_filter_bank(
             num_frequency_bins=MEL_TRANSFORM // 2 + 1,
             num_mel_filters=MEL_BANDS,
@@ -126,22 +128,12 @@ class Moonshine(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from transformers import MoonshineConfig
-        from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
-
         weights = read_quantized(MOONSHINE)
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         self.channels = len(weights["conv1.weight"])
-        config = MoonshineConfig(
-            hidden_size=self.channels,
-            intermediate_size=len(weights["layers.0.mlp.fc1.weight"]),
-            encoder_num_hidden_layers=layers,
-            encoder_hidden_act="gelu",
-        )
-        network: Any = MoonshineEncoder(config)
-        network.groupnorm = FixedNorm(self.channels)
-        # Replaces the norm after the last layer of the full encoder by one that only standardizes.
-        network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
+        # In the place of the norm after the last layer of the full encoder stands one that only standardizes.
+        norms = FixedNorm(self.channels), nn.LayerNorm(self.channels, elementwise_affine=False)
+        network = MoonshineEncoder(self.channels, len(weights["layers.0.mlp.fc1.weight"]), layers, *norms)
         network.load_state_dict(weights)
         self.network = freeze(network)
 
@@ -152,7 +144,7 @@ class Moonshine(nn.Module):
     @torch.no_grad()
     def forward(self, sound: Tensor) -> Tensor:
         """Return the standardized hidden states after the last shipped layer."""
-        hidden = self.network(sound).last_hidden_state.transpose(1, 2)
+        hidden = self.network(sound).transpose(1, 2)
         return space_evenly(hidden, sound.shape[-1], self.step, self.first, self.rate)
 
 
