@@ -345,6 +345,16 @@ def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
 
 
+def test_a_missing_gpu_of_apple_silicon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"--device mps: .*--device cpu"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    # The CPU has kernels, so it stays the choice on such machines.
+    assert choose_device("auto") == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def test_a_gpu_that_is_busy_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object, **options: object) -> None:
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors might")
