@@ -122,7 +122,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
     elif _accepts(compiler, *UNALIGNED_FLAGS):
         flags = (*flags, *UNALIGNED_FLAGS)
     threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ("-Wno-unused-parameter",)
-    variants, chosen = list_variants(compiler, processor)
+    variants, chosen = list_variants(compiler, system, processor)
     with tempfile.TemporaryDirectory() as scratch:
         dispatch = str(HERE / "cpu" / "dispatch.cpp")
         jobs = [[compiler, *flags, *chosen, "-c", dispatch, "-o", f"{scratch}/dispatch.o"]]
@@ -159,11 +159,12 @@ def find_target(compiler: str) -> tuple[str, str]:
     return system, {"amd64": "x86_64", "arm64": "aarch64"}.get(processor, processor)
 
 
-def list_variants(compiler: str, processor: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
+def list_variants(compiler: str, system: str, processor: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
     """Return the flags of each instruction set to compile for, by name, and those that tell dispatch.cpp of them."""
     if processor != "x86_64":
         return {"plain": ()}, ()
-    if not _accepts(compiler, *AMX_FLAGS):
+    # Linux alone grants AMX to a process that asks for it; see dispatch.cpp.
+    if system != "linux" or not _accepts(compiler, *AMX_FLAGS):
         return X86_VARIANTS, ()
     return {**X86_VARIANTS, "amx": (*AVX512_FLAGS, *AMX_FLAGS)}, ("-DS3D_WITH_AMX",)
 
