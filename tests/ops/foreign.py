@@ -65,6 +65,7 @@ class ForeignKernels:
     def close(self) -> None:
         """End the process."""
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(timeout=60)
 
     def _find_block(self, address: int) -> tuple[int, int]:
