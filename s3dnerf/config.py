@@ -130,6 +130,7 @@ def show_options(schema: type, default: Any, prog: str) -> None:
 
     The help text of a field is the docstring or comment next to it. Exits the program with code 0.
     """
+    # It takes long to import.
     import tyro
 
     tyro.cli(

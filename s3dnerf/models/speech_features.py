@@ -136,11 +136,9 @@ class Moonshine(nn.Module):
         weights = read_quantized(MOONSHINE)
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         self.channels = len(weights["conv1.weight"])
-        inner = len(weights["layers.0.mlp.fc1.weight"])
-        network = MoonshineEncoder(self.channels, inner, layers)
-        network.groupnorm = FixedNorm(self.channels)
-        # Replaces the norm after the last layer of the full encoder by one that only standardizes.
-        network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
+        # In the place of the norm after the last layer of the full encoder stands one that only standardizes.
+        norms = FixedNorm(self.channels), nn.LayerNorm(self.channels, elementwise_affine=False)
+        network = MoonshineEncoder(self.channels, len(weights["layers.0.mlp.fc1.weight"]), layers, *norms)
         network.load_state_dict(weights)
         self.network = freeze(network)
 

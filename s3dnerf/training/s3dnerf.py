@@ -286,7 +286,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
     @property
     def state(self) -> TrainingState:
         """Contents of a checkpoint."""
-        modules = {"model": self.model, "adversary": self.adversary}
+        modules: dict[str, torch.nn.Module] = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
         return TrainingState(self.average.module, modules, optimizers, self.make_record())
 
