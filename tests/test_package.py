@@ -30,7 +30,7 @@ FLOORS = (
             "metrics",
             "precision",
         ),
-        "state_dict",
+        *("memory", "state_dict"),
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
