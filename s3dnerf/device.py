@@ -11,14 +11,16 @@ from s3dnerf.errors import ArgumentError, first_line
 from s3dnerf.limits import suggest
 from s3dnerf.ops.backend import choose_backend
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def choose_device(name: str | torch.device = "auto", argument: str = "device") -> torch.device:
     """Return the device called ``name``; "auto" selects CUDA if PyTorch can use it, and the CPU otherwise.
 
+    On Apple silicon "auto" is the CPU too, for which there are kernels; "mps" runs on PyTorch's operators alone.
+
     Args:
-        name: "auto", "cpu", "cuda", one of several GPUs such as "cuda:1", or a ``torch.device``.
+        name: "auto", "cpu", "cuda", "mps", one of several GPUs such as "cuda:1", or a ``torch.device``.
         argument: the argument that gave the name, for messages.
 
     Raises:
@@ -28,13 +30,16 @@ def choose_device(name: str | torch.device = "auto", argument: str = "device") -
     try:
         device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except (RuntimeError, TypeError) as error:
-        raise ArgumentError(
-            argument, name, "is not known", f"{suggest(name, DEVICES)}Use auto, cpu or cuda."
-        ) from error
+        hint = f"{suggest(name, DEVICES)}Use auto, cpu, cuda or mps."
+        raise ArgumentError(argument, name, "is not known", hint) from error
     if device.type == "cuda":
         _check_gpu(device, argument, name)
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ArgumentError(argument, name, "PyTorch sees no GPU of Apple silicon", "Use the device cpu.")
     elif device.type != "cpu":
-        raise ArgumentError(argument, name, "is a device type that is not supported", "Use auto, cpu or cuda.")
+        hint = "Use auto, cpu, cuda or mps."
+        raise ArgumentError(argument, name, "is a device type that is not supported", hint)
     # This also raises if the environment forces a backend that does not support the device.
     choose_backend("hash_grid", device.type)
     return device
@@ -61,5 +66,7 @@ def describe_machine(device: torch.device) -> str:
     """Return the hardware that computes, as a model card names it: the GPU, or threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
     threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
     return f"{threads} CPU threads ({platform.machine()}, {capability})"

@@ -29,6 +29,14 @@ HINTS = {
     errno.ESTALE: "Connect the network drive again.",
 }
 """Operating system errors that the program cannot prevent, and hints for them."""
+EXTRAS = {
+    "accelerate": "train",
+    "tensorboard": "train",
+    "transformers": "train",
+    "tyro": "train",
+    "skimage": "eval",
+}
+"""Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13
 MORE_MEMORY = "Close other programs, use smaller sizes, or use a machine with more memory."
 MORE_GPU_MEMORY = "Close other programs on the GPU, use smaller sizes, or use the device cpu."
@@ -121,4 +129,6 @@ def _explain_import(error: ImportError) -> UserError | None:
     if not missing and "cannot open shared object file" not in str(error):
         return None
     hint = "Install the package again, with all that it depends on."
+    if package in EXTRAS:
+        hint = f'Run: pip install "s3dnerf[{EXTRAS[package]}]"'
     return UserError(package or str(error).partition(":")[0], f"cannot be loaded ({first_line(error)})", hint)

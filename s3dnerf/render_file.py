@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from s3dnerf.face.motion_state import read_state, write_state
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
+from s3dnerf.memory import measure_peak_memory
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import MOTIONS, TRANSPARENT, check_options
 
@@ -80,10 +80,3 @@ def render(
         file=sys.stderr if is_stream(out) else sys.stdout,
     )
     return Path(out)
-
-
-def measure_peak_memory() -> float:
-    """Return the peak memory of this process in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -319,7 +319,7 @@ def test_wrong_arguments_of_a_pipeline_are_refused(pipeline: TalkingHeadPipeline
         ({"fit_steps": -1}, "fit_steps -1"),
         ({"fit_steps": 0.5}, "fit_steps 0.5"),
         ({"device": "gpu"}, "device gpu"),
-        ({"device": "mps"}, "device mps"),
+        ({"device": "meta"}, "device meta"),
         ({"device": 1.5}, "device 1.5"),
     ):
         with pytest.raises(UserError) as raised:
@@ -346,6 +346,16 @@ def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"train\.device cuda:1"):
         choose_device("cuda:1", "train.device")
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+
+
+def test_a_missing_gpu_of_apple_silicon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^device mps: .*the device cpu"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    # The CPU has kernels, so it stays the choice on such machines.
+    assert choose_device("auto") == torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_gpu_that_is_busy_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

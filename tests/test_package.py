@@ -18,8 +18,19 @@ PACKAGE = Path(s3dnerf.__file__).parent
 FLOORS = (
     {
         *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
-        *("errors", "failures", "interruption", "media", "ops", "optimization", "device", "metrics", "precision"),
-        "state_dict",
+        *(
+            "errors",
+            "failures",
+            "interruption",
+            "memory",
+            "media",
+            "ops",
+            "optimization",
+            "device",
+            "metrics",
+            "precision",
+        ),
+        *("memory", "state_dict"),
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},

@@ -155,6 +155,8 @@ def keep_freed_memory() -> bool:
     tensors exceeds the cost of most operators. Programs that allocate many of them call this once. The process does not
     shrink afterwards. Returns False if the C library is not glibc.
     """
+    if os.name == "nt":
+        return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False

@@ -34,7 +34,7 @@ from itertools import islice
 import json
 from s3dnerf.media.video import ThreadedVideoWriter
 from s3dnerf.ops.backend import keep_freed_memory
-from s3dnerf.render_file import measure_peak_memory
+from s3dnerf.memory import measure_peak_memory
 keep_freed_memory()
 pipeline = s3dnerf.TalkingHeadPipeline.from_pretrained(checkpoint or None, device)
 video = pipeline(image, audio, framing=framing)
