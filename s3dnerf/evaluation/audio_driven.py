@@ -22,7 +22,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people
 from s3dnerf.evaluation.contact_sheet import draw_row_sheet
 from s3dnerf.evaluation.motion_report import NAN, MotionReport
-from s3dnerf.evaluation.rows import MIN_FRAMES, find_sound
+from s3dnerf.evaluation.rows import require_sound
 from s3dnerf.evaluation.scores import SpeechTiming, compare_tracks
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.media.audio import read_clean_speech, read_speech, write_wav
@@ -49,6 +49,8 @@ SCORES = {
 }
 """Scores of ``compare_tracks`` that need no common head motion, and their headings."""
 SHEET_COLUMNS = 10
+MIN_FRAMES = limits.MAX_FRAMES.minimum
+"""Minimum number of frames of a clip; motion cannot be measured on fewer."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class AudioDrivenJob:
         # Imported here because scores of landmarks do not need torch.
         from s3dnerf.evaluation.sync_discriminator import find_sound_offset
 
-        recording = read_speech(find_sound(self.video))
+        recording = read_speech(require_sound(self.video))
         count = self._count_frames(len(recording))
         sound = self.out / "sources" / f"{self.video.stem}.wav"
         write_wav(sound, recording[: count * SAMPLES_PER_FRAME])
