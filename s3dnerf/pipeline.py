@@ -67,6 +67,7 @@ from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import METHODS, MOTIONS, check_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.rendering.threads import delay_by_one, map_in_threads
 from s3dnerf.speech_motion import drive_portrait, encode_expression, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
@@ -405,24 +406,22 @@ class TalkingHeadPipeline:
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
-        copies: deque[HostCopy] = deque()
-        while chunk := list(islice(together, self.batch)):
-            with timer("rendering"), torch.inference_mode(), self.autocast():
-                copies.append(HostCopy(self.render_batch(identity, chunk, lattice, background)))
-            if len(copies) > self.batches_ahead:
-                yield from self.wait_for(copies.popleft(), timer)
-        for copy in copies:
-            yield from self.wait_for(copy, timer)
+        chunks = iter(lambda: list(islice(together, self.batch)), [])
 
-    @property
-    def batches_ahead(self) -> int:
-        """Batches that a GPU renders while the host processes the frames of earlier ones."""
-        return 1 if self.device.type == "cuda" else 0
+        def render(chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]]) -> HostCopy:
+            with torch.inference_mode(), self.autocast():
+                return HostCopy(self.render_batch(identity, chunk, lattice, background))
 
-    def wait_for(self, copy: HostCopy, timer: PhaseTimer) -> np.ndarray:
-        """Wait for frames, and count the time as rendering."""
-        with timer("rendering"):
-            return copy.wait()
+        # A GPU renders one batch while the host processes the frames of the previous one.
+        on_gpu = self.device.type == "cuda"
+        copies = delay_by_one(map(render, chunks)) if on_gpu else map_in_threads(render, chunks)
+        while True:
+            with timer("rendering"):
+                copy = next(copies, None)
+                frames = None if copy is None else copy.wait()
+            if frames is None:
+                return
+            yield from frames
 
     def render_batch(
         self,
