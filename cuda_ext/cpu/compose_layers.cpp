@@ -9,6 +9,7 @@ namespace {
 
 constexpr int COLORS = 3;
 constexpr int LAYER_CHANNELS = COLORS + 3;  // coverage and flow
+constexpr int BLOCK_RAYS = 16;
 
 struct Scratch {
     float* memory = nullptr;
@@ -20,7 +21,7 @@ struct Scratch {
         for (int pass = 0; pass < 2; ++pass) {
             row = arena.take(pitch + 2 * WIDTH);
             layer = arena.take(LAYER_CHANNELS * 2 * pitch);  // of two rows
-            changes = arena.take(layers.foveated * (layers.channels + 3));
+            changes = arena.take(layers.foveated);
             if (pass == 0) arena = {memory = allocate_zeros(arena.used)};
         }
     }
@@ -52,20 +53,23 @@ float find_center(int64_t pixel, int32_t size) {
     return static_cast<float>(2 * pixel + 1) / static_cast<float>(size) - 1.0f;
 }
 
-// Channel `c` of a ray through an image coordinate: colors and features, opacity, flow.
-float read_ray(const S3dComposeLayers& layers, const Item& item, int64_t ray, int c, const float (&point)[2]) {
+// Channel `c` of a ray through a cell of an image of `size` cells per side: colors and features, opacity, flow.
+float read_ray(const S3dComposeLayers& layers, const Item& item, int64_t ray, int c, int64_t cell, int32_t size) {
     const float* values = item.values + ray * (layers.channels + 2);
     if (c < layers.channels) return values[c];
     if (c == layers.channels) return item.alpha[ray];
-    return values[c - 1] - item.alpha[ray] * point[c - layers.channels - 1];
+    return values[c - 1] - item.alpha[ray] * find_center(c == layers.channels + 1 ? cell % size : cell / size, size);
 }
 
 void read_rays(const S3dComposeLayers& layers, const Item& item) {
     const int64_t pixels = int64_t{layers.size} * layers.size;
-    for (int64_t ray = 0; ray < pixels; ++ray) {
-        const float point[2] = {find_center(ray % layers.size, layers.size), find_center(ray / layers.size, layers.size)};
+    // A cache line of each channel at a time.
+    for (int64_t first = 0; first < pixels; first += BLOCK_RAYS) {
+        const int64_t end = first + BLOCK_RAYS < pixels ? first + BLOCK_RAYS : pixels;
         for (int c = 0; c < layers.channels + 3; ++c) {
-            item.coarse[c * pixels + ray] = read_ray(layers, item, ray, c, point);
+            for (int64_t ray = first; ray < end; ++ray) {
+                item.coarse[c * pixels + ray] = read_ray(layers, item, ray, c, ray, layers.size);
+            }
         }
     }
 }
@@ -84,23 +88,16 @@ void upsample(const S3dComposeLayers& layers, const Item& item, const Scratch& s
 
 // Blends the foveated rays over the upsampled image. Rays in one cell all blend over what was there before.
 void paste_foveated(const S3dComposeLayers& layers, const Item& item, const Scratch& scratch) {
-    const int32_t side = 2 * layers.size;
-    const int64_t pixels = int64_t{layers.size} * layers.size, cells = 4 * pixels;
-    const int channels = layers.channels + 3;
-    for (int pass = 0; pass < 2; ++pass) {
+    const int64_t pixels = int64_t{layers.size} * layers.size;
+    const int64_t* cells = layers.cells + item.index * layers.foveated;
+    const float* opacity = layers.opacity + item.index * layers.foveated;
+    for (int c = 0; c < layers.channels + 3; ++c) {
+        float* image = item.fine + c * 4 * pixels;
         for (int64_t i = 0; i < layers.foveated; ++i) {
-            const int64_t cell = layers.cells[item.index * layers.foveated + i];
-            const float opacity = layers.opacity[item.index * layers.foveated + i];
-            const float point[2] = {find_center(cell % side, side), find_center(cell / side, side)};
-            float *target = item.fine + cell, *change = scratch.changes + i * channels;
-            for (int c = 0; c < channels; ++c, target += cells) {
-                if (pass == 0) {
-                    change[c] = opacity * (read_ray(layers, item, pixels + i, c, point) - *target);
-                } else {
-                    *target += change[c];
-                }
-            }
+            const float value = read_ray(layers, item, pixels + i, c, cells[i], 2 * layers.size);
+            scratch.changes[i] = opacity[i] * (value - image[cells[i]]);
         }
+        for (int64_t i = 0; i < layers.foveated; ++i) image[cells[i]] += scratch.changes[i];
     }
 }
 

@@ -115,33 +115,38 @@ private:
     }
 };
 
-// The weights of up to WIDTH positions, transposed.
-struct Weights {
-    alignas(64) float column[WIDTH][TAPS], row[WIDTH][TAPS];
-};
+// The colors of one pixel of an interleaved image.
+typedef float Colors __attribute__((vector_size(4 * InterleavedImages::CHANNELS)));
 
-// Interpolates the colors of one position; `corner` is the upper left one of its pixels.
-void interpolate_colors(const float* corner, int64_t row_step, const float (&column)[TAPS], const float (&row)[TAPS],
-                        float (&colors)[InterleavedImages::CHANNELS]) {
-    // A pack holds one pixel or several of a row.
-    constexpr int CHANNELS = InterleavedImages::CHANNELS, PACKS = TAPS * CHANNELS / WIDTH, SHARED = TAPS / PACKS;
-    Pack sum[PACKS] = {};
-    for (int down = 0; down < TAPS; ++down, corner += row_step) {
-        const Pack weight = load_broadcast(row + down);
-        for (int part = 0; part < PACKS; ++part) sum[part] += weight * load(corner + part * WIDTH);
+// The corners and weights of up to WIDTH positions.
+struct Patches {
+    alignas(64) int32_t first_column[WIDTH], first_row[WIDTH];
+    alignas(64) float column[TAPS][WIDTH], row[TAPS][WIDTH];
+
+    Patches(const Taps& columns, const Taps& rows) {
+        store(first_column, columns.first + InterleavedImages::BORDER);
+        store(first_row, rows.first + InterleavedImages::BORDER);
+        for (int tap = 0; tap < TAPS; ++tap) {
+            store(column[tap], columns.weight[tap]);
+            store(row[tap], rows.weight[tap]);
+        }
     }
-    Pack total{};
-    for (int part = 0; part < PACKS; ++part) {
-        const Pack weight = permute(load_masked(column + part * SHARED, SHARED), iota() / CHANNELS);
-        total += weight * sum[part];
+
+    Colors interpolate(const float* image, int64_t row_step, int lane) const {
+        // A pack holds one pixel or several of a row.
+        constexpr int PACKS = TAPS * InterleavedImages::CHANNELS / WIDTH;
+        const float* corner = image + first_row[lane] * row_step + first_column[lane] * InterleavedImages::CHANNELS;
+        Pack sum[PACKS] = {};
+        for (int down = 0; down < TAPS; ++down, corner += row_step) {
+            const Pack weight = load_broadcast(row[down] + lane);
+            for (int part = 0; part < PACKS; ++part) sum[part] += weight * load(corner + part * WIDTH);
+        }
+        Colors pixel[TAPS], total{};
+        memcpy(pixel, sum, sizeof pixel);
+        for (int tap = 0; tap < TAPS; ++tap) total += column[tap][lane] * pixel[tap];
+        return total;
     }
-    alignas(64) float values[WIDTH];
-    store(values, total);
-    for (int color = 0; color < CHANNELS; ++color) {
-        colors[color] = values[color];
-        for (int pixel = 1; pixel < SHARED; ++pixel) colors[color] += values[pixel * CHANNELS + color];
-    }
-}
+};
 
 // Writes three colors of one subpixel of each pixel to `inputs` (rows of `stride` channels) and to the warped source.
 void warp_subpixel(const S3dWarpSource& arguments, const InterleavedImages& images, const Pixels& pixels, int below,
@@ -154,24 +159,13 @@ void warp_subpixel(const S3dWarpSource& arguments, const InterleavedImages& imag
     const Pack v = pixel_center(splat<Pack>(static_cast<float>(row)), height) +
                    upsample_flow(flow[1], arguments, pixels, below, right);
     const Taps columns(u, arguments.image_width), rows(v, arguments.image_height);
-    Weights weights;
-    alignas(64) int32_t first_column[WIDTH], first_row[WIDTH];
-    store(first_column, columns.first + InterleavedImages::BORDER);
-    store(first_row, rows.first + InterleavedImages::BORDER);
-    for (int tap = 0; tap < TAPS; ++tap) {
-        for (int lane = 0; lane < WIDTH; ++lane) {
-            weights.column[lane][tap] = columns.weight[tap][lane];
-            weights.row[lane][tap] = rows.weight[tap][lane];
-        }
-    }
+    const Patches patches(columns, rows);
     const float* image = images.pixels + pixels.item * images.stride;
     const int64_t size = int64_t{height} * width;
     float* warped = arguments.warped + pixels.item * 3 * size + int64_t{row} * width + 2 * pixels.column + right;
     inputs += 2 * below + right;
     for (int lane = 0; lane < pixels.lanes; ++lane) {
-        const float* corner = image + first_row[lane] * images.row + first_column[lane] * InterleavedImages::CHANNELS;
-        float colors[InterleavedImages::CHANNELS];
-        interpolate_colors(corner, images.row, weights.column[lane], weights.row[lane], colors);
+        const Colors colors = patches.interpolate(image, images.row, lane);
         for (int color = 0; color < 3; ++color) {
             warped[color * size + 2 * lane] = colors[color];
             inputs[lane * stride + 4 * color] = colors[color];
