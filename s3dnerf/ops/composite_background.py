@@ -53,13 +53,18 @@ def composite_over_reference(
     image: Tensor, flow: Tensor, alpha: Tensor, background: Tensor, person: Tensor, head: Tensor, inpainted: Tensor
 ) -> Tensor:
     """Reference implementation of :func:`composite_over`; differentiable."""
+    hidden = find_hidden(flow, alpha, person, head, inpainted)
+    return image.clamp(0.0, 1.0).lerp(background, 1.0 - upsample(hidden, image.shape[-1] // hidden.shape[-1]))
+
+
+def find_hidden(flow: Tensor, alpha: Tensor, person: Tensor, head: Tensor, inpainted: Tensor) -> Tensor:
+    """Return the fraction ``[B, 1, h, h]`` of the background that the person hides, see :func:`composite_over`."""
     size = person.shape[-1]
     flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])
-    known = torch.cat([person, head], dim=1).expand(len(image), -1, -1, -1)
+    known = torch.cat([person, head], dim=1).expand(len(flow), -1, -1, -1)
     person, head = warp_image(known, flow).split(1, dim=1)
     uncovered = ((head - alpha - UNCOVERED_FROM) / (UNCOVERED_TO - UNCOVERED_FROM)).clamp(0.0, 1.0)
-    hidden = (1.0 - (1.0 - person) * (1.0 - inpainted)) * (1.0 - person * uncovered)
-    return image.clamp(0.0, 1.0).lerp(background, 1.0 - upsample(hidden, image.shape[-1] // size))
+    return (1.0 - (1.0 - person) * (1.0 - inpainted)) * (1.0 - person * uncovered)
 
 
 class S3dCompositeBackground(ctypes.Structure):

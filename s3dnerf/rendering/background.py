@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from s3dnerf.ops.composite_background import composite_over
+from s3dnerf.ops.composite_background import composite_over, find_hidden
+from s3dnerf.ops.image import upsample
+
+INVISIBLE = 1 / 512
+"""Largest alpha that 8 bits round to 0."""
 
 
 @dataclass(frozen=True)
 class Background:
     """A background and the person in front of it."""
 
-    image: Tensor
-    """``[1, 3, S, S]`` in [0, 1], including the part behind the person."""
+    image: Tensor | None
+    """``[1, 3, S, S]`` in [0, 1], including the part behind the person; None for a transparent background."""
     person: Tensor
     """``[1, 1, h, h]`` coverage of each pixel of the source by the person, in [0, 1]."""
     inpainted: Tensor
@@ -38,7 +43,11 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
         alpha: ``[B, 1, r, r]`` opacity of the field.
 
     Returns:
-        ``[B, 3, S, S]`` frames with the static background.
+        ``[B, 3, S, S]`` frames with the static background, or ``[B, 4, S, S]`` frames with straight alpha, black where
+        they are transparent.
     """
     masks = (background.person, background.head, background.inpainted)
+    if background.image is None:
+        hidden = upsample(find_hidden(flow, alpha, *masks), image.shape[-1] // background.person.shape[-1])
+        return torch.cat([image.clamp(0.0, 1.0) * (hidden > INVISIBLE), hidden], dim=1)
     return composite_over(image, flow, alpha, background.image, *masks)

@@ -20,6 +20,7 @@ import s3dnerf
 from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
+from s3dnerf.evaluation.benchmark.startup import measure_startup
 from s3dnerf.evaluation.benchmark.timing import force_backend
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter
@@ -92,7 +93,7 @@ def measure_render(
     frames: int = 75,
     device: str = "auto",
 ) -> list[Table]:
-    """Render frames into an mp4 in one thread, with the time of each phase, then in all threads, and compare backends.
+    """Time the start, phases of frames in one thread, and all threads into an mp4; compare with PyTorch's operators.
 
     Args:
         image: a source image; None for the portrait of scikit-image.
@@ -104,12 +105,13 @@ def measure_render(
     Raises:
         UserError: there is no model, no usable face or speech, or an argument is invalid.
     """
-    limits.FRAMES.require("--frames", frames)
+    limits.FRAMES.require("frames", frames)
     place = choose_device(device)
     backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
     profiler = PhaseProfiler(place)
     with default_inputs(image, audio) as (image, audio), tempfile.TemporaryDirectory() as folder:
+        startup = measure_startup(image, audio, checkpoint, frames, place.type)
         video = pipeline(image, audio)
         next(iter(video))
         with profiler.profile(), use_threads(1):
@@ -135,6 +137,7 @@ def measure_render(
     size, machine = f"{width} x {height}", f"{torch.get_num_threads()} threads, {place.type}"
     rate = {"ms a frame": 1e3 * together / count, "frames a second": count / together}
     return [
+        startup,
         Table(f"Rendering, {count} frames {size}, one thread, {place.type}", rows),
         Table(f"Speech to mp4, {size}, {machine}", [rate]),
         Table(f"Frames without the file, {size}, {machine}", comparison),
