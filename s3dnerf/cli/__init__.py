@@ -24,7 +24,7 @@ from s3dnerf.cli.evaluation import (
 )
 from s3dnerf.cli.rendering import add_render
 from s3dnerf.cli.training import add_train, add_train_motion, add_train_sync
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
 from s3dnerf.options import OneLineParser
@@ -61,6 +61,7 @@ def report_errors(action: Callable[[], None]) -> int:
         with explain_failures(), raise_on_signals():
             action()
     except UserError as error:
+        error = error.to_option() if isinstance(error, ArgumentError) else error
         print(f"s3dnerf: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interruption:

@@ -319,7 +319,7 @@ def run_evaluate_motion(options: argparse.Namespace) -> None:
     from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, load_motion_diffusion
     from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, SpeechMotion
 
-    liveliness = limits.require_number("--liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
+    liveliness = limits.require_number("liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
     model = SpeechMotion(load_motion_diffusion(options.checkpoint or SHIPPED))
     splits = options.split, options.reference
     report = evaluate_motion(options.clips, options.out, *splits, options.max_clips, model, options.seed, liveliness)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 import traceback
@@ -33,10 +32,11 @@ from s3dnerf.face.video import track_landmarks
 from s3dnerf.media.audio import count_frames, read_speech
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.video import VideoWriter, stream_frames
+from s3dnerf.memory import measure_peak_memory
 from s3dnerf.paths import is_folder
 
 COSTS_FILE = "costs.json"
-BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
+MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run_method(
             failed[clip.stem] = f"its real clip cannot be used: {describe_error(error)}"
     if not inputs:
         return failed
-    before, started = measure_peak_memory(), time.perf_counter()
+    before, started = measure_peak_memory() * MEGABYTE, time.perf_counter()
     runner = method()
     loading = time.perf_counter() - started
     for one in tqdm(inputs, desc=method.__name__, unit="clip"):
@@ -137,7 +137,7 @@ def run_method(
             "frames": len(one.poses),
             "seconds": seconds,
             "loading": loading,
-            "memory": measure_peak_memory(),
+            "memory": measure_peak_memory() * MEGABYTE,
             "memory_before": before,
             "gpu_memory": measure_peak_gpu_memory(),
         }
@@ -233,11 +233,6 @@ def read_costs(videos: Path) -> dict[str, dict[str, float]]:
         return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(path, f"cannot be read ({first_line(error)})", "Remove it, or use --overwrite.") from error
-
-
-def measure_peak_memory() -> float:
-    """Return the peak of resident memory of this process in bytes."""
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS)
 
 
 def measure_peak_gpu_memory() -> float:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from s3dnerf.errors import UserError, first_line
+from s3dnerf.errors import ArgumentError, UserError, first_line
 from s3dnerf.limits import suggest
 from s3dnerf.paths import is_folder
 
@@ -44,7 +44,7 @@ def find_clips(
         wanted = f"no {kind}" if split is None else f"no {kind} of split {split}"
         raise UserError(clips, f"holds {wanted}", "Choose another folder or split.")
     if only:
-        chosen = select_names("--only", only, find_people(videos, manifest))
+        chosen = select_names("only", only, find_people(videos, manifest))
         videos = [video for video in videos if video.stem in chosen]
     return videos
 
@@ -71,11 +71,11 @@ def find_people(videos: Sequence[Path], manifest: str | Path | None = None) -> d
     return {video.stem: entries.get(video.stem, {}).get("identity") or video.stem for video in videos}
 
 
-def select_names(option: str, names: Sequence[str], people: Mapping[str, str]) -> tuple[str, ...]:
+def select_names(argument: str, names: Sequence[str], people: Mapping[str, str]) -> tuple[str, ...]:
     """Return the clips that are named themselves or by their person, in the order of ``people``.
 
     Args:
-        option: where the names were given, for messages.
+        argument: the argument that gave the names, for messages.
         names: clips or people, or text files (``.txt``) with such names, one a line; text after ``#`` is ignored.
         people: the person in each clip.
 
@@ -87,7 +87,7 @@ def select_names(option: str, names: Sequence[str], people: Mapping[str, str]) -
     unknown = [name for name in names if name not in known]
     if unknown:
         hint = f"{suggest(unknown[0], sorted(known))}Name clips of the evaluation, or people of the manifest."
-        raise UserError(option, f"no clip or person {', '.join(unknown)}", hint)
+        raise ArgumentError(argument, None, f"no clip or person {', '.join(unknown)}", hint)
     return tuple(clip for clip, person in people.items() if clip in names or person in names)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s3dnerf import limits
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
@@ -75,7 +75,7 @@ def evaluate_clips(
         check_output(out / name, [manifest])
     videos = find_clips(clips, manifest, split, only)
     people = find_people(videos, manifest)
-    chosen = select_names("--subset", subset, people)
+    chosen = select_names("subset", subset, people)
     earlier = load_report(compare) if compare else None
     weights = find_weights(weights_folder)
     scorer = load_scorer(weights, device)
@@ -148,11 +148,11 @@ def _check_settings(
     if unknown or not rows:
         question = limits.suggest(unknown[0], ROWS) if unknown else ""
         reason = f"no row {', '.join(unknown)}" if unknown else "none given"
-        raise UserError("--rows", reason, f"{question}Choose from: {', '.join(ROWS)}.")
+        raise ArgumentError("rows", None, reason, f"{question}Choose from: {', '.join(ROWS)}.")
     if max_frames is not None:
-        limits.MAX_FRAMES.require("--max-frames", max_frames)
-    limits.SEED.require("--seed", seed)
-    limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        limits.MAX_FRAMES.require("max_frames", max_frames)
+    limits.SEED.require("seed", seed)
+    limits.FIT_STEPS.require("fit_steps", fit_steps)
     for folder in (out, *(out / "rows" / row for row in rows)):
         refuse_inputs(folder, [clips])
 
