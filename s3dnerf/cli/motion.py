@@ -20,8 +20,8 @@ def run_evaluate_audio_driven(options: argparse.Namespace) -> None:
 
     for name in ("weights_folder", "subset", "compare"):
         if getattr(options, name):
-            option = f"--{name.replace('_', '-')}"
-            raise ArgumentError(option, "compares frames with those of the clip", "Leave it out, or --audio-driven.")
+            hint = "Leave it out, or --audio-driven."
+            raise ArgumentError(name, None, "compares frames with those of the clip", hint)
     report = evaluate_audio_driven(
         EvaluatedVideos(options.clips, options.manifest, options.split, options.max_frames, options.only or ()),
         options.out,

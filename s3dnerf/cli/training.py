@@ -189,7 +189,9 @@ def run_train_motion(options: argparse.Namespace) -> None:
         return
     if options.refit:
         if options.resume or options.out is None:
-            raise ArgumentError("--refit", "needs --out, and does not resume", "Name the folder of the fitted model.")
+            raise ArgumentError(
+                "refit", None, "needs --out, and does not resume", "Name the folder of the fitted model."
+            )
         refuse_inputs(run_dir, [options.refit])
         refit_sampling(config, options.refit, run_dir)
         return

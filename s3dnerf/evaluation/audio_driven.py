@@ -21,7 +21,8 @@ from s3dnerf.constants import FPS, SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people
 from s3dnerf.evaluation.contact_sheet import draw_row_sheet
-from s3dnerf.evaluation.motion_report import NAN, MotionReport
+from s3dnerf.evaluation.estimates import NAN
+from s3dnerf.evaluation.motion_report import MotionReport
 from s3dnerf.evaluation.rows import require_sound
 from s3dnerf.evaluation.scores import SpeechTiming, compare_tracks
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
