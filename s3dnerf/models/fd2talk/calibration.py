@@ -10,7 +10,6 @@ import math
 from functools import cache
 
 import numpy as np
-from scipy.signal import lfilter, lfilter_zi
 
 from s3dnerf.constants import FPS
 from s3dnerf.face.expression_basis import load_shipped_basis
@@ -68,6 +67,9 @@ class FastMotionFilter:
         """Filter the next frames ``[T, C]``. Before the first frame, the motion is taken to have been at rest in it."""
         if not len(motion):
             return motion
+        # Imported here because it takes long, and rendering without motion from speech does not need it.
+        from scipy.signal import lfilter, lfilter_zi
+
         if self.state is None:
             self.state = lfilter_zi(self.numerator, self.denominator)[:, None] * motion[:1].astype(np.float64)
         filtered, self.state = lfilter(self.numerator, self.denominator, motion, axis=0, zi=self.state)
