@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from s3dnerf.face.motion_state import (
     blend_head_motion,
     blend_mouth_motion,
     relative_head_pose,
+    remember_last,
 )
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import Face, extract_face, find_face
@@ -61,13 +62,13 @@ from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import METHODS, MOTIONS, TRANSPARENT, check_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.rendering.threads import delay_by_one, map_in_threads
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.speech_motion import drive_portrait, encode_audio, encode_expression, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-T = TypeVar("T")
 BATCH = {"cpu": 4, "cuda": 16}
 """Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
 
@@ -352,28 +353,24 @@ class TalkingHeadPipeline:
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
-        copies: deque[HostCopy] = deque()
-        while chunk := list(islice(together, self.batch)):
-            with timer("rendering"), torch.inference_mode(), self.autocast():
+        chunks = iter(lambda: list(islice(together, self.batch)), [])
+
+        def render(chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]]) -> HostCopy | torch.Tensor:
+            with torch.inference_mode(), self.autocast():
                 batch = self.render_batch(identity, chunk, lattice, background)
-            if on_device:
-                yield from batch
-                continue
-            copies.append(HostCopy(batch))
-            if len(copies) > self.batches_ahead:
-                yield from self.wait_for(copies.popleft(), timer)
-        for copy in copies:
-            yield from self.wait_for(copy, timer)
+            return batch if on_device else HostCopy(batch)
 
-    @property
-    def batches_ahead(self) -> int:
-        """Batches that a GPU renders while the host processes the frames of earlier ones."""
-        return 1 if self.device.type == "cuda" else 0
-
-    def wait_for(self, copy: HostCopy, timer: PhaseTimer) -> np.ndarray:
-        """Wait for frames, and count the time as rendering."""
-        with timer("rendering"):
-            return copy.wait()
+        if self.device.type != "cuda":
+            batches = map_in_threads(render, chunks)
+        else:  # A GPU renders one batch while the host processes the frames of the previous one.
+            batches = map(render, chunks) if on_device else delay_by_one(map(render, chunks))
+        while True:
+            with timer("rendering"):
+                batch = next(batches, None)
+                frames = batch.wait() if isinstance(batch, HostCopy) else batch
+            if frames is None:
+                return
+            yield from frames
 
     def render_batch(
         self,
@@ -394,10 +391,3 @@ class TalkingHeadPipeline:
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""
         return mixed_precision(self.device)
-
-
-def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
-    """Yield ``values`` and keep the latest one in ``last``."""
-    for value in values:
-        last.append(value)
-        yield value
