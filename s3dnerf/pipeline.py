@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from s3dnerf.face.motion_state import (
     blend_head_motion,
     blend_mouth_motion,
     relative_head_pose,
+    remember_last,
 )
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import Face, extract_face, find_face
@@ -67,7 +68,6 @@ from s3dnerf.structures import Camera, HostCopy, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-T = TypeVar("T")
 BATCH = {"cpu": 4, "cuda": 16}
 """Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
 
@@ -394,10 +394,3 @@ class TalkingHeadPipeline:
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""
         return mixed_precision(self.device)
-
-
-def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
-    """Yield ``values`` and keep the latest one in ``last``."""
-    for value in values:
-        last.append(value)
-        yield value

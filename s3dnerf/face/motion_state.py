@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import atomic_write
 
+T = TypeVar("T")
 HEAD_BLEND_FRAMES = FPS
 """Frames over which the head moves from where it was to another motion."""
 EYE_BLEND_FRAMES = 6
@@ -192,3 +194,10 @@ def blend_weight(frame: int, frames: int) -> float:
     """Return the weight of the previous motion: 1 at frame 0, 0 from ``frames`` on, with zero slope at both ends."""
     x = min(frame / frames, 1.0)
     return 1.0 - x * x * (3.0 - 2.0 * x)
+
+
+def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
+    """Yield ``values`` and keep the latest one in ``last``."""
+    for value in values:
+        last.append(value)
+        yield value
