@@ -43,8 +43,7 @@ static inline void upsample_row(const float* near, const float* far, int32_t wid
     row[width] = row[width - 1];
     for (int32_t x = 0; x < width; x += WIDTH, to += 2 * WIDTH) {
         const Pack here = 0.75f * load(row + x);
-        const ConsecutivePacks both =
-            interleave({here + 0.25f * load(row + x - 1), here + 0.25f * load(row + x + 1)});
+        const ConsecutivePacks both = interleave({here + 0.25f * load(row + x - 1), here + 0.25f * load(row + x + 1)});
         const int left = 2 * (width - x);
         store_partial(to, both.first, count_lanes(0, left));
         if (left > WIDTH) store_partial(to + WIDTH, both.second, count_lanes(WIDTH, left));

@@ -10,7 +10,7 @@ constexpr float LEAST = -1.0f, MOST = 1.5f;
 
 // Finite differences along y, of second order on uneven spacing and one-sided at both ends.
 struct Slope {
-    int below = 0, above = 0;                      // steps to the neighbors in y
+    int below = 0, above = 0;  // steps to the neighbors in y
     float from_below = 0.0f, here = 0.0f, from_above = 0.0f;
 
     Slope(const float* heights, int y, int size) {

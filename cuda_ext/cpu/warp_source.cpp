@@ -254,7 +254,8 @@ int warp_source_forward(const S3dWarpSource& arguments, int threads) {
     for (int64_t index = 0; index < arguments.batch * arguments.height; ++index) {
         const int32_t row = static_cast<int32_t>(index % arguments.height);
         for (int32_t column = 0; column < arguments.width; column += WIDTH) {
-            write_pixels(arguments, images, {index / arguments.height, row, column, count_lanes(column, arguments.width)});
+            write_pixels(arguments, images,
+                         {index / arguments.height, row, column, count_lanes(column, arguments.width)});
         }
     }
     return S3D_OK;

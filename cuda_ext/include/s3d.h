@@ -182,24 +182,24 @@ typedef struct {
 } S3dUpsampleAdd;
 
 typedef struct {
-    int64_t batch, foveated;  // frames, and foveated rays per frame
-    int32_t size;             // rays of a frame are size x size, followed by the foveated ones
-    int32_t channels;         // colors and features
+    int64_t batch, foveated;            // frames, and foveated rays per frame
+    int32_t size;                       // rays of a frame are size x size, followed by the foveated ones
+    int32_t channels;                   // colors and features
     int64_t image_stride, hair_stride;  // between batch items; 0 if the batch shares one
-    const float* values;   // [batch, rays, channels + 2]: colors, features, position in the source
-    const float* alpha;    // [batch, rays]
-    const int64_t* cells;  // [batch, foveated]: pixels of the fine image
-    const float* opacity;  // [batch, foveated]
-    const float* image;    // [3, 2 size, 2 size] per item
-    const float* hair;     // [2 size, 2 size] per item
-    const float* plane;    // [batch, 6]: flow (u, v) of the hair in the middle, its change along u, and along v
-    float* coarse;         // [batch, channels + 3, size, size]: colors, features, opacity, flow
-    float* fine;           // [batch, channels + 3, 2 size, 2 size]
+    const float* values;                // [batch, rays, channels + 2]: colors, features, position in the source
+    const float* alpha;                 // [batch, rays]
+    const int64_t* cells;               // [batch, foveated]: pixels of the fine image
+    const float* opacity;               // [batch, foveated]
+    const float* image;                 // [3, 2 size, 2 size] per item
+    const float* hair;                  // [2 size, 2 size] per item
+    const float* plane;  // [batch, 6]: flow (u, v) of the hair in the middle, its change along u, and along v
+    float* coarse;       // [batch, channels + 3, size, size]: colors, features, opacity, flow
+    float* fine;         // [batch, channels + 3, 2 size, 2 size]
 } S3dComposeLayers;
 
 typedef struct {
     int64_t batch;
-    int32_t size;                       // of flow and masks; the frame is twice as large, `alpha` half
+    int32_t size;                        // of flow and masks; the frame is twice as large, `alpha` half
     float uncovered_from, uncovered_to;  // decrease of opacity over which the head uncovers the background
     int64_t flow_stride, alpha_stride;   // between batch items
     const float* image;                  // [batch, 3, 2 size, 2 size]
@@ -214,7 +214,7 @@ typedef struct {
 
 typedef struct {
     int64_t batch, rays;
-    int32_t samples;                               // per ray
+    int32_t samples;                                // per ray
     float ellipsoid_center[3], ellipsoid_radii[3];  // in head units
     float inner_margin, outer_margin;  // half the sampled length in the middle of the ellipsoid, and where rays miss it
     const float* points;               // [batch, rays, 2]: image coordinates
