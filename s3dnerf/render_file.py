@@ -12,7 +12,7 @@ from s3dnerf.face.motion_state import read_state, write_state
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import MOTIONS, check_options
+from s3dnerf.render_options import MOTIONS, check_options, check_renderer
 
 
 def render(
@@ -35,6 +35,8 @@ def render(
     settings: Mapping[str, float] | None = None,
     liveliness: float = 1.0,
     method: str = "s3dnerf",
+    renderer: str = "nerf",
+    refine: str = "off",
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
@@ -42,6 +44,7 @@ def render(
     """
     begin = time.perf_counter()
     check_options(pose, turn, blink, background, framing, size, face, seed)
+    check_renderer(method, renderer, refine, background, start is not None)
     require_file(audio, "speech")
     require_file(image, "image")
     inputs = [image, audio, start, *([] if pose in MOTIONS else [pose])]
@@ -65,6 +68,8 @@ def render(
         start=state,
         liveliness=liveliness,
         method=method,
+        renderer=renderer,
+        refine=refine,
     )
     video.save(out, progress=True)
     if end is not None:

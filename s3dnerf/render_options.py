@@ -14,6 +14,8 @@ from s3dnerf.paths import is_file
 
 MOTIONS = ("static", "idle", "speech")
 METHODS = ("s3dnerf", "fd2talk")
+RENDERERS = ("nerf", "diffusion")
+REFINEMENTS = ("off", "diffusion")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
 MAX_TURN = 40.0
@@ -41,6 +43,26 @@ def check_options(
     check_turn(turn)
     check_pose(pose)
     parse_color(background)
+
+
+def check_renderer(method: str, renderer: str, refine: str, background: str, continues: bool) -> None:
+    """Raise UserError if the renderer does not exist or cannot do what the other options ask for.
+
+    ``continues`` tells whether the video begins where another one ended.
+    """
+    limits.require_choice("--method", method, METHODS)
+    limits.require_choice("--renderer", renderer, RENDERERS)
+    limits.require_choice("--refine", refine, REFINEMENTS)
+    if renderer == "nerf":
+        return
+    if method != "fd2talk":
+        raise UserError("--renderer diffusion", "renders the motion of fd2talk alone", "Add --method fd2talk.")
+    if refine != "off":
+        raise UserError("--refine", "is for frames of the radiance field", "Leave it out, or use --renderer nerf.")
+    if background != "keep":
+        raise UserError("--renderer diffusion", "keeps the background of the image", "Leave --background out.")
+    if continues:
+        raise UserError("--renderer diffusion", "cannot continue another video", "Leave --start out.")
 
 
 def check_turn(turn: tuple[float, float]) -> None:

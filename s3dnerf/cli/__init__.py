@@ -16,7 +16,7 @@ from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
 from s3dnerf.cli.evaluation import add_ablate, add_evaluate, add_evaluate_motion
 from s3dnerf.cli.rendering import add_render
-from s3dnerf.cli.training import add_train, add_train_motion, add_train_sync
+from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
 from s3dnerf.errors import UserError
 from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_train_sync(commands)
     add_train_motion(commands)
+    add_train_frames(commands)
     add_render(commands)
     add_evaluate(commands)
     add_evaluate_motion(commands)

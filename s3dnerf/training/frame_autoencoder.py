@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from s3dnerf.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, ShareBelowOne
 from s3dnerf.models.fd2talk.frame_autoencoder import FrameAutoencoder
-from s3dnerf.models.fd2talk.frame_config import FrameAutoencoderConfig
+from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE, FrameAutoencoderConfig
 from s3dnerf.ops.image import downsample, measure_psnr
 from s3dnerf.training.frame_data import FramePairs, to_images
 from s3dnerf.training.loop import LoopConfig, Metrics, TrainingLoop
@@ -111,11 +111,11 @@ class FrameAutoencoderTrainer(TrainingLoop[FrameAutoencoder]):
         """Return a batch, a pure function of the seed and its number."""
         rng = np.random.default_rng((self.seed, number))
         train = self.train_config
-        spare = (self.pairs.target.shape[1] - train.crop) // 2
+        spare = (self.pairs.target.shape[1] - train.crop) // LATENT_STRIDE
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         for row in rng.integers(len(self.pairs), size=train.batch_size).tolist():
-            # At even places, so that pixels meet the same weights as in whole frames.
-            top, left = (2 * rng.integers(spare + 1, size=2)).tolist()
+            # At multiples of the stride, so that pixels meet the same weights as in whole frames.
+            top, left = (LATENT_STRIDE * rng.integers(spare + 1, size=2)).tolist()
             window = (row, slice(top, top + train.crop), slice(left, left + train.crop))
             parts.append((self.pairs.target[window], self.pairs.coarse[window]))
         target, coarse = (to_images(np.stack(images)) for images in zip(*parts, strict=True))

@@ -41,6 +41,8 @@ AUTOENCODER, DENOISER = "autoencoder", "denoiser"
 HELD_OUT_SEED = 1_000_003
 """Offset of the seed of pairs of people held out."""
 ENCODE_BATCH = 8
+VALIDATION_STRIDE = 4
+"""Distance of the pairs of people held out that validation samples, which takes four steps for each."""
 MIN_STD = 1e-3
 FEATURE_REGIONS = slice(0, 4)
 """Maps of lips, mouth, eyes and brows."""
@@ -292,8 +294,8 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(encoded.target.shape[1:], generator=generator)[None]
         values: dict[str, list[Tensor]] = {}
-        for first in range(0, len(pairs), ENCODE_BATCH):
-            rows = np.arange(first, min(first + ENCODE_BATCH, len(pairs)))
+        chosen_rows = np.arange(0, len(pairs), VALIDATION_STRIDE)
+        for rows in np.array_split(chosen_rows, -(-len(chosen_rows) // ENCODE_BATCH)):
             condition = self.make_condition(pairs, encoded, rows)
             condition = FrameCondition(**{**vars(condition), "has_previous": torch.zeros(len(rows))})
             condition = map_tensors(condition, lambda x: x.to(self.device))

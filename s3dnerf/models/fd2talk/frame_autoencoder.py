@@ -18,6 +18,9 @@ from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE, FrameAutoencoderC
 from s3dnerf.models.layers import ResidualBlock, make_convolution
 from s3dnerf.ops.image import upsample
 
+BLOCK = 4
+"""Side of the squares of pixels that become the channels of one place. At the full size, a CPU is slow."""
+
 
 class FrameAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
     """Frames to latents and back."""
@@ -29,13 +32,11 @@ class FrameAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", 
             config = from_dict(FrameAutoencoderConfig, config, "config.json")
         check_config(config, "frame autoencoder")
         self.config = config
-        fine, middle, coarse = config.widths
+        fine, coarse = config.widths
         self.encoder = nn.Sequential(
-            make_convolution(12, fine),
+            make_convolution(3 * BLOCK**2, fine),
             ResidualBlock(fine),
-            make_convolution(fine, middle, stride=2),
-            ResidualBlock(middle),
-            make_convolution(middle, coarse, stride=2),
+            make_convolution(fine, coarse, stride=2),
             ResidualBlock(coarse),
             ResidualBlock(coarse),
             make_convolution(coarse, config.channels),
@@ -69,17 +70,14 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, config: FrameAutoencoderConfig) -> None:
         super().__init__()
-        fine, middle, coarse = config.widths
-        self.portrait_fine = nn.Sequential(make_convolution(13, fine), ResidualBlock(fine))
-        self.portrait_middle = make_convolution(fine, middle, stride=2)
-        self.portrait_coarse = make_convolution(middle, coarse, stride=2)
+        fine, coarse = config.widths
+        self.portrait_fine = nn.Sequential(make_convolution(3 * BLOCK**2 + 1, fine), ResidualBlock(fine))
+        self.portrait_coarse = make_convolution(fine, coarse, stride=2)
         self.enter = make_convolution(config.channels, coarse)
         self.coarse = nn.Sequential(ResidualBlock(coarse), ResidualBlock(coarse))
-        self.to_middle = make_convolution(coarse, middle)
-        self.middle = nn.Sequential(ResidualBlock(middle), ResidualBlock(middle))
-        self.to_fine = make_convolution(middle, fine)
+        self.to_fine = make_convolution(coarse, fine)
         self.fine = nn.Sequential(ResidualBlock(fine), ResidualBlock(fine))
-        self.leave = make_convolution(fine, 16)
+        self.leave = make_convolution(fine, 4 * BLOCK**2)
 
     def forward(self, latents: Tensor, warped: Tensor, seen: Tensor) -> Tensor:
         """Decode latents ``[B, C, h, w]``; ``warped`` counts where ``seen [B]`` is 1 and must be zero where it is 0."""
@@ -87,15 +85,12 @@ class FrameDecoder(nn.Module):
         pixels = split_pixels(warped)
         flag = seen.expand(-1, 1, *pixels.shape[2:])
         fine = self.portrait_fine(torch.cat([pixels, flag], dim=1))
-        middle = self.portrait_middle(F.silu(fine))
-        coarse = self.portrait_coarse(F.silu(middle))
-        x = self.coarse(self.enter(latents) + coarse)
-        x = self.middle(upsample(self.to_middle(F.silu(x)), 2) + middle)
+        x = self.coarse(self.enter(latents) + self.portrait_coarse(F.silu(fine)))
         x = self.fine(upsample(self.to_fine(F.silu(x)), 2) + fine)
-        color, gate = F.pixel_shuffle(self.leave(F.silu(x)).float(), 2).split((3, 1), dim=1)
+        color, gate = F.pixel_shuffle(self.leave(F.silu(x)).float(), BLOCK).split((3, 1), dim=1)
         return color + seen * gate.sigmoid() * warped
 
 
 def split_pixels(image: Tensor) -> Tensor:
-    """Turn squares of two by two pixels into channels about zero: ``[B, 3, H, W]`` -> ``[B, 12, H / 2, W / 2]``."""
-    return F.pixel_unshuffle(2.0 * image - 1.0, 2).contiguous(memory_format=torch.channels_last)
+    """Turn squares of four by four pixels into channels about zero: ``[B, 3, H, W]`` -> ``[B, 48, H / 4, W / 4]``."""
+    return F.pixel_unshuffle(2.0 * image - 1.0, BLOCK).contiguous(memory_format=torch.channels_last)

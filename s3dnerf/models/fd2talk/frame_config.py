@@ -17,8 +17,8 @@ LATENT_STRIDE = 8
 class FrameAutoencoderConfig:
     """Sizes of the autoencoder."""
 
-    widths: tuple[Width, Width, Width] = (32, 64, 128)
-    """Channels at a half, a quarter and an eighth of the size of the frame."""
+    widths: tuple[Width, Width] = (64, 96)
+    """Channels at a quarter and an eighth of the size of the frame."""
     channels: Width = 8
     """Channels of the latents."""
 
@@ -27,8 +27,8 @@ class FrameAutoencoderConfig:
 class FrameDenoiserConfig:
     """Sizes of the denoising UNet."""
 
-    widths: tuple[Width, Width, Width] = (64, 96, 128)
-    """Channels at the size of the latents, a half and a quarter of it. The two coarser ones attend to the source."""
+    widths: tuple[Width, Width, Width] = (32, 64, 128)
+    """Channels at the size of the latents, a half and a quarter of it. The coarsest attends to the source."""
     layers: Annotated[PositiveInt, Field(le=8)] = 1
     """Residual blocks at each size."""
     heads: Annotated[PositiveInt, Field(le=64)] = 4
