@@ -309,7 +309,7 @@ def read_group(
     )
 
 
-def measure_source_expression(prepared: PreparedClips, seed: int) -> np.ndarray:
+def measure_source_expression(prepared: PreparedClips) -> np.ndarray:
     """Fit the ridge regression of ``FrameDiffusion.estimate_expression``: ``float32 [25, 24]``."""
     readable, index = prepared.find_readable(), prepared.index
     sampler = ClipSampler(readable, index.person[readable], index.valid[readable], PERSON_POWER)

@@ -340,7 +340,7 @@ def train_frames(config: FrameConfig, run_dir: Path, resume: bool = False) -> Pa
     )
     checkpoint = autoencoder.run(config, resume)
     trained = load_model(FrameAutoencoder, FrameAutoencoderConfig, checkpoint / "model")
-    expression = measure_source_expression(prepared[0], config.seed)
+    expression = measure_source_expression(prepared[0])
     return FrameTrainer(config, run_dir / DENOISER, pairs, trained, expression).run(config, resume)
 
 
