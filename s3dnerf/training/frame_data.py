@@ -193,6 +193,7 @@ def choose_frames(track: ClipTrack, config: FrameDataConfig, rng: np.random.Gene
     source = int(rng.choice(track.frames))
     valid = track.clip.valid
     targets = np.flatnonzero(valid[1:] & valid[:-1]) + 1
+    targets = targets[targets != source]
     turn = Rotation.from_matrix(track.pose.rotation[targets].astype(np.float64)).inv() * Rotation.from_matrix(
         track.pose.rotation[source].astype(np.float64)
     )
