@@ -68,10 +68,10 @@ class FrameTrainConfig(LoopConfig):
     """Frames per batch."""
     crop: PositiveInt = 12
     """Side of the crops of latents that are decoded for the image losses."""
-    hide_previous: Share = 0.3
-    """Fraction of frames that do not see the frame before."""
-    previous_noise: NonNegativeFloat = 0.3
-    """Standard deviation of the noise on the latents of the frame before, so that its errors do not add up."""
+    hide_previous: Share = 0.7
+    """Fraction of frames that do not see the frame before. Seen too often, it is copied, errors and all."""
+    previous_noise: NonNegativeFloat = 0.8
+    """Standard deviation of the noise on the latents of the frame before: in training it is real, which says too much."""
     validate_every: PositiveInt = 250
     """Steps between validations on the people held out."""
     save_every: PositiveInt = 100
@@ -260,9 +260,9 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
         noisy = self.scheduler.add_noise(batch.clean, condition.coarse, noise, steps)
         with self.autocast():
             clean = self.model(noisy, steps, condition)
-            latents = clean * self.model.latent_std + self.model.latent_mean
-            crops = cut_crops(latents, batch.top, batch.left, self.config.train.crop)
-            decoded = self.model.autoencoder.decode(crops, batch.coarse)
+            corners, side = (batch.top, batch.left), self.config.train.crop
+            crops = cut_crops(clean, *corners, side), batch.coarse, cut_crops(condition.regions, *corners, side)
+            decoded = self.model.decode(*crops)
         focus = 1.0 + weights.features * condition.regions[:, FEATURE_REGIONS].amax(dim=1, keepdim=True)
         parts = {
             "latents": ((clean - batch.clean).square() * focus).mean(),
@@ -302,7 +302,7 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
             target, coarse = (to_images(part[rows]).to(self.device) for part in (pairs.target, pairs.coarse))
             with self.autocast():
                 latents = self.scheduler.sample(model, condition, noise.to(self.device).expand_as(condition.coarse))
-                image = model.decode(latents, coarse)
+                image = model.decode(latents, coarse, condition.regions).clamp(0.0, 1.0)
             for kind, chosen in (("warped", ~pairs.is_rendered[rows]), ("rendered", pairs.is_rendered[rows])):
                 for name, frames in ((kind, coarse), (f"{kind}, refined", image)):
                     values.setdefault(name, []).append(measure_psnr(frames[chosen].float(), target[chosen]))

@@ -24,9 +24,12 @@ from s3dnerf.models.fd2talk.frame_autoencoder import FrameAutoencoder
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE, FrameDenoiserConfig, FrameDiffusionConfig
 from s3dnerf.models.layers import zero_initialize
 from s3dnerf.models.pretrained import load_model
+from s3dnerf.ops.image import downsample, upsample
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_frames"
 """Folder of the model that ships with the package."""
+PAINTED_REGIONS = slice(0, 3)
+"""Maps of lips, mouth and eyes, which one portrait does not show in all their states."""
 TOKEN_STRIDE = 4
 """Latents of the source per token along each axis."""
 
@@ -137,10 +140,16 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
         """Encode images ``[B, 3, S, S]`` in [0, 1] to standardized latents ``[B, C, S / 8, S / 8]``."""
         return (self.autoencoder.encode(image) - self.latent_mean) / self.latent_std
 
-    def decode(self, latents: Tensor, coarse: Tensor | None) -> Tensor:
-        """Decode standardized latents to images in [0, 1]; see ``FrameAutoencoder.decode``."""
+    def decode(self, latents: Tensor, coarse: Tensor, regions: Tensor) -> Tensor:
+        """Decode standardized latents to images, not limited to [0, 1].
+
+        Args:
+            latents: ``[B, C, h, w]``.
+            coarse: ``[B, 3, 8 h, 8 w]`` in [0, 1], the warped portrait or a rendering.
+            regions: ``[B, 5, h, w]`` maps of the regions of the face; zeros for a rendering.
+        """
         image = self.autoencoder.decode(latents * self.latent_std + self.latent_mean, coarse)
-        return image.clamp(0.0, 1.0)
+        return keep_detail(image, coarse, regions)
 
     def forward(self, noisy: Tensor, step: Tensor, condition: FrameCondition) -> Tensor:
         """Predict clean latents, see :class:`FrameDenoiser`."""
@@ -157,6 +166,18 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
         of the face, which one image does not tell apart; the estimate is the part that is expression on average.
         """
         return F.pad(projected, (0, 1), value=1.0) @ self.source_expression
+
+
+def keep_detail(image: Tensor, coarse: Tensor, regions: Tensor) -> Tensor:
+    """Change coarse images to decoded ones: fully at mouth and eyes, and elsewhere in shades of eight pixels and more.
+
+    Edges of the two are rarely at the same pixel, and a decoder that averages over where they may be blurs them. The
+    arguments are those of ``FrameDiffusion.decode``.
+    """
+    change = image - coarse
+    shades = upsample(downsample(change, LATENT_STRIDE), LATENT_STRIDE)
+    painted = F.max_pool2d(regions[:, PAINTED_REGIONS].amax(dim=1, keepdim=True), 3, 1, 1)
+    return coarse + torch.lerp(shades, change, upsample(painted, LATENT_STRIDE))
 
 
 def load_frame_diffusion(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> FrameDiffusion:

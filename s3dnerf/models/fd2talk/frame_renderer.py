@@ -53,10 +53,11 @@ class FrameRenderer:
             motion: ``[34]`` change of the motion coefficients from the portrait; None for a rendering.
         """
         with mixed_precision(self.device):
-            latents = self.scheduler.sample(self.model, self.make_condition(coarse, regions, motion), self.noise)
-            image = self.model.decode(latents, coarse)
+            condition = self.make_condition(coarse, regions, motion)
+            latents = self.scheduler.sample(self.model, condition, self.noise)
+            image = self.model.decode(latents, coarse, condition.regions)
         self.previous = latents
-        return (255.0 * image[0].float() + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return (255.0 * image[0].float().clamp(0.0, 1.0) + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
     def make_condition(self, coarse: Tensor, regions: np.ndarray | None, motion: np.ndarray | None) -> FrameCondition:
         """Return the condition of the next frame."""
