@@ -95,7 +95,7 @@ class FrameAutoencoderTrainer(TrainingLoop[FrameAutoencoder]):
 
     def make_model(self) -> FrameAutoencoder:
         """Return a new autoencoder."""
-        return FrameAutoencoder(self.config).to(memory_format=torch.channels_last)
+        return FrameAutoencoder(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_optimizer(self) -> torch.optim.AdamW:
         """Return AdamW for all parameters."""

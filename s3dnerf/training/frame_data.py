@@ -204,7 +204,7 @@ def choose_frames(track: ClipTrack, config: FrameDataConfig, rng: np.random.Gene
     weights[track.frames] = track.sampling_weights
     chances = weights[targets] / weights[targets].sum()
     each = config.pairs_per_source
-    return source, rng.choice(targets, each, replace=np.count_nonzero(chances) < each, p=chances)
+    return source, rng.choice(targets, each, replace=bool(np.count_nonzero(chances) < each), p=chances)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class FrameTrainConfig(LoopConfig):
     hide_previous: Share = 0.7
     """Fraction of frames that do not see the frame before. Seen too often, it is copied, errors and all."""
     previous_noise: NonNegativeFloat = 0.8
-    """Standard deviation of the noise on the latents of the frame before: in training it is real, which says too much."""
+    """Standard deviation of the noise on the latents of the frame before, real in training, which says too much."""
     validate_every: PositiveInt = 250
     """Steps between validations on the people held out."""
     save_every: PositiveInt = 100
@@ -179,7 +179,7 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
         model = FrameDiffusion(self.config.model)
         model.autoencoder.load_state_dict(self.autoencoder.state_dict())
         model.autoencoder.encoder.requires_grad_(False)
-        return model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_optimizer(self) -> torch.optim.AdamW:
         """Return AdamW for the denoiser and, at a lower rate, the decoder."""
