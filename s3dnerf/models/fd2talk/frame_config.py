@@ -58,8 +58,9 @@ class FrameDiffusionConfig:
     """Steps of the diffusion: 4 from the warped portrait, 1000 from noise."""
     sampling_steps: Annotated[PositiveInt, Field(le=1000)] = 4
     """Steps of sampling, at most ``diffusion_steps``; from the warped portrait always as many: 4, from noise 25."""
-    noise: NonNegativeFloat = 0.3
-    """Standard deviation of the noise that is added to the latents of the warped portrait, relative to the latents'."""
+    noise: NonNegativeFloat = 1.0
+    """Standard deviation of the noise that is added to the latents of the warped portrait, relative to the latents'.
+    With less than their distance, noisy latents tell the frame, and errors of the first step grow in the others."""
     autoencoder: FrameAutoencoderConfig = field(default_factory=FrameAutoencoderConfig)
     """Turns frames into latents and back."""
     denoiser: FrameDenoiserConfig = field(default_factory=FrameDenoiserConfig)
