@@ -224,10 +224,10 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
         train = self.config.train
         rows = rng.integers(len(self.pairs), size=train.batch_size)
         condition = self.make_condition(self.pairs, self.encoded, rows)
-        seen = (rng.random(len(rows)) >= train.hide_previous).astype(np.float32)
+        seen = torch.from_numpy((rng.random(len(rows)) >= train.hide_previous) & self.config.model.sees_previous)
         noise = rng.standard_normal(condition.previous.shape, np.float32)
         previous = condition.previous + train.previous_noise * torch.from_numpy(noise)
-        condition = FrameCondition(**{**vars(condition), "previous": previous, "has_previous": torch.from_numpy(seen)})
+        condition = FrameCondition(**{**vars(condition), "previous": previous, "has_previous": seen.float()})
         spare = self.config.model.image_size // LATENT_STRIDE - train.crop
         top, left = rng.integers(spare + 1, size=(2, len(rows)))
         crops = []
@@ -262,7 +262,7 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
             clean = self.model(noisy, steps, condition)
             corners, side = (batch.top, batch.left), self.config.train.crop
             crops = cut_crops(clean, *corners, side), batch.coarse, cut_crops(condition.regions, *corners, side)
-            decoded = self.model.decode(*crops)
+            decoded = self.model.decode(*crops, condition.has_motion)
         focus = 1.0 + weights.features * condition.regions[:, FEATURE_REGIONS].amax(dim=1, keepdim=True)
         parts = {
             "latents": ((clean - batch.clean).square() * focus).mean(),
@@ -285,15 +285,36 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
         )
         return found
 
+    def finalize(self) -> None:
+        """Fit the strengths of the predicted change on the held-out people."""
+        if self.held_out is None or self.held_out_encoded is None:
+            self.processes.write("no strengths are fitted, because no people are held out (data.held_out_people)")
+            return
+        model = self.averaged_model.eval()
+        model.strengths.copy_(self.fit_strengths(model, self.held_out, self.held_out_encoded))
+
     @torch.inference_mode()
-    def measure_samples(self, model: FrameDiffusion, pairs: FramePairs, encoded: EncodedPairs) -> dict[str, float]:
-        """Return the mean PSNR in dB of coarse and sampled frames, by the kind of coarse frame.
+    def fit_strengths(self, model: FrameDiffusion, pairs: FramePairs, encoded: EncodedPairs) -> Tensor:
+        """Return ``FrameDiffusion.strengths`` by least squares of the colors of sampled frames, limited to [0, 1]."""
+        moments = torch.zeros(3, 4, dtype=torch.float64)
+        for condition, latents, target, coarse in self.sample_pairs(model, pairs, encoded):
+            with self.autocast():
+                shades, painted = model.predict_change(latents, coarse, condition.regions)
+            warped = condition.has_motion > 0
+            for row, part, chosen in ((0, shades, warped), (1, painted, warped), (2, shades, ~warped)):
+                change, missing = part[chosen].double(), (target - coarse)[chosen].double()
+                moments[row, :2] += torch.stack([(change * missing).sum(), change.square().sum()]).cpu()
+        return (moments[:, 0] / moments[:, 1].clamp(min=1e-9)).clamp(0.0, 1.0).float()
+
+    def sample_pairs(
+        self, model: FrameDiffusion, pairs: FramePairs, encoded: EncodedPairs
+    ) -> Iterator[tuple[FrameCondition, Tensor, Tensor, Tensor]]:
+        """Yield conditions, sampled latents, real and coarse frames of some pairs.
 
         The frame before is hidden: the real one would tell too much.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(encoded.target.shape[1:], generator=generator)[None]
-        values: dict[str, list[Tensor]] = {}
+        noise = torch.randn(encoded.target.shape[1:], generator=generator)[None].to(self.device)
         chosen_rows = np.arange(0, len(pairs), VALIDATION_STRIDE)
         for rows in np.array_split(chosen_rows, -(-len(chosen_rows) // ENCODE_BATCH)):
             condition = self.make_condition(pairs, encoded, rows)
@@ -301,9 +322,18 @@ class FrameTrainer(TrainingLoop[FrameDiffusion]):
             condition = map_tensors(condition, lambda x: x.to(self.device))
             target, coarse = (to_images(part[rows]).to(self.device) for part in (pairs.target, pairs.coarse))
             with self.autocast():
-                latents = self.scheduler.sample(model, condition, noise.to(self.device).expand_as(condition.coarse))
-                image = model.decode(latents, coarse, condition.regions).clamp(0.0, 1.0)
-            for kind, chosen in (("warped", ~pairs.is_rendered[rows]), ("rendered", pairs.is_rendered[rows])):
+                latents = self.scheduler.sample(model, condition, noise.expand_as(condition.coarse))
+            yield condition, latents, target, coarse
+
+    @torch.inference_mode()
+    def measure_samples(self, model: FrameDiffusion, pairs: FramePairs, encoded: EncodedPairs) -> dict[str, float]:
+        """Return the mean PSNR in dB of coarse and sampled frames, by the kind of coarse frame."""
+        values: dict[str, list[Tensor]] = {}
+        for condition, latents, target, coarse in self.sample_pairs(model, pairs, encoded):
+            with self.autocast():
+                image = model.decode(latents, coarse, condition.regions, condition.has_motion).clamp(0.0, 1.0)
+            warped = condition.has_motion > 0
+            for kind, chosen in (("warped", warped), ("rendered", ~warped)):
                 for name, frames in ((kind, coarse), (f"{kind}, refined", image)):
                     values.setdefault(name, []).append(measure_psnr(frames[chosen].float(), target[chosen]))
         return {name: float(found.mean()) for name, parts in values.items() if len(found := torch.cat(parts))}

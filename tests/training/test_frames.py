@@ -61,6 +61,7 @@ def test_a_run_learns_and_ends_with_a_model_that_loads(config: FrameConfig, trai
     assert model.config == config.model
     assert model.latent_std.min() > 1e-3 and model.motion_std.max() > 1e-3
     assert model.source_expression.abs().sum() > 0
+    assert model.strengths.shape == (3,) and model.strengths.min() >= 0 and model.strengths.max() <= 1
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(config: FrameConfig, trained: Path, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class FrameDiffusionConfig:
     noise: NonNegativeFloat = 1.0
     """Standard deviation of the noise that is added to the latents of the warped portrait, relative to the latents'.
     With less than their distance, noisy latents tell the frame, and errors of the first step grow in the others."""
+    sees_previous: bool = False
+    """Whether each frame sees the one before, as the paper has it. A model that has learnt little copies its errors."""
     autoencoder: FrameAutoencoderConfig = field(default_factory=FrameAutoencoderConfig)
     """Turns frames into latents and back."""
     denoiser: FrameDenoiserConfig = field(default_factory=FrameDenoiserConfig)

@@ -118,6 +118,8 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
     latent_std: Tensor
     motion_std: Tensor
     """``[34]`` root mean square of the change of the coefficients from a source frame."""
+    strengths: Tensor
+    """``[3]`` fractions, in [0, 1], of the predicted change that are made, see :meth:`decode`."""
     source_expression: Tensor
     """``[25, 24]`` ridge regression of a source's expression, see :meth:`estimate_expression`."""
 
@@ -134,22 +136,31 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
         self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(channels, 1, 1))
         self.register_buffer("motion_std", torch.ones(CHANNEL_COUNT))
+        self.register_buffer("strengths", torch.ones(3))
         self.register_buffer("source_expression", torch.zeros(EXPRESSION_SIZE + 1, EXPRESSION_SIZE))
 
     def encode(self, image: Tensor) -> Tensor:
         """Encode images ``[B, 3, S, S]`` in [0, 1] to standardized latents ``[B, C, S / 8, S / 8]``."""
         return (self.autoencoder.encode(image) - self.latent_mean) / self.latent_std
 
-    def decode(self, latents: Tensor, coarse: Tensor, regions: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, coarse: Tensor, regions: Tensor, has_motion: Tensor) -> Tensor:
         """Decode standardized latents to images, not limited to [0, 1].
 
         Args:
             latents: ``[B, C, h, w]``.
             coarse: ``[B, 3, 8 h, 8 w]`` in [0, 1], the warped portrait or a rendering.
             regions: ``[B, 5, h, w]`` maps of the regions of the face; zeros for a rendering.
+            has_motion: ``[B]`` 1 for a warped portrait, 0 for a rendering.
         """
+        shades, painted = self.predict_change(latents, coarse, regions)
+        warped, mouth_and_eyes, rendering = self.strengths
+        strength = torch.where(has_motion > 0, warped, rendering)[:, None, None, None]
+        return coarse + strength * shades + mouth_and_eyes * painted
+
+    def predict_change(self, latents: Tensor, coarse: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predicted change of coarse images in shades outside of mouth and eyes, and of all in these."""
         image = self.autoencoder.decode(latents * self.latent_std + self.latent_mean, coarse)
-        return keep_detail(image, coarse, regions)
+        return split_change(image - coarse, regions)
 
     def forward(self, noisy: Tensor, step: Tensor, condition: FrameCondition) -> Tensor:
         """Predict clean latents, see :class:`FrameDenoiser`."""
@@ -168,16 +179,19 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
         return F.pad(projected, (0, 1), value=1.0) @ self.source_expression
 
 
-def keep_detail(image: Tensor, coarse: Tensor, regions: Tensor) -> Tensor:
-    """Change coarse images to decoded ones: fully at mouth and eyes, and elsewhere in shades of eight pixels and more.
+def split_change(change: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a change of coarse images ``[B, 3, 8 h, 8 w]`` by maps of the regions of the face ``[B, 5, h, w]``.
 
-    Edges of the two are rarely at the same pixel, and a decoder that averages over where they may be blurs them. The
-    arguments are those of ``FrameDiffusion.decode``.
+    Edges of coarse and real frames are rarely at the same pixel, and a decoder that averages over where they may be
+    blurs them. So only mouth and eyes are painted anew.
+
+    Returns:
+        Shades of eight pixels and more outside of mouth and eyes, and the whole change at mouth and eyes.
     """
-    change = image - coarse
     shades = upsample(downsample(change, LATENT_STRIDE), LATENT_STRIDE)
     painted = F.max_pool2d(regions[:, PAINTED_REGIONS].amax(dim=1, keepdim=True), 3, 1, 1)
-    return coarse + torch.lerp(shades, change, upsample(painted, LATENT_STRIDE))
+    painted = upsample(painted, LATENT_STRIDE)
+    return (1.0 - painted) * shades, painted * change
 
 
 def load_frame_diffusion(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> FrameDiffusion:

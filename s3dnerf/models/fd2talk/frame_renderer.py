@@ -21,7 +21,7 @@ from s3dnerf.precision import mixed_precision
 
 
 class FrameRenderer:
-    """Renders frames of one portrait. All frames share their noise, and each sees the one before."""
+    """Renders frames of one portrait. All share their noise, and each may see the one before (``sees_previous``)."""
 
     def __init__(self, model: FrameDiffusion, source: np.ndarray, seed: int = 0) -> None:
         """Encode a portrait.
@@ -55,8 +55,8 @@ class FrameRenderer:
         with mixed_precision(self.device):
             condition = self.make_condition(coarse, regions, motion)
             latents = self.scheduler.sample(self.model, condition, self.noise)
-            image = self.model.decode(latents, coarse, condition.regions)
-        self.previous = latents
+            image = self.model.decode(latents, coarse, condition.regions, condition.has_motion)
+        self.previous = latents if self.model.config.sees_previous else None
         return (255.0 * image[0].float().clamp(0.0, 1.0) + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
     def make_condition(self, coarse: Tensor, regions: np.ndarray | None, motion: np.ndarray | None) -> FrameCondition:

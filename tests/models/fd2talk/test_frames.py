@@ -18,7 +18,7 @@ from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.portrait import Face
 from s3dnerf.models.fd2talk.frame_config import FrameAutoencoderConfig, FrameDenoiserConfig, FrameDiffusionConfig
-from s3dnerf.models.fd2talk.frame_diffusion import FrameCondition, FrameDiffusion, load_frame_diffusion
+from s3dnerf.models.fd2talk.frame_diffusion import FrameCondition, FrameDiffusion, load_frame_diffusion, split_change
 from s3dnerf.models.fd2talk.frame_renderer import FrameRenderer, list_expressions, render_portrait
 from s3dnerf.models.fd2talk.frame_sampling import NoiseDiffusion, ResidualShift, make_frame_scheduler
 
@@ -148,7 +148,9 @@ def test_frames_from_noise_are_sampled_too() -> None:
     assert frame.shape == (SIDE, SIDE, 3) and frame.dtype == np.uint8
 
 
-def test_a_frame_sees_the_one_before_and_shares_its_noise(model: FrameDiffusion) -> None:
+@pytest.mark.parametrize("sees_previous", [True, False])
+def test_frames_share_their_noise_and_may_see_the_one_before(sees_previous: bool) -> None:
+    model = make_model(config=replace(SMALL, sees_previous=sees_previous))
     rng = np.random.default_rng(0)
     source, a, b = rng.integers(256, size=(3, SIDE, SIDE, 3), dtype=np.uint8)
 
@@ -157,9 +159,32 @@ def test_a_frame_sees_the_one_before_and_shares_its_noise(model: FrameDiffusion)
         return [renderer.refine(frame) for frame in frames]
 
     first = show(a, a)
-    assert not np.array_equal(*first) and not np.array_equal(first[1], show(b, a)[1])
+    assert np.array_equal(*first) != sees_previous
+    assert np.array_equal(first[1], show(b, a)[1]) != sees_previous
     assert all(np.array_equal(*pair) for pair in zip(first, show(a, a), strict=True))
     assert not np.array_equal(first[0], show(a, seed=1)[0])
+
+
+def test_only_mouth_and_eyes_are_painted_anew(model: FrameDiffusion) -> None:
+    torch.manual_seed(1)
+    change, regions = torch.randn(1, 3, SIDE, SIDE), torch.zeros(1, 5, SIDE // 8, SIDE // 8)
+    shades, painted = split_change(change, regions)
+    assert not painted.any()
+    assert shades.diff(dim=-1).abs().mean() < 0.1 * change.diff(dim=-1).abs().mean()
+    regions[:, 0] = 1.0
+    shades, painted = split_change(change, regions)
+    assert not shades.any() and torch.equal(painted, change)
+
+
+def test_strengths_scale_the_change() -> None:
+    model, coarse = make_model(), torch.rand(2, 3, SIDE, SIDE)
+    latents, regions = torch.randn(2, 4, SIDE // 8, SIDE // 8), torch.rand(2, 5, SIDE // 8, SIDE // 8)
+    has_motion = torch.tensor([1.0, 0.0])
+    shades, painted = model.predict_change(latents, coarse, regions)
+    model.strengths.copy_(torch.tensor([0.5, 0.25, 0.0]))
+    change = model.decode(latents, coarse, regions, has_motion) - coarse
+    torch.testing.assert_close(change[0], 0.5 * shades[0] + 0.25 * painted[0])
+    torch.testing.assert_close(change[1], 0.25 * painted[1])
 
 
 @pytest.fixture(scope="module")
