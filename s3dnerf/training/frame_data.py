@@ -35,6 +35,7 @@ from s3dnerf.media.files import atomic_write_folder
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE
 from s3dnerf.paths import is_folder
 from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.source_image import make_background
 from s3dnerf.talking_video import PhaseTimer
 
 EXPRESSION_CLIPS, EXPRESSION_STRIDE = 128, 10
@@ -253,7 +254,7 @@ class FrameGroup:
             codes = pipeline.model.prepare_motion(pipeline.model.motion_encoder(displacement).float())
         poses = (self.pose[row : row + 1] for row in range(1, len(self.pose)))
         frames = pipeline.render_frames(
-            identity, codes, poses, iter(self.eyes[1:]), PhaseTimer(), pipeline.make_background(face, identity)
+            identity, codes, poses, iter(self.eyes[1:]), PhaseTimer(), make_background(pipeline.model, face, identity)
         )
         regions = np.zeros((len(self.target), REGION_COUNT, size // LATENT_STRIDE, size // LATENT_STRIDE), np.uint8)
         return self.join(np.stack(list(frames)), regions, True)

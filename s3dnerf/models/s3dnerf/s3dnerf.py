@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.config import check_config, to_dict
@@ -20,7 +18,15 @@ from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import REGIONS
 from s3dnerf.hub import find_model
 from s3dnerf.models.audio_encoder import AudioEncoder
-from s3dnerf.models.pretrained import CONFIG_FILE, WEIGHTS_FILE, fill_model, read_config, read_json, read_weights
+from s3dnerf.models.pretrained import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    PretrainedModel,
+    fill_model,
+    read_config,
+    read_json,
+    read_weights,
+)
 from s3dnerf.models.s3dnerf.appearance_encoder import HierarchicalFacialAppearanceEncoder
 from s3dnerf.models.s3dnerf.config import (
     RENDER_CONFIG_FILE,
@@ -48,16 +54,16 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
 from s3dnerf.models.s3dnerf.source_expression import SourceExpression
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
-from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
+from s3dnerf.ops.image import downsample, make_pixel_grid
 from s3dnerf.ops.warp_source import warp_source_image
-from s3dnerf.paths import is_file, is_folder
+from s3dnerf.paths import is_file
 from s3dnerf.rendering.background import Background, composite_background
-from s3dnerf.rendering.foveation import place_foveated_rays
-from s3dnerf.rendering.hair_layer import composite_hair_layer, mask_hair, render_hair_layer
+from s3dnerf.rendering.foveation import FoveatedRays, place_foveated_rays
+from s3dnerf.rendering.hair_layer import mask_hair
+from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.mouth_opening import UPPER_LIP, find_source_interior, measure_mouth_opening
-from s3dnerf.rendering.rays import cast_rays
-from s3dnerf.rendering.sampling import place_samples
-from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays
+from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, interpolate_lattice, render_rays
 from s3dnerf.structures import Camera, Source
 
 EARLY_STOP_EPS = 1e-3
@@ -77,7 +83,7 @@ MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
 
-class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+class S3DNeRF(PretrainedModel):
     """The whole model.
 
     Encode a source once, encode speech, and render frames::
@@ -85,28 +91,23 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         identity = model.encode_identity(source)
         motion = model.encode_speech(identity.expand(len(windows)), windows)
         rendering = model(identity.expand(len(motion)), motion, eyes, camera)
-
-    ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
     """
 
     canonical_landmarks: Tensor
     inner_lips: Tensor
     lips_apart: Tensor
 
-    def __init__(self, config: ModelConfig | dict[str, Any], render_config: RenderConfig | None = None) -> None:
+    def __init__(self, config: ModelConfig, render_config: RenderConfig | None = None) -> None:
         """Build the model.
 
         Args:
-            config: the architecture, as a dict when the mixin reads it from ``config.json``.
+            config: the architecture.
             render_config: inference settings, see :meth:`prepare_motion`. The defaults have no effect.
 
         Raises:
             UserError: the value of a setting is invalid.
         """
         super().__init__()
-        if isinstance(config, dict):
-            config, stored = read_configs(config)
-            render_config = render_config or stored
         check_config(config, "model")
         self.config, self.render_config = config, render_config or RenderConfig()
         check_config(self.render_config, "rendering")
@@ -151,13 +152,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         fill_model(model, weights, folder / WEIGHTS_FILE)
         return model.eval()
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> S3DNeRF:
-        """Implement ``from_pretrained``; ``options`` are those of ``huggingface_hub.snapshot_download``."""
-        if not is_folder(model_id):
-            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            model_id = snapshot_download(model_id, **{name: options[name] for name in known if name in options})
-        return cls.load(model_id).to(map_location)
+    from_pretrained = load
 
     def encode_identity(self, source: Source) -> Identity:
         """Encode sources with mattes, once for all frames."""
@@ -246,19 +241,18 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         """
         codes = self.drive(identity, motion, eyes, camera, source_motion)
         field = self.deform_field(identity, codes, lattice)
-        coarse, fine = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
+        rays, foveated = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
-        image = downsample(image, 2).expand(len(fine), -1, -1, -1)
-        layer = render_hair_layer(image, identity.hair, camera, identity.camera)
-        coarse, fine = composite_hair_layer(coarse, downsample(layer, 2)), composite_hair_layer(fine, layer)
+        image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
+        coarse, fine = compose_rays(rays, foveated, image, identity.hair, camera, identity.camera)
         warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
         detail_scale = self.render_config.source_detail_scale
         image = self.super_resolution(coarse[:, :-2], inputs, warped, detail_scale).float()
         image = self.composite_mouth_interior(image, identity, field, camera)
         alpha, flow = coarse[:, -3:-2], fine[:, -2:]
         if background is not None:
-            image = composite_background(background, image.clamp(0.0, 1.0), flow, alpha)
+            image = composite_background(background, image, flow, alpha)
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], alpha, flow, field.lattice)
 
     def drive(
@@ -296,22 +290,17 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
     def render_volume(
         self, field: DeformedField, camera: Camera, size: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Render the fields with ``size`` rays per side: color, features, opacity and flow.
+    ) -> tuple[RayOutputs, FoveatedRays]:
+        """Render the fields with ``size`` rays per side, followed by the foveated rays.
 
-        Returns ``[B, 3 + features + 3, size, size]`` with these channels, and the same upsampled by two with the
-        foveated rays pasted in.
+        The values of a ray are color, features and its position in the source.
         """
         foveated = place_foveated_rays(camera, 2 * size)
         grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
         points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)
-        samples = place_samples(cast_rays(points, camera), self.config.samples, generator)
-        outputs = render_rays(field, samples.positions, samples.deltas, 0.0 if self.training else EARLY_STOP_EPS)
-        alpha = outputs.alpha[..., None]
-        flow = outputs.values[..., -2:] - alpha * points
-        rendered = torch.cat([outputs.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
-        coarse = rendered[..., : size * size].unflatten(2, (size, size))
-        return coarse, foveated.paste(rendered[..., size * size :], upsample(coarse, 2))
+        samples = sample_rays(points, camera, self.config.samples, generator)
+        early_stop_eps = 0.0 if self.training else EARLY_STOP_EPS
+        return render_rays(field, samples.positions, samples.deltas, early_stop_eps), foveated
 
     def composite_mouth_interior(
         self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera
@@ -350,11 +339,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
         return invert_deformation(deform, identity.landmarks, start, rounds)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the inference settings next to the weights, for ``save_pretrained``."""
-        super()._save_pretrained(save_directory)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings, inference settings and weights into a folder."""
+        super().save_pretrained(folder)
         text = json.dumps(to_dict(self.render_config), indent=2, sort_keys=True)
-        (save_directory / RENDER_CONFIG_FILE).write_text(text, "utf-8")
+        (Path(folder) / RENDER_CONFIG_FILE).write_text(text, "utf-8")
 
 
 @torch.no_grad()
