@@ -6,30 +6,26 @@ latents tell what differs. Without a portrait the decoder paints everything from
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.config import check_config, from_dict
+from s3dnerf.config import check_config
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE, FrameAutoencoderConfig
 from s3dnerf.models.layers import ResidualBlock, make_convolution
+from s3dnerf.models.pretrained import PretrainedModel
 from s3dnerf.ops.image import upsample
 
 BLOCK = 4
 """Side of the squares of pixels that become the channels of one place. At the full size, a CPU is slow."""
 
 
-class FrameAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+class FrameAutoencoder(PretrainedModel):
     """Frames to latents and back."""
 
-    def __init__(self, config: FrameAutoencoderConfig | dict[str, Any]) -> None:
-        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
+    def __init__(self, config: FrameAutoencoderConfig) -> None:
+        """Build the networks."""
         super().__init__()
-        if isinstance(config, dict):
-            config = from_dict(FrameAutoencoderConfig, config, "config.json")
         check_config(config, "frame autoencoder")
         self.config = config
         fine, coarse = config.widths

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.config import check_config, from_dict
+from s3dnerf.config import check_config
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
 from s3dnerf.face.portrait_warp import REGION_COUNT
 from s3dnerf.models.fd2talk.frame_autoencoder import FrameAutoencoder
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE, FrameDenoiserConfig, FrameDiffusionConfig
 from s3dnerf.models.layers import zero_initialize
-from s3dnerf.models.pretrained import load_model
+from s3dnerf.models.pretrained import PretrainedModel, load_model
 from s3dnerf.ops.image import downsample, upsample
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_frames"
@@ -110,7 +108,7 @@ class FrameDenoiser(nn.Module):
         return condition.coarse + change.float()
 
 
-class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+class FrameDiffusion(PretrainedModel):
     """The autoencoder, the denoiser and the statistics of their inputs."""
 
     latent_mean: Tensor
@@ -123,11 +121,9 @@ class FrameDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", li
     source_expression: Tensor
     """``[25, 24]`` ridge regression of a source's expression, see :meth:`estimate_expression`."""
 
-    def __init__(self, config: FrameDiffusionConfig | dict[str, Any]) -> None:
-        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
+    def __init__(self, config: FrameDiffusionConfig) -> None:
+        """Build the networks."""
         super().__init__()
-        if isinstance(config, dict):
-            config = from_dict(FrameDiffusionConfig, config, "config.json")
         check_config(config, "frame diffusion")
         self.config = config
         channels = config.autoencoder.channels
