@@ -32,6 +32,7 @@ SLOW_MODULES = (
     *("training/test_processes", "training/test_motion", "test_speech_motion", "models/fd2talk/test_shipped_motion"),
     *("training/test_frames", "models/fd2talk/test_frames", "models/fd2talk/test_shipped_frames"),
     *("evaluation/test_ablation", "evaluation/test_benchmark", "evaluation/test_evaluate", "evaluation/test_networks"),
+    *("evaluation/test_motion_table", "evaluation/test_audio_driven", "training/test_motion_ablation"),
     *("evaluation/test_motion_table", "evaluation/test_score", "evaluation/test_benchmark_method"),
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
     *("models/s3dnerf/test_deformation_variants", "face/test_landmarks", "face/test_driving_video", "media/test_video"),

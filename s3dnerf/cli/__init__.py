@@ -19,9 +19,9 @@ from s3dnerf.cli.evaluation import (
     add_benchmark_manifest,
     add_benchmark_method,
     add_evaluate,
-    add_evaluate_motion,
     add_score,
 )
+from s3dnerf.cli.motion import add_evaluate_motion
 from s3dnerf.cli.rendering import add_render
 from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
 from s3dnerf.errors import ArgumentError, UserError

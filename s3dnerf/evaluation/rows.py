@@ -96,7 +96,7 @@ class ClipJob:
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and score the videos of ``rows``. Raises UserError if the clip cannot be used."""
-        sound = _find_sound(self.video)
+        sound = require_sound(self.video)
         target = self.scorer.read_target(self.video, self._stream_target, read_clean_speech(sound))
         track, timing = target.track, target.timing
         assert timing is not None, "clips without sound are refused"
@@ -145,7 +145,8 @@ class ClipJob:
                 raise ValueError(f"{row} has {writer.frames} frames of {self.video}, which has {count}")
 
 
-def _find_sound(video: Path) -> Path:
+def require_sound(video: Path) -> Path:
+    """Return the file with the sound of a clip: the .wav beside it, or the clip. Raises UserError without sound."""
     sound = find_sound(video)
     if sound is None:
         raise UserError(video, "has no sound", "Put a .wav of the same name beside it.")
