@@ -1,4 +1,4 @@
-"""The commands ``train``, ``train-sync`` and ``train-motion``."""
+"""The commands ``train``, ``train-sync``, ``train-motion`` and ``train-frames``."""
 
 from __future__ import annotations
 
@@ -199,6 +199,46 @@ def run_train_motion(options: argparse.Namespace) -> None:
         refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
     with leave_processes():
         checkpoint = train_motion(config, run_dir=run_dir, resume=options.resume)
+        if is_main_process():
+            print(f"last checkpoint: {checkpoint}")
+
+
+def add_train_frames(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `train-frames`."""
+    parser = add_command(
+        commands,
+        "train-frames",
+        run_train_frames,
+        "Train frame diffusion (FD2Talk): frames from a portrait and motion, without a radiance field",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file. Ctrl-C saves a checkpoint, from which --resume continues.",
+        "  s3dnerf train-frames --data.root data/own\n"
+        "  s3dnerf train-frames --data.root data/own --model.start noise --model.diffusion_steps 1000 "
+        "--model.sampling_steps 25 --out runs/from_noise",
+        takes_settings=True,
+        add_help=False,
+    )
+    add_run_options(parser, "fd2talk_frames.yaml")
+
+
+def run_train_frames(options: argparse.Namespace) -> None:
+    """Train frame diffusion."""
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.media.files import refuse_inputs
+    from s3dnerf.ops.backend import keep_freed_memory
+    from s3dnerf.training.frames import FrameConfig, train_frames
+    from s3dnerf.training.processes import is_main_process, leave_processes
+
+    config = load_config(FrameConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(FrameConfig, config, prog=options.parser.prog)
+    keep_freed_memory()
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not options.resume:
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    with leave_processes():
+        checkpoint = train_frames(config, run_dir=run_dir, resume=options.resume)
         if is_main_process():
             print(f"last checkpoint: {checkpoint}")
 
