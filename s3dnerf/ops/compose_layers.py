@@ -16,6 +16,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 COLORS = 3
 
@@ -101,10 +102,9 @@ def launch_forward(
     return RenderedImages(coarse, fine)
 
 
-@torch.library.custom_op(
-    "s3dnerf::compose_layers",
-    mutates_args=(),
-    schema="(Tensor values, Tensor alpha, Tensor cells, Tensor opacity, Tensor image, Tensor hair, Tensor plane) "
+@define_operator(
+    "compose_layers",
+    "(Tensor values, Tensor alpha, Tensor cells, Tensor opacity, Tensor image, Tensor hair, Tensor plane) "
     "-> (Tensor, Tensor)",
 )
 def compose_layers(values, alpha, cells, opacity, image, hair, plane):

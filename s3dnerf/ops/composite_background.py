@@ -15,6 +15,7 @@ from torch import Tensor
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.image import upsample, warp_image
 from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 UNCOVERED_FROM, UNCOVERED_TO = 0.4, 0.7
 """Range of the decrease of opacity, from the source to the frame, over which the head uncovers the background. The flow
@@ -122,10 +123,9 @@ def launch_forward(
     return output
 
 
-@torch.library.custom_op(
-    "s3dnerf::composite_background",
-    mutates_args=(),
-    schema="(Tensor image, Tensor flow, Tensor alpha, Tensor background, Tensor person, Tensor head, Tensor inpainted) "
+@define_operator(
+    "composite_background",
+    "(Tensor image, Tensor flow, Tensor alpha, Tensor background, Tensor person, Tensor head, Tensor inpainted) "
     "-> Tensor",
 )
 def composite_background(image, flow, alpha, background, person, head, inpainted):

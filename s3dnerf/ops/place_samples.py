@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 
 def has_kernel(points: Tensor, *camera: Tensor) -> bool:
@@ -78,10 +79,9 @@ def launch_forward(
     return positions, deltas
 
 
-@torch.library.custom_op(
-    "s3dnerf::place_samples",
-    mutates_args=(),
-    schema="(Tensor points, Tensor[] camera, int count, float[] ellipsoid) -> (Tensor, Tensor)",
+@define_operator(
+    "place_samples",
+    "(Tensor points, Tensor[] camera, int count, float[] ellipsoid) -> (Tensor, Tensor)",
 )
 def place_samples(points, camera, count, ellipsoid):
     """Return positions and lengths, see :func:`launch_forward`."""

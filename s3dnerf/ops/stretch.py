@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 LEAST, MOST = -1.0, 1.5
 """Range of the stretch."""
@@ -89,10 +90,9 @@ def is_dense(part: Tensor) -> bool:
     return part.stride(2) == 1 and part.stride(0) == part.shape[1] * part.stride(1)
 
 
-@torch.library.custom_op(
-    "s3dnerf::stretch",
-    mutates_args=(),
-    schema="(Tensor offsets, Tensor ambient, Tensor heights, int[] size) -> Tensor",
+@define_operator(
+    "stretch",
+    "(Tensor offsets, Tensor ambient, Tensor heights, int[] size) -> Tensor",
 )
 def stretch(offsets, ambient, heights, size):
     """Return the lattice, see :func:`launch_forward`."""

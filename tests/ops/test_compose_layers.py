@@ -111,4 +111,4 @@ def test_opcheck(cpu, make) -> None:
     scene = draw(make, SIZES[1])
     cells = scene.foveated.cells, scene.foveated.opacity
     arguments = (scene.rays.values, scene.rays.alpha, *cells, scene.image, scene.hair, scene.plane)
-    torch.library.opcheck(module.compose_layers, arguments)
+    torch.library.opcheck(module.compose_layers.overload, arguments)

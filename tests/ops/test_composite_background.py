@@ -63,4 +63,4 @@ def test_gradients_other_sizes_and_backend_pytorch_run_on_the_reference(cpu, mak
 
 
 def test_opcheck(cpu, make) -> None:
-    torch.library.opcheck(module.composite_background, draw(make, SIZES[1]))
+    torch.library.opcheck(module.composite_background.overload, draw(make, SIZES[1]))

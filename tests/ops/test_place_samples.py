@@ -55,4 +55,4 @@ def test_stratified_samples_gradients_and_other_types_run_on_the_reference(cpu, 
 def test_opcheck(cpu, make) -> None:
     points, camera = draw(make, SIZES[1])
     parts = [camera.rotation, camera.scale, camera.center]
-    torch.library.opcheck(module.place_samples, (points, parts, 8, ELLIPSOID))
+    torch.library.opcheck(module.place_samples.overload, (points, parts, 8, ELLIPSOID))
