@@ -31,6 +31,7 @@ from s3dnerf.face.motion_state import MotionState
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.fitting import fit_identity
 from s3dnerf.framing import choose_framing
+from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.media.audio import SpeechLevel, check_speech, count_frames, measure_level, stream_clean_speech
 from s3dnerf.media.image import WHITE, ImageInput
 from s3dnerf.media.memory import AudioInput, Media, to_media
@@ -158,6 +159,29 @@ class TalkingHeadPipeline:
             self.device,
             options.background == TRANSPARENT,
         )
+
+    def stream(
+        self,
+        image: ImageInput | EncodedPortrait,
+        options: RenderOptions | None = None,
+        *,
+        level: SpeechLevel | None = None,
+        **changes: Any,
+    ) -> TalkingHeadSession:
+        """Start a live session, which takes speech as it comes; see :mod:`s3dnerf.live.session`.
+
+        Args:
+            image: as in ``__call__``, or what ``encode_portrait`` returned for the same options.
+            options: what frames show. Head motion from speech ("speech") needs to hear about five seconds ahead.
+            level: loudness of the speech if it is known; by default it is estimated as the speech comes.
+            changes: options by their names.
+
+        Raises:
+            UserError: there is no usable face, or an option is out of range or needs a whole recording.
+        """
+        options = self.check_options(combine_options(options, changes))
+        portrait = image if isinstance(image, EncodedPortrait) else self.encode_portrait(image, options)
+        return TalkingHeadSession(self, portrait, options, level)
 
     def check_options(self, options: RenderOptions, *, continues: bool = False) -> RenderOptions:
         """Return options that this pipeline can follow, see ``RenderOptions.check``.
