@@ -35,6 +35,11 @@ EXTRAS = {
     "transformers": "train",
     "tyro": "train",
     "skimage": "eval",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "starlette": "serve",
+    "prometheus_client": "serve",
+    "aiortc": "serve",
 }
 """Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13

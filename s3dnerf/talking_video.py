@@ -111,7 +111,13 @@ class TalkingVideo:
     def __len__(self) -> int:
         return self.frames
 
-    def save(self, path: str | Path, progress: bool = False, codec: str = "h264") -> Path:
+    def save(
+        self,
+        path: str | Path,
+        progress: bool = False,
+        codec: str = "h264",
+        on_frame: Callable[[], None] | None = None,
+    ) -> Path:
         """Render into a file with the speech as its audio track. The file appears when it is complete.
 
         Args:
@@ -119,6 +125,7 @@ class TalkingVideo:
                 video is .mp4, .m4v, .mov or .mkv, or .webm, which can have transparency.
             progress: whether to show a progress bar.
             codec: "h264" or "hevc". WebM always has VP9.
+            on_frame: called after each frame. If it raises, no file is written.
 
         Raises:
             UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format.
@@ -130,6 +137,8 @@ class TalkingVideo:
             for frame in self:
                 writer.write(frame)
                 bar.update()
+                if on_frame is not None:
+                    on_frame()
         return Path(path)
 
     def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
