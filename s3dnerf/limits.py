@@ -89,6 +89,8 @@ POINTS = IntRange(64, 2**28)
 """Points of a benchmark. The smallest case needs 48."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
+SESSIONS = IntRange(1, 100)
+"""Live sessions at once in a benchmark."""
 SECONDS = IntRange(10, 24 * 3600)
 """Length of a measured live session."""
 

@@ -36,6 +36,8 @@ SLOW_MODULES = (
     *("evaluation/test_motion_table", "evaluation/test_score", "evaluation/test_benchmark_method"),
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
     *("models/s3dnerf/test_deformation_variants", "face/test_landmarks", "face/test_driving_video", "media/test_video"),
+    *("serving/test_render_routes", "serving/test_websocket", "serving/test_webrtc", "serving/test_process"),
+    "serving/test_page",
 )
 """Modules whose tests `make test-fast` leaves out."""
 REAL_DATA = {"shared_data", "real_clips_folder", "real_prepared_clips"}

@@ -13,6 +13,7 @@ from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.serving.errors import add_error_handlers
 from s3dnerf.serving.guards import Guard
 from s3dnerf.serving.live_routes import add_live_routes
+from s3dnerf.serving.page import add_page
 from s3dnerf.serving.render_routes import add_render_routes
 from s3dnerf.serving.server import Server
 from s3dnerf.serving.settings import ServerSettings
@@ -61,4 +62,6 @@ def make_application(
     add_error_handlers(app)
     add_render_routes(app, server)
     add_live_routes(app, server)
+    if page:
+        add_page(app)
     return app

@@ -10,8 +10,8 @@ import numpy as np
 from s3dnerf.constants import FPS, SAMPLE_RATE
 from s3dnerf.live.session import LiveFrame
 
-# A fragment for each frame, so that none waits for the next one.
-_OPTIONS = {"movflags": "empty_moov+default_base_moof+frag_every_frame", "flush_packets": "1"}
+# Two frames a fragment, so that none waits for long; fragments of single frames lose some.
+_OPTIONS = {"movflags": "empty_moov+default_base_moof", "frag_duration": "80000", "flush_packets": "1"}
 
 
 class _Sink:
@@ -39,6 +39,7 @@ class Mp4Fragments:
         Args:
             size: width and height, even numbers.
         """
+        self.size = size
         self.sink = _Sink()
         self.container = av.open(self.sink, "w", format="mp4", options=dict(_OPTIONS))
         video = {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}
@@ -53,7 +54,10 @@ class Mp4Fragments:
         """Append a frame with its sound, and return the bytes that are complete, which may be none."""
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.image), "rgb24")
         image.pts, image.time_base = self.frames, Fraction(1, FPS)
-        self.container.mux(self.video.encode(image))
+        for packet in self.video.encode(image):
+            # The muxer cannot know how long the last frame of a fragment lasts.
+            packet.duration = round(1 / (FPS * packet.time_base))
+            self.container.mux(packet)
         sound = av.AudioFrame.from_ndarray(np.clip(frame.sound, -1.0, 1.0)[None], "fltp", "mono")
         sound.sample_rate, sound.time_base = SAMPLE_RATE, Fraction(1, SAMPLE_RATE)
         sound.pts = self.frames * len(frame.sound)

@@ -19,6 +19,8 @@ from s3dnerf.serving.uploads import StoredFile, hide_paths, remove_files
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
+LAST_SECONDS = 60.0
+"""How long a cancelled job is waited for. The search for a face and the encoding of a picture cannot be interrupted."""
 
 
 class JobEndedError(Exception):
@@ -170,8 +172,7 @@ class JobQueue:
         for job in list(self.jobs.values()):
             job.cancelled.set()
         for thread in self.threads:
-            # What is between two frames, such as the search for a face, cannot be interrupted.
-            thread.join(5.0)
+            thread.join(LAST_SECONDS)
 
     def _work(self) -> None:
         while True:

@@ -4,7 +4,8 @@ The client first sends a JSON object: ``portrait`` (the id of an uploaded pictur
 speech), ``format`` ("jpeg" or "mp4") and ``options``. The server answers ``{"type": "ready", ...}``. Then binary
 messages of the client are speech, 16-bit little-endian samples of one channel, and its JSON messages are
 ``{"type": "finish"}``, ``{"type": "interrupt"}`` and ``{"type": "listen", "frames": n}``. A binary message of the
-server is a frame (see :data:`HEADER`), or the next bytes of an MP4 stream.
+server is a frame (see :data:`HEADER`), or the next bytes of an MP4 stream. A stream ends with ``finish``; what comes
+after it is another one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import asyncio
 import json
 import struct
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
@@ -32,6 +35,7 @@ from s3dnerf.serving.options import read_options
 from s3dnerf.serving.renderer import Renderer, encode_picture
 from s3dnerf.serving.uploads import Storage
 
+Result = TypeVar("Result")
 HEADER = struct.Struct("<II")
 """Before a JPEG frame: its number from 0, and the bytes of its sound, which follow as 16-bit samples at 16 kHz."""
 FORMATS = ("jpeg", "mp4")
@@ -120,8 +124,8 @@ class LiveSocket:
         """Serve the client to the end. The caller has accepted the connection."""
         code, reason = INTERNAL_ERROR, ""
         try:
-            async with _Timeout(self.settings.live_seconds, f"Sessions end after {self.settings.live_seconds} s."):
-                await self._serve()
+            seconds = self.settings.live_seconds
+            await limit_time(self._serve(), seconds, f"Sessions end after {seconds} s.")
             return
         except WebSocketDisconnect:
             return
@@ -168,9 +172,8 @@ class LiveSocket:
         return hello
 
     async def _receive(self) -> dict[str, Any]:
-        idle = f"The client sent nothing for {self.settings.idle_seconds} s."
-        async with _Timeout(self.settings.idle_seconds, idle):
-            message = await self.socket.receive()
+        seconds = self.settings.idle_seconds
+        message = await limit_time(self.socket.receive(), seconds, f"The client sent nothing for {seconds} s.")
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         return dict(message)
@@ -195,6 +198,11 @@ class LiveSocket:
             session.feed(item, rate)
         elif item.name == "finish":
             session.finish()
+            data = [self._encode(frame) for frame in session.frames_with_sound()]
+            if self.fragments is not None and self.fragments.frames:
+                data.append(self.fragments.finish())
+                self.fragments = Mp4Fragments(self.fragments.size)
+            return [piece for piece in data if piece]
         elif item.name == "interrupt":
             session.interrupt()
         else:
@@ -216,25 +224,12 @@ class LiveSocket:
         await asyncio.wait_for(self.socket.send_text(json.dumps(message)), SEND_SECONDS)
 
 
-class _Timeout:
-    """Cancels the block after some seconds, and raises ArgumentError then. Python 3.10 has no ``asyncio.timeout``."""
-
-    def __init__(self, seconds: float, sentence: str) -> None:
-        self.seconds, self.sentence, self.expired = seconds, sentence, False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "runs in a task"
-        self.timer = asyncio.get_running_loop().call_later(self.seconds, self._expire, task)
-
-    def _expire(self, task: asyncio.Task[Any]) -> None:
-        self.expired = True
-        task.cancel()
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.timer.cancel()
-        if self.expired and kind is asyncio.CancelledError:
-            raise RequestError(408, f"{self.sentence} Start another session.") from error
+async def limit_time(work: Awaitable[Result], seconds: float, sentence: str) -> Result:
+    """Return what is awaited. Raises RequestError with a sentence if that takes longer than some seconds."""
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError as error:
+        raise RequestError(HTTPStatus.REQUEST_TIMEOUT, f"{sentence} Start another session.") from error
 
 
 def _parse(text: str | None) -> dict[str, Any] | None:
