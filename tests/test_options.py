@@ -40,6 +40,8 @@ COMMANDS = (
     "evaluate-motion",
     "ablate",
     "benchmark",
+    "serve",
+    "demo",
     "doctor",
 )
 LONG = "x" * 300

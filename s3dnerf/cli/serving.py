@@ -60,7 +60,6 @@ def _add_options(parser: OneLineParser) -> None:
         "--ice-server",
         type=read_text,
         action="append",
-        default=[],
         metavar="URL",
         help="STUN or TURN server for WebRTC, such as stun:stun.example.org, where clients do not reach this machine "
         "directly; may be given several times",
@@ -92,5 +91,5 @@ def _run(options: argparse.Namespace, page: bool) -> None:
     keep_freed_memory()
     settings = ServerSettings(**{part.name: getattr(options, part.name) for part in fields(ServerSettings)})
     pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, options.device, options.fit_steps)
-    app = make_application(pipeline, settings, page=page, ice_servers=tuple(options.ice_server))
+    app = make_application(pipeline, settings, page=page, ice_servers=tuple(options.ice_server or ()))
     run_application(app, options.host, options.port, options.verbose)

@@ -207,7 +207,7 @@ class LivePeers:
         checked = read_options(options)
         with ExitStack() as stack:
             stack.enter_context(self.sessions.admit())
-            session = await self.sessions.run(self.renderer.start_session, image, checked)
+            session = await asyncio.to_thread(self.renderer.start_session, image, checked)
             peer = LivePeer(self.sessions, PacedPortrait(session), self.ice_servers)
             try:
                 answer = await peer.answer(sdp, "offer")

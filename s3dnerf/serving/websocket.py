@@ -145,7 +145,7 @@ class LiveSocket:
         if not isinstance(options, dict) or not isinstance(portrait, str):
             raise ArgumentError("options", None, "are no JSON object, or portrait is no text", "See the documentation.")
         image = self.storage.find_picture(portrait)
-        session = await self.sessions.run(self.renderer.start_session, image, read_options(options))
+        session = await asyncio.to_thread(self.renderer.start_session, image, read_options(options))
         size = session.portrait.framing.size
         if hello.get("format") == "mp4":
             self.fragments = Mp4Fragments(size)
