@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -32,7 +33,7 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(address, _send(path, kind), include_in_schema=False, response_class=FileResponse)
 
 
-def _send(path: Path, kind: str):  # noqa: ANN202
+def _send(path: Path, kind: str) -> Callable[[], Awaitable[FileResponse]]:
     async def send() -> FileResponse:
         return FileResponse(path, media_type=kind, headers=HEADERS)
 

@@ -38,6 +38,7 @@ def served(tiny_pipeline: CachedPipeline, tmp_path: Path) -> Iterator[tuple[subp
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def test_a_process_renders_and_ends_in_an_orderly_way(
