@@ -86,7 +86,8 @@ def reenact(
         else:
             codes = encode_audio(pipeline.model, identity, sound, level, len(pose))
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if options.freeze_mouth else codes
-        frames = pipeline.render_frames(identity, heard, poses, eyes, PhaseTimer(), background)
+        motion = zip(heard, poses, eyes, strict=False)
+        frames = pipeline.render_frames(identity, motion, PhaseTimer(), background)
     if refine == "diffusion":
         frames = refine_frames(pipeline.frame_diffusion, found, frames, seed, PhaseTimer())
     paster = CropPaster(first, head.crop)

@@ -102,7 +102,9 @@ def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray
         motion = shipped.model.encode_speech(identity.repeat(len(windows)), torch.from_numpy(windows))
     poses, eyes = repeat(face.pose, len(windows)), repeat(face.eyes)
     backdrop = make_background(shipped.model, face, identity)
-    return np.stack(list(shipped.render_frames(identity, iter(motion), poses, eyes, PhaseTimer(), backdrop)))
+    return np.stack(
+        list(shipped.render_frames(identity, zip(motion, poses, eyes, strict=False), PhaseTimer(), backdrop))
+    )
 
 
 def see_opening(frame: np.ndarray) -> float:
