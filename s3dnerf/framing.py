@@ -15,6 +15,9 @@ from s3dnerf.render_options import RenderOptions
 MOST_PIXELS = 36_864 * 256
 """Most pixels of a frame: the limit of H.264 level 5.1, which players support."""
 
+LARGEST_PASTED = 512
+"""Largest side of squares that are pasted into a picture: their detail costs time with every pixel."""
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,20 @@ class Framing:
         else:
             frame = square if len(square) == self.size[1] else resize_image(square, self.size[1])
         return frame if self.beside is None else np.concatenate([self.beside, frame], axis=1)
+
+
+def choose_size(face: Face, options: RenderOptions) -> int | None:
+    """Return the side of the rendered squares in pixels; None for the model's own."""
+    if options.refine != "off" or options.show != "color":
+        return None
+    if options.framing == "crop":
+        return options.size
+    return choose_pasted_size(face.crop.side)
+
+
+def choose_pasted_size(side: float) -> int:
+    """Return the side in pixels of the rendered square that is pasted into a square of ``side`` pixels."""
+    return min(round(side), LARGEST_PASTED)
 
 
 def choose_framing(face: Face, options: RenderOptions, side: int) -> Framing:

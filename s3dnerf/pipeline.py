@@ -31,7 +31,7 @@ from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.fitting import fit_identity
-from s3dnerf.framing import choose_framing
+from s3dnerf.framing import choose_framing, choose_size
 from s3dnerf.geometry import draw_geometry, render_depth
 from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.media.audio import SpeechLevel, check_speech, count_frames, measure_level, stream_clean_speech
@@ -49,6 +49,7 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.reenactment import ReenactmentOptions, reenact
 from s3dnerf.render_options import TRANSPARENT, RenderOptions, combine_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.rendering.photo_detail import add_photo_detail
 from s3dnerf.rendering.threads import delay_by_one, map_in_threads
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.speech_motion import encode_expression, stream_motion
@@ -221,8 +222,10 @@ class TalkingHeadPipeline:
         if options.renderer == "nerf":
             with timer("encoding identity"):
                 identity = self.encode_identity(found, options.seed)
-                scene = make_background(self.model, found, identity, options.background)
+                scene = make_background(self.model, found, identity, options.background, choose_size(found, options))
         shown = choose_framing(found, options, options.size or side)
+        if scene is not None and scene.detail is not None and options.show == "color":
+            side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.
         return EncodedPortrait(replace(found, picture=found.image), identity, scene, shown, side)
 
@@ -326,7 +329,11 @@ class TalkingHeadPipeline:
         openness = self.model.prepare_eyes(identity, openness)
         codes = torch.stack(motion)
         if show == "color":
-            image = self.model(identity, codes, openness, camera, lattice=lattice, background=background).image
+            frame = self.model(identity, codes, openness, camera, lattice=lattice, background=background)
+            image = frame.image
+            if background.detail is not None:
+                hidden = background.find_hidden(frame.flow, frame.alpha)
+                image = add_photo_detail(background.detail, image, frame.warped, frame.flow, hidden)
         else:
             depth, alpha = render_depth(self.model, identity, codes, openness, camera, lattice)
             image = draw_geometry(show, depth, alpha, camera, identity.image.shape[-1])
