@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from s3dnerf.constants import FPS
 from s3dnerf.encoded_portrait import EncodedPortrait
 from s3dnerf.errors import ArgumentError
 from s3dnerf.live.session import TalkingHeadSession
@@ -18,7 +19,9 @@ from s3dnerf.render_options import TRANSPARENT, RenderOptions
 from s3dnerf.serving.jobs import Job
 from s3dnerf.serving.uploads import StoredFile, hide_paths
 
-MOTION_OPTIONS = ("method", "pose", "turn", "liveliness", "blink")
+MOTION_OPTIONS = (
+    *("method", "pose", "turn", "liveliness", "camera", "lip_scale", "expression_scale", "blink", "overrides", "fps"),
+)
 """Options that do not change an encoded portrait."""
 JPEG_QUALITY = 85
 
@@ -69,7 +72,7 @@ class Renderer:
 
     def render_still(self, image: StoredFile, options: RenderOptions) -> bytes:
         """Return one frame as JPEG, or PNG if it is transparent: the portrait as it is turned, without speech."""
-        options = replace(options, pose="static", blink="off")
+        options = replace(options, pose="static", blink="off", fps=FPS)
         session = self.pipeline.stream(self.encode(image, options), options)
         session.listen(1)
         return encode_picture(next(session.frames()))

@@ -33,7 +33,7 @@ def read_status(client: TestClient, id: str) -> str:
 def test_a_picture_and_speech_become_a_video(
     client: TestClient, picture: bytes, wav: bytes, tiny_pipeline: CachedPipeline, tmp_path: Path
 ) -> None:
-    status, job = ask(client, picture, wav, pose="static", turn="10 -5", seed="3")
+    status, job = ask(client, picture, wav, pose="static", turn="10 -5", seed="3", side_by_side="false", blink="12")
     assert status == 202 and job["status"] in ("waiting", "running")
     wait_for(lambda: read_status(client, job["id"]) == "done")
     described = client.get(f"/v1/render/{job['id']}").json()
@@ -42,7 +42,7 @@ def test_a_picture_and_speech_become_a_video(
     assert answer.headers["content-type"] == "video/mp4"
     (tmp_path / "video.mp4").write_bytes(answer.content)
     assert probe_video(tmp_path / "video.mp4").has_audio
-    expected = next(iter(tiny_pipeline(picture, wav, RenderOptions(pose="static", turn=(10, -5), seed=3))))
+    expected = next(iter(tiny_pipeline(picture, wav, RenderOptions(pose="static", turn=(10, -5), seed=3, blink=12))))
     shown = next(iter(stream_frames(tmp_path / "video.mp4")))
     assert np.abs(shown.astype(int) - expected.astype(int)).mean() < 6
     assert [path.suffix for path in list_files(client)] == [".mp4"]
@@ -67,11 +67,17 @@ WRONG = {
     "silence": ({"audio": encode_wav(np.zeros(16000))}, {}, 422, "silent"),
     "long sound": ({"audio": SPEECH.read_bytes()}, {}, 413, "4 s"),
     "an unknown option": ({}, {"poze": "idle"}, 422, "pose"),
-    "a wrong choice": ({}, {"blink": "often"}, 422, "blink"),
+    "a wrong choice": ({}, {"framing": "round"}, 422, "framing"),
     "no number": ({}, {"size": "big"}, 422, "size"),
     "out of range": ({}, {"turn": "90 0"}, 422, "turn"),
     "a file of the server": ({}, {"pose": str(SPEECH)}, 422, "motion"),
     "a file that is not there": ({}, {"pose": "/no/such/file"}, 422, "motion"),
+    "a camera of the server": ({}, {"camera": "path.json"}, 422, "orbit"),
+    "a list of blinks of the server": ({}, {"blink": "/etc/hostname"}, 422, "blinks a minute"),
+    "a background of the server": ({}, {"background": "/etc/hostname"}, 422, "color"),
+    "overrides of the server": ({}, {"overrides": "/etc/hostname"}, 422, "overrides"),
+    "no switch": ({}, {"side_by_side": "perhaps"}, 422, "side_by_side"),
+    "a rate that is not known": ({}, {"fps": "26"}, 422, "fps"),
     "an unknown picture": ({"image": None}, {"portrait": "../../etc/passwd"}, 404, "picture"),
     "no picture": ({"image": None}, {}, 422, "image"),
     "no sound": ({"audio": None}, {}, 422, "audio"),
@@ -253,7 +259,8 @@ def test_the_description_is_made_from_the_options(shared: TestClient) -> None:
     form = shared.get("/openapi.json").json()["paths"]["/v1/render"]["post"]["requestBody"]["content"]
     properties = form["multipart/form-data"]["schema"]["properties"]
     listed = {entry["name"]: entry for entry in shared.get("/v1/options").json()}
+    assert "overrides" not in listed and listed["camera"]["choices"] == ["", "orbit"]
     assert set(listed) <= set(properties) and {"image", "audio", "motion"} <= set(properties)
-    assert properties["liveliness"]["maximum"] == 2.0 and properties["blink"]["enum"] == ["auto", "off"]
+    assert properties["liveliness"]["maximum"] == 2.0 and properties["show"]["enum"][0] == "color"
     assert listed["pose"]["choices"] == ["static", "idle", "speech"]
     assert shared.get("/docs").status_code == 200

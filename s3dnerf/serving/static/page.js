@@ -76,7 +76,10 @@ function addControl(option) {
   let control;
   if (option.kind === "choice") {
     control = document.createElement("select");
-    for (const choice of option.choices) control.add(new Option(choice, choice, choice === option.default, choice === option.default));
+    for (const choice of option.choices) {
+      const chosen = choice === option.default;
+      control.add(new Option(choice === "" ? "none" : choice, choice, chosen, chosen));
+    }
   } else if (option.kind === "numbers") {
     control = document.createElement("div");
     control.className = "parts";
@@ -88,11 +91,12 @@ function addControl(option) {
     });
   } else {
     control = document.createElement("input");
-    control.type = option.kind === "text" ? "text" : "number";
-    if (option.kind !== "text") {
+    control.type = { text: "text", boolean: "checkbox" }[option.kind] || "number";
+    if (control.type === "checkbox") control.checked = option.default;
+    if (control.type === "number") {
       Object.assign(control, { min: option.minimum, max: option.maximum, step: option.kind === "integer" ? 1 : "any" });
     }
-    control.value = option.default ?? "";
+    if (control.type !== "checkbox") control.value = option.default ?? "";
   }
   control.id = `option-${option.name}`;
   control.dataset.option = option.name;
@@ -104,7 +108,8 @@ function readOptions() {
   const values = {};
   for (const control of find("options").querySelectorAll("[data-option]")) {
     const parts = [...control.querySelectorAll("input")].map((part) => part.value);
-    const value = parts.length ? parts.join(" ") : control.value;
+    let value = parts.length ? parts.join(" ") : control.value;
+    if (control.type === "checkbox") value = String(control.checked);
     if (value !== "") values[control.dataset.option] = value;
   }
   return values;
