@@ -35,6 +35,9 @@ def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -
         ws_max_size=MAX_MESSAGE,
         # Frames are compressed already.
         ws_per_message_deflate=False,
+        # A client that sends faster than frames are rendered is not read from, so its answers to pings come late.
+        # Silent clients are sent away by `idle_seconds`.
+        ws_ping_timeout=None,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         limit_concurrency=MAX_CONNECTIONS,
         server_header=False,

@@ -115,7 +115,8 @@ def speak(address: str, portrait: str, speech: np.ndarray, seconds: int) -> tupl
 
     samples = np.resize(np.rint(32767 * speech).astype("<i2"), seconds * SAMPLE_RATE)
     latencies: list[float] = []
-    with connect(f"ws{address.removeprefix('http')}/v1/live", compression=None, max_size=None) as socket:
+    options = {"compression": None, "max_size": None, "ping_interval": None}
+    with connect(f"ws{address.removeprefix('http')}/v1/live", **options) as socket:
         socket.send(json.dumps({"portrait": portrait, "rate": SAMPLE_RATE}))
         ready = json.loads(socket.recv())
         if ready["type"] != "ready":
