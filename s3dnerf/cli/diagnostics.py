@@ -102,8 +102,8 @@ def run_benchmark(options: argparse.Namespace) -> None:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
         tables += show([measure_streaming(*given)])
     if options.sessions:
-        given = (options.sessions, options.image, options.audio, options.checkpoint, options.seconds, options.device)
-        tables += show([measure_sessions(*given)])
+        given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
+        tables += show([measure_sessions(options.sessions, *given)])
     if options.train:
         tables += show(measure_training(S3DNeRFTrainer, options.train, options.steps, device=options.device))
     if options.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from s3dnerf import __version__
 
@@ -14,6 +14,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # Time of the processor, memory and open files, on Linux.
+        ProcessCollector(registry=self.registry)
         self.requests = self._count("requests", "HTTP requests", "method", "path", "status")
         self.jobs = self._count("jobs", "Rendering jobs that have ended", "status")
         self.frames = self._count("frames", "Rendered frames", "kind")

@@ -65,7 +65,7 @@ class FrameTrack(MediaStreamTrack):
             media.pts = number * len(samples)
         self.queue.put_nowait(media)
 
-    async def recv(self) -> av.VideoFrame | av.AudioFrame:  # type: ignore[override]
+    async def recv(self) -> av.VideoFrame | av.AudioFrame:
         """Return the next frame, for aiortc."""
         media = None if self.readyState != "live" else await self.queue.get()
         if media is None:

@@ -198,11 +198,11 @@ class LiveSocket:
             session.feed(item, rate)
         elif item.name == "finish":
             session.finish()
-            data = [self._encode(frame) for frame in session.frames_with_sound()]
+            pieces = [self._encode(frame) for frame in session.frames_with_sound()]
             if self.fragments is not None and self.fragments.frames:
-                data.append(self.fragments.finish())
+                pieces.append(self.fragments.finish())
                 self.fragments = Mp4Fragments(self.fragments.size)
-            return [piece for piece in data if piece]
+            return [piece for piece in pieces if piece]
         elif item.name == "interrupt":
             session.interrupt()
         else:

@@ -44,7 +44,8 @@ def measure_sessions(
         device: "auto", "cpu" or "cuda".
 
     Returns:
-        A row for each number of sessions. The latency of a frame is the time from the end of its sound to its arrival.
+        A row for each number of sessions. The latency of a frame is the time from the end of its sound to its arrival;
+        "cores a session" is the time of processor cores per second of speech, which other programs hardly change.
 
     Raises:
         UserError: the server does not start, or the picture has no face.
@@ -57,7 +58,9 @@ def measure_sessions(
             with ThreadPoolExecutor(count) as pool:
                 # Speakers begin at different moments.
                 parts = [np.roll(speech, -2 * SAMPLE_RATE * number) for number in range(count)]
+                before = read_processor_time(address)
                 runs = list(pool.map(lambda part: speak(address, portrait, part, seconds), parts))
+                busy = read_processor_time(address) - before
             ahead = runs[0][0]
             latencies = np.concatenate([latency for _, latency in runs])
             missing = sum(seconds * FPS - len(latency) for _, latency in runs)
@@ -69,6 +72,7 @@ def measure_sessions(
                     "heard ahead, s": ahead,
                     "latency median, s": float(np.median(latencies)),
                     "p99, s": late,
+                    "cores a session": busy / (count * seconds),
                     "frames missing": missing,
                     "held": "yes" if holds else "no",
                 }
@@ -103,6 +107,14 @@ def upload(address: str, image: Path) -> str:
     if answer.status_code != 201:
         raise UserError(image, f"is refused ({answer.json()['error']})", "Use another picture.")
     return str(answer.json()["id"])
+
+
+def read_processor_time(address: str) -> float:
+    """Return the seconds of processor cores that a server has used; NaN where it does not tell, outside of Linux."""
+    import httpx
+
+    found = re.search(r"^process_cpu_seconds_total (\S+)", httpx.get(f"{address}/metrics", timeout=60).text, re.M)
+    return float(found[1]) if found else float("nan")
 
 
 def speak(address: str, portrait: str, speech: np.ndarray, seconds: int) -> tuple[float, np.ndarray]:
