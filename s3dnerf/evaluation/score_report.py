@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class ScoreReport:
         known |= {name for values in self.of_sets.values() for name in values}
         return [measure for measure in choose_measures(self.settings.task) if measure.name in known]
 
+    @property
+    def undefined(self) -> list[Measure]:
+        """Measures that are undefined in every video."""
+        clips = [values for by_clip in self.scores.values() for values in by_clip.values()]
+        known = {name for values in clips for name, value in values.items() if value is not None and isfinite(value)}
+        known |= {name for values in self.of_sets.values() for name in values}
+        return [measure for measure in self.measures if measure.name not in known]
+
     def add(self, method: str, clip: str, result: VideoResult) -> None:
         """Add what became of a video."""
         if result.reason is not None:
@@ -129,7 +138,7 @@ class ScoreReport:
 
     def format_means(self, details: bool = False) -> str:
         """Return the means of all methods as a Markdown table, with the measures that are details if wanted."""
-        measures = [one for one in self.measures if details or not one.column.is_detail]
+        measures = self._select_measures(details)
         rows = {}
         for method in (REAL_METHOD, *self.methods):
             means = self.estimate(method)
@@ -139,7 +148,7 @@ class ScoreReport:
     def format_differences(self, details: bool = False) -> str:
         """Return the differences from each other method as a Markdown table; empty for one method."""
         first, *others = self.methods
-        measures = [one for one in self.measures if details or not one.column.is_detail]
+        measures = self._select_measures(details)
         columns = {}
         for other in others:
             differences = self.compare(other)
@@ -176,13 +185,13 @@ class ScoreReport:
         lines = []
         for method in (REAL_METHOD, *self.methods):
             lines += [f"{method}/{clip}: not scored: {reason}" for clip, reason in sorted(self.failed[method].items())]
-            lines += [
-                f"{method}/{name}: not scored: no real clip of this name" for name in self.unmatched.get(method, ())
-            ]
             if names := self.unmatched.get(method):
                 lines.append(f"{method}: not scored: no real clip of the name of {', '.join(names)}")
             for clip, result in sorted(self.results[method].items()):
                 lines += [f"{method}/{clip}: {note}" for note in result.notes]
+        if undefined := self.undefined:
+            names = ", ".join(measure.heading for measure in undefined)
+            lines.append(f"undefined in every video (too short, or without pauses): {names}")
         return lines
 
     def format_summary(self) -> str:
@@ -200,6 +209,11 @@ class ScoreReport:
         for name, text in zip(SCORE_FILES, texts, strict=False):
             with atomic_write(out / name) as part:
                 part.write_text(text, "utf-8")
+
+    def _select_measures(self, details: bool) -> list[Measure]:
+        """Return the measures of a table: those with values, and the details if wanted."""
+        undefined = self.undefined
+        return [one for one in self.measures if one not in undefined and (details or not one.column.is_detail)]
 
     def _format_markdown(self) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in asdict(self.settings).items() if value is not None)

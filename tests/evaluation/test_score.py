@@ -111,6 +111,15 @@ def test_sound_is_that_of_the_video(scored: tuple[ScoreReport, Path]) -> None:
     assert "no sound" in report.results[method]["silent"].notes[0]
 
 
+def test_what_no_video_has_is_named_and_not_a_row_of_dashes(scored: tuple[ScoreReport, Path]) -> None:
+    # Eight frames are too few for the search of an offset.
+    report, (method,) = scored[0], scored[0].methods
+    assert np.isnan(report.scores[method]["same"]["sync_confidence"])
+    assert "sync_confidence" in {measure.name for measure in report.undefined}
+    *table, problems = report.format_summary().split("\n\n")
+    assert "sync conf." in problems and "sync conf." not in "".join(table)
+
+
 def test_files_hold_all_scores(scored: tuple[ScoreReport, Path]) -> None:
     report, out = scored
     (method,) = report.methods
