@@ -103,7 +103,10 @@ class ScoreReport:
         return means | {name: (value, NAN, NAN) for name, value in self.of_sets.get(method, {}).items()}
 
     def compare(self, other: str) -> dict[str, Estimate]:
-        """Estimate the mean over people of the first method minus another one, over the clips that both have."""
+        """Estimate the mean over people of the first method minus another one, over the clips that both have.
+
+        Differences are taken clip by clip, so that what clips have in common does not widen their intervals.
+        """
         first, second = self.scores[next(iter(self.methods))], self.scores[other]
         clips = [clip for clip in first if clip in second]
         people = [self.people[clip] for clip in clips]
@@ -146,11 +149,14 @@ class ScoreReport:
         return format_estimates(rows)
 
     def format_differences(self, details: bool = False) -> str:
-        """Return the differences from each other method as a Markdown table; empty for one method."""
+        """Return the differences from each other method as a Markdown table; with details, from the real clips too.
+
+        Empty if there is nothing to compare with.
+        """
         first, *others = self.methods
         measures = self._select_measures(details)
         columns = {}
-        for other in others:
+        for other in [*others, REAL_METHOD] if details else others:
             differences = self.compare(other)
             columns[f"minus {other}"] = {one.heading: differences[one.name] for one in measures}
         return format_estimates(columns, first) if columns else ""
@@ -229,8 +235,8 @@ class ScoreReport:
         if differences := self.format_differences(details=True):
             parts += [
                 "## Differences",
-                "On the clips that both methods have. An interval without 0 is a difference that other people can be "
-                "expected to show.",
+                "Clip by clip, on the clips that both methods have. An interval without 0 is a difference that other "
+                "people can be expected to show. The real clips have the measures that need no second video.",
                 differences,
             ]
         if self.costs:
@@ -282,7 +288,9 @@ class ScoreReport:
             "settings": asdict(self.settings),
             "people": self.people,
             "methods": methods,
-            "differences": {other: _describe_estimates(self.compare(other)) for other in list(self.methods)[1:]},
+            "differences": {
+                other: _describe_estimates(self.compare(other)) for other in [*list(self.methods)[1:], REAL_METHOD]
+            },
             "core_seconds_per_second": self.core_seconds_per_second,
             "missing": self.missing,
             "measures": {
