@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
+from tqdm import tqdm
 
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import Interrupted, keep_handlers, raise_on_signals
@@ -104,6 +105,8 @@ def _start_worker(lifeline: Connection) -> None:
     # Ctrl-C reaches all processes of a terminal; the main process handles it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_threads()
+    # By default tqdm makes a semaphore, which is reported as leaked when the process ends abruptly.
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_main_process, args=(lifeline,), daemon=True).start()
 
 

@@ -196,8 +196,8 @@ class ScoreReport:
             for clip, result in sorted(self.results[method].items()):
                 lines += [f"{method}/{clip}: {note}" for note in result.notes]
         if undefined := self.undefined:
-            names = ", ".join(measure.heading for measure in undefined)
-            lines.append(f"undefined in every video (too short, or without pauses): {names}")
+            headings = ", ".join(measure.heading for measure in undefined)
+            lines.append(f"undefined in every video (too short, or without pauses): {headings}")
         return lines
 
     def format_summary(self) -> str:
