@@ -25,7 +25,7 @@ from s3dnerf.face.expression_basis import EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import make_scheduler
+from s3dnerf.models.fd2talk.noise_schedule import NoiseSchedule
 from s3dnerf.models.sync_discriminator import SHIPPED, SyncDiscriminator, load_discriminator
 from s3dnerf.optimization import step_optimizer
 from s3dnerf.structures import map_tensors
@@ -156,8 +156,7 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         measure_statistics(clips.trained, self.model)
         self.average.module.load_state_dict(self.model.state_dict())
         self.data = MotionData(clips.trained, data, self.model, config.seed)
-        self.scheduler = make_scheduler(config.model.diffusion_steps)
-        self.signal = self.scheduler.alphas_cumprod.to(self.device)
+        self.signal = NoiseSchedule(config.model.diffusion_steps).signal.to(self.device)
         """``[steps]`` the square of the fraction of the motion that is left at each diffusion step."""
 
     def make_model(self) -> MotionDiffusion:

@@ -8,7 +8,7 @@ a 3DMM (:mod:`s3dnerf.face.coefficients`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,35 @@ from torch import Tensor
 from s3dnerf.config import check_config
 from s3dnerf.face.coefficients import CHANNELS
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
-from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
+from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
 from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
 from s3dnerf.models.fd2talk.lip_expert import LipExpert
-from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer, PreparedCondition
 from s3dnerf.models.pretrained import PretrainedModel, load_model
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_motion"
 """Folder of the model that ships with the package."""
+
+
+EXPRESSION, OTHERS = slice(0, EXPRESSION_SIZE), slice(EXPRESSION_SIZE, CHANNEL_COUNT)
+COLUMNS = {
+    "two": {"expression": EXPRESSION, "pose": OTHERS},
+    "one": {"pose": slice(0, CHANNEL_COUNT)},
+    "expression": {"expression": EXPRESSION},
+}
+"""Channels that each transformer predicts, by the layout of the model."""
+
+
+@dataclass(frozen=True)
+class PreparedMotion:
+    """A condition as the transformers take it, which is the same for all noise levels."""
+
+    known: Tensor
+    """``[B, T, 34]``."""
+    is_known: Tensor
+    """``bool [B, T, 1]``."""
+    parts: dict[str, PreparedCondition]
+    """Of each transformer."""
 
 
 class MotionDiffusion(PretrainedModel):
@@ -69,30 +90,35 @@ class MotionDiffusion(PretrainedModel):
         Returns:
             ``[B, T, 34]`` standardized motion.
         """
-        if self.config.layout == "one":
-            return self.pose(noisy, time, self.narrow(condition, self.config.pose))
-        first, last = slice(0, EXPRESSION_SIZE), slice(EXPRESSION_SIZE, CHANNEL_COUNT)
-        expression = self.predict_part(self.expression, first, noisy, time, condition)
+        return self.denoise(noisy, time, self.prepare(condition))
+
+    def prepare(self, condition: MotionCondition) -> PreparedMotion:
+        """Compute what does not depend on the noise, once for all steps of sampling."""
+        return PreparedMotion(
+            condition.known,
+            condition.is_known[..., None],
+            {name: self.prepare_part(name, condition) for name in COLUMNS[self.config.layout]},
+        )
+
+    def prepare_part(self, name: str, condition: MotionCondition) -> PreparedCondition:
+        """Prepare the condition of one transformer, by its name: its channels, and the speech that it hears."""
+        transformer = self.get_submodule(name)
+        first = self.config.speech_past - transformer.config.speech_past
+        last = condition.speech.shape[1] - (self.config.speech_future - transformer.config.speech_future)
+        known = condition.known[..., COLUMNS[self.config.layout][name]]
+        return transformer.prepare(replace(condition, known=known, speech=condition.speech[:, first:last]))
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: PreparedMotion) -> Tensor:
+        """Predict clean motion, see :meth:`forward`, under a prepared condition."""
+        columns = COLUMNS[self.config.layout]
+        parts = [
+            self.get_submodule(name).denoise(noisy[..., columns[name]], time, own)
+            for name, own in condition.parts.items()
+        ]
         if self.config.layout == "expression":
-            rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))[last].expand_as(noisy[..., last])
-            others = torch.where(condition.is_known[..., None], condition.known[..., last], rest)
-        else:
-            others = self.predict_part(self.pose, last, noisy, time, condition)
-        return torch.cat([expression, others], dim=-1)
-
-    def predict_part(
-        self, transformer: MotionTransformer, columns: slice, noisy: Tensor, time: Tensor, condition: MotionCondition
-    ) -> Tensor:
-        """Predict the channels of one transformer."""
-        own = self.narrow(condition, transformer.config)
-        own = replace(own, known=own.known[..., columns])
-        return transformer(noisy[..., columns], time, own)
-
-    def narrow(self, condition: MotionCondition, config: MotionTransformerConfig) -> MotionCondition:
-        """Return the condition with the margins of speech that one transformer sees."""
-        first = self.config.speech_past - config.speech_past
-        last = condition.speech.shape[1] - (self.config.speech_future - config.speech_future)
-        return replace(condition, speech=condition.speech[:, first:last])
+            rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))[EXPRESSION_SIZE:]
+            parts.append(torch.where(condition.is_known, condition.known[..., EXPRESSION_SIZE:], rest))
+        return torch.cat(parts, dim=-1)
 
     def standardize(self, motion: Tensor) -> Tensor:
         """Standardize motion coefficients ``[..., 34]`` by the statistics of the training data."""

@@ -7,7 +7,6 @@ what a whole recording gives, and memory does not grow with its length.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
 from s3dnerf.models.fd2talk.lids import LidRegulator
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, make_rest
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
+from s3dnerf.models.fd2talk.sampling import sample_motion
 from s3dnerf.models.sync_discriminator import embed_moments, load_discriminator
 
 START_FRAMES = 50
@@ -73,7 +72,6 @@ class MotionGenerator:
         self.model, self.seed = model, seed
         self.sampling = sampling = sampling or model.config.sampling
         self.device = model.mean.device
-        self.scheduler: Any = make_scheduler(model.config.diffusion_steps)
         wanted = sampling.speed * max(liveliness, 1e-3)
         asked = float(model.standardize_speed(torch.tensor(wanted, device=self.device)))
         self.asked = min(max(asked, -LIVELINESS_RANGE), LIVELINESS_RANGE)
@@ -152,7 +150,7 @@ class MotionGenerator:
             rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
             noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
             guide = None if self.discriminator is None else self.lip_speech[None, : config.frames]
-            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler, guide)[0]
+            motion = sample_motion(self.model, condition, noise, self.sampling, guide)[0]
             motion = smooth_join(motion, len(self.recent))
             parts.append(motion[len(self.recent) :])
             self.recent = motion[config.frames - config.known_frames :]

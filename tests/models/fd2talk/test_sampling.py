@@ -1,4 +1,4 @@
-"""Sampling: the schedule inverts noise, guidance, known frames, seeds."""
+"""Sampling: noise is inverted, guidance, known frames, seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import GUIDED_CHANGE, guide_lips, make_scheduler, predict_guided, sample_motion
+from s3dnerf.models.fd2talk.sampling import GUIDED_CHANGE, guide_lips, sample_motion
 
 
 def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
@@ -29,16 +29,18 @@ def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
     )
 
 
-class Oracle(nn.Module):
+class Oracle:
     """Always predicts the same motion, with another one if speech is hidden."""
 
     config = MotionDiffusionConfig()
 
     def __init__(self, heard: Tensor, hidden: Tensor) -> None:
-        super().__init__()
         self.heard, self.hidden = heard, hidden
 
-    def forward(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
+    def prepare(self, condition: MotionCondition) -> MotionCondition:
+        return condition
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
         return torch.where(condition.has_speech[:, None, None], self.heard, self.hidden).expand_as(noisy)
 
 
@@ -55,21 +57,12 @@ def test_a_perfect_prediction_is_sampled_exactly(small_model: MotionDiffusion, s
 def test_guidance_extrapolates_from_hidden_to_heard_speech(small_model: MotionDiffusion) -> None:
     heard, hidden = torch.full((20, 34), 3.0), torch.full((20, 34), 1.0)
     condition = make_condition(small_model)
-    arguments = torch.zeros(2, 20, 34), torch.zeros(2), condition
     oracle = Oracle(heard, hidden)
     for guidance, expected in ((0.0, 1.0), (1.0, 3.0), (2.0, 5.0)):
-        sampling = MotionSamplingConfig(guidance=guidance, expression_guidance=1.0)
-        clean = predict_guided(oracle, *arguments, sampling)
+        sampling = MotionSamplingConfig(steps=1, guidance=guidance, expression_guidance=1.0)
+        clean = sample_motion(oracle, condition, torch.zeros(2, 20, 34), sampling)
         assert torch.allclose(clean[..., 24:], torch.full((2, 20, 10), expected))
         assert torch.allclose(clean[..., :24], torch.full((2, 20, 24), 3.0))
-
-
-def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal() -> None:
-    signal = make_scheduler(1000).alphas_cumprod.double()
-    times = (torch.arange(1, 1001, dtype=torch.float64) / 1000 + 0.008) / 1.008
-    expected = (times * torch.pi / 2).cos().square() / torch.tensor(0.008 / 1.008 * torch.pi / 2).cos().square()
-    # The schedule limits each step to 0.999, which only the last one reaches.
-    assert torch.allclose(signal[:-1], expected[:-1], atol=1e-4)
 
 
 def test_known_frames_are_kept_and_noise_determines_the_motion(small_model: MotionDiffusion) -> None:
