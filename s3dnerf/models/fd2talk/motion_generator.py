@@ -106,18 +106,27 @@ class MotionGenerator:
         self.samples += len(sound)
         self.sound = np.concatenate([self.sound, np.asarray(sound, np.float32)])
         self.encode_blocks()
-        return self.collect(self.generate_windows())
+        parts, frames = [], self.model.config.frames
+        while len(self.features) >= self.count_features(frames):
+            parts.append(self.generate_window(frames))
+        return self.collect(parts)
 
     def finish(self) -> MotionCoefficients:
         """End the recording and return the rest of its motion, up to its last frame."""
-        total = -(-self.samples // SAMPLES_PER_FRAME)
-        parts: list[Tensor] = []
-        silence = np.zeros((BLOCK + CONTEXT) * SAMPLES_PER_FRAME, np.float32)
-        while self.frames + sum(map(len, parts)) < total:
-            self.sound = np.concatenate([self.sound, silence])
-            self.encode_blocks()
-            parts += self.generate_windows()
+        total, parts = -(-self.samples // SAMPLES_PER_FRAME), []
+        silence = np.zeros(BLOCK * SAMPLES_PER_FRAME, np.float32)
+        while (missing := total - self.frames - sum(map(len, parts))) > 0:
+            # The last window is no longer than it has to be, and long enough to be joined.
+            frames = min(self.model.config.frames, len(self.recent) + max(missing, JOIN_FRAMES))
+            while len(self.features) < self.count_features(frames):
+                self.sound = np.concatenate([self.sound, silence])
+                self.encode_blocks()
+            parts.append(self.generate_window(frames))
         return self.collect(parts, total)
+
+    def count_features(self, frames: int) -> int:
+        """Return the number of frames of speech that a window needs."""
+        return self.model.config.speech_past + frames + self.model.config.speech_future
 
     def encode_blocks(self) -> None:
         """Encode the blocks whose sound is complete."""
@@ -130,34 +139,32 @@ class MotionGenerator:
                 self.lip_speech = torch.cat([self.lip_speech, embedded.float()])
             self.sound = self.sound[hop:]
 
-    def generate_windows(self) -> list[Tensor]:
-        """Generate the windows whose speech is complete and return their new frames, standardized."""
-        config, parts = self.model.config, []
-        needed = config.speech_past + config.frames + config.speech_future
-        while len(self.features) >= needed:
-            known = torch.zeros(1, config.frames, CHANNEL_COUNT, device=self.device)
-            is_known = torch.zeros(1, config.frames, dtype=torch.bool, device=self.device)
-            known[0, : len(self.recent)] = self.recent
-            is_known[0, : len(self.recent)] = True
-            condition = MotionCondition(
-                speech=self.features[None, :needed],
-                has_speech=torch.ones(1, dtype=torch.bool, device=self.device),
-                liveliness=torch.full((1,), self.asked, device=self.device),
-                known=known,
-                is_known=is_known,
-                valid=torch.ones(1, config.frames, dtype=torch.bool, device=self.device),
-            )
-            rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
-            noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
-            guide = None if self.discriminator is None else self.lip_speech[None, : config.frames]
-            motion = sample_motion(self.model, condition, noise, self.sampling, guide)[0]
-            motion = smooth_join(motion, len(self.recent))
-            parts.append(motion[len(self.recent) :])
-            self.recent = motion[config.frames - config.known_frames :]
-            self.features = self.features[config.frames - config.known_frames :]
-            self.lip_speech = self.lip_speech[config.frames - config.known_frames :]
-            self.windows += 1
-        return parts
+    def generate_window(self, frames: int) -> Tensor:
+        """Generate a window of so many frames, whose speech is complete, and return the new ones, standardized."""
+        config = self.model.config
+        known = torch.zeros(1, frames, CHANNEL_COUNT, device=self.device)
+        is_known = torch.zeros(1, frames, dtype=torch.bool, device=self.device)
+        known[0, : len(self.recent)] = self.recent
+        is_known[0, : len(self.recent)] = True
+        condition = MotionCondition(
+            speech=self.features[None, : self.count_features(frames)],
+            has_speech=torch.ones(1, dtype=torch.bool, device=self.device),
+            liveliness=torch.full((1,), self.asked, device=self.device),
+            known=known,
+            is_known=is_known,
+            valid=torch.ones(1, frames, dtype=torch.bool, device=self.device),
+        )
+        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
+        noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng)[:, :frames].to(self.device)
+        guide = None if self.discriminator is None else self.lip_speech[None, :frames]
+        motion = sample_motion(self.model, condition, noise, self.sampling, guide)[0]
+        motion = smooth_join(motion, len(self.recent))
+        new = motion[len(self.recent) :]
+        self.recent = motion[frames - config.known_frames :]
+        self.features = self.features[frames - config.known_frames :]
+        self.lip_speech = self.lip_speech[frames - config.known_frames :]
+        self.windows += 1
+        return new
 
     def collect(self, parts: list[Tensor], total: int | None = None) -> MotionCoefficients:
         """Return standardized frames as coefficients."""
