@@ -8,7 +8,7 @@ a 3DMM (:mod:`s3dnerf.face.coefficients`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,16 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class PreparedPart:
+    """A condition as one transformer takes it, which is the same for all noise levels."""
+
+    condition: PreparedCondition
+    """Of B windows; with guidance, of 2 B: as they are, and once more without speech."""
+    guidance: Tensor | None
+    """``[C]`` scale of classifier-free guidance, if there is any."""
+
+
+@dataclass(frozen=True)
 class PreparedMotion:
     """A condition as the transformers take it, which is the same for all noise levels."""
 
@@ -45,8 +55,8 @@ class PreparedMotion:
     """``[B, T, 34]``."""
     is_known: Tensor
     """``bool [B, T, 1]``."""
-    parts: dict[str, PreparedCondition]
-    """Of each transformer."""
+    parts: dict[str, PreparedPart]
+    """By transformer."""
 
 
 class MotionDiffusion(PretrainedModel):
@@ -92,33 +102,43 @@ class MotionDiffusion(PretrainedModel):
         """
         return self.denoise(noisy, time, self.prepare(condition))
 
-    def prepare(self, condition: MotionCondition) -> PreparedMotion:
-        """Compute what does not depend on the noise, once for all steps of sampling."""
-        return PreparedMotion(
-            condition.known,
-            condition.is_known[..., None],
-            {name: self.prepare_part(name, condition) for name in COLUMNS[self.config.layout]},
-        )
+    def prepare(self, condition: MotionCondition, guidance: Tensor | None = None) -> PreparedMotion:
+        """Compute what does not depend on the noise, once for all steps of sampling.
 
-    def prepare_part(self, name: str, condition: MotionCondition) -> PreparedCondition:
-        """Prepare the condition of one transformer, by its name: its channels, and the speech that it hears."""
+        Args:
+            condition: of B windows.
+            guidance: ``[34]`` scale of classifier-free guidance on speech (Ho and Salimans, 2022), 1 by default. A
+                transformer whose channels all have 1 predicts half as many windows.
+        """
+        parts = {}
+        for name, columns in COLUMNS[self.config.layout].items():
+            scale = None if guidance is None or bool((guidance[columns] == 1.0).all()) else guidance[columns]
+            windows = condition if scale is None else repeat_without_speech(condition)
+            parts[name] = PreparedPart(self.prepare_part(name, columns, windows), scale)
+        return PreparedMotion(condition.known, condition.is_known[..., None], parts)
+
+    def prepare_part(self, name: str, columns: slice, condition: MotionCondition) -> PreparedCondition:
+        """Prepare the condition of one transformer: its channels, and the speech that it hears."""
         transformer = self.get_submodule(name)
         first = self.config.speech_past - transformer.config.speech_past
         last = condition.speech.shape[1] - (self.config.speech_future - transformer.config.speech_future)
-        known = condition.known[..., COLUMNS[self.config.layout][name]]
+        known = condition.known[..., columns]
         return transformer.prepare(replace(condition, known=known, speech=condition.speech[:, first:last]))
 
-    def denoise(self, noisy: Tensor, time: Tensor, condition: PreparedMotion) -> Tensor:
+    def denoise(self, noisy: Tensor, time: Tensor, prepared: PreparedMotion) -> Tensor:
         """Predict clean motion, see :meth:`forward`, under a prepared condition."""
-        columns = COLUMNS[self.config.layout]
-        parts = [
-            self.get_submodule(name).denoise(noisy[..., columns[name]], time, own)
-            for name, own in condition.parts.items()
-        ]
-        if self.config.layout == "expression":
-            rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))[EXPRESSION_SIZE:]
-            parts.append(torch.where(condition.is_known, condition.known[..., EXPRESSION_SIZE:], rest))
-        return torch.cat(parts, dim=-1)
+        rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))
+        clean = torch.where(prepared.is_known, prepared.known, rest)
+        for name, columns in COLUMNS[self.config.layout].items():
+            own, part, times = prepared.parts[name], noisy[..., columns], time
+            if own.guidance is not None:
+                part, times = part.repeat(2, 1, 1), time.repeat(2)
+            predicted = self.get_submodule(name).denoise(part, times, own.condition)
+            if own.guidance is not None:
+                heard, unheard = predicted.chunk(2)
+                predicted = unheard + own.guidance * (heard - unheard)
+            clean[..., columns] = predicted
+        return clean
 
     def standardize(self, motion: Tensor) -> Tensor:
         """Standardize motion coefficients ``[..., 34]`` by the statistics of the training data."""
@@ -131,6 +151,13 @@ class MotionDiffusion(PretrainedModel):
     def standardize_speed(self, speed: Tensor) -> Tensor:
         """Return the condition ``liveliness`` of mean speeds of the head in degrees per second."""
         return (speed.log() - self.log_speed_mean) / self.log_speed_std
+
+
+def repeat_without_speech(condition: MotionCondition) -> MotionCondition:
+    """Return the condition of 2 B windows: as they are, and once more without speech."""
+    twice = {item.name: torch.cat([getattr(condition, item.name)] * 2) for item in fields(condition)}
+    twice["has_speech"] = torch.cat([condition.has_speech, torch.zeros_like(condition.has_speech)])
+    return MotionCondition(**twice)
 
 
 def make_rest() -> np.ndarray:

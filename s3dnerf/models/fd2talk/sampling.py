@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,16 +39,11 @@ def sample_motion(
         ``[B, T, 34]`` standardized motion.
     """
     schedule = NoiseSchedule(model.config.diffusion_steps)
-    guidance = make_guidance(sampling).to(noise.device)
-    is_guided = not bool((guidance == 1.0).all())
-    prepared = model.prepare(hide_speech(condition) if is_guided else condition)
+    prepared = model.prepare(condition, make_guidance(sampling).to(noise.device))
     motion = noise
     for number, step in enumerate(schedule.choose_steps(sampling.steps)):
-        time = torch.full((len(prepared.known),), step / schedule.steps, device=noise.device)
-        if is_guided:
-            clean = extrapolate(model.denoise(motion.repeat(2, 1, 1), time, prepared), guidance)
-        else:
-            clean = model.denoise(motion, time, prepared)
+        time = torch.full((len(noise),), step / schedule.steps, device=noise.device)
+        clean = model.denoise(motion, time, prepared)
         if lip_speech is not None and 2 * number >= sampling.steps:
             clean = guide_lips(model.lip_expert, clean, lip_speech, sampling.expert_guidance)
         motion = schedule.denoise(motion, clean, step, sampling.steps)
@@ -62,19 +55,6 @@ def make_guidance(sampling: MotionSamplingConfig) -> Tensor:
     guidance = torch.full((CHANNEL_COUNT,), sampling.guidance)
     guidance[CHANNELS["expression"]] = sampling.expression_guidance
     return guidance
-
-
-def hide_speech(condition: MotionCondition) -> MotionCondition:
-    """Return the condition of 2 B windows: as they are, and once more without speech."""
-    twice = {item.name: torch.cat([getattr(condition, item.name)] * 2) for item in fields(condition)}
-    twice["has_speech"] = torch.cat([condition.has_speech, torch.zeros_like(condition.has_speech)])
-    return MotionCondition(**twice)
-
-
-def extrapolate(both: Tensor, guidance: Tensor) -> Tensor:
-    """Guide predictions ``[2 B, T, 34]`` under :func:`hide_speech`: ``unheard + guidance (heard - unheard)``."""
-    heard, unheard = both.chunk(2)
-    return unheard + guidance * (heard - unheard)
 
 
 def guide_lips(expert: LipExpert, clean: Tensor, lip_speech: Tensor, scale: float) -> Tensor:
