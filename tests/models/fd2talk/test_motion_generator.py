@@ -145,8 +145,8 @@ def test_memory_does_not_grow_with_the_recording(small_model: MotionDiffusion) -
     generator = MotionGenerator(small_model, sampling=SAMPLING)
     for second in range(12):
         generator.feed(make_sound(25, second))
-        assert len(generator.sound) < (25 + 24) * 640
-        # A window with its margins, and the blocks that are not yet enough for the next one.
+        # The speech of the next window with its margins, whole blocks of it, and their context.
+        assert len(generator.sound) < (25 + 25 + 24) * 640
         assert len(generator.features) < 20 + 2 + 4 + 25
 
 
