@@ -23,7 +23,7 @@ from s3dnerf.data.tracks import load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.face.expression_basis import EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.noise_schedule import NoiseSchedule
 from s3dnerf.models.sync_discriminator import SHIPPED, SyncDiscriminator, load_discriminator
@@ -183,7 +183,7 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
             tqdm.write("no sampling settings are fitted, because no people are held out (data.held_out_people)")
             return
         model = self.averaged_model.eval()
-        model.config.sampling = fit_sampling(model, self.held_out, self.seed)
+        model.config.sampling = fit_sampling(model, [clip.spoken for clip in self.held_out], self.seed)
 
     def iterate_batches(self) -> Iterator[list[MotionBatch]]:
         """Yield the batches of this process in every remaining step."""
@@ -375,23 +375,3 @@ def train_motion(config: MotionConfig, run_dir: Path, resume: bool = False) -> P
     if Processes(config.train.device).is_main:
         check_run_folder(run_dir, resume, [config.data.root])
     return MotionTrainer(config, run_dir).run(config, resume)
-
-
-def refit_sampling(config: MotionConfig, checkpoint: str | Path, out: Path) -> MotionDiffusion:
-    """Fit the sampling settings of a trained model again, on the people held out, and save it in a folder.
-
-    Args:
-        config: settings of the data, and the seed.
-        checkpoint: folder or hub id of the model.
-        out: where the model is saved.
-
-    Raises:
-        UserError: no people are held out.
-    """
-    model = load_motion_diffusion(checkpoint)
-    clips = read_held_out(config, model, load_discriminator(config.sync_discriminator or SHIPPED))
-    if not clips:
-        raise UserError("data.held_out_people", "leaves nobody to fit to", "Hold some people out.")
-    model.config.sampling = fit_sampling(model, clips, config.seed)
-    model.save_pretrained(out)
-    return model
