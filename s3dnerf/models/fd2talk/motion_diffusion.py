@@ -52,9 +52,7 @@ class PreparedMotion:
     """A condition as the transformers take it, which is the same for all noise levels."""
 
     known: Tensor
-    """``[B, T, 34]``."""
-    is_known: Tensor
-    """``bool [B, T, 1]``."""
+    """``[B, T, 34]`` known motion; a face at rest where it is not known."""
     parts: dict[str, PreparedPart]
     """By transformer."""
 
@@ -67,6 +65,8 @@ class MotionDiffusion(PretrainedModel):
     std: Tensor
     rate_std: Tensor
     """``[34]`` standard deviation of the change per frame of standardized motion."""
+    rest: Tensor
+    """``[34]`` channels of a face at rest."""
     log_speed_mean: Tensor
     log_speed_std: Tensor
 
@@ -86,6 +86,7 @@ class MotionDiffusion(PretrainedModel):
         self.lip_expert = LipExpert(config.lip_expert, EXPRESSION_SIZE)
         for name in ("mean", "std", "rate_std"):
             self.register_buffer(name, torch.zeros(CHANNEL_COUNT) if name == "mean" else torch.ones(CHANNEL_COUNT))
+        self.register_buffer("rest", torch.from_numpy(make_rest()), persistent=False)
         self.register_buffer("log_speed_mean", torch.zeros(()))
         self.register_buffer("log_speed_std", torch.ones(()))
 
@@ -115,7 +116,8 @@ class MotionDiffusion(PretrainedModel):
             scale = None if guidance is None or bool((guidance[columns] == 1.0).all()) else guidance[columns]
             windows = condition if scale is None else repeat_without_speech(condition)
             parts[name] = PreparedPart(self.prepare_part(name, columns, windows), scale)
-        return PreparedMotion(condition.known, condition.is_known[..., None], parts)
+        rest = self.standardize(self.rest)
+        return PreparedMotion(torch.where(condition.is_known[..., None], condition.known, rest), parts)
 
     def prepare_part(self, name: str, columns: slice, condition: MotionCondition) -> PreparedCondition:
         """Prepare the condition of one transformer: its channels, and the speech that it hears."""
@@ -127,8 +129,7 @@ class MotionDiffusion(PretrainedModel):
 
     def denoise(self, noisy: Tensor, time: Tensor, prepared: PreparedMotion) -> Tensor:
         """Predict clean motion, see :meth:`forward`, under a prepared condition."""
-        rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))
-        clean = torch.where(prepared.is_known, prepared.known, rest)
+        clean = prepared.known.clone()
         for name, columns in COLUMNS[self.config.layout].items():
             own, part, times = prepared.parts[name], noisy[..., columns], time
             if own.guidance is not None:
