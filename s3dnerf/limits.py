@@ -14,6 +14,8 @@ MAX_INT = 2**31 - 1
 """Larger counts overflow the 32-bit sizes of the kernels."""
 MAX_SEED = 2**63 - 1
 """The largest seed that both NumPy and PyTorch accept."""
+MAX_LIVELINESS = 2.0
+"""Largest factor of the head's speed in motion from speech."""
 SIMILARITY = 0.7
 """Minimum similarity (as of difflib) of a word and its suggestion. At 0.7, "cpu" is not suggested for "gpu"."""
 
@@ -87,6 +89,8 @@ POINTS = IntRange(64, 2**28)
 """Points of a benchmark. The smallest case needs 48."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
+SECONDS = IntRange(10, 24 * 3600)
+"""Length of a measured live session."""
 
 
 def require_number(name: str, value: object, minimum: float, maximum: float) -> float:

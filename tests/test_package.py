@@ -35,17 +35,11 @@ FLOORS = (
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
     {
-        "training",
-        "fitting",
-        "framing",
-        "pipeline",
-        "source_image",
-        "render_file",
-        "speech_motion",
-        "sync_embedder",
-        "talking_video",
+        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion"),
+        *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
+        "live",
     },
-    {"evaluation"},
+    {"evaluation", "serving"},
     {"cli", "__main__"},
 )
 

@@ -50,19 +50,7 @@ DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "re
 class Reenactor(Protocol):
     """The part of ``TalkingHeadPipeline`` that evaluation uses."""
 
-    def reenact(
-        self,
-        video: Path,
-        audio: Path | None,
-        freeze_mouth: bool = False,
-        freeze_pose: bool = False,
-        max_frames: int | None = None,
-        seed: int = 0,
-        landmarks: np.ndarray | None = None,
-        method: str = "s3dnerf",
-        renderer: str = "nerf",
-        refine: str = "off",
-    ) -> Iterator[np.ndarray]:
+    def reenact(self, video: Path, audio: Path | None, **options: Any) -> Iterator[np.ndarray]:
         """Yield frames ``uint8 [H, W, 3]`` in the framing and size of the video, 25 per second."""
 
 
