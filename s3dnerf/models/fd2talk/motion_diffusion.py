@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ class MotionDiffusion(PretrainedModel):
 
     def prepare_part(self, name: str, columns: slice, condition: MotionCondition) -> PreparedCondition:
         """Prepare the condition of one transformer: its channels, and the speech that it hears."""
-        transformer = self.get_submodule(name)
+        transformer = self.get_transformer(name)
         first = self.config.speech_past - transformer.config.speech_past
         last = condition.speech.shape[1] - (self.config.speech_future - transformer.config.speech_future)
         known = condition.known[..., columns]
@@ -134,12 +135,16 @@ class MotionDiffusion(PretrainedModel):
             own, part, times = prepared.parts[name], noisy[..., columns], time
             if own.guidance is not None:
                 part, times = part.repeat(2, 1, 1), time.repeat(2)
-            predicted = self.get_submodule(name).denoise(part, times, own.condition)
+            predicted = self.get_transformer(name).denoise(part, times, own.condition)
             if own.guidance is not None:
                 heard, unheard = predicted.chunk(2)
                 predicted = unheard + own.guidance * (heard - unheard)
             clean[..., columns] = predicted
         return clean
+
+    def get_transformer(self, name: str) -> MotionTransformer:
+        """Return the transformer of a name in ``COLUMNS``."""
+        return cast(MotionTransformer, getattr(self, name))
 
     def standardize(self, motion: Tensor) -> Tensor:
         """Standardize motion coefficients ``[..., 34]`` by the statistics of the training data."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -110,11 +111,12 @@ class MotionTransformer(nn.Module):
         past, frames = self.config.speech_past, condition.known.shape[1]
         near = self.mask_motion(condition.valid)
         aligned = self.mask_speech(frames, speech.device)
+        blocks = cast("list[MotionBlock]", list(self.blocks))
         return PreparedCondition(
             condition.known,
             condition.is_known[..., None],
             self.embed_liveliness(condition.liveliness[:, None])[:, None] + speech[:, past : past + frames],
-            tuple(block.prepare(speech, near, aligned) for block in self.blocks),
+            tuple(block.prepare(speech, near, aligned) for block in blocks),
         )
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: PreparedCondition) -> Tensor:
