@@ -104,14 +104,16 @@ class MotionGenerator:
         """
         self.samples += len(sound)
         self.sound = np.concatenate([self.sound, np.asarray(sound, np.float32)])
-        parts, frames = [], self.model.config.frames
+        parts: list[Tensor] = []
+        frames = self.model.config.frames
         while len(self.sound) >= self.count_samples(frames):
             parts.append(self.generate_window(frames))
         return self.collect(parts)
 
     def finish(self) -> MotionCoefficients:
         """End the recording and return the rest of its motion, up to its last frame."""
-        total, parts = -(-self.samples // SAMPLES_PER_FRAME), []
+        parts: list[Tensor] = []
+        total = -(-self.samples // SAMPLES_PER_FRAME)
         while (missing := total - self.frames - sum(map(len, parts))) > 0:
             # The last window is no longer than it has to be, and long enough to be joined.
             frames = min(self.model.config.frames, len(self.recent) + max(missing, JOIN_FRAMES))
