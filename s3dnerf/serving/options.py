@@ -42,6 +42,14 @@ def read_options(values: Mapping[str, Any]) -> RenderOptions:
     return options.check()
 
 
+def read_live_options(values: Mapping[str, Any]) -> RenderOptions:
+    """Return the options of a live session, as :func:`read_options`; the head is idle unless they say otherwise.
+
+    Motion from speech would need six seconds of it ahead.
+    """
+    return read_options({"pose": "idle", **values})
+
+
 def refuse_files(options: RenderOptions) -> None:
     """Raise RequestError if an option could name a file, since that would be one of the server.
 

@@ -28,7 +28,7 @@ from s3dnerf.live.session import LiveFrame
 from s3dnerf.media.live_audio import LiveResampler
 from s3dnerf.serving.errors import RequestError
 from s3dnerf.serving.live import LiveSessions, PacedPortrait
-from s3dnerf.serving.options import read_options
+from s3dnerf.serving.options import read_live_options
 from s3dnerf.serving.renderer import Renderer
 from s3dnerf.serving.uploads import Storage
 
@@ -204,7 +204,7 @@ class LivePeers:
         if not isinstance(options, dict) or not isinstance(sdp, str):
             raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "sdp is text, and options are a JSON object.")
         image = self.storage.find_picture(str(message.get("portrait")))
-        checked = read_options(options)
+        checked = read_live_options(options)
         with ExitStack() as stack:
             stack.enter_context(self.sessions.admit())
             session = await asyncio.to_thread(self.renderer.start_session, image, checked)

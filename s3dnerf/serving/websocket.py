@@ -31,7 +31,7 @@ from s3dnerf.media.memory import RATES
 from s3dnerf.serving.errors import RequestError, describe_error
 from s3dnerf.serving.fragments import Mp4Fragments
 from s3dnerf.serving.live import LiveSessions
-from s3dnerf.serving.options import read_options
+from s3dnerf.serving.options import read_live_options
 from s3dnerf.serving.renderer import Renderer, encode_picture
 from s3dnerf.serving.uploads import Storage
 
@@ -145,7 +145,7 @@ class LiveSocket:
         if not isinstance(options, dict) or not isinstance(portrait, str):
             raise ArgumentError("options", None, "are no JSON object, or portrait is no text", "See the documentation.")
         image = self.storage.find_picture(portrait)
-        session = await asyncio.to_thread(self.renderer.start_session, image, read_options(options))
+        session = await asyncio.to_thread(self.renderer.start_session, image, read_live_options(options))
         size = session.portrait.framing.size
         if hello.get("format") == "mp4":
             self.fragments = Mp4Fragments(size)

@@ -72,7 +72,7 @@ def test_fragments_are_a_playable_stream(client: TestClient, picture: bytes, sou
     id = upload(client, picture)
     with client.websocket_connect("/v1/live") as socket:
         socket.send_json({"portrait": id, "rate": RATE, "format": "mp4"})
-        socket.receive_json()
+        assert socket.receive_json()["lookahead_seconds"] < 1
         socket.send_bytes(to_pcm(sound))
         socket.send_json({"type": "finish"})
         pieces, last = receive_frames(socket)

@@ -226,7 +226,9 @@ async function goLive() {
   find("start").disabled = true;
   try {
     const portrait = await uploadPicture();
-    setLive(await startLive(find("live"), portrait, readOptions(), () => setLive(null)));
+    const options = readOptions();
+    if (options.pose === "speech") options.pose = "idle"; // motion from speech would come six seconds late
+    setLive(await startLive(find("live"), portrait, options, () => setLive(null)));
   } catch (error) {
     setLive(null);
     throw error;
