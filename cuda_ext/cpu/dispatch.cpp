@@ -44,6 +44,7 @@ struct Kernels {
     int (*convolution_backward)(const S3dConvolution&, int);
     int (*add_residual_forward)(const S3dAddResidual&, int);
     int (*upsample_add_forward)(const S3dUpsampleAdd&, int);
+    int (*separable_forward)(const S3dSeparable&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant) \
@@ -62,7 +63,8 @@ struct Kernels {
      variant::convolution_forward,      \
      variant::convolution_backward,     \
      variant::add_residual_forward,     \
-     variant::upsample_add_forward}
+     variant::upsample_add_forward,     \
+     variant::separable_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
@@ -171,6 +173,9 @@ int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads) {
 }
 int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads) {
     return chosen->upsample_add_forward(*maps, threads);
+}
+int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads) {
+    return chosen->separable_forward(*chain, threads);
 }
 
 // build.py defines S3D_ABI_HASH.

@@ -20,6 +20,7 @@
     int convolution_backward(const S3dConvolution&, int threads); \
     int add_residual_forward(const S3dAddResidual&, int threads); \
     int upsample_add_forward(const S3dUpsampleAdd&, int threads); \
+    int separable_forward(const S3dSeparable&, int threads);      \
     }
 
 #ifdef S3D_VARIANT

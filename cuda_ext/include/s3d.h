@@ -177,6 +177,18 @@ typedef struct {
     void* output;        // like addend
 } S3dUpsampleAdd;
 
+#define S3D_SEPARABLE_FIELDS 9
+
+typedef struct {
+    int64_t batch;
+    int32_t height, width;  // of the input
+    int32_t layers;
+    const int32_t* plan;   // [layers, S3D_SEPARABLE_FIELDS], see separable.cpp
+    const float* weights;  // of all layers in turn, channels padded to multiples of 16
+    const float* input;    // [batch, height, width, inputs of the first layer]
+    float* output;         // [batch, output height, output width, outputs of the last layer]
+} S3dSeparable;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -199,6 +211,7 @@ S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
 S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
 S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
+S3D_API int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads);
 // The instruction set in use: "amx" (AVX-512 and AMX for bfloat16), "avx512", "avx2" or "plain". `s3d_cpu_use` selects
 // one that the processor supports.
 S3D_API const char* s3d_cpu_variant(void);

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.ops.separable import SeparableChain, SeparableLayer
+
 FACE_MESH_WEIGHTS = Path(__file__).parents[1] / "weights" / "face_mesh" / "face_mesh.safetensors"
 MESH_INPUT_SIZE = 192
 """Side of the network's input in pixels."""
@@ -60,7 +62,7 @@ class FaceMesh(nn.Module):
             for index, channels in enumerate(outputs):
                 blocks.append(BlazeBlock(width, channels, downsample=stage > 0 and index == 0))
                 width = channels
-            stages.append(nn.Sequential(*blocks))
+            stages.append(SeparableChain(*blocks))
         self.stages = nn.ModuleList(stages)
         self.head = nn.Sequential(
             nn.Conv2d(width, 32, 1), nn.PReLU(32), BlazeBlock(32, 32), nn.Conv2d(32, 3 * MESH_POINT_COUNT, 3)
@@ -85,25 +87,11 @@ class FaceMesh(nn.Module):
         return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
 
 
-class BlazeBlock(nn.Module):
+class BlazeBlock(SeparableLayer):
     """A depthwise separable convolution with a residual connection; may halve the resolution and add channels."""
 
-    def __init__(self, inputs: int, outputs: int, downsample: bool = False) -> None:
-        super().__init__()
-        self.downsample, self.added = downsample, outputs - inputs
-        stride, padding = (2, 0) if downsample else (1, 1)
-        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding, groups=inputs)
-        self.pointwise = nn.Conv2d(inputs, outputs, 1)
-        self.activation = nn.PReLU(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, inputs, h, h]`` to ``[B, outputs, h, h]``, or ``[B, outputs, h / 2, h / 2]``."""
-        residual = self.pointwise(self.depthwise(pad_for_stride(x, 3) if self.downsample else x))
-        if self.downsample:
-            x = F.max_pool2d(x, 2)
-        if self.added:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.added))
-        return self.activation(x + residual)
+    def __init__(self, inputs: int, outputs: int, downsample: bool = False, activation: str = "prelu") -> None:
+        super().__init__(inputs, outputs, stride=2 if downsample else 1, residual=1, activation=activation)
 
 
 def pad_for_stride(x: Tensor, kernel: int) -> Tensor:

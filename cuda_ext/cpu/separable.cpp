@@ -1,0 +1,246 @@
+// A chain of depthwise separable convolutions with the additions and activations around them, in channels-last layout.
+// Each layer is computed row by row: the depthwise convolution of a row stays in the first-level cache, where it is
+// multiplied by the pointwise filters. Maps between layers have their channels padded to whole packs, and a border of
+// zeros, so that no filter tap needs a check.
+#include "elementary.h"
+#include "kernels.h"
+#include "product.h"
+
+namespace S3D_VARIANT {
+namespace {
+
+constexpr int LANES = 16;   // channels are padded to multiples of this, of which the width of every variant is a divisor
+constexpr int BORDER = 2;   // pixels of zeros around a map: the radius of the largest filter
+constexpr int MAPS = 3;     // the input of the layer before the last one is still needed
+enum Activation { SLOPES, RELU, HARD_SWISH, NONE };
+
+int pad_channels(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+// One layer: activation(pointwise(middle(depthwise(x))) + bias + residual), or middle(depthwise(x)) + residual.
+struct Layer {
+    int inputs, outputs;  // channels
+    int kernel;           // side of the depthwise filters; 1 for none
+    int stride;
+    int begin;      // rows and columns of padding before the map
+    int residual;   // 0: none, 1: the input of this layer, 2: of the one before; halved by max pooling if this one does
+    int middle;     // Activation after the depthwise convolution
+    int activation;  // Activation of the result
+    int pointwise;   // whether there are pointwise filters
+    int height, width, output_height, output_width;
+    int depth, columns;  // channels, padded
+    const float *depthwise, *depthwise_bias, *filters, *bias, *slopes;
+
+    // Reads a row of the plan; returns the weights of the next layer.
+    const float* read(const int32_t* plan, const float* weights, int map_height, int map_width) {
+        inputs = plan[0], outputs = plan[1], kernel = plan[2], stride = plan[3], begin = plan[4];
+        residual = plan[5], middle = plan[6], activation = plan[7], pointwise = plan[8];
+        height = map_height, width = map_width;
+        output_height = (height + stride - 1) / stride, output_width = (width + stride - 1) / stride;
+        depth = pad_channels(inputs), columns = pad_channels(outputs);
+        const auto take = [&](int64_t count) {
+            const float* part = weights;
+            weights += count;
+            return part;
+        };
+        if (kernel > 1) depthwise = take(int64_t{kernel} * kernel * depth), depthwise_bias = take(depth);
+        if (pointwise) filters = take(int64_t{inputs} * columns), bias = take(columns), slopes = take(columns);
+        return weights;
+    }
+
+    bool is_valid() const {
+        const bool sizes = inputs > 0 && outputs > 0 && height > 0 && width > 0;
+        const bool filter = kernel == 1 ? stride == 1 : (kernel == 3 || kernel == 5) && (stride == 1 || stride == 2);
+        const bool even = stride == 1 || (height % 2 == 0 && width % 2 == 0);
+        return sizes && filter && even && begin >= 0 && begin <= kernel / 2 && residual >= 0 && residual <= 2 &&
+               (pointwise || (inputs == outputs && kernel > 1));
+    }
+};
+
+// A map with a border of zeros.
+struct Map {
+    float* data;
+    int64_t row, pixel;  // floats between rows and pixels
+
+    float* at(int y, int x) const { return data + (y + BORDER) * row + (x + BORDER) * pixel; }
+};
+
+size_t count_floats(int height, int width, int depth) {
+    return static_cast<size_t>(height + 2 * BORDER) * (width + 2 * BORDER) * depth;
+}
+
+Map shape_map(float* data, int width, int depth) { return {data, int64_t{width + 2 * BORDER} * depth, depth}; }
+
+void clear_border(Map map, int y, int height, int width) {
+    const size_t side = sizeof(float) * BORDER * map.pixel;
+    memset(map.at(y, -BORDER), 0, side);
+    memset(map.at(y, width), 0, side);
+    for (int row = 0; row < BORDER; ++row) {
+        if (y == 0) memset(map.at(-1 - row, -BORDER), 0, sizeof(float) * map.row);
+        if (y == height - 1) memset(map.at(height + row, -BORDER), 0, sizeof(float) * map.row);
+    }
+}
+
+S3D_HD Pack maximum(Pack a, Pack b) { return a > b ? a : b; }
+
+S3D_HD Pack activate(Pack x, int activation) {
+    const Pack zero = {};
+    if (activation == RELU) return maximum(x, zero);
+    if (activation == HARD_SWISH) return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
+    return x;
+}
+
+template <int K>
+void convolve_row(const Layer& layer, Map input, int y, float* row) {
+    const int top = y * layer.stride - layer.begin;
+    for (int c = 0; c < layer.depth; c += WIDTH) {
+        Pack taps[K * K];
+        for (int tap = 0; tap < K * K; ++tap) taps[tap] = load(layer.depthwise + tap * layer.depth + c);
+        const Pack bias = load(layer.depthwise_bias + c);
+        for (int x = 0; x < layer.output_width; ++x) {
+            const float* from = input.at(top, x * layer.stride - layer.begin) + c;
+            Pack sum = bias;
+            for (int v = 0; v < K; ++v) {
+                for (int u = 0; u < K; ++u) {
+                    sum = multiply_add(load(from + v * input.row + u * input.pixel), taps[v * K + u], sum);
+                }
+            }
+            store(row + x * layer.depth + c, activate(sum, layer.middle));
+        }
+    }
+}
+
+// Adds the residual of one output row to `row`, whose pixels are `columns` apart.
+void add_skip(const Layer& layer, Map skip, int y, float* row, int columns) {
+    const int shared = skip.pixel < columns ? static_cast<int>(skip.pixel) : columns;
+    for (int x = 0; x < layer.output_width; ++x) {
+        const float* from = skip.at(y * layer.stride, x * layer.stride);
+        for (int c = 0; c < shared; c += WIDTH) {
+            Pack value = load(from + c);
+            if (layer.stride == 2) {
+                const Pack above = maximum(value, load(from + skip.pixel + c));
+                const float* below = from + skip.row;
+                value = maximum(above, maximum(load(below + c), load(below + skip.pixel + c)));
+            }
+            store(row + x * columns + c, load(row + x * columns + c) + value);
+        }
+    }
+}
+
+void activate_row(const Layer& layer, float* row) {
+    const Pack zero = {};
+    for (int c = 0; c < layer.columns; c += WIDTH) {
+        const Pack slope = load(layer.slopes + c);
+        for (int x = 0; x < layer.output_width; ++x) {
+            float* address = row + x * layer.columns + c;
+            const Pack value = load(address);
+            store(address, layer.activation == SLOPES ? (value > zero ? value : value * slope)
+                                                      : activate(value, layer.activation));
+        }
+    }
+}
+
+void compute_row(const Layer& layer, Map input, Map skip, Map output, int y, float* scratch) {
+    const float* depthwise = input.at(y, 0);
+    float* target = output.at(y, 0);
+    if (layer.kernel > 1) {
+        float* row = layer.pointwise ? scratch : target;
+        (layer.kernel == 3 ? convolve_row<3> : convolve_row<5>)(layer, input, y, row);
+        depthwise = row;
+    }
+    if (!layer.pointwise) {
+        if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
+        return;
+    }
+    const LeftMatrix left = {depthwise, layer.depth, 1};
+    const RightMatrix right = {layer.filters, layer.columns, layer.inputs};
+    const auto keep = [](Pack sum) { return sum; };
+    multiply(left, right, layer.output_width, layer.columns, {layer.bias, 0}, {target, layer.columns}, keep);
+    if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
+    if (layer.activation != NONE) activate_row(layer, target);
+}
+
+}  // namespace
+
+int separable_forward(const S3dSeparable& chain, int threads) {
+    if (chain.batch < 0 || chain.layers < 1 || threads < 1) return S3D_BAD_SIZE;
+    Layer* layers = static_cast<Layer*>(calloc(chain.layers, sizeof(Layer)));
+    if (layers == nullptr) return S3D_NO_MEMORY;
+    size_t floats = 0, row_floats = 0;
+    const float* weights = chain.weights;
+    for (int i = 0, height = chain.height, width = chain.width; i < chain.layers; ++i) {
+        Layer& layer = layers[i];
+        weights = layer.read(chain.plan + i * S3D_SEPARABLE_FIELDS, weights, height, width);
+        const bool follows = i == 0 ? layer.residual < 2 : layer.inputs == layers[i - 1].outputs;
+        if (!layer.is_valid() || !follows) {
+            free(layers);
+            return S3D_BAD_SIZE;
+        }
+        height = layer.output_height, width = layer.output_width;
+        const size_t before = count_floats(layer.height, layer.width, layer.depth);
+        const size_t after = count_floats(height, width, layer.columns);
+        const size_t row = static_cast<size_t>(width) * layer.depth;
+        floats = before > floats ? before : floats;
+        floats = after > floats ? after : floats;
+        row_floats = row > row_floats ? row : row_floats;
+    }
+    // Every value of a map is written before it is read, so the memory need not be cleared.
+    floats = (floats + LANES - 1) / LANES * LANES;
+    void* block = nullptr;
+    if (posix_memalign(&block, 64, MAPS * floats * sizeof(float)) != 0) {
+        free(layers);
+        return S3D_NO_MEMORY;
+    }
+    float* memory = static_cast<float*>(block);
+    int error = S3D_OK;
+    const Layer &first = layers[0], &last = layers[chain.layers - 1];
+    const auto map_of = [&](int index, int width, int depth) {
+        return shape_map(memory + (index % MAPS) * floats, width, depth);
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        float* scratch = allocate_zeros(row_floats);
+        if (scratch == nullptr) {
+#pragma omp atomic write
+            error = S3D_NO_MEMORY;
+        }
+        for (int64_t item = 0; item < chain.batch; ++item) {
+            const Map start = map_of(0, first.width, first.depth);
+#pragma omp for schedule(static)
+            for (int y = 0; y < first.height; ++y) {
+                const float* from = chain.input + (item * first.height + y) * first.width * first.inputs;
+                for (int x = 0; x < first.width; ++x) {
+                    float* to = start.at(y, x);
+                    memcpy(to, from + x * first.inputs, sizeof(float) * first.inputs);
+                    memset(to + first.inputs, 0, sizeof(float) * (first.depth - first.inputs));
+                }
+                clear_border(start, y, first.height, first.width);
+            }
+            for (int i = 0; i < chain.layers; ++i) {
+                const Layer& layer = layers[i];
+                const Map input = map_of(i, layer.width, layer.depth);
+                const Map output = map_of(i + 1, layer.output_width, layer.columns);
+                const Map skip = layer.residual < 2 ? input : map_of(i - 1, layers[i - 1].width, layers[i - 1].depth);
+#pragma omp for schedule(static)
+                for (int y = 0; y < layer.output_height; ++y) {
+                    if (scratch == nullptr) continue;
+                    compute_row(layer, input, skip, output, y, scratch);
+                    clear_border(output, y, layer.output_height, layer.output_width);
+                }
+            }
+            const Map end = map_of(chain.layers, last.output_width, last.columns);
+#pragma omp for schedule(static)
+            for (int y = 0; y < last.output_height; ++y) {
+                float* to = chain.output + (item * last.output_height + y) * last.output_width * last.outputs;
+                for (int x = 0; x < last.output_width; ++x) {
+                    memcpy(to + x * last.outputs, end.at(y, x), sizeof(float) * last.outputs);
+                }
+            }
+        }
+        free(scratch);
+    }
+    free(memory);
+    free(layers);
+    return error;
+}
+
+}  // namespace S3D_VARIANT

@@ -1,0 +1,197 @@
+"""Chains of depthwise separable convolutions, the building blocks of the face networks (BlazeBlocks, MobileNet).
+
+Their maps are small, so that calling an operator costs as much as computing it, and the maps of a large one do not stay
+in the cache between operators. The CPU kernel computes a whole chain in one call and each layer row by row.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import c_int32, c_int64
+from ctypes import c_void_p as pointer
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3dnerf.ops.backend import Library, find_library
+from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
+
+LANES = 16
+"""The kernel's channels are padded to a multiple of this."""
+ACTIVATIONS = {"prelu": 0, "relu": 1, "hardswish": 2, "none": 3}
+"""``enum Activation`` of ``cuda_ext/cpu/separable.cpp``."""
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "hardswish": F.hardswish,
+    "none": lambda x: x,
+}
+
+
+class SeparableLayer(nn.Module):
+    """A depthwise and a pointwise convolution with activations and an addition.
+
+    Computes ``activation(pointwise(middle(depthwise(x))) + residual)``.
+
+    Args:
+        inputs: number of input channels.
+        outputs: number of output channels; None leaves the pointwise convolution and its activation out.
+        kernel: side of the depthwise filters, 3 or 5; 1 leaves the depthwise convolution out.
+        stride: 1, or 2 to halve a map with even sides.
+        residual: 0 for none; 1 adds the input of this layer, 2 that of the layer before it in a chain. A halved map is
+            added to the maxima of 2 x 2 values, and missing channels count as zero.
+        middle: activation after the depthwise convolution: "relu", "hardswish" or "none".
+        activation: activation of the result: "prelu", "relu", "hardswish" or "none".
+        symmetric: with stride 2, pad on all sides as PyTorch does; by default as TensorFlow does, mostly at the end.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | None,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        residual: int = 0,
+        middle: str = "none",
+        activation: str = "none",
+        symmetric: bool = False,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.kernel, self.stride = inputs, outputs or inputs, kernel, stride
+        self.residual, self.middle_name, self.activation_name = residual, middle, activation
+        self.begin = kernel // 2 if symmetric or stride == 1 else (kernel - 2) // 2
+        self.end = kernel - 1 - self.begin if stride == 1 else kernel - 2 - self.begin
+        if kernel > 1:
+            self.depthwise = nn.Conv2d(inputs, inputs, kernel, stride, groups=inputs)
+        if outputs is not None:
+            self.pointwise = nn.Conv2d(inputs, outputs, 1)
+            if activation == "prelu":
+                self.activation = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """Map ``[B, inputs, h, w]`` to ``[B, outputs, h / stride, w / stride]``; the reference implementation.
+
+        Args:
+            x: the input.
+            before: the input of the layer before, for a residual of 2.
+        """
+        result, skip = x, before if self.residual == 2 else x
+        if self.kernel > 1:
+            padded = F.pad(x, (self.begin, max(self.end, 0)) * 2)
+            result = FUNCTIONS[self.middle_name](self.depthwise(padded))
+        if hasattr(self, "pointwise"):
+            result = self.pointwise(result)
+        if self.residual:
+            assert skip is not None
+            if self.stride == 2:
+                skip = F.max_pool2d(skip, 2)
+            added = self.outputs - skip.shape[1]
+            result = result + (F.pad(skip, (0, 0, 0, 0, 0, added)) if added else skip)
+        if not hasattr(self, "pointwise"):
+            return result
+        return self.activation(result) if self.activation_name == "prelu" else FUNCTIONS[self.activation_name](result)
+
+    def describe(self) -> list[int]:
+        """Return the layer's row of the kernel's plan."""
+        activations = (ACTIVATIONS[self.middle_name], ACTIVATIONS[self.activation_name])
+        shape = (self.inputs, self.outputs, self.kernel, self.stride, self.begin)
+        return [*shape, self.residual, *activations, hasattr(self, "pointwise")]
+
+    def pack_weights(self) -> list[Tensor]:
+        """Return the weights in the kernel's layout, channels last and padded to whole packs."""
+        parts = []
+        if self.kernel > 1:
+            parts += [self.depthwise.weight.flatten(1).t(), self.depthwise.bias]
+        if hasattr(self, "pointwise"):
+            weight = self.pointwise.weight.flatten(1).t()
+            slopes = self.activation.weight if self.activation_name == "prelu" else torch.zeros_like(weight[0])
+            parts += [weight, self.pointwise.bias, slopes]
+        return [F.pad(part.detach().float(), (0, -part.shape[-1] % LANES)).flatten() for part in parts]
+
+
+class SeparableChain(nn.Sequential):
+    """:class:`SeparableLayer` after layer. Without gradients, on a CPU and in float32, one kernel runs them all."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self._packed: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, inputs, h, w]`` to ``[B, outputs, h', w']``; fastest in channels-last format."""
+        if self._runs_on_pytorch(x):
+            return chain_reference(self, x)
+        if self._packed is None:
+            plan = torch.tensor([layer.describe() for layer in self], dtype=torch.int32)
+            weights = torch.cat([part for layer in self for part in layer.pack_weights()])
+            self._packed = plan, weights
+        last: Any = self[-1]
+        height, width = x.shape[2:]
+        for layer in self:
+            height, width = -(-height // layer.stride), -(-width // layer.stride)
+        size = (height, width, last.outputs)
+        return launch_forward(find_library("cpu"), x.permute(0, 2, 3, 1), *self._packed, size).permute(0, 3, 1, 2)
+
+    def _runs_on_pytorch(self, x: Tensor) -> bool:
+        if x.dtype != torch.float32 or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+            return True
+        return needs_grad(x, *self.parameters()) or runs_on_pytorch("separable", x)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SeparableChain:
+        self._packed = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._packed = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def chain_reference(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Reference implementation of :class:`SeparableChain`; differentiable."""
+    before = None
+    for layer in layers:
+        before, x = x, layer(x, before)
+    return x
+
+
+class S3dSeparable(ctypes.Structure):
+    """Mirror of ``S3dSeparable``."""
+
+    _fields_ = (
+        ("batch", c_int64),
+        *((name, c_int32) for name in ("height", "width", "layers")),
+        *((name, pointer) for name in ("plan", "weights", "input", "output")),
+    )
+
+
+ARGUMENTS = S3dSeparable
+
+
+def launch_forward(
+    library: Library, x: Tensor, plan: Tensor, weights: Tensor, size: tuple[int, int, int]
+) -> Tensor:
+    """Run a chain on ``x [B, H, W, C]``; CPU kernels only.
+
+    Args:
+        library: the kernels.
+        x: float32.
+        plan: ``int32 [layers, 9]``, rows of :meth:`SeparableLayer.describe`.
+        weights: ``float32 [n]``, :meth:`SeparableLayer.pack_weights` of all layers in turn.
+        size: height, width and channels of the result.
+    """
+    x = x.contiguous()
+    output = x.new_empty(len(x), *size)
+    arguments = S3dSeparable(
+        batch=x.shape[0],
+        height=x.shape[1],
+        width=x.shape[2],
+        layers=len(plan),
+        plan=plan.data_ptr(),
+        weights=weights.data_ptr(),
+        input=x.data_ptr(),
+        output=output.data_ptr(),
+    )
+    library.call("separable_forward", arguments, x.device)
+    return output
