@@ -49,10 +49,24 @@ class FaceMeshOutput:
     """Feature maps ``[B, C, h, h]`` after each stage, 96 to 3 cells a side."""
 
 
-class FaceMesh(nn.Module):
-    """The plain mesh (468 points, no lip refinement) with fixed weights."""
+@dataclass(frozen=True)
+class MeshPoints:
+    """Landmarks of the face that fills the network's input."""
 
-    def __init__(self) -> None:
+    points: Tensor
+    """``[B, P, 3]`` in pixels of the input; depth toward the viewer is negative."""
+    presence: Tensor
+    """``[B]`` probability that the input shows a face."""
+
+
+class FaceMesh(nn.Module):
+    """The plain mesh (468 points, no lip refinement) with fixed weights.
+
+    Args:
+        pretrained: load the shipped weights.
+    """
+
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, stride=2)
         self.stem_activation = nn.PReLU(16)
@@ -67,7 +81,15 @@ class FaceMesh(nn.Module):
         self.head = nn.Sequential(
             nn.Conv2d(width, 32, 1), nn.PReLU(32), BlazeBlock(32, 32), nn.Conv2d(32, 3 * MESH_POINT_COUNT, 3)
         )
-        self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH_WEIGHTS).items()})
+        self.presence = nn.Sequential(
+            BlazeBlock(width, width, downsample=True),
+            nn.Conv2d(width, 32, 1),
+            nn.PReLU(32),
+            BlazeBlock(32, 32),
+            nn.Conv2d(32, 1, 3),
+        )
+        if pretrained:
+            self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH_WEIGHTS).items()})
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, window: FaceWindow) -> FaceMeshOutput:
@@ -77,14 +99,24 @@ class FaceMesh(nn.Module):
             image: ``[B, 3, H, H]`` in [0, 1].
             window: location of the faces.
         """
-        crop = crop_face_window(image.float(), window).contiguous(memory_format=torch.channels_last)
+        features = self._extract_features(crop_face_window(image.float(), window))
+        points = self.head(features[-1]).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))[..., :2].float()
+        return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
+
+    def locate(self, crop: Tensor) -> MeshPoints:
+        """Detect the landmarks of the face that fills a crop ``[B, 3, 192, 192]`` in [0, 1]."""
+        features = self._extract_features(crop)
+        points = self.head(features[-1]).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))
+        return MeshPoints(points, self.presence(features[-2]).flatten().sigmoid())
+
+    def _extract_features(self, crop: Tensor) -> list[Tensor]:
+        crop = crop.contiguous(memory_format=torch.channels_last)
         x = self.stem_activation(self.stem(pad_for_stride(crop, 3)))
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        points = self.head(x).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))[..., :2].float()
-        return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
+        return features
 
 
 class BlazeBlock(SeparableLayer):
