@@ -80,6 +80,26 @@ void clear_border(Map map, int y, int height, int width) {
     }
 }
 
+// Memory for the maps that each calling thread keeps: the system's zeroing of new pages would cost as much as computing.
+// Every value is written before it is read.
+struct Workspace {
+    float* memory = nullptr;
+    size_t floats = 0;
+
+    ~Workspace() { free(memory); }
+
+    float* reserve(size_t count) {
+        if (count > floats) {
+            free(memory);
+            memory = allocate_zeros(count);
+            floats = memory == nullptr ? 0 : count;
+        }
+        return memory;
+    }
+};
+
+thread_local Workspace workspace;
+
 S3D_HD Pack maximum(Pack a, Pack b) { return a > b ? a : b; }
 
 S3D_HD Pack activate(Pack x, int activation) {
@@ -183,14 +203,12 @@ int separable_forward(const S3dSeparable& chain, int threads) {
         floats = after > floats ? after : floats;
         row_floats = row > row_floats ? row : row_floats;
     }
-    // Every value of a map is written before it is read, so the memory need not be cleared.
     floats = (floats + LANES - 1) / LANES * LANES;
-    void* block = nullptr;
-    if (posix_memalign(&block, 64, MAPS * floats * sizeof(float)) != 0) {
+    float* memory = workspace.reserve(MAPS * floats);
+    if (memory == nullptr) {
         free(layers);
         return S3D_NO_MEMORY;
     }
-    float* memory = static_cast<float*>(block);
     int error = S3D_OK;
     const Layer &first = layers[0], &last = layers[chain.layers - 1];
     const auto map_of = [&](int index, int width, int depth) {
@@ -238,7 +256,6 @@ int separable_forward(const S3dSeparable& chain, int threads) {
         }
         free(scratch);
     }
-    free(memory);
     free(layers);
     return error;
 }

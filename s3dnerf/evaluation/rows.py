@@ -146,11 +146,10 @@ class ClipJob:
         return islice(stream_frames(self.video, FPS), self.max_frames)
 
     def _track_target(self) -> FaceTrack:
-        with FaceTrackRecorder() as recorder:
-            description = f"{self.video.stem}: tracking"
-            for frame in tqdm(self._stream_target(), desc=description, unit="frame", leave=False):
-                recorder.add(frame)
-            track = recorder.finish()
+        recorder = FaceTrackRecorder()
+        for frame in tqdm(self._stream_target(), desc=f"{self.video.stem}: tracking", unit="frame", leave=False):
+            recorder.add(frame)
+        track = recorder.finish()
         if len(track) < MIN_FRAMES:
             raise UserError(self.video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more.")
         if not track.found[0]:

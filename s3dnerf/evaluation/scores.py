@@ -129,19 +129,19 @@ def measure_clip(
     wanted = set(sampled_at)
     sampled: dict[int, np.ndarray] = {}
     images = ImageScores(target_track)
-    with FaceTrackRecorder() as recorder:
-        for index, (a, b) in enumerate(zip_longest(target, generated)):
-            if a is None or b is None:
-                shorter = "target" if a is None else "generated"
-                raise ValueError(f"the {shorter} video ends first, after {index} frames")
-            # The writer pads odd sides by one column or row.
-            b = b[: a.shape[0], : a.shape[1]]
-            points = recorder.add(b)
-            if index in wanted:
-                sampled[index] = b
-            if index > 0:
-                images.add(resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b)), index, points)
-        track = recorder.finish()
+    recorder = FaceTrackRecorder()
+    for index, (a, b) in enumerate(zip_longest(target, generated)):
+        if a is None or b is None:
+            shorter = "target" if a is None else "generated"
+            raise ValueError(f"the {shorter} video ends first, after {index} frames")
+        # The writer pads odd sides by one column or row.
+        b = b[: a.shape[0], : a.shape[1]]
+        points = recorder.add(b)
+        if index in wanted:
+            sampled[index] = b
+        if index > 0:
+            images.add(resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b)), index, points)
+    track = recorder.finish()
     scores = Scores(**images.finish(), **compare_tracks(target_track, track, timing))
     return Measurement(scores, track, [sampled[index] for index in sorted(sampled)])
 

@@ -76,12 +76,20 @@ class FaceTracker:
         return points
 
 
-def find_face_window(detector: NearNetwork, frame: np.ndarray) -> Window | None:
-    """Return the window of the most certain face of a frame ``uint8 [H, W, 3]``, at any roll; None without a face."""
+def find_face_window(
+    detector: NearNetwork, frame: np.ndarray, quarter_turns: tuple[int, ...] = QUARTER_TURNS
+) -> Window | None:
+    """Return the window of the most certain face of a frame; None without a face.
+
+    Args:
+        detector: the detector.
+        frame: ``uint8 [H, W, 3]``.
+        quarter_turns: rolls at which to look until a face is found.
+    """
     height, width = frame.shape[:2]
     whole = Window(np.array([width / 2, height / 2]), float(max(height, width)))
     crop = crop_from_pyramid(build_pyramid(frame), whole, detector.size)
-    for turns in QUARTER_TURNS:
+    for turns in quarter_turns:
         (found,) = detect(detector, [np.ascontiguousarray(np.rot90(crop, turns))])
         if found:
             return place_detection(found[0], Window(whole.center, whole.side, turns * np.pi / 2))

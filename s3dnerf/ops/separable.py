@@ -7,6 +7,7 @@ in the cache between operators. The CPU kernel computes a whole chain in one cal
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from ctypes import c_int32, c_int64
 from ctypes import c_void_p as pointer
@@ -117,27 +118,29 @@ class SeparableChain(nn.Sequential):
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
-        self._packed: tuple[Tensor, Tensor] | None = None
+        self._packed: tuple[Tensor, Tensor, int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, inputs, h, w]`` to ``[B, outputs, h', w']``; fastest in channels-last format."""
         if self._runs_on_pytorch(x):
             return chain_reference(self, x)
         if self._packed is None:
-            plan = torch.tensor([layer.describe() for layer in self], dtype=torch.int32)
-            weights = torch.cat([part for layer in self for part in layer.pack_weights()])
-            self._packed = plan, weights
-        last: Any = self[-1]
-        height, width = x.shape[2:]
-        for layer in self:
-            height, width = -(-height // layer.stride), -(-width // layer.stride)
-        size = (height, width, last.outputs)
-        return launch_forward(find_library("cpu"), x.permute(0, 2, 3, 1), *self._packed, size).permute(0, 3, 1, 2)
+            self._packed = self._pack()
+        plan, weights, stride, outputs = self._packed
+        size = (-(-x.shape[2] // stride), -(-x.shape[3] // stride), outputs)
+        return launch_forward(find_library("cpu"), x.permute(0, 2, 3, 1), plan, weights, size).permute(0, 3, 1, 2)
+
+    def _pack(self) -> tuple[Tensor, Tensor, int, int]:
+        layers: list[Any] = list(self)
+        plan = torch.tensor([layer.describe() for layer in layers], dtype=torch.int32)
+        weights = torch.cat([part for layer in layers for part in layer.pack_weights()])
+        return plan, weights, math.prod(layer.stride for layer in layers), layers[-1].outputs
 
     def _runs_on_pytorch(self, x: Tensor) -> bool:
         if x.dtype != torch.float32 or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
             return True
-        return needs_grad(x, *self.parameters()) or runs_on_pytorch("separable", x)
+        recorded = torch.is_grad_enabled() and needs_grad(x, *self.parameters())
+        return recorded or runs_on_pytorch("separable", x)
 
     def _apply(self, *args: Any, **kwargs: Any) -> SeparableChain:
         self._packed = None
