@@ -2,6 +2,8 @@
 // Each layer is computed row by row: the depthwise convolution of a row stays in the first-level cache, where it is
 // multiplied by the pointwise filters. Maps between layers have their channels padded to whole packs, and a border of
 // zeros, so that no filter tap needs a check.
+#include <cmath>
+
 #include "elementary.h"
 #include "kernels.h"
 #include "product.h"
@@ -11,21 +13,27 @@ namespace {
 
 constexpr int LANES = 16;   // channels are padded to multiples of this, of which the width of every variant is a divisor
 constexpr int BORDER = 2;   // pixels of zeros around a map: the radius of the largest filter
-constexpr int MAPS = 3;     // the input of the layer before the last one is still needed
+constexpr int MAX_RESIDUAL = 4;
+constexpr int MAPS = MAX_RESIDUAL + 1;  // in turn the input and the output of a layer; older ones serve as residuals
 enum Activation { SLOPES, RELU, HARD_SWISH, NONE };
+enum Kind { DEPTHWISE, SEPARABLE, DENSE, GATE };
 
 int pad_channels(int count) { return (count + LANES - 1) / LANES * LANES; }
 
-// One layer: activation(pointwise(middle(depthwise(x))) + bias + residual), or middle(depthwise(x)) + residual.
+// One layer.
+//   DEPTHWISE  middle(depthwise(x)) + residual
+//   SEPARABLE  activation(pointwise(middle(depthwise(x))) + residual), without depthwise filters if `kernel` is 1
+//   DENSE      activation(convolution(x)); the first layer only
+//   GATE       x times sigmoid(expand(relu(squeeze(means of the channels))))
 struct Layer {
     int inputs, outputs;  // channels
-    int kernel;           // side of the depthwise filters; 1 for none
+    int kernel;           // side of the depthwise or dense filters; 1 for none
     int stride;
-    int begin;      // rows and columns of padding before the map
-    int residual;   // 0: none, 1: the input of this layer, 2: of the one before; halved by max pooling if this one does
-    int middle;     // Activation after the depthwise convolution
+    int begin;       // rows and columns of padding before the map; of a gate, its number of squeezed channels
+    int residual;    // 0: none, n: the input of the layer n - 1 before; halved by max pooling if this one does
+    int middle;      // Activation after the depthwise convolution
     int activation;  // Activation of the result
-    int pointwise;   // whether there are pointwise filters
+    int kind;
     int height, width, output_height, output_width;
     int depth, columns;  // channels, padded
     const float *depthwise, *depthwise_bias, *filters, *bias, *slopes;
@@ -33,7 +41,7 @@ struct Layer {
     // Reads a row of the plan; returns the weights of the next layer.
     const float* read(const int32_t* plan, const float* weights, int map_height, int map_width) {
         inputs = plan[0], outputs = plan[1], kernel = plan[2], stride = plan[3], begin = plan[4];
-        residual = plan[5], middle = plan[6], activation = plan[7], pointwise = plan[8];
+        residual = plan[5], middle = plan[6], activation = plan[7], kind = plan[8];
         height = map_height, width = map_width;
         output_height = (height + stride - 1) / stride, output_width = (width + stride - 1) / stride;
         depth = pad_channels(inputs), columns = pad_channels(outputs);
@@ -42,17 +50,30 @@ struct Layer {
             weights += count;
             return part;
         };
-        if (kernel > 1) depthwise = take(int64_t{kernel} * kernel * depth), depthwise_bias = take(depth);
-        if (pointwise) filters = take(int64_t{inputs} * columns), bias = take(columns), slopes = take(columns);
+        if (kind == GATE) {
+            depthwise = take(int64_t{inputs} * pad_channels(begin)), depthwise_bias = take(pad_channels(begin));
+            filters = take(int64_t{begin} * columns), bias = take(columns);
+            return weights;
+        }
+        if (kind != DENSE && kernel > 1) depthwise = take(int64_t{kernel} * kernel * depth), depthwise_bias = take(depth);
+        if (kind != DEPTHWISE) filters = take(int64_t{count_rows()} * columns), bias = take(columns), slopes = take(columns);
         return weights;
     }
 
-    bool is_valid() const {
+    // Rows of the matrix of filters.
+    int count_rows() const { return kind == DENSE ? kernel * kernel * inputs : inputs; }
+
+    // Channels of a pixel of the row that is multiplied by the filters.
+    int row_depth() const { return kind == DENSE ? pad_channels(count_rows()) : depth; }
+
+    bool is_valid(bool is_first) const {
+        if (kind == GATE) return inputs > 0 && inputs == outputs && begin > 0 && stride == 1 && residual == 0;
         const bool sizes = inputs > 0 && outputs > 0 && height > 0 && width > 0;
         const bool filter = kernel == 1 ? stride == 1 : (kernel == 3 || kernel == 5) && (stride == 1 || stride == 2);
         const bool even = stride == 1 || (height % 2 == 0 && width % 2 == 0);
-        return sizes && filter && even && begin >= 0 && begin <= kernel / 2 && residual >= 0 && residual <= 2 &&
-               (pointwise || (inputs == outputs && kernel > 1));
+        return sizes && filter && even && begin >= 0 && begin <= kernel / 2 && residual >= 0 &&
+               residual <= MAX_RESIDUAL && (kind == SEPARABLE || (kind == DEPTHWISE && inputs == outputs && kernel > 1) ||
+                                            (kind == DENSE && is_first && residual == 0 && kernel > 1));
     }
 };
 
@@ -159,24 +180,72 @@ void activate_row(const Layer& layer, float* row) {
     }
 }
 
-void compute_row(const Layer& layer, Map input, Map skip, Map output, int y, float* scratch) {
-    const float* depthwise = input.at(y, 0);
-    float* target = output.at(y, 0);
-    if (layer.kernel > 1) {
-        float* row = layer.pointwise ? scratch : target;
-        (layer.kernel == 3 ? convolve_row<3> : convolve_row<5>)(layer, input, y, row);
-        depthwise = row;
+// Collects the pixels under the filter at each position of an output row; zero beyond the image.
+void collect_patches(const Layer& layer, const float* image, int y, float* row) {
+    const int side = layer.kernel, depth = layer.row_depth();
+    for (int x = 0; x < layer.output_width; ++x) {
+        const int left = x * layer.stride - layer.begin;
+        const int from = left < 0 ? -left : 0, to = left + side > layer.width ? layer.width - left : side;
+        float* patch = row + static_cast<int64_t>(x) * depth;
+        for (int v = 0; v < side; ++v, patch += side * layer.inputs) {
+            const int above = y * layer.stride - layer.begin + v;
+            if (above < 0 || above >= layer.height || from > 0 || to < side) {
+                memset(patch, 0, sizeof(float) * side * layer.inputs);
+            }
+            if (above < 0 || above >= layer.height) continue;
+            const float* pixels = image + (static_cast<int64_t>(above) * layer.width + left + from) * layer.inputs;
+            memcpy(patch + from * layer.inputs, pixels, sizeof(float) * (to - from) * layer.inputs);
+        }
     }
-    if (!layer.pointwise) {
-        if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
-        return;
+}
+
+// Computes the factor of each channel of a gate; `factors` has room for three times the padded channels.
+void compute_factors(const Layer& layer, Map input, float* factors) {
+    const int narrow = pad_channels(layer.begin);
+    float *means = factors + layer.depth, *squeezed = means + layer.depth;
+    for (int c = 0; c < layer.depth; c += WIDTH) {
+        Pack total = {};
+        for (int y = 0; y < layer.height; ++y) {
+            Pack sum = {};
+            for (int x = 0; x < layer.width; ++x) sum += load(input.at(y, x) + c);
+            total += sum;
+        }
+        store(means + c, total * (1.0f / (static_cast<float>(layer.height) * layer.width)));
     }
-    const LeftMatrix left = {depthwise, layer.depth, 1};
-    const RightMatrix right = {layer.filters, layer.columns, layer.inputs};
     const auto keep = [](Pack sum) { return sum; };
-    multiply(left, right, layer.output_width, layer.columns, {layer.bias, 0}, {target, layer.columns}, keep);
+    multiply({means, layer.depth, 1}, {layer.depthwise, narrow, layer.inputs}, 1, narrow, {layer.depthwise_bias, 0},
+             {squeezed, narrow}, [](Pack sum) { return activate(sum, RELU); });
+    multiply({squeezed, narrow, 1}, {layer.filters, layer.columns, layer.begin}, 1, layer.columns, {layer.bias, 0},
+             {factors, layer.columns}, keep);
+    for (int c = 0; c < layer.inputs; ++c) factors[c] = 1.0f / (1.0f + expf(-factors[c]));
+}
+
+void scale_row(const Layer& layer, Map input, Map output, int y, const float* factors) {
+    for (int x = 0; x < layer.width; ++x) {
+        for (int c = 0; c < layer.depth; c += WIDTH) {
+            store(output.at(y, x) + c, load(input.at(y, x) + c) * load(factors + c));
+        }
+    }
+}
+
+void compute_row(const Layer& layer, const float* image, Map input, Map skip, Map output, int y, float* scratch) {
+    const float* left = input.at(y, 0);
+    float* target = output.at(y, 0);
+    if (layer.kind == DENSE) {
+        collect_patches(layer, image, y, scratch);
+        left = scratch;
+    } else if (layer.kernel > 1) {
+        float* row = layer.kind == DEPTHWISE ? target : scratch;
+        (layer.kernel == 3 ? convolve_row<3> : convolve_row<5>)(layer, input, y, row);
+        left = row;
+    }
+    if (layer.kind != DEPTHWISE) {
+        const auto keep = [](Pack sum) { return sum; };
+        multiply({left, layer.row_depth(), 1}, {layer.filters, layer.columns, layer.count_rows()}, layer.output_width,
+                 layer.columns, {layer.bias, 0}, {target, layer.columns}, keep);
+    }
     if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
-    if (layer.activation != NONE) activate_row(layer, target);
+    if (layer.kind != DEPTHWISE && layer.activation != NONE) activate_row(layer, target);
 }
 
 }  // namespace
@@ -186,29 +255,32 @@ int separable_forward(const S3dSeparable& chain, int threads) {
     Layer* layers = static_cast<Layer*>(calloc(chain.layers, sizeof(Layer)));
     if (layers == nullptr) return S3D_NO_MEMORY;
     size_t floats = 0, row_floats = 0;
+    int most_channels = 0;
     const float* weights = chain.weights;
     for (int i = 0, height = chain.height, width = chain.width; i < chain.layers; ++i) {
         Layer& layer = layers[i];
         weights = layer.read(chain.plan + i * S3D_SEPARABLE_FIELDS, weights, height, width);
-        const bool follows = i == 0 ? layer.residual < 2 : layer.inputs == layers[i - 1].outputs;
-        if (!layer.is_valid() || !follows) {
+        const bool follows = layer.residual <= i + 1 && (i == 0 || layer.inputs == layers[i - 1].outputs);
+        if (!layer.is_valid(i == 0) || !follows) {
             free(layers);
             return S3D_BAD_SIZE;
         }
         height = layer.output_height, width = layer.output_width;
-        const size_t before = count_floats(layer.height, layer.width, layer.depth);
+        const size_t before = layer.kind == DENSE ? 0 : count_floats(layer.height, layer.width, layer.depth);
         const size_t after = count_floats(height, width, layer.columns);
-        const size_t row = static_cast<size_t>(width) * layer.depth;
+        const size_t row = static_cast<size_t>(width) * layer.row_depth();
+        most_channels = layer.depth > most_channels ? layer.depth : most_channels;
         floats = before > floats ? before : floats;
         floats = after > floats ? after : floats;
         row_floats = row > row_floats ? row : row_floats;
     }
     floats = (floats + LANES - 1) / LANES * LANES;
-    float* memory = workspace.reserve(MAPS * floats);
+    float* memory = workspace.reserve(MAPS * floats + 3 * most_channels);
     if (memory == nullptr) {
         free(layers);
         return S3D_NO_MEMORY;
     }
+    float* factors = memory + MAPS * floats;
     int error = S3D_OK;
     const Layer &first = layers[0], &last = layers[chain.layers - 1];
     const auto map_of = [&](int index, int width, int depth) {
@@ -223,9 +295,11 @@ int separable_forward(const S3dSeparable& chain, int threads) {
         }
         for (int64_t item = 0; item < chain.batch; ++item) {
             const Map start = map_of(0, first.width, first.depth);
+            const float* image = chain.input + item * first.height * first.width * first.inputs;
+            const int copied = first.kind == DENSE ? 0 : first.height;
 #pragma omp for schedule(static)
-            for (int y = 0; y < first.height; ++y) {
-                const float* from = chain.input + (item * first.height + y) * first.width * first.inputs;
+            for (int y = 0; y < copied; ++y) {
+                const float* from = image + static_cast<int64_t>(y) * first.width * first.inputs;
                 for (int x = 0; x < first.width; ++x) {
                     float* to = start.at(y, x);
                     memcpy(to, from + x * first.inputs, sizeof(float) * first.inputs);
@@ -237,11 +311,20 @@ int separable_forward(const S3dSeparable& chain, int threads) {
                 const Layer& layer = layers[i];
                 const Map input = map_of(i, layer.width, layer.depth);
                 const Map output = map_of(i + 1, layer.output_width, layer.columns);
-                const Map skip = layer.residual < 2 ? input : map_of(i - 1, layers[i - 1].width, layers[i - 1].depth);
+                const int before = layer.residual > 1 ? i + 1 - layer.residual : i;
+                const Map skip = map_of(before, layers[before].width, layers[before].depth);
+                if (layer.kind == GATE) {
+#pragma omp single
+                    compute_factors(layer, input, factors);
+                }
 #pragma omp for schedule(static)
                 for (int y = 0; y < layer.output_height; ++y) {
                     if (scratch == nullptr) continue;
-                    compute_row(layer, input, skip, output, y, scratch);
+                    if (layer.kind == GATE) {
+                        scale_row(layer, input, output, y, factors);
+                    } else {
+                        compute_row(layer, image, input, skip, output, y, scratch);
+                    }
                     clear_border(output, y, layer.output_height, layer.output_width);
                 }
             }

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.face.face_mesh import MESH_INPUT_SIZE, MESH_POINT_COUNT, BlazeBlock, MeshPoints, pad_for_stride
+from s3dnerf.face.face_mesh import MESH_INPUT_SIZE, MESH_POINT_COUNT, BlazeBlock, MeshPoints
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT, POINT_COUNT
-from s3dnerf.ops.separable import SeparableChain, SeparableLayer
+from s3dnerf.ops.separable import SeparableChain, SeparableLayer, StemLayer
 
 ATTENTION_MESH_WEIGHTS = Path(__file__).parents[1] / "weights" / "face_mesh" / "attention_mesh.safetensors"
 FEATURE_SIZE, FEATURE_CHANNELS = 48, 32
@@ -55,9 +55,8 @@ class AttentionMesh(nn.Module):
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, stride=2)
-        self.stem_activation = nn.PReLU(16)
-        self.early = SeparableChain(BlazeBlock(16, 16), BlazeBlock(16, 16), BlazeBlock(16, 32, downsample=True))
+        stem = StemLayer(3, 16, activation="prelu")
+        self.early = SeparableChain(stem, BlazeBlock(16, 16), BlazeBlock(16, 16), BlazeBlock(16, 32, downsample=True))
         self.late = SeparableChain(
             *_stage(32, 32, 2, downsample=False),
             *_stage(32, 64, 3),
@@ -87,9 +86,7 @@ class AttentionMesh(nn.Module):
 
     def locate(self, crop: Tensor) -> MeshPoints:
         """Detect the landmarks of the face that fills a crop ``[B, 3, 192, 192]`` in [0, 1]."""
-        crop = crop.contiguous(memory_format=torch.channels_last)
-        x = self.stem_activation(self.stem(pad_for_stride(crop, 3)))
-        features = self.early(x)
+        features = self.early(crop)
         x = self.late(features).flatten(1)
         mesh = F.linear(x, self.mesh.weight.flatten(1), self.mesh.bias).unflatten(1, (MESH_POINT_COUNT, 3))
         presence = F.linear(x, self.presence.weight.flatten(1), self.presence.bias)[:, 0].sigmoid()

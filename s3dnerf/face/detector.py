@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3dnerf.face.face_mesh import BlazeBlock
-from s3dnerf.ops.separable import SeparableChain, SeparableLayer
+from s3dnerf.ops.separable import SeparableChain, SeparableLayer, StemLayer
 
 DETECTION_WEIGHTS = Path(__file__).parents[1] / "weights" / "face_detection"
 MIN_SCORE = 0.5
@@ -50,9 +50,9 @@ class NearNetwork(nn.Module):
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 24, 5, stride=2)
         fine = ((24, 24), (24, 28), (28, 32), (32, 36), (36, 42), (42, 48), (48, 56), (56, 64), (64, 72), (72, 80))
-        self.fine = SeparableChain(*(_relu_block(a, b, a in (28, 42)) for a, b in (*fine, (80, 88))))
+        stem = StemLayer(3, 24, kernel=5, activation="relu")
+        self.fine = SeparableChain(stem, *(_relu_block(a, b, a in (28, 42)) for a, b in (*fine, (80, 88))))
         self.coarse = SeparableChain(_relu_block(88, 96, True), *(_relu_block(96, 96) for _ in range(4)))
         self.fine_scores, self.coarse_scores = nn.Conv2d(88, 2, 1), nn.Conv2d(96, 6, 1)
         self.fine_boxes, self.coarse_boxes = nn.Conv2d(88, 2 * BOX_VALUES, 1), nn.Conv2d(96, 6 * BOX_VALUES, 1)
@@ -63,7 +63,7 @@ class NearNetwork(nn.Module):
 
         Boxes are absolute: the anchors have been added.
         """
-        fine = self.fine(F.relu(self.stem(F.pad(image, (1, 2, 1, 2)))))
+        fine = self.fine(image)
         coarse = self.coarse(fine)
         scores = torch.cat([_list_anchors(self.fine_scores(fine), 1), _list_anchors(self.coarse_scores(coarse), 1)], 1)
         boxes = [_list_anchors(self.fine_boxes(fine), BOX_VALUES), _list_anchors(self.coarse_boxes(coarse), BOX_VALUES)]
@@ -82,8 +82,8 @@ class FarNetwork(nn.Module):
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
-        self.stage1 = SeparableChain(*_bottleneck(32, 8), *_bottleneck(32, 8))
+        stem = StemLayer(3, 32, activation="relu", symmetric=True)
+        self.stage1 = SeparableChain(stem, *_bottleneck(32, 8), *_bottleneck(32, 8))
         self.stage2 = SeparableChain(*_halve(32, 16, 64), *_bottleneck(64, 16), *_bottleneck(64, 16))
         self.lateral2 = nn.Conv2d(64, 48, 1)
         self.stage3 = SeparableChain(*_halve(64, 32, 128), *_bottleneck(128, 32), *_bottleneck(128, 32))
@@ -103,7 +103,7 @@ class FarNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``[B, 3, S, S]`` in [-1, 1] to logits ``[B, N]`` and boxes ``[B, N, 16]`` as :class:`NearNetwork` does."""
-        second = self.stage2(self.stage1(F.relu(self.stem(image))))
+        second = self.stage2(self.stage1(image))
         third = self.stage3(second)
         fourth = self.stage4(third)
         x = self.stage5(fourth)

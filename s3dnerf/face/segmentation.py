@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.face.face_mesh import pad_for_stride
-from s3dnerf.ops.separable import SeparableChain, SeparableLayer
+from s3dnerf.ops.separable import GateLayer, SeparableChain, SeparableLayer, StemLayer
+from s3dnerf.ops.upsample_add import add_upsampled
 
 SEGMENTATION_WEIGHTS = Path(__file__).parents[1] / "weights" / "person_segmentation" / "person_segmentation.safetensors"
 SEGMENTATION_SIZE = 256
@@ -26,28 +26,25 @@ class SegmentationNetwork(nn.Module):
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, stride=2)
-        self.encoder1 = SeparableChain(
-            SeparableLayer(16, 16, kernel=1, activation="relu"), SeparableLayer(16, None, stride=2, middle="relu")
+        self.large = SeparableChain(StemLayer(3, 16, activation="hardswish"))
+        self.medium = SeparableChain(
+            SeparableLayer(16, 16, kernel=1, activation="relu"),
+            SeparableLayer(16, None, stride=2, middle="relu"),
+            GateLayer(16, 8),
+            SeparableLayer(16, 16, kernel=1),
         )
-        self.gate1 = Gate(16, 8)
-        self.project1 = nn.Conv2d(16, 16, 1)
-        self.encoder2 = SeparableChain(
+        self.small = SeparableChain(
             SeparableLayer(16, 72, kernel=1, activation="relu"),
             SeparableLayer(72, 24, stride=2, middle="relu"),
-        )
-        self.encoder3 = SeparableChain(
             SeparableLayer(24, 88, kernel=1, activation="relu"),
             SeparableLayer(88, 24, middle="relu", residual=2),
         )
-        self.blocks = nn.ModuleList(
-            [
-                GatedBlock(24, 96, downsample=True),
-                GatedBlock(32, 128),
-                GatedBlock(32, 128),
-                GatedBlock(32, 96),
-                GatedBlock(32, 96),
-            ]
+        self.blocks = SeparableChain(
+            *_gated_block(24, 96, downsample=True),
+            *_gated_block(32, 128),
+            *_gated_block(32, 128),
+            *_gated_block(32, 96),
+            *_gated_block(32, 96),
         )
         self.context, self.context_gate = nn.Conv2d(32, 128, 1), nn.Conv2d(32, 128, 1)
         self.decoders = nn.ModuleList([Decoder(128, 24), Decoder(24, 16), Decoder(16, 16)])
@@ -58,12 +55,10 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``[B, 3, 256, 256]`` in [0, 1] to the probability of a person ``[B, 256, 256]``."""
-        large = F.hardswish(self.stem(pad_for_stride(image, 3)))
-        medium = self.project1(self.gate1(self.encoder1(large)))
-        small = self.encoder3(self.encoder2(medium))
-        x = small
-        for block in self.blocks:
-            x = block(x)
+        large = self.large(image)
+        medium = self.medium(large)
+        small = self.small(medium)
+        x = self.blocks(small)
         x = F.relu(self.context(x)) * self.context_gate(x.mean((2, 3), keepdim=True)).sigmoid()
         for decoder, skip in zip(self.decoders, (small, medium, large), strict=True):
             x = decoder(x, skip)
@@ -72,45 +67,13 @@ class SegmentationNetwork(nn.Module):
         return F.pixel_shuffle(F.conv2d(x, weight, self.matte.bias.expand(4)), 2)[:, 0].sigmoid()
 
 
-class Gate(nn.Module):
-    """Squeeze and excitation: multiplies each channel by a factor that depends on the means of all."""
-
-    def __init__(self, channels: int, narrow: int) -> None:
-        super().__init__()
-        self.squeeze, self.expand = nn.Conv2d(channels, narrow, 1), nn.Conv2d(narrow, channels, 1)
-
-    def forward(self, x: Tensor, means_of: Tensor | None = None) -> Tensor:
-        """Gate ``x [B, C, h, w]``, by the means of another map if it is given."""
-        means = (x if means_of is None else means_of).mean((2, 3), keepdim=True)
-        return x * self.expand(F.relu(self.squeeze(means))).sigmoid()
-
-
-class GatedBlock(nn.Module):
-    """An inverted residual block with a gate; halving leaves the residual connection out."""
-
-    def __init__(self, inputs: int, wide: int, downsample: bool = False) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.depthwise = SeparableChain(
-            SeparableLayer(inputs, wide, kernel=1, activation="hardswish"),
-            SeparableLayer(wide, None, kernel=5, stride=2 if downsample else 1, middle="hardswish"),
-        )
-        self.gate = Gate(wide, wide // 4)
-        self.pointwise = nn.Conv2d(wide, 32, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, inputs, h, w]`` to ``[B, 32, h, w]``, or half the size."""
-        result = self.pointwise(self.gate(self.depthwise(x)))
-        return result if self.downsample else result + x
-
-
 class Decoder(nn.Module):
     """Upsamples by two and adds a gated map of the encoder."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
         self.project = nn.Conv2d(inputs, channels, 1)
-        self.gate = Gate(channels, channels)
+        self.gate = GateLayer(channels, channels)
         self.refine = SeparableChain(
             SeparableLayer(channels, channels, kernel=1, activation="relu"),
             SeparableLayer(channels, None, middle="relu", residual=1),
@@ -118,6 +81,17 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map ``x [B, inputs, h, w]`` and ``skip [B, C, 2h, 2w]`` to ``[B, C, 2h, 2w]``."""
-        # The projection is linear and pointwise, so that it may come before upsampling.
-        x = F.interpolate(self.project(x), scale_factor=2, mode="bilinear", align_corners=False)
-        return self.refine(self.gate(skip, means_of=skip + x) + x)
+        # The projection is linear and pointwise, so that it may come before upsampling, which keeps the means.
+        x = self.project(x)
+        means = x.mean((2, 3), keepdim=True) + skip.mean((2, 3), keepdim=True)
+        return self.refine(add_upsampled(x, skip * self.gate.compute_factors(means)))
+
+
+def _gated_block(inputs: int, wide: int, downsample: bool = False) -> list[nn.Module]:
+    """An inverted residual block with a gate; halving leaves the residual connection out."""
+    return [
+        SeparableLayer(inputs, wide, kernel=1, activation="hardswish"),
+        SeparableLayer(wide, None, kernel=5, stride=2 if downsample else 1, middle="hardswish"),
+        GateLayer(wide, wide // 4),
+        SeparableLayer(wide, 32, kernel=1, residual=0 if downsample else 4),
+    ]

@@ -24,6 +24,8 @@ LANES = 16
 """The kernel's channels are padded to a multiple of this."""
 ACTIVATIONS = {"prelu": 0, "relu": 1, "hardswish": 2, "none": 3}
 """``enum Activation`` of ``cuda_ext/cpu/separable.cpp``."""
+DEPTHWISE, SEPARABLE, DENSE, GATE = range(4)
+"""``enum Kind`` of the same file."""
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "hardswish": F.hardswish,
@@ -41,8 +43,8 @@ class SeparableLayer(nn.Module):
         outputs: number of output channels; None leaves the pointwise convolution and its activation out.
         kernel: side of the depthwise filters, 3 or 5; 1 leaves the depthwise convolution out.
         stride: 1, or 2 to halve a map with even sides.
-        residual: 0 for none; 1 adds the input of this layer, 2 that of the layer before it in a chain. A halved map is
-            added to the maxima of 2 x 2 values, and missing channels count as zero.
+        residual: 0 for none; 1 adds the input of this layer, n (up to 4) that of the layer n - 1 before it in a chain.
+            For a layer that halves, its maxima over 2 x 2 values are added. Missing channels count as zero.
         middle: activation after the depthwise convolution: "relu", "hardswish" or "none".
         activation: activation of the result: "prelu", "relu", "hardswish" or "none".
         symmetric: with stride 2, pad on all sides as PyTorch does; by default as TensorFlow does, mostly at the end.
@@ -72,21 +74,20 @@ class SeparableLayer(nn.Module):
             if activation == "prelu":
                 self.activation = nn.PReLU(outputs)
 
-    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Map ``[B, inputs, h, w]`` to ``[B, outputs, h / stride, w / stride]``; the reference implementation.
 
         Args:
             x: the input.
-            before: the input of the layer before, for a residual of 2.
+            skip: what the residual connection adds; by default the input.
         """
-        result, skip = x, before if self.residual == 2 else x
+        result, skip = x, x if skip is None else skip
         if self.kernel > 1:
             padded = F.pad(x, (self.begin, max(self.end, 0)) * 2)
             result = FUNCTIONS[self.middle_name](self.depthwise(padded))
         if hasattr(self, "pointwise"):
             result = self.pointwise(result)
         if self.residual:
-            assert skip is not None
             if self.stride == 2:
                 skip = F.max_pool2d(skip, 2)
             added = self.outputs - skip.shape[1]
@@ -99,7 +100,7 @@ class SeparableLayer(nn.Module):
         """Return the layer's row of the kernel's plan."""
         activations = (ACTIVATIONS[self.middle_name], ACTIVATIONS[self.activation_name])
         shape = (self.inputs, self.outputs, self.kernel, self.stride, self.begin)
-        return [*shape, self.residual, *activations, hasattr(self, "pointwise")]
+        return [*shape, self.residual, *activations, SEPARABLE if hasattr(self, "pointwise") else DEPTHWISE]
 
     def pack_weights(self) -> list[Tensor]:
         """Return the weights in the kernel's layout, channels last and padded to whole packs."""
@@ -110,11 +111,92 @@ class SeparableLayer(nn.Module):
             weight = self.pointwise.weight.flatten(1).t()
             slopes = self.activation.weight if self.activation_name == "prelu" else torch.zeros_like(weight[0])
             parts += [weight, self.pointwise.bias, slopes]
-        return [F.pad(part.detach().float(), (0, -part.shape[-1] % LANES)).flatten() for part in parts]
+        return pad_lanes(parts)
+
+
+class StemLayer(nn.Module):
+    """A convolution of all channels that halves an image, with its activation; the first layer of a chain.
+
+    Args:
+        inputs: number of input channels.
+        outputs: number of output channels.
+        kernel: side of the filters, 3 or 5.
+        activation: "prelu", "relu", "hardswish" or "none".
+        symmetric: pad as PyTorch does and not as TensorFlow does, see :class:`SeparableLayer`.
+    """
+
+    stride, residual = 2, 0
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, activation: str = "none", *, symmetric: bool = False
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.kernel, self.activation_name = inputs, outputs, kernel, activation
+        self.begin = kernel // 2 if symmetric else (kernel - 2) // 2
+        self.dense = nn.Conv2d(inputs, outputs, kernel, stride=2)
+        if activation == "prelu":
+            self.activation = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Map ``[B, inputs, h, w]`` to ``[B, outputs, h / 2, w / 2]``; the reference implementation."""
+        end = self.kernel - 2 - self.begin
+        result = self.dense(F.pad(x, (self.begin, max(end, 0)) * 2))
+        return self.activation(result) if self.activation_name == "prelu" else FUNCTIONS[self.activation_name](result)
+
+    def describe(self) -> list[int]:
+        """Return the layer's row of the kernel's plan."""
+        shape = (self.inputs, self.outputs, self.kernel, self.stride, self.begin)
+        return [*shape, 0, ACTIVATIONS["none"], ACTIVATIONS[self.activation_name], DENSE]
+
+    def pack_weights(self) -> list[Tensor]:
+        """Return the weights in the kernel's layout."""
+        weight = self.dense.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        slopes = self.activation.weight if self.activation_name == "prelu" else torch.zeros_like(weight[0])
+        return pad_lanes([weight, self.dense.bias, slopes])
+
+
+class GateLayer(nn.Module):
+    """Squeeze and excitation: multiplies each channel by a factor that depends on the means of all.
+
+    Args:
+        channels: number of channels.
+        narrow: number of squeezed channels.
+    """
+
+    stride, residual = 1, 0
+
+    def __init__(self, channels: int, narrow: int) -> None:
+        super().__init__()
+        self.outputs, self.narrow = channels, narrow
+        self.squeeze, self.expand = nn.Conv2d(channels, narrow, 1), nn.Conv2d(narrow, channels, 1)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Gate ``x [B, C, h, w]``; the reference implementation."""
+        return x * self.compute_factors(x.mean((2, 3), keepdim=True))
+
+    def compute_factors(self, means: Tensor) -> Tensor:
+        """Return the factors of channels with ``means [B, C, 1, 1]``."""
+        return self.expand(F.relu(self.squeeze(means))).sigmoid()
+
+    def describe(self) -> list[int]:
+        """Return the layer's row of the kernel's plan."""
+        none = ACTIVATIONS["none"]
+        return [self.outputs, self.outputs, 1, 1, self.narrow, 0, none, none, GATE]
+
+    def pack_weights(self) -> list[Tensor]:
+        """Return the weights in the kernel's layout."""
+        parts = (layer.weight.flatten(1).t() for layer in (self.squeeze, self.expand))
+        squeeze, expand = parts
+        return pad_lanes([squeeze, self.squeeze.bias, expand, self.expand.bias])
+
+
+def pad_lanes(parts: list[Tensor]) -> list[Tensor]:
+    """Pad the last dimensions to whole packs and flatten each tensor."""
+    return [F.pad(part.detach().float(), (0, -part.shape[-1] % LANES)).flatten() for part in parts]
 
 
 class SeparableChain(nn.Sequential):
-    """:class:`SeparableLayer` after layer. Without gradients, on a CPU and in float32, one kernel runs them all."""
+    """Layer after layer of the kinds above. Without gradients, on a CPU and in float32, one kernel runs them all."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
@@ -153,10 +235,11 @@ class SeparableChain(nn.Sequential):
 
 def chain_reference(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Reference implementation of :class:`SeparableChain`; differentiable."""
-    before = None
+    inputs = [x]
     for layer in layers:
-        before, x = x, layer(x, before)
-    return x
+        residual: Any = layer.residual
+        inputs.append(layer(inputs[-1], inputs[-residual] if residual else None))
+    return inputs[-1]
 
 
 class S3dSeparable(ctypes.Structure):
