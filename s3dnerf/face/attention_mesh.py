@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -42,8 +43,21 @@ RIGHT_EYE_NUMBERS = (
     *(334, 296, 336, 285, 417),
 )
 """Mesh points of each window, in the order of the networks' outputs."""
-REGION_CORNERS = ((61, 291), (33, 133), (362, 263))
+REGION_STARTS, REGION_ENDS = np.array((61, 33, 362)), np.array((291, 133, 263))
 """Points of each window that are level in it, the viewer's left one first."""
+
+
+def _pad_group(group: tuple[int, ...]) -> tuple[int, ...]:
+    # Repeating a point does not change the bounding box.
+    return group + group[:1] * (len(LIP_NUMBERS) - len(group))
+
+
+REGION_POINTS = np.array([_pad_group(group) for group in (LIP_NUMBERS, LEFT_EYE_NUMBERS, RIGHT_EYE_NUMBERS)])
+LIP_INDICES, LEFT_EYE_INDICES, RIGHT_EYE_INDICES, IRIS_LEFT_INDICES, IRIS_RIGHT_INDICES = (
+    np.array(group) for group in (LIP_NUMBERS, LEFT_EYE_NUMBERS, RIGHT_EYE_NUMBERS, IRIS_LEFT, IRIS_RIGHT)
+)
+REGION_GRID = np.stack(np.meshgrid(*[np.arange(REGION_SIZE) + 0.5] * 2), -1).reshape(-1, 2).astype(np.float32)
+"""Pixel centers of a window, row by row."""
 
 
 class AttentionMesh(nn.Module):
@@ -74,15 +88,6 @@ class AttentionMesh(nn.Module):
         if pretrained:
             self.load_state_dict({name: value.float() for name, value in load_file(ATTENTION_MESH_WEIGHTS).items()})
         self.requires_grad_(False)
-        numbers = (*LIP_NUMBERS, *LEFT_EYE_NUMBERS, *RIGHT_EYE_NUMBERS)
-        self.register_buffer("_refined", torch.tensor((*numbers, *IRIS_LEFT, *IRIS_RIGHT)), persistent=False)
-        self.register_buffer("_corners", torch.tensor(REGION_CORNERS), persistent=False)
-        self.register_buffer("_eyes", torch.tensor((EYE_LEFT, EYE_RIGHT)), persistent=False)
-        groups = (LIP_NUMBERS, LEFT_EYE_NUMBERS, RIGHT_EYE_NUMBERS)
-        # Shorter groups repeat their first point, which does not change their bounding box.
-        longest = max(len(group) for group in groups)
-        padded = [group + group[:1] * (longest - len(group)) for group in groups]
-        self.register_buffer("_groups", torch.tensor(padded), persistent=False)
 
     def locate(self, crop: Tensor) -> MeshPoints:
         """Detect the landmarks of the face that fills a crop ``[B, 3, 192, 192]`` in [0, 1]."""
@@ -90,33 +95,27 @@ class AttentionMesh(nn.Module):
         x = self.late(features).flatten(1)
         mesh = F.linear(x, self.mesh.weight.flatten(1), self.mesh.bias).unflatten(1, (MESH_POINT_COUNT, 3))
         presence = F.linear(x, self.presence.weight.flatten(1), self.presence.bias)[:, 0].sigmoid()
-        matrix, shift = self._find_regions(mesh[..., :2] * (FEATURE_SIZE / MESH_INPUT_SIZE))
+        # Dozens of steps on a few points: NumPy needs a fraction of PyTorch's time for each.
+        points = np.zeros((len(crop), POINT_COUNT, 3), np.float32)
+        points[:, :MESH_POINT_COUNT] = mesh.numpy()
+        matrix, shift = find_regions(points[..., :2] * np.float32(FEATURE_SIZE / MESH_INPUT_SIZE))
         lips, left, right = sample_regions(features, matrix, shift).unbind(1)
         lips = _predict(self.lip_points, self.lips(lips))
         (left_eye, left_iris), (right_eye, right_iris) = self.left_eye(left), self.right_eye(right)
+        for numbers, eye in ((IRIS_LEFT, EYE_LEFT), (IRIS_RIGHT, EYE_RIGHT)):
+            points[:, numbers, 2] = points[:, eye, 2].mean(1, keepdims=True)
         # The outputs are in pixels of a window that is four times as large, like the input.
-        scale = MESH_INPUT_SIZE / FEATURE_SIZE
-        refined = [
-            points @ matrix[:, region].transpose(1, 2) + scale * shift[:, region, None]
-            for region, points in ((0, lips), (1, left_eye), (2, right_eye), (1, left_iris), (2, right_iris))
-        ]
-        points = F.pad(mesh, (0, 0, 0, POINT_COUNT - MESH_POINT_COUNT))
-        depth = mesh[:, self._eyes, 2].mean(-1)
-        points[:, IRIS_LEFT[0] : IRIS_RIGHT[0], 2], points[:, IRIS_RIGHT[0] :, 2] = depth[:, :1], depth[:, 1:]
-        points[:, self._refined, :2] = torch.cat(refined, 1)
-        return MeshPoints(points, presence)
-
-    def _find_regions(self, mesh: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the maps ``[B, 3, 2, 2]`` and ``[B, 3, 2]`` from windows to the feature map, in pixels of either."""
-        across = mesh[:, self._corners[:, 1]] - mesh[:, self._corners[:, 0]]
-        roll = torch.atan2(across[..., 1], across[..., 0])
-        cos, sin = roll.cos(), roll.sin()
-        turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-        upright = mesh[:, self._groups] @ turn
-        low, high = upright.amin(2), upright.amax(2)
-        center = ((low + high) / 2)[:, :, None] @ turn.transpose(2, 3)
-        matrix = turn * ((high - low) * (REGION_MARGIN / REGION_SIZE))[:, :, None]
-        return matrix, center[:, :, 0] - matrix.sum(-1) * (REGION_SIZE / 2)
+        scale = np.float32(MESH_INPUT_SIZE / FEATURE_SIZE)
+        for numbers, region, found in (
+            (LIP_INDICES, 0, lips),
+            (LEFT_EYE_INDICES, 1, left_eye),
+            (RIGHT_EYE_INDICES, 2, right_eye),
+            (IRIS_LEFT_INDICES, 1, left_iris),
+            (IRIS_RIGHT_INDICES, 2, right_iris),
+        ):
+            turned = found.numpy() @ matrix[:, region].transpose(0, 2, 1)
+            points[:, numbers, :2] = turned + scale * shift[:, region, None]
+        return MeshPoints(torch.from_numpy(points), presence)
 
 
 class EyeNetwork(nn.Module):
@@ -136,33 +135,51 @@ class EyeNetwork(nn.Module):
         return _predict(self.eye_points, self.eye(x)), _predict(self.iris_points, self.iris(x))
 
 
-def sample_regions(features: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+def find_regions(mesh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the windows around lips and eyes.
+
+    Args:
+        mesh: ``float32 [B, 478, 2]`` landmarks in pixels of the feature map.
+
+    Returns:
+        ``[B, 3, 2, 2]`` and ``[B, 3, 2]``: the maps from pixels of each window to pixels of the feature map; pixel
+        centers are at halves.
+    """
+    across = mesh[:, REGION_ENDS] - mesh[:, REGION_STARTS]
+    cos, sin = np.moveaxis(across / np.hypot(across[..., :1], across[..., 1:]), -1, 0)
+    turn = np.stack([cos, -sin, sin, cos], -1).reshape(*cos.shape, 2, 2)
+    upright = mesh[:, REGION_POINTS] @ turn
+    low, high = upright.min(2), upright.max(2)
+    center = ((low + high) / 2)[:, :, None] @ turn.transpose(0, 1, 3, 2)
+    matrix = turn * ((high - low) * np.float32(REGION_MARGIN / REGION_SIZE))[:, :, None]
+    return matrix, center[:, :, 0] - matrix.sum(-1) * np.float32(REGION_SIZE / 2)
+
+
+def sample_regions(features: Tensor, matrix: np.ndarray, shift: np.ndarray) -> Tensor:
     """Cut windows out of a feature map, bilinearly; zero beyond the map.
 
     Args:
         features: ``[B, C, H, W]``.
         matrix: ``[B, R, 2, 2]`` and
-        shift: ``[B, R, 2]`` map pixels of a window to pixels of the map; pixel centers are at halves.
+        shift: ``[B, R, 2]``, see :func:`find_regions`.
 
     Returns:
         ``[B, R, C, 16, 16]``.
     """
     batch, channels, height, width = features.shape
-    steps = torch.arange(REGION_SIZE, device=features.device) + 0.5
-    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)
-    places = grid @ matrix.transpose(2, 3) + (shift - 0.5)[:, :, None]
-    limit = torch.tensor((width - 1, height - 1), device=features.device)
-    inside = ((places >= 0) & (places <= limit)).all(-1)
-    places = places.clamp(min=torch.zeros_like(limit), max=limit)
-    corner = places.floor().minimum(limit - 1)
-    (right, below), first = (places - corner).unbind(-1), corner.long()
-    index = first[..., 1] * width + first[..., 0]
-    index = index + (torch.arange(batch, device=features.device) * (height * width))[:, None, None]
-    index = torch.stack([index, index + 1, index + width, index + width + 1], -1)
-    weight = torch.stack([(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below], -1)
-    weight = weight * inside[..., None]
+    places = REGION_GRID @ matrix.transpose(0, 1, 3, 2) + (shift - np.float32(0.5))[:, :, None]
+    x, y = places[..., 0], places[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    column, row = (np.floor(v).clip(0, size - 2) for v, size in ((x, width), (y, height)))
+    right, below = (x - column) * inside, (y - row) * inside
+    first = row.astype(np.int64) * width + column.astype(np.int64)
+    first += (np.arange(batch) * (height * width))[:, None, None]
+    index = first[..., None] + np.array([0, 1, width, width + 1])
+    left, above = inside - right, inside - below
+    weight = np.stack([left * above, right * above, left * below, right * below], -1).astype(np.float32)
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    values = F.embedding_bag(index.flatten(0, 2), table, per_sample_weights=weight.flatten(0, 2), mode="sum")
+    numbers, weights = torch.from_numpy(index.reshape(-1, 4)), torch.from_numpy(weight.reshape(-1, 4))
+    values = F.embedding_bag(numbers, table, per_sample_weights=weights, mode="sum")
     return values.view(batch, -1, REGION_SIZE, REGION_SIZE, channels).permute(0, 1, 4, 2, 3)
 
 
