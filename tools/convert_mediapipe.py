@@ -136,7 +136,9 @@ class Graph:
         kind = {tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.FLOAT32: np.float32}[place.Type()]
         values = self._model.Buffers(place.Buffer()).DataAsNumpy().view(kind)
         shape, sparsity = place.ShapeAsNumpy(), place.Sparsity()
-        return torch.from_numpy((values.reshape(shape) if sparsity is None else densify(values, shape, sparsity)).copy())
+        return torch.from_numpy(
+            (values.reshape(shape) if sparsity is None else densify(values, shape, sparsity)).copy()
+        )
 
 
 def densify(values: np.ndarray, shape: np.ndarray, sparsity: tflite.SparsityParameters) -> np.ndarray:

@@ -90,7 +90,9 @@ class FarNetwork(nn.Module):
         self.lateral3 = nn.Conv2d(128, 64, 1)
         self.stage4 = SeparableChain(*_halve(128, 48, 192), *_bottleneck(192, 48), *_bottleneck(192, 48))
         self.lateral4 = nn.Conv2d(192, 96, 1)
-        self.stage5 = SeparableChain(*_halve(192, 96, 384), *(layer for _ in range(3) for layer in _bottleneck(384, 96)))
+        self.stage5 = SeparableChain(
+            *_halve(192, 96, 384), *(layer for _ in range(3) for layer in _bottleneck(384, 96))
+        )
         self.project5 = nn.Conv2d(384, 96, 1)
         self.merge4 = SeparableChain(*_bottleneck(96, 48), *_bottleneck(96, 48))
         self.project4 = nn.Conv2d(96, 64, 1)

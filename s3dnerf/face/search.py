@@ -100,7 +100,8 @@ class FaceFinder:
         """Detect small faces in one level of a pyramid, ``scale`` times smaller than the image."""
         height, width = level.shape[:2]
         starts = [
-            (x, y) for y in range(0, max(height - TILE_SIDE + TILE_STEP, 1), TILE_STEP)
+            (x, y)
+            for y in range(0, max(height - TILE_SIDE + TILE_STEP, 1), TILE_STEP)
             for x in range(0, max(width - TILE_SIDE + TILE_STEP, 1), TILE_STEP)
         ]
         candidates = []

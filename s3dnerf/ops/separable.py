@@ -255,9 +255,7 @@ class S3dSeparable(ctypes.Structure):
 ARGUMENTS = S3dSeparable
 
 
-def launch_forward(
-    library: Library, x: Tensor, plan: Tensor, weights: Tensor, size: tuple[int, int, int]
-) -> Tensor:
+def launch_forward(library: Library, x: Tensor, plan: Tensor, weights: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Run a chain on ``x [B, H, W, C]``; CPU kernels only.
 
     Args:
