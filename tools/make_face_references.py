@@ -3,7 +3,7 @@
     pip install mediapipe==0.10.21
     python tools/make_face_references.py
 
-mediapipe asks for other versions of NumPy and OpenCV: use an environment of its own. This file needs no package of ours.
+mediapipe asks for other versions of NumPy and OpenCV: use an environment of its own, without this package.
 """
 
 from pathlib import Path

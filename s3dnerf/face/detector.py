@@ -104,7 +104,7 @@ class FarNetwork(nn.Module):
         _load_weights(self, "far", pretrained)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``[B, 3, S, S]`` in [-1, 1] to logits ``[B, N]`` and boxes ``[B, N, 16]`` as :class:`NearNetwork` does."""
+        """Map ``[B, 3, S, S]`` in [-1, 1] to logits ``[B, N]`` and boxes ``[B, N, 16]``, as :class:`NearNetwork`."""
         second = self.stage2(self.stage1(image))
         third = self.stage3(second)
         fourth = self.stage4(third)

@@ -121,7 +121,7 @@ class FaceFinder:
         low in spite of the centered window.
         """
         crop = crop_from_pyramid(pyramid, window, MESH_SIDE)
-        place = find_face_window(self._near, crop, UPRIGHT)
+        place = find_face_window(self._near, crop)
         first = None if place is None else fit_mesh(self._mesh, crop, place)
         if first is None:
             return None
@@ -143,7 +143,7 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     """Detect the faces of a still image.
 
     Searches the whole image and overlapping windows, smaller ones and rolled ones if nothing is found, and fits each
-    face in an enlarged window. Finds heads at any roll, and upright faces down to about 40 pixels in images of any size.
+    face in an enlarged window. Finds heads at any roll, and upright faces of 40 pixels in images of any size.
 
     Args:
         image: ``uint8 [H, W, 3]``.

@@ -25,8 +25,9 @@ SETTLING_PASSES = 5
 """Passes of the mesh over a face that was not tracked before. The first pass uses the window of the detector, later
 ones a window around the previous landmarks. On nine clips, the first pass finds heads up to 2.8 % too small or too
 large and landmarks 0.6 to 1.7 pixels (of 256) from where they settle, the fifth at most 0.3."""
-QUARTER_TURNS = (0, 1, 3, 2)
-"""Rolls, in quarter turns, at which the detector looks for a face until it finds one."""
+CERTAIN_SCORE = 0.75
+"""Score of an upright face from which the other rolls are not searched: the detector also takes some faces that are
+upside down for upright ones, at a score of 0.55 where the right roll has 0.92."""
 
 
 class MeshNetwork(Protocol):
@@ -76,24 +77,19 @@ class FaceTracker:
         return points
 
 
-def find_face_window(
-    detector: NearNetwork, frame: np.ndarray, quarter_turns: tuple[int, ...] = QUARTER_TURNS
-) -> Window | None:
-    """Return the window of the most certain face of a frame; None without a face.
-
-    Args:
-        detector: the detector.
-        frame: ``uint8 [H, W, 3]``.
-        quarter_turns: rolls at which to look until a face is found.
-    """
+def find_face_window(detector: NearNetwork, frame: np.ndarray) -> Window | None:
+    """Return the window of the most certain face of a frame ``uint8 [H, W, 3]``, at any roll; None without a face."""
     height, width = frame.shape[:2]
-    whole = Window(np.array([width / 2, height / 2]), float(max(height, width)))
-    crop = crop_from_pyramid(build_pyramid(frame), whole, detector.size)
-    for turns in quarter_turns:
-        (found,) = detect(detector, [np.ascontiguousarray(np.rot90(crop, turns))])
-        if found:
-            return place_detection(found[0], Window(whole.center, whole.side, turns * np.pi / 2))
-    return None
+    center, side = np.array([width / 2, height / 2]), float(max(height, width))
+    crop = crop_from_pyramid(build_pyramid(frame), Window(center, side), detector.size)
+    found: list[tuple[float, Window]] = []
+    for turns in range(4):
+        (faces,) = detect(detector, [np.ascontiguousarray(np.rot90(crop, turns))])
+        searched = Window(center, side, turns * np.pi / 2)
+        found += [(face.score, place_detection(face, searched)) for face in faces[:1]]
+        if found and found[0][0] >= CERTAIN_SCORE:
+            break
+    return max(found, key=lambda item: item[0])[1] if found else None
 
 
 def place_detection(face: Detection, searched: Window, margin: float = WINDOW_MARGIN) -> Window:
@@ -118,7 +114,7 @@ def enclose_face(points: np.ndarray, margin: float = WINDOW_MARGIN) -> Window:
 
 
 def fit_mesh(mesh: MeshNetwork, frame: np.ndarray, window: Window) -> np.ndarray | None:
-    """Return the landmarks ``float32 [P, 3]`` of the face in a window in pixels of the frame, or None without a face."""
+    """Return the landmarks ``float32 [P, 3]`` of the face in a window, pixels of the frame, or None without a face."""
     matrix = window.map_to_image(MESH_INPUT_SIZE)
     # As in MediaPipe, whose landmarks the weights were trained with, the first pixel of the crop is the corner of the
     # window and not half a pixel inside it.
