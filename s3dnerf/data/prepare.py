@@ -96,8 +96,8 @@ def prepare_videos(
             be picklable.
 
     Raises:
-        UserError: a setting is out of range, there is no video, the manifest cannot be read, ``out`` cannot be written or
-            holds these clips in another size, or Ray cannot be used.
+        UserError: a setting is out of range, there is no video, the manifest cannot be read, ``out`` cannot be
+            written or holds these clips in another size, or Ray cannot be used.
     """
     check_settings(size, workers)
     out = Path(out)
