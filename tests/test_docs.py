@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 NOT_RUN: dict[tuple[str, int], str] = {}
 """Python blocks that are not executed, by page and number (from 0), with the reason."""
 FOLDERS = "s3dnerf|tools|configs|requirements|tests|cuda_ext|examples|docs"
-SCRIPTS = ("gpu-check",)
+SCRIPTS = ("check-metrics", "gpu-check")
 """Programs in tools/ that are no commands of s3dnerf."""
 SPEECH_FRAMES = 8
 LARGEST_README, LARGEST_IMAGE = 8_000, 150_000

@@ -13,6 +13,7 @@ from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.evaluation.motion_judge import MotionJudge
 from s3dnerf.evaluation.motion_report import NAN, Estimate
 from s3dnerf.evaluation.motion_rows import MotionModel, Row
+from s3dnerf.evaluation.motion_theval import measure_theval_motion
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.metrics import head_motion as metrics
@@ -90,7 +91,7 @@ def measure_clip(
         np.mean([metrics.measure_level_speed_correlation(level, rotation) for level in wrong])
     )
     scores["beat alignment"] = metrics.measure_beat_alignment(clip.level, rotation)
-    return scores
+    return scores | measure_theval_motion(motion, clip.track)
 
 
 def measure_seeds(motions: Sequence[MotionCoefficients]) -> dict[str, float]:

@@ -35,6 +35,7 @@ from s3dnerf.evaluation.motion_scores import (
     measure_long_recording,
     measure_seeds,
 )
+from s3dnerf.evaluation.motion_theval import BROWS, HEAD, average_tracks, compare_with_real
 from s3dnerf.face.coefficients import compute_coefficients
 from s3dnerf.media.image import write_image
 from s3dnerf.metrics import head_motion as metrics
@@ -95,6 +96,8 @@ def evaluate_motion(
         ]
         windows = list(cut_windows(motions, people).values())
         report.sets[row] = {FRECHET: (metrics.measure_pose_frechet(list(real.values()), windows), NAN, NAN)}
+    for row, closeness in compare_with_real(report.clips, people).items():
+        report.sets[row] |= closeness
     if model is not None:
         over_seeds = zip(*(rows[row] for row in (OURS, *seeds)), strict=True)
         for scores, motions in zip(report.clips[OURS], over_seeds, strict=True):
@@ -213,6 +216,9 @@ def _describe(
         "Beat alignment is for comparison with papers only, it rewards noise: "
         f"{beats[WHITE_NOISE]} for white noise, {beats[RANDOM_WALK]} for a random walk, {beats['real']} for real heads."
     )
+    tracked = average_tracks([clip.track for clip in read])
+    measured = f"head {tracked[HEAD]:.2f} px, brows {tracked[BROWS]:.5f}"
+    notes.append(f"Real clips by THEval's measures on tracked landmarks in place of coefficients: {measured}.")
     if OURS not in report.clips:
         notes.append("No motion model is given: its rows, seeds, joins and drift are left out.")
     return notes

@@ -88,3 +88,16 @@ def select_points(landmarks: np.ndarray, numbers: tuple[int, ...] | np.ndarray) 
         missing = sorted(set(numbers.tolist()) - set(KEPT_POINTS.tolist()))
         raise ValueError(f"landmarks {missing} are not among the kept points")
     return landmarks[..., positions, :]
+
+
+def spread_points(landmarks: np.ndarray) -> np.ndarray:
+    """Put the kept landmarks ``[..., P, C]`` at their numbers in the mesh, ``[..., 478, C]``; the others are NaN.
+
+    Raises:
+        ValueError: the point axis has another length.
+    """
+    if landmarks.shape[-2] != len(KEPT_POINTS):
+        raise ValueError(f"expected {len(KEPT_POINTS)} landmarks, got {landmarks.shape[-2]}")
+    mesh = np.full((*landmarks.shape[:-2], POINT_COUNT, landmarks.shape[-1]), np.nan, landmarks.dtype)
+    mesh[..., KEPT_POINTS, :] = landmarks
+    return mesh

@@ -93,23 +93,27 @@ def load_arcface(path: str | Path) -> IResNet:
     return load_weights(IResNet(depths), state, path, title)
 
 
-def align_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Align a face with ArcFace's template by the least-squares similarity transform (Umeyama, 1991).
+def align_face(
+    frame: np.ndarray, points: np.ndarray, template: np.ndarray = FACE_TEMPLATE, size: int = FACE_SIZE
+) -> np.ndarray:
+    """Align a face with a template, ArcFace's by default, by the least-squares similarity transform (Umeyama, 1991).
 
     Args:
         frame: ``uint8 [H, W, 3]``.
-        points: ``[5, 2]`` x and y in pixels, in the order of :data:`FACE_TEMPLATE`; pixel centers are integers.
+        points: ``[N, 2]`` x and y in pixels, in the order of the template; pixel centers are integers.
+        template: ``[N, 2]`` x and y of the points in the aligned face.
+        size: side of the aligned face in pixels.
 
     Returns:
-        ``uint8 [112, 112, 3]``, black beyond the frame.
+        ``uint8 [size, size, 3]``, black beyond the frame.
     """
     # In complex numbers a similarity is template = rotation * point + shift, with a closed-form least-squares fit.
-    given, wanted = (np.asarray(places, np.float64) @ (1, 1j) for places in (points, FACE_TEMPLATE))
+    given, wanted = (np.asarray(places, np.float64) @ (1, 1j) for places in (points, template))
     centered = given - given.mean()
     rotation = (centered.conj() @ wanted) / (centered.conj() @ centered).real
     shift = wanted.mean() - rotation * given.mean()
     matrix = np.array([[rotation.real, -rotation.imag, shift.real], [rotation.imag, rotation.real, shift.imag]])
-    return cv2.warpAffine(frame, matrix, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
 @torch.inference_mode()

@@ -54,7 +54,7 @@ def measure_opening_correlation(target: np.ndarray, generated: np.ndarray) -> fl
     gain = measure_opening_gain(target, generated)
     if np.isnan(gain) or gain < STILL_GAIN:
         return gain * 0.0
-    return float(np.corrcoef(*_known_in_both(target, generated))[0, 1])
+    return float(np.corrcoef(*select_known(target, generated))[0, 1])
 
 
 def measure_opening_gain(target: np.ndarray, generated: np.ndarray) -> float:
@@ -63,7 +63,7 @@ def measure_opening_gain(target: np.ndarray, generated: np.ndarray) -> float:
     It is 1 for the same amount of motion and 0 for a frozen mouth, whatever the timing. It is NaN as in
     ``measure_opening_correlation``.
     """
-    target, generated = _known_in_both(target, generated)
+    target, generated = select_known(target, generated)
     if len(target) < 3 or np.ptp(target) == 0:
         return float("nan")
     return float(generated.std() / target.std())
@@ -94,6 +94,15 @@ def align_openings(target: np.ndarray, generated: np.ndarray, offset: int) -> tu
     return target[max(-offset, 0) :][:count], generated[max(offset, 0) :][:count]
 
 
+def select_known(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of two openings ``[T]`` in the frames known in both, ``float64 [N]`` each."""
+    target, generated = np.asarray(target, np.float64), np.asarray(generated, np.float64)
+    if target.ndim != 1 or target.shape != generated.shape:
+        raise ValueError(f"expected two openings [T], got {target.shape} and {generated.shape}")
+    known = np.isfinite(target) & np.isfinite(generated)
+    return target[known], generated[known]
+
+
 def _pair_landmarks(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for points in (target, generated):
         if points.ndim != 3 or points.shape[1] < FACE_POINT_COUNT or points.shape[2] < 2:
@@ -105,11 +114,3 @@ def _pair_landmarks(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarr
 
 def _mean_distance(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
     return np.linalg.norm(target - generated, axis=-1).mean(axis=-1)
-
-
-def _known_in_both(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    target, generated = np.asarray(target, np.float64), np.asarray(generated, np.float64)
-    if target.ndim != 1 or target.shape != generated.shape:
-        raise ValueError(f"expected two openings [T], got {target.shape} and {generated.shape}")
-    known = np.isfinite(target) & np.isfinite(generated)
-    return target[known], generated[known]

@@ -1,4 +1,4 @@
-"""Sharpness without a reference: CPBD and the RMS gradient."""
+"""Sharpness without a reference: CPBD and the RMS gradient, of a whole frame or inside and outside the face."""
 
 from __future__ import annotations
 
@@ -44,10 +44,31 @@ def measure_cpbd(frames: np.ndarray) -> np.ndarray:
     Returns:
         ``float64 [T]`` in [0, 1]; 1 is sharp.
     """
-    grays = np.rint(scale_to_white(frames) @ np.array(LUMA_WEIGHTS))
-    if min(grays.shape[1:]) < BLOCK:
-        raise ValueError(f"expected frames of at least {BLOCK} x {BLOCK} pixels, got {grays.shape[1:]}")
-    return np.array([_measure_gray_cpbd(gray) for gray in grays], np.float64)
+    scores = [_share_sharp(*_find_counted_edges(gray), no_edges=0.0) for gray in _to_gray_levels(frames)]
+    return np.array(scores, np.float64)
+
+
+def measure_split_cpbd(frames: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the CPBD of each frame inside and outside a region, such as the face.
+
+    The edges are those of :func:`measure_cpbd`; each counts in the part in which it lies.
+
+    Args:
+        frames: as for :func:`measure_cpbd`.
+        region: ``bool [T, H, W]``, as of ``draw_face_region``.
+
+    Returns:
+        Inside and outside, ``float64 [T]`` in [0, 1]. NaN for a part without edges, and both for an empty region.
+    """
+    grays = _to_gray_levels(frames)
+    _check_region(region, grays)
+    scores = np.full((2, len(grays)), np.nan)
+    for frame, (gray, inside) in enumerate(zip(grays, region, strict=True)):
+        if inside.any():
+            seen, counted = _find_counted_edges(gray)
+            blocks = _cut_blocks(inside)
+            scores[:, frame] = [_share_sharp(seen, counted & part, no_edges=np.nan) for part in (blocks, ~blocks)]
+    return scores[0], scores[1]
 
 
 def measure_rms_gradient(frames: np.ndarray) -> np.ndarray:
@@ -61,25 +82,31 @@ def measure_rms_gradient(frames: np.ndarray) -> np.ndarray:
     Returns:
         ``float64 [T]`` in gray levels per pixel.
     """
-    grays = scale_to_white(frames) @ np.array(LUMA_WEIGHTS)
-    across = np.diff(grays, axis=2)[:, 1:]
-    down = np.diff(grays, axis=1)[:, :, 1:]
-    return np.sqrt((across**2 + down**2).mean(axis=(1, 2)))
+    return np.sqrt(_measure_squared_gradient(scale_to_white(frames)).mean(axis=(1, 2)))
 
 
-def _measure_gray_cpbd(gray: np.ndarray) -> float:
-    """Compute the CPBD of a gray image ``[H, W]`` with integer values from 0 to 255."""
-    widths = measure_edge_widths(gray)
-    edges = _find_canny_edges(gray)
-    height, width = (side // BLOCK * BLOCK for side in gray.shape)
-    blocks, edges, widths = (_cut_blocks(plane[:height, :width]) for plane in (gray, edges, widths))
-    contrast = blocks.max(axis=1) - blocks.min(axis=1)
-    just_noticeable = np.where(contrast <= LOW_CONTRAST, WIDTH_LOW_CONTRAST, WIDTH_HIGH_CONTRAST)
-    seen = 1.0 - np.exp(-((widths / just_noticeable[:, None]) ** BETA))
-    counted = (widths > 0) & (edges.sum(axis=1) > EDGE_SHARE * BLOCK**2)[:, None]
-    if not counted.any():
-        return 0.0
-    return float((np.rint(100.0 * seen[counted]) <= NOTICEABLE_PERCENT).mean())
+def measure_split_gradient(frames: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the root mean square gradient of each frame inside and outside a region, such as the face.
+
+    Differences between a pixel inside and one outside count in neither part, which leaves out the outline of the face.
+
+    Args:
+        frames: as for :func:`measure_rms_gradient`.
+        region: ``bool [T, H, W]``, as of ``draw_face_region``.
+
+    Returns:
+        Inside and outside, ``float64 [T]`` in gray levels per pixel. NaN for an empty part, both for an empty region.
+    """
+    whites = scale_to_white(frames)
+    _check_region(region, whites[..., 0])
+    squares = _measure_squared_gradient(whites)
+    values = []
+    for part in (region, ~region):
+        counted = part[:, 1:, 1:] & part[:, 1:, :-1] & part[:, :-1, 1:]
+        counts = np.where(region.any(axis=(1, 2)), counted.sum(axis=(1, 2)), 0)
+        means = np.where(counted, squares, 0.0).sum(axis=(1, 2)) / counts.clip(min=1)
+        values.append(np.where(counts > 0, np.sqrt(means), np.nan))
+    return values[0], values[1]
 
 
 def measure_edge_widths(gray: np.ndarray) -> np.ndarray:
@@ -93,6 +120,44 @@ def measure_edge_widths(gray: np.ndarray) -> np.ndarray:
     step = np.diff(gray, axis=1)
     rising, falling = (_measure_spans(steps) for steps in (step > 0, step < 0))
     return np.where(_find_sobel_edges(gray) & along_row, np.where(across > 0, rising, falling), 0)
+
+
+def _to_gray_levels(frames: np.ndarray) -> np.ndarray:
+    """Return frames in rounded gray levels ``[T, H, W]``, at least one block wide and high."""
+    grays: np.ndarray = np.rint(scale_to_white(frames) @ np.array(LUMA_WEIGHTS))
+    if min(grays.shape[1:]) < BLOCK:
+        raise ValueError(f"expected frames of at least {BLOCK} x {BLOCK} pixels, got {grays.shape[1:]}")
+    return grays
+
+
+def _check_region(region: np.ndarray, grays: np.ndarray) -> None:
+    if region.dtype != bool or region.shape != grays.shape:
+        raise ValueError(f"expected a region bool {list(grays.shape)}, got {region.dtype} {list(region.shape)}")
+
+
+def _measure_squared_gradient(whites: np.ndarray) -> np.ndarray:
+    """Compute the squared gradient of frames ``[T, H, W, 3]``, from each pixel to those to the left and above."""
+    grays = whites @ np.array(LUMA_WEIGHTS)
+    across = np.diff(grays, axis=2)[:, 1:]
+    down = np.diff(grays, axis=1)[:, :, 1:]
+    return across**2 + down**2
+
+
+def _find_counted_edges(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability that blur is seen at each pixel, and which pixels are edges that count, ``[N, 64 * 64]``.
+
+    The gray image ``[H, W]`` has integer values from 0 to 255.
+    """
+    widths, edges, blocks = (_cut_blocks(plane) for plane in (measure_edge_widths(gray), _find_canny_edges(gray), gray))
+    contrast = blocks.max(axis=1) - blocks.min(axis=1)
+    just_noticeable = np.where(contrast <= LOW_CONTRAST, WIDTH_LOW_CONTRAST, WIDTH_HIGH_CONTRAST)
+    seen = 1.0 - np.exp(-((widths / just_noticeable[:, None]) ** BETA))
+    return seen, (widths > 0) & (edges.sum(axis=1) > EDGE_SHARE * BLOCK**2)[:, None]
+
+
+def _share_sharp(seen: np.ndarray, counted: np.ndarray, no_edges: float) -> float:
+    """Return the share of the counted edges whose blur is not seen."""
+    return float((np.rint(100.0 * seen[counted]) <= NOTICEABLE_PERCENT).mean()) if counted.any() else no_edges
 
 
 def _measure_spans(steps: np.ndarray) -> np.ndarray:
@@ -133,6 +198,7 @@ def _find_canny_edges(gray: np.ndarray) -> np.ndarray:
 
 
 def _cut_blocks(plane: np.ndarray) -> np.ndarray:
-    """Cut ``[H, W]``, multiples of 64, into ``[blocks, 64 * 64]``."""
+    """Cut the whole blocks out of ``[H, W]``, ``[blocks, 64 * 64]``."""
     rows, columns = (side // BLOCK for side in plane.shape)
-    return plane.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows * columns, BLOCK**2)
+    whole = plane[: rows * BLOCK, : columns * BLOCK]
+    return whole.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows * columns, BLOCK**2)

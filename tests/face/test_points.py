@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s3dnerf.face import points
-from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT, RIGID_POINTS, select_points
+from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT, RIGID_POINTS, select_points, spread_points
 
 
 def test_kept_points_contain_every_outline() -> None:
@@ -52,3 +52,13 @@ def test_select_points_raises_for_missing_points() -> None:
         select_points(np.zeros((len(KEPT_POINTS), 3)), (0, absent))
     with pytest.raises(ValueError, match="got 100"):
         select_points(np.zeros((100, 3)), (0,))
+
+
+def test_kept_points_are_spread_to_their_numbers() -> None:
+    kept = np.random.default_rng(0).normal(size=(2, len(KEPT_POINTS), 3)).astype(np.float32)
+    mesh = spread_points(kept)
+    assert mesh.shape == (2, POINT_COUNT, 3) and mesh.dtype == np.float32
+    np.testing.assert_array_equal(select_points(mesh, KEPT_POINTS), kept)
+    assert np.isnan(mesh).all(axis=2).sum() == 2 * (POINT_COUNT - len(KEPT_POINTS))
+    with pytest.raises(ValueError, match="landmarks"):
+        spread_points(mesh)

@@ -4,7 +4,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.data import astronaut
 from skimage.feature import canny
 
-from s3dnerf.metrics import measure_cpbd, measure_rms_gradient
+from s3dnerf.metrics import measure_cpbd, measure_rms_gradient, measure_split_cpbd, measure_split_gradient
 from s3dnerf.metrics.sharpness import measure_edge_widths
 
 
@@ -146,3 +146,39 @@ def measure_width_slowly(gray: np.ndarray, row: int, column: int) -> int:
     while column - 2 - left >= 0 and sign * (gray[row, column - 2 - left] - gray[row, column - 1 - left]) < 0:
         left += 1
     return right + 1 + left + 1
+
+
+@pytest.fixture
+def half_blurred(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A photo whose left half is sharp, and the region of that half."""
+    region = np.zeros((1, *photo.shape[:2]), bool)
+    region[0, :, :96] = True
+    return np.where(region[0, ..., None], photo, blur(photo, 2.0)), region
+
+
+def test_sharpness_inside_and_outside_a_region(half_blurred: tuple[np.ndarray, np.ndarray], photo: np.ndarray):
+    picture, region = half_blurred
+    for split, whole in ((measure_split_cpbd, measure_cpbd), (measure_split_gradient, measure_rms_gradient)):
+        inside, outside = split(picture, region)
+        assert inside.shape == outside.shape == (1,)
+        assert inside[0] > 2 * outside[0] and inside[0] > whole(picture)[0] > outside[0]
+        np.testing.assert_array_equal(split(picture, ~region), (outside, inside))
+        np.testing.assert_allclose(split(photo, np.ones_like(region))[0], whole(photo))
+
+
+def test_gradients_across_the_outline_count_in_neither_part():
+    step = draw_ramp(1)
+    inside, outside = measure_split_gradient(step, (step[..., 0] > 100)[None])
+    assert inside == outside == 0.0 and measure_rms_gradient(step) > 0
+
+
+def test_parts_without_edges_are_undefined():
+    step = draw_ramp(1)
+    region = np.zeros((1, 64, 64), bool)
+    for split in (measure_split_cpbd, measure_split_gradient):
+        assert np.isnan(split(step, region)).all()
+    region[0, :, 50:] = True
+    inside, outside = measure_split_cpbd(step, region)
+    assert np.isnan(inside) and outside == 1.0
+    with pytest.raises(ValueError, match="region"):
+        measure_split_cpbd(step, region[0])
