@@ -143,7 +143,7 @@ def detect_faces(image: np.ndarray, max_faces: int = 5) -> list[np.ndarray]:
     """Detect the faces of a still image.
 
     Searches the whole image and overlapping windows, smaller ones and rolled ones if nothing is found, and fits each
-    face in an enlarged window. Finds heads at any roll, and upright faces of 40 pixels in images of any size.
+    face in an enlarged window, upright in it. Large images are at last searched at their own resolution.
 
     Args:
         image: ``uint8 [H, W, 3]``.
