@@ -14,11 +14,11 @@ CUDA   ?=
 CXX_FILES := $(shell find cuda_ext -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup kernels sanitize demo weights test test-fast docs lint format clean
+.PHONY: help setup kernels sanitize test-arm64 test-nehalem test-windows demo weights test test-fast docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/'
 
 setup: $(READY) ## Build .venv with the pinned versions and this package in it
 
@@ -37,6 +37,16 @@ $(READY): requirements/torch.txt requirements/lock.txt pyproject.toml setup.py $
 	@$(PY) -c 'import torch; print(f"torch=={torch.__version__}")' | grep "^$$(grep '^torch==' requirements/torch.txt)" \
 		|| { echo "another torch has replaced the pinned one"; exit 1; }
 	touch $@
+
+# The kernels run under an emulator, their tests here; tools/foreign_kernels.py says what to install.
+test-arm64: setup ## Run the tests of the CPU kernels compiled for arm64, under qemu-user
+	OMP_NUM_THREADS=1 $(PY) tools/foreign_kernels.py arm64 $(ARGS)
+
+test-nehalem: setup ## Run them on an emulated x86-64 processor without AVX
+	OMP_NUM_THREADS=1 $(PY) tools/foreign_kernels.py nehalem $(ARGS)
+
+test-windows: setup ## Run them compiled for Windows, under Wine
+	OMP_NUM_THREADS=1 $(PY) tools/foreign_kernels.py windows $(ARGS)
 
 demo: setup ## Write outputs/demo.mp4: a public-domain portrait says the shipped sentence
 	$(PY) tools/demo.py $(ARGS)

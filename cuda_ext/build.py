@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -26,7 +25,13 @@ CPU_LIBRARY = "libs3d_cpu.so"
 CUDA_LIBRARY = "libs3d_cuda.so"
 EMULATED_LIBRARY = "libs3d_emulated.so"
 
-COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE / 'include'}")
+COMMON_FLAGS = ("-std=c++17", f"-I{HERE / 'include'}")
+# Windows has neither, and exports what S3D_API marks.
+SHARED_FLAGS = ("-fPIC", "-fvisibility=hidden")
+# There GCC does not align the stack to the 32 bytes that aligned moves of AVX need.
+UNALIGNED_FLAGS = ("-Wa,-muse-unaligned-vector-move",)
+# Nor does it find the libraries of the compiler where there is none.
+WINDOWS_LINK_FLAGS = ("-static",)
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
 # The order of floating-point operations stays as written, except that a * b + c may become one instruction.
 SPEED_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -39,6 +44,9 @@ AVX512_FLAGS = (*AVX512_FLAGS, "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 X86_VARIANTS = {"plain": (), "avx2": ("-mavx2", "-mfma"), "avx512": AVX512_FLAGS}
 # Only newer compilers know these.
 AMX_FLAGS = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
+
+SYSTEM_MARKS = {"windows": ("mingw", "windows"), "darwin": ("darwin", "apple")}
+"""What the name of a compiler's target contains for each system."""
 
 CUDA_ARCHITECTURES = (80, 86, 89, 90, 120)
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{HERE / 'include'}")
@@ -107,9 +115,14 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
+    system, processor = find_target(compiler)
     flags = (*COMMON_FLAGS, *WARNINGS, *(SANITIZE_FLAGS if sanitize else SPEED_FLAGS), define_abi_hash())
+    if system != "windows":
+        flags = (*flags, *SHARED_FLAGS)
+    elif _accepts(compiler, *UNALIGNED_FLAGS):
+        flags = (*flags, *UNALIGNED_FLAGS)
     threads = ("-fopenmp",) if _accepts(compiler, "-fopenmp") else ("-Wno-unused-parameter",)
-    variants, chosen = list_variants(compiler)
+    variants, chosen = list_variants(compiler, system, processor)
     with tempfile.TemporaryDirectory() as scratch:
         dispatch = str(HERE / "cpu" / "dispatch.cpp")
         jobs = [[compiler, *flags, *chosen, "-c", dispatch, "-o", f"{scratch}/dispatch.o"]]
@@ -120,7 +133,7 @@ def build_cpu(folder: Path, sanitize: bool = False) -> Path:
                     variant = f"-DS3D_VARIANT=s3d_{name}"
                     jobs.append([compiler, *flags, *threads, *machine_flags, variant, "-c", str(source), "-o", target])
         _run_together(jobs)
-        linked = SANITIZE_FLAGS if sanitize else ()
+        linked = (*(SANITIZE_FLAGS if sanitize else ()), *(WINDOWS_LINK_FLAGS if system == "windows" else ()))
         return _link([compiler, "-shared", *threads, *linked, *(job[-1] for job in jobs)], folder / CPU_LIBRARY)
 
 
@@ -129,11 +142,29 @@ def define_abi_hash() -> str:
     return f'-DS3D_ABI_HASH="{abi_hash()}"'
 
 
-def list_variants(compiler: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
+def find_target(compiler: str) -> tuple[str, str]:
+    """Return the system and the processor that the compiler builds for, such as ("linux", "x86_64").
+
+    Systems are "windows", "darwin" and "linux", which stands for all others. A cross compiler has another target than
+    this machine.
+
+    Raises:
+        BuildError: it is no GCC or Clang, the only compilers with the vector types that the kernels use.
+    """
+    done = subprocess.run([compiler, "-dumpmachine"], capture_output=True, text=True)
+    if done.returncode != 0 or "-" not in done.stdout:
+        raise BuildError(f"{compiler} is neither GCC nor Clang")
+    processor, _, rest = done.stdout.strip().partition("-")
+    system = next((name for name, mark in SYSTEM_MARKS.items() if any(part in rest for part in mark)), "linux")
+    return system, {"amd64": "x86_64", "arm64": "aarch64"}.get(processor, processor)
+
+
+def list_variants(compiler: str, system: str, processor: str) -> tuple[dict[str, Sequence[str]], Sequence[str]]:
     """Return the flags of each instruction set to compile for, by name, and those that tell dispatch.cpp of them."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if processor != "x86_64":
         return {"plain": ()}, ()
-    if not _accepts(compiler, *AMX_FLAGS):
+    # Linux alone grants AMX to a process that asks for it; see dispatch.cpp.
+    if system != "linux" or not _accepts(compiler, *AMX_FLAGS):
         return X86_VARIANTS, ()
     return {**X86_VARIANTS, "amx": (*AVX512_FLAGS, *AMX_FLAGS)}, ("-DS3D_WITH_AMX",)
 
@@ -179,7 +210,17 @@ def build_emulated(folder: Path) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, g++, clang++, c++)")
-    flags = (*COMMON_FLAGS, *WARNINGS, "-O2", "-ffp-contract=fast", "-DS3D_EMULATE", define_abi_hash(), "-x", "c++")
+    flags = (
+        *COMMON_FLAGS,
+        *SHARED_FLAGS,
+        *WARNINGS,
+        "-O2",
+        "-ffp-contract=fast",
+        "-DS3D_EMULATE",
+        define_abi_hash(),
+        "-x",
+        "c++",
+    )
     with tempfile.TemporaryDirectory() as scratch:
         jobs = [
             [compiler, *flags, "-c", str(source), "-o", f"{scratch}/{source.stem}.o"]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
-import tyro
 import yaml
 
 from s3dnerf.errors import UserError, shorten
@@ -131,6 +130,9 @@ def show_options(schema: type, default: Any, prog: str) -> None:
 
     The help text of a field is the docstring or comment next to it. Exits the program with code 0.
     """
+    # It takes long to import.
+    import tyro
+
     tyro.cli(
         schema,
         prog=prog,

@@ -29,9 +29,17 @@ HINTS = {
     errno.ESTALE: "Connect the network drive again.",
 }
 """Operating system errors that the program cannot prevent, and hints for them."""
+EXTRAS = {
+    "accelerate": "train",
+    "tensorboard": "train",
+    "transformers": "train",
+    "tyro": "train",
+    "skimage": "eval",
+}
+"""Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13
 MORE_MEMORY = "Close other programs, use smaller sizes, or use a machine with more memory."
-MORE_GPU_MEMORY = "Close other programs on the GPU, use smaller sizes, or use --device cpu."
+MORE_GPU_MEMORY = "Close other programs on the GPU, use smaller sizes, or use the device cpu."
 FEWER_WORKERS = "Use fewer workers (--data.workers), or give them more shared memory."
 PHRASES = {
     "can't allocate memory": ("memory", MORE_MEMORY),
@@ -85,7 +93,7 @@ def explain_failure(error: Exception) -> UserError | None:
     if name == "OutOfMemoryError":
         return UserError("GPU memory", f"there is not enough ({first_line(error)})", MORE_GPU_MEMORY)
     if name == "AcceleratorError" or (isinstance(error, RuntimeError) and text.startswith("CUDA error")):
-        return UserError("GPU", f"fails ({first_line(error)})", "Run it again, or use --device cpu.")
+        return UserError("GPU", f"fails ({first_line(error)})", "Run it again, or use the device cpu.")
     if name == "UnknownCodecError":
         hint = "Install PyAV again with pip: its packages bring FFmpeg with all that is needed."
         return UserError("FFmpeg", f"has no encoder of this name ({first_line(error)})", hint)
@@ -121,4 +129,6 @@ def _explain_import(error: ImportError) -> UserError | None:
     if not missing and "cannot open shared object file" not in str(error):
         return None
     hint = "Install the package again, with all that it depends on."
+    if package in EXTRAS:
+        hint = f'Run: pip install "s3dnerf[{EXTRAS[package]}]"'
     return UserError(package or str(error).partition(":")[0], f"cannot be loaded ({first_line(error)})", hint)

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError
 
 MAX_INT = 2**31 - 1
 """Larger counts overflow the 32-bit sizes of the kernels."""
@@ -28,28 +28,29 @@ class IntRange:
     unit: str = ""
 
     def require(self, name: str, value: object) -> int:
-        """Return a value as an int, or raise UserError with ``name``, such as "--size", if it is out of range."""
+        """Return a value as an int, or raise ArgumentError with ``name``, such as "size", if it is out of range."""
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise UserError(f"{name} {value!r}", "is not a whole number", f"Use {self}.")
+            raise ArgumentError(name, repr(value), "is not a whole number", f"Use {self}.")
         number = operator.index(value)
         if number < self.minimum:
-            raise UserError(f"{name} {number}", "is too small", f"Use {self}.")
+            raise ArgumentError(name, number, "is too small", f"Use {self}.")
         if number > self.maximum:
-            raise UserError(f"{name} {number}", "is too large", f"Use {self.maximum} or less.")
+            raise ArgumentError(name, number, "is too large", f"Use {self.maximum} or less.")
         if self.even and number % 2:
             below, above = max(number - 1, self.minimum), min(number + 1, self.maximum)
-            raise UserError(f"{name} {number}", "is odd, and H.264 video has even sides", f"Use {below} or {above}.")
+            raise ArgumentError(name, number, "is odd, and H.264 video has even sides", f"Use {below} or {above}.")
         return number
 
     def option(self, name: str) -> Callable[[str], int]:
         """Return a parser of the argument of the option ``name``, for argparse."""
+        argument = name.removeprefix("--").replace("-", "_")
 
         def read(word: str) -> int:
             try:
                 number: object = int(word)
             except ValueError:
-                raise UserError(f"{name} {word}", "is not a whole number", f"Use {self}.") from None
-            return self.require(name, number)
+                raise ArgumentError(argument, word, "is not a whole number", f"Use {self}.") from None
+            return self.require(argument, number)
 
         return read
 
@@ -63,6 +64,8 @@ class IntRange:
 
 SIZE = IntRange(16, 4096, even=True, unit="pixels")
 """Side of rendered frames. The model renders at 256 or 512; larger frames are only resized."""
+MAX_SIDE = IntRange(64, 4096, unit="pixels")
+"""Largest side of frames that show a whole picture; 4096 is the limit of H.264 level 5.1."""
 PREPARED_SIZE = IntRange(64, 2048, even=True, unit="pixels")
 """Side of prepared clips."""
 WORKERS = IntRange(1, 1024)
@@ -87,21 +90,21 @@ FRAMES = IntRange(1, 1_000_000)
 
 
 def require_number(name: str, value: object, minimum: float, maximum: float) -> float:
-    """Return a value as a float, or raise UserError with ``name`` if it is not from ``minimum`` to ``maximum``."""
+    """Return a value as a float, or raise ArgumentError with ``name`` if it is not from ``minimum`` to ``maximum``."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not minimum <= number <= maximum:
-        raise UserError(f"{name} {value}", "is out of range", f"Use a number from {minimum:g} to {maximum:g}.")
+        raise ArgumentError(name, str(value), "is out of range", f"Use a number from {minimum:g} to {maximum:g}.")
     return number
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise UserError with ``name`` if a value is none of ``choices``."""
+    """Raise ArgumentError with ``name`` if a value is none of ``choices``."""
     choices = list(choices)
     if value not in choices:
-        raise UserError(f"{name} {value}", "is not known", f"{suggest(value, choices)}Use {' or '.join(choices)}.")
+        raise ArgumentError(name, str(value), "is not known", f"{suggest(value, choices)}Use {' or '.join(choices)}.")
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

@@ -10,27 +10,24 @@ Example::
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from s3dnerf import limits
 from s3dnerf.config import from_dict, to_dict
-from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.crop import limit_image_size, paste_crop
+from s3dnerf.face.crop import CropPaster
 from s3dnerf.face.head_motion import choose_head_motion
-from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
 from s3dnerf.face.motion import iterate_blinks, rotate_head
 from s3dnerf.face.motion_state import (
     MotionState,
@@ -38,23 +35,22 @@ from s3dnerf.face.motion_state import (
     blend_head_motion,
     blend_mouth_motion,
     relative_head_pose,
+    remember_last,
 )
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import Face, extract_face, find_face
 from s3dnerf.face.video import track_head
-from s3dnerf.fitting import fit_identity, render_still
+from s3dnerf.fitting import fit_identity
+from s3dnerf.framing import choose_framing
 from s3dnerf.media.audio import (
     SpeechLevel,
     check_speech,
     count_frames,
-    fit_length,
     measure_level,
-    speech_gain,
     stream_clean_speech,
-    stream_speech_windows,
 )
-from s3dnerf.media.image import resize_image
-from s3dnerf.media.speech_activity import measure_speech_activity
+from s3dnerf.media.image import WHITE, ImageInput
+from s3dnerf.media.memory import AudioInput, Media, to_media
 from s3dnerf.media.video import stream_frames
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, MotionGenerator
@@ -62,28 +58,18 @@ from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
-from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
-from s3dnerf.render_options import METHODS, MOTIONS, check_options, parse_color
+from s3dnerf.render_options import METHODS, MOTIONS, TRANSPARENT, check_options, parse_color
 from s3dnerf.rendering.background import Background
-from s3dnerf.speech_motion import drive_portrait, encode_expression, replace_brows, stream_motion
-from s3dnerf.structures import Camera, HostCopy, Source, copy_to_device
+from s3dnerf.source_image import make_background, make_source
+from s3dnerf.speech_motion import drive_portrait, encode_audio, encode_expression, replace_brows, stream_motion
+from s3dnerf.structures import Camera, HostCopy, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-AUDIO_BATCH = 64
-"""Speech windows encoded per batch."""
-T = TypeVar("T")
 BATCH = {"cpu": 4, "cuda": 16}
 """Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
-FULLY = 0.999
-"""Coverage from which a pixel counts as fully covered, allowing for rounding."""
-LARGEST_SIDE, MOST_PIXELS = 4096, 36_864 * 256
-"""Maximum side and maximum number of pixels of a whole image: the limits of H.264 level 5.1, which players support."""
-
-
-log = logging.getLogger(__name__)
 
 
 class TalkingHeadPipeline:
@@ -103,7 +89,7 @@ class TalkingHeadPipeline:
         Raises:
             UserError: the device does not exist, or a number is out of range.
         """
-        self.fit_steps = limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        self.fit_steps = limits.FIT_STEPS.require("fit_steps", fit_steps)
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.batch = BATCH[self.device.type] if batch is None else limits.BATCH.require("batch", batch)
@@ -129,7 +115,7 @@ class TalkingHeadPipeline:
         Raises:
             UserError: ``checkpoint`` holds no model, or an argument is invalid.
         """
-        limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        limits.FIT_STEPS.require("fit_steps", fit_steps)
         place = choose_device(device)
         if checkpoint is None:
             checkpoint = SHIPPED_WEIGHTS
@@ -141,8 +127,8 @@ class TalkingHeadPipeline:
 
     def __call__(
         self,
-        image: str | Path,
-        audio: str | Path,
+        image: ImageInput,
+        audio: AudioInput,
         *,
         pose: str | Path = "idle",
         turn: tuple[float, float] = (0.0, 0.0),
@@ -155,27 +141,30 @@ class TalkingHeadPipeline:
         start: MotionState | None = None,
         liveliness: float = 1.0,
         method: str = "s3dnerf",
+        max_side: int = 1920,
     ) -> TalkingVideo:
         """Animate a source image with a speech recording.
 
         Args:
-            image: source image with a face, in frontal to three-quarter view.
-            audio: any file that ffmpeg reads.
+            image: source image with a face, in frontal to three-quarter view: a path, the bytes of a file, an image of
+                Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`.
+            audio: any file that ffmpeg reads, as a path or as bytes; or ``(samples, rate)``.
             pose: "speech" (head, blinks and brows follow from the speech), "idle" (gentle motion), "static", or a video
                 that provides the head motion.
             turn: degrees by which the head is turned from its pose in the source, to the viewer's right and up, 40 at
                 most. The head motion starts from the turned pose.
             blink: "auto" or "off".
-            background: "keep" for the static background of the source, or a color such as "green" or "#00ff00" that
-                replaces it.
+            background: "keep" for the static background of the source, "transparent", or a color such as "green" or
+                "#00ff00" that replaces it and is also seen through transparent pixels of the source.
             framing: "crop" returns the square around the head, "picture" pastes it back into the whole source image.
             size: side of that square in pixels, an even number from 16 to 4096. The default is the model's own size.
-                The whole image keeps its size.
+                The whole image keeps its size, up to ``max_side``.
             face: number of the face to use when there are several; 1 is the largest.
             seed: seed of motion and blinks, 0 or more.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
             liveliness: factor of the head's speed for the pose "speech", 0 to 2.
             method: what moves the face: "s3dnerf", or "fd2talk", whose expression coefficients drive the same renderer.
+            max_side: largest side of frames of the framing "picture" in pixels, 64 to 4096.
 
         Returns:
             The video, which is rendered when it is iterated over or saved.
@@ -183,31 +172,26 @@ class TalkingHeadPipeline:
         Raises:
             UserError: there is no usable face or speech, or an option is unknown or out of range.
         """
-        check_options(pose, turn, blink, background, framing, size, face, seed)
-        limits.require_number("--liveliness", liveliness, 0.0, MAX_LIVELINESS)
-        limits.require_choice("--method", method, METHODS)
+        check_options(pose, turn, blink, background, framing, size, face, seed, max_side)
+        limits.require_number("liveliness", liveliness, 0.0, MAX_LIVELINESS)
+        limits.require_choice("method", method, METHODS)
         timer = PhaseTimer()
-        color = parse_color(background)
+        files = [value for value in (image, audio) if isinstance(value, (str, Path))]
+        sound = to_media(audio, "audio")
         with timer("reading speech"):
-            level = measure_level(stream_clean_speech(audio))
-            check_speech(audio, level)
+            level = measure_level(stream_clean_speech(sound))
+            check_speech(sound, level)
         with timer("finding the face"):
-            found = find_face(image, self.model.config.image_size, face)
+            found = find_face(image, self.model.config.image_size, face, over=parse_color(background) or WHITE)
             first = rotate_head(found.pose, *turn)
             poses = None if pose == "speech" else choose_head_motion(first, pose, seed, found.pose)
         with timer("encoding identity"):
             identity = self.encode_identity(found, seed)
-            scene = self.make_background(found, identity, color)
-        picture, box = found.picture, found.crop
-        if framing == "picture":
-            picture, box = limit_image_size(picture, box, LARGEST_SIDE, MOST_PIXELS)
-            if picture is not found.picture:
-                sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (found.picture, picture)]
-                log.warning("%s: %s pixels exceed what video players support; the video has %s", image, *sizes)
-
-        size = self.model.config.image_size if size is None else int(size)
-        height, width = picture.shape[:2]
-        shape = (width, height) if framing == "picture" else (size, size)
+            scene = make_background(self.model, found, identity, background)
+        side = self.model.config.image_size
+        shown = choose_framing(framing, found, side if size is None else int(size), max_side)
+        # The whole picture may be large, and only the framing needs it.
+        found = replace(found, picture=found.image)
 
         ends: deque[MotionState] = deque(maxlen=1)
         # Number of frames of head motion and of blinks already used. A different motion starts at its first frame.
@@ -217,14 +201,14 @@ class TalkingHeadPipeline:
         passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
         blinked = 0 if start is None else max(1, start.blink_frames) if same_blink else 1
 
-        def show() -> Iterator[np.ndarray]:
+        def show(on_device: bool) -> Iterator[np.ndarray | torch.Tensor]:
             with timer("encoding speech"):
-                blocks: Iterable[MotionCoefficients] = self.generate_motion(audio, level, seed, liveliness)
+                blocks: Iterable[MotionCoefficients] = self.generate_motion(sound, level, seed, liveliness)
                 if method == "fd2talk":
                     blocks = list(blocks)
                     motion = self.encode_expression(identity, blocks)
                 else:
-                    motion = self.encode_audio(identity, audio, level)
+                    motion = encode_audio(self.model, identity, sound, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             blinks = islice(blinks, max(0, blinked - 1), None)
             if start is not None:
@@ -246,12 +230,9 @@ class TalkingHeadPipeline:
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            rendered = self.render_frames(identity, codes, *kept, timer, scene)
-            for frame in rendered:
-                if framing == "picture":
-                    yield paste_crop(picture, frame, box)
-                else:
-                    yield frame if len(frame) == size else resize_image(frame, size)
+            keep = on_device and shown.is_square(side)
+            for frame in self.render_frames(identity, codes, *kept, timer, scene, on_device=keep):
+                yield frame if isinstance(frame, torch.Tensor) else shown.compose(frame)
             turn_end, shift_end, zoom_end = relative_head_pose(found.pose, last_pose[0])
             eyes_end = last_eyes[0] / np.maximum(found.eyes, 1e-6)
             state = MotionState(
@@ -268,9 +249,10 @@ class TalkingHeadPipeline:
             )
             ends.append(state)
 
-        inputs = [Path(image), Path(audio), *([] if pose in MOTIONS else [Path(pose)])]
-        on_gpu = self.device.type == "cuda"
-        return TalkingVideo(count_frames(level.samples), shape, Path(audio), timer, show, tuple(inputs), ends, on_gpu)
+        inputs = tuple(map(Path, [*files, *([] if pose in MOTIONS else [pose])]))
+        alpha = background == TRANSPARENT
+        frames = count_frames(level.samples)
+        return TalkingVideo(frames, shown.size, sound, timer, show, inputs, ends, self.device, alpha)
 
     @cached_property
     def motion_diffusion(self) -> MotionDiffusion:
@@ -278,7 +260,7 @@ class TalkingHeadPipeline:
         return load_motion_diffusion(device=self.device)
 
     def generate_motion(
-        self, audio: str | Path, level: SpeechLevel, seed: int, liveliness: float = 1.0, frames: int | None = None
+        self, audio: Media, level: SpeechLevel, seed: int, liveliness: float = 1.0, frames: int | None = None
     ) -> Iterator[MotionCoefficients]:
         """Yield the motion of a recording of known level in blocks. The model is loaded for the first one."""
         generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
@@ -291,7 +273,7 @@ class TalkingHeadPipeline:
     def reenact(
         self,
         video: str | Path,
-        audio: str | Path | None = None,
+        audio: AudioInput | None = None,
         freeze_mouth: bool = False,
         freeze_pose: bool = False,
         max_frames: int | None = None,
@@ -303,7 +285,7 @@ class TalkingHeadPipeline:
 
         Args:
             video: the clip.
-            audio: the speech. None uses the audio track of the clip.
+            audio: the speech, see ``__call__``. None uses the audio track of the clip.
             freeze_mouth: hold the speech of the first frame.
             freeze_pose: hold the head pose of the first frame.
             max_frames: maximum number of frames, counted from the first.
@@ -329,18 +311,19 @@ class TalkingHeadPipeline:
         pose, found = head.pose, replace(found, pose=head.pose[:1])
 
         identity = self.encode_identity(found, seed)
-        background = self.make_background(found, identity)
-        sound = audio or video
+        background = make_background(self.model, found, identity)
+        sound = to_media(audio or video, "audio")
         level = measure_level(stream_clean_speech(sound))
         if method == "fd2talk":
             codes = self.encode_expression(identity, self.generate_motion(sound, level, seed, frames=len(pose)))
         else:
-            codes = self.encode_audio(identity, sound, level, len(pose))
+            codes = encode_audio(self.model, identity, sound, level, len(pose))
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
+        paster = CropPaster(first, head.crop)
         for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
-            yield paste_crop(first, frame, head.crop)
+            yield paster.paste(frame)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
         """Encode a source, and fit the result to it if ``fit_steps`` is not zero."""
@@ -351,47 +334,6 @@ class TalkingHeadPipeline:
             return identity
         return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
 
-    def make_background(self, face: Face, identity: Identity, color: np.ndarray | None = None) -> Background:
-        """Separate the person from the background of a source. A ``color [3]`` replaces the background."""
-        with torch.inference_mode(), self.autocast():
-            alpha = render_still(self.model, identity, identity.camera).alpha.float()
-        if color is None:
-            # Half resolution is enough for the mask: the static background is the same on both sides of its border.
-            person = unseen = downsample(self.to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy())), 2)
-            hidden = (upsample(unseen, 2) > FULLY)[0, 0].cpu().numpy()
-            scene = self.to_picture(inpaint_background(face.image, hidden))
-        else:
-            scene = torch.from_numpy(color).to(self.device)[None, :, None, None].expand_as(identity.image)
-            person = identity.matte
-            unseen = torch.zeros_like(person)
-        return Background(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
-
-    def to_picture(self, array: np.ndarray) -> torch.Tensor:
-        """Convert ``float32 [S, S]`` or ``uint8 [S, S, 3]`` to ``[1, C, S, S]`` in [0, 1]."""
-        tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).to(self.device).permute(2, 0, 1)[None]
-        return tensor / 255.0 if tensor.dtype == torch.uint8 else tensor
-
-    def encode_audio(
-        self, identity: Identity, audio: str | Path, level: SpeechLevel, frames: int | None = None
-    ) -> torch.Tensor:
-        """Return the motion codes ``[T, R, code]`` of a whole recording of known level, ready to render.
-
-        The codes take half a kilobyte per frame, so an hour of speech fits in 50 MB. Lips close in silence, which
-        includes any ``frames`` beyond the end of the recording.
-        """
-        gain = speech_gain(level)
-        activity = measure_speech_activity(stream_clean_speech(audio), level, frames)
-        blocks = fit_length(stream_clean_speech(audio), None if frames is None else frames * SAMPLES_PER_FRAME)
-        windows = stream_speech_windows(blocks, self.model.config.audio.samples)
-        codes = []
-        with torch.inference_mode(), self.autocast():
-            while chunk := list(islice(windows, AUDIO_BATCH)):
-                heard = torch.from_numpy(np.float32(gain) * np.stack(chunk)).to(self.device)
-                codes.append(self.model.encode_speech(identity.expand(len(chunk)), heard, len(chunk)).float())
-            silence = self.model.encode_silence(identity).float()
-        motion = self.model.prepare_motion(torch.cat(codes))
-        return silence.lerp(motion, torch.from_numpy(activity).to(motion)[:, None, None])
-
     def render_frames(
         self,
         identity: Identity,
@@ -400,15 +342,24 @@ class TalkingHeadPipeline:
         eyes: Iterator[np.ndarray],
         timer: PhaseTimer,
         background: Background,
-    ) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [S, S, 3]`` in small batches, until the motion ``[R, code]`` or the poses end."""
+        *,
+        on_device: bool = False,
+    ) -> Iterator[Any]:
+        """Render frames ``uint8 [S, S, C]`` in small batches, until the motion ``[R, code]`` or the poses end.
+
+        They are arrays, or with ``on_device`` tensors that stay on the device.
+        """
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
         copies: deque[HostCopy] = deque()
         while chunk := list(islice(together, self.batch)):
             with timer("rendering"), torch.inference_mode(), self.autocast():
-                copies.append(HostCopy(self.render_batch(identity, chunk, lattice, background)))
+                batch = self.render_batch(identity, chunk, lattice, background)
+            if on_device:
+                yield from batch
+                continue
+            copies.append(HostCopy(batch))
             if len(copies) > self.batches_ahead:
                 yield from self.wait_for(copies.popleft(), timer)
         for copy in copies:
@@ -431,7 +382,7 @@ class TalkingHeadPipeline:
         lattice: PositionFeatures,
         background: Background,
     ) -> torch.Tensor:
-        """Render a few frames at once: ``uint8 [n, S, S, 3]``, on the device."""
+        """Render a few frames at once: ``uint8 [n, S, S, C]``, on the device."""
         motion, poses, eyes = zip(*chunk, strict=True)
         identity = identity.expand(len(chunk))
         camera = Camera.from_numpy(HeadPose.concatenate(poses), self.device)
@@ -443,18 +394,3 @@ class TalkingHeadPipeline:
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""
         return mixed_precision(self.device)
-
-
-def make_source(face: Face, device: torch.device) -> Source:
-    """Return a tracked face as a batch of one source."""
-    image = torch.from_numpy(face.image).to(device).permute(2, 0, 1)[None].float() / 255.0
-    landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
-    matte = torch.from_numpy(segment_person(face.image)).to(device)[None, None]
-    return Source(image, Camera.from_numpy(face.pose, device), landmarks, eyes, matte)
-
-
-def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
-    """Yield ``values`` and keep the latest one in ``last``."""
-    for value in values:
-        last.append(value)
-        yield value

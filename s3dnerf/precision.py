@@ -13,11 +13,12 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def choose_precision(device: torch.device, precision: Precision = "auto") -> str:
     """Resolve ``precision`` to "bfloat16" or "float32" for a device.
 
-    GPUs and CPUs with AVX-512 are faster in bfloat16. Other CPUs emulate it, which is many times slower.
+    CUDA GPUs and CPUs with AVX-512 are faster in bfloat16. Other CPUs emulate it, which is many times slower.
     """
     if precision != "auto":
         return precision
-    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    avx512 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    fast = device.type == "cuda" or avx512
     return "bfloat16" if fast else "float32"
 
 

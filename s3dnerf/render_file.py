@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from pathlib import Path
 from s3dnerf.face.motion_state import read_state, write_state
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
+from s3dnerf.memory import measure_peak_memory
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import MOTIONS, check_options
+from s3dnerf.render_options import MOTIONS, TRANSPARENT, check_options
 
 
 def render(
@@ -35,17 +35,19 @@ def render(
     settings: Mapping[str, float] | None = None,
     liveliness: float = 1.0,
     method: str = "s3dnerf",
+    max_side: int = 1920,
+    codec: str = "h264",
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
     ``start`` is a file with the end state of the previous utterance. The end state of this one is written to ``end``.
     """
     begin = time.perf_counter()
-    check_options(pose, turn, blink, background, framing, size, face, seed)
+    check_options(pose, turn, blink, background, framing, size, face, seed, max_side)
     require_file(audio, "speech")
     require_file(image, "image")
     inputs = [image, audio, start, *([] if pose in MOTIONS else [pose])]
-    check_video_output(out, inputs)
+    check_video_output(out, inputs, codec, background == TRANSPARENT)
     if end is not None:
         check_output(end, [*inputs, out])
     state = None if start is None else read_state(start)
@@ -65,8 +67,9 @@ def render(
         start=state,
         liveliness=liveliness,
         method=method,
+        max_side=max_side,
     )
-    video.save(out, progress=True)
+    video.save(out, progress=True, codec=codec)
     if end is not None:
         write_state(end, video.end_state)
     total = time.perf_counter() - begin
@@ -77,10 +80,3 @@ def render(
         file=sys.stderr if is_stream(out) else sys.stdout,
     )
     return Path(out)
-
-
-def measure_peak_memory() -> float:
-    """Return the peak memory of this process in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

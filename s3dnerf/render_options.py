@@ -9,13 +9,15 @@ import numpy as np
 from PIL import ImageColor
 
 from s3dnerf import limits
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError
 from s3dnerf.paths import is_file
 
 MOTIONS = ("static", "idle", "speech")
 METHODS = ("s3dnerf", "fd2talk")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
+KEEP, TRANSPARENT = "keep", "transparent"
+"""Backgrounds that are no color."""
 MAX_TURN = 40.0
 """Degrees. Beyond this, most of the visible surface is not in the source image."""
 
@@ -29,18 +31,22 @@ def check_options(
     size: int | None,
     face: int | None,
     seed: int,
+    max_side: int,
 ) -> None:
     """Raise UserError if an option of ``TalkingHeadPipeline.__call__`` is unknown or out of range."""
-    limits.require_choice("--blink", blink, BLINKS)
-    limits.require_choice("--framing", framing, FRAMINGS)
-    limits.SEED.require("--seed", seed)
+    limits.require_choice("blink", blink, BLINKS)
+    limits.require_choice("framing", framing, FRAMINGS)
+    limits.SEED.require("seed", seed)
     if size is not None:
-        limits.SIZE.require("--size", size)
+        limits.SIZE.require("size", size)
     if face is not None:
-        limits.FACE.require("--face", face)
+        limits.FACE.require("face", face)
+    limits.MAX_SIDE.require("max_side", max_side)
     check_turn(turn)
     check_pose(pose)
     parse_color(background)
+    if framing == "picture" and background != KEEP:
+        raise ArgumentError("background", background, "cannot replace that of a whole picture", "Use the framing crop.")
 
 
 def check_turn(turn: tuple[float, float]) -> None:
@@ -48,30 +54,34 @@ def check_turn(turn: tuple[float, float]) -> None:
     angles = list(turn) if isinstance(turn, (tuple, list, np.ndarray)) else [turn]
     if len(angles) != 2 or not all(isinstance(angle, Real) for angle in angles):
         words = " ".join(str(angle) for angle in angles)
-        raise UserError(f"--turn {words}", "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
+        raise ArgumentError("turn", words, "is not two numbers", "Give the degrees to the right and up, such as 20 5.")
     if not all(abs(angle) <= MAX_TURN for angle in angles):
         reason = "turns the head further than one photograph can show"
         hint = f"Use -{MAX_TURN:g} to {MAX_TURN:g} degrees."
-        raise UserError("--turn {:g} {:g}".format(*angles), reason, hint)
+        raise ArgumentError("turn", "{:g} {:g}".format(*angles), reason, hint)
 
 
 def check_pose(pose: str | Path) -> None:
     """Raise UserError unless ``pose`` is one of :data:`MOTIONS` or a file."""
     if pose not in MOTIONS and not is_file(pose):
         hint = f"{limits.suggest(pose, MOTIONS)}Use static, idle, speech or the path of a video."
-        raise UserError(f"--pose {pose}", "is no video file", hint)
+        raise ArgumentError("pose", str(pose), "is no video file", hint)
 
 
-def parse_color(background: str) -> np.ndarray | None:
-    """Return None for "keep" and ``float32 [3]`` in [0, 1] for the name or hexadecimal code of a color."""
-    if background == "keep":
+def parse_color(background: str) -> tuple[int, int, int] | None:
+    """Return the RGB values, 0 to 255, of the name or hexadecimal code of a color; None for other backgrounds.
+
+    Raises:
+        ArgumentError: it is neither "keep", "transparent" nor a color.
+    """
+    if background in (KEEP, TRANSPARENT):
         return None
-    question = limits.suggest(background, ("keep", *ImageColor.colormap))
-    hint = f'{question}Use keep, or a color such as green or "#00ff00".'
+    question = limits.suggest(background, (KEEP, TRANSPARENT, *ImageColor.colormap))
+    hint = f'{question}Use keep, transparent, or a color such as green or "#00ff00".'
     try:
         color = ImageColor.getrgb(background)
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"--background {background}", "is not a color", hint) from error
+        raise ArgumentError("background", str(background), "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
-        raise UserError(f"--background {background}", "is not a color of three values up to 255", hint)
-    return np.array(color, np.float32) / 255.0
+        raise ArgumentError("background", str(background), "is not a color of three values up to 255", hint)
+    return color

@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 from tqdm import tqdm
 
 from s3dnerf.face.motion_state import MotionState
-from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter, check_video_output
+from s3dnerf.limits import require_choice
+from s3dnerf.media.memory import Media
+from s3dnerf.media.video import SequenceWriter, ThreadedVideoWriter, VideoWriter, check_video_output, open_video
 
+OUTPUT_TYPES = ("np", "pt", "pil")
+CPU = torch.device("cpu")
 PRESET = "veryfast"
 """x264 preset. Slower presets take time from rendering; their gain is far below the error of the rendering itself."""
 
@@ -45,15 +52,18 @@ class TalkingVideo:
     frames: int
     size: tuple[int, int]
     """Width and height."""
-    audio: Path
+    audio: Media
     timer: PhaseTimer
-    start: Callable[[], Iterator[np.ndarray]]
+    start: Callable[[bool], Iterator[np.ndarray | torch.Tensor]]
+    """Starts rendering frames ``uint8 [height, width, C]``: arrays, or, if it may, tensors on the device."""
     inputs: tuple[Path, ...]
     """Input files of the rendering. None of them is overwritten."""
     ends: deque[MotionState] = field(default_factory=lambda: deque(maxlen=1))
     """Motion state at the end of the last complete rendering."""
-    on_gpu: bool = False
-    """Whether a GPU renders. Then its video encoder, if it has one, writes H.264."""
+    device: torch.device = CPU
+    """Device that renders. If it is a GPU with a video encoder, that encoder writes H.264 and HEVC."""
+    alpha: bool = False
+    """Whether frames have transparency as a fourth channel, not multiplied into the color."""
 
     @property
     def end_state(self) -> MotionState:
@@ -67,27 +77,53 @@ class TalkingVideo:
         return self.ends[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [height, width, 3]`` one by one, at 25 frames per second."""
-        return self.start()
+        """Render frames ``uint8 [height, width, 3]`` one by one, at 25 frames per second; see :meth:`iterate`."""
+        return self.iterate()
+
+    def iterate(self, output_type: str = "np") -> Iterator[Any]:
+        """Render frames one by one.
+
+        Args:
+            output_type: "np" for arrays ``uint8 [height, width, C]``, "pt" for tensors ``float32 [C, height, width]``
+                in [0, 1] on the device that renders, "pil" for images of Pillow. C is 3, or 4 with transparency.
+
+        Raises:
+            ArgumentError: ``output_type`` is unknown.
+        """
+        require_choice("output_type", output_type, OUTPUT_TYPES)
+        if output_type == "pt":
+            tensors = (torch.as_tensor(frame, device=self.device) for frame in self.start(True))
+            return (frame.permute(2, 0, 1).float() / 255.0 for frame in tensors)
+        if output_type == "pil":
+            return (Image.fromarray(np.asarray(frame)) for frame in self.start(False))
+        return self.start(False)
 
     def __len__(self) -> int:
         return self.frames
 
-    def save(self, path: str | Path, progress: bool = False) -> Path:
-        """Render into a video file with the speech as its audio track. The file appears when it is complete.
+    def save(self, path: str | Path, progress: bool = False, codec: str = "h264") -> Path:
+        """Render into a file with the speech as its audio track. The file appears when it is complete.
+
+        Args:
+            path: the video, or a sequence of PNG files such as "frames/%05d.png", which has no sound. The suffix of a
+                video is .mp4, .m4v, .mov or .mkv, or .webm, which can have transparency.
+            progress: whether to show a progress bar.
+            codec: "h264" or "hevc". WebM always has VP9.
 
         Raises:
             UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format.
         """
-        check_video_output(path, self.inputs)
+        check_video_output(path, self.inputs, codec, self.alpha)
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
-        writer = ThreadedVideoWriter(self.open_file(path), measure=lambda: self.timer("writing"))
+        writer = ThreadedVideoWriter(self.open_file(path, codec), measure=lambda: self.timer("writing"))
         with bar, writer:
             for frame in self:
                 writer.write(frame)
                 bar.update()
         return Path(path)
 
-    def open_file(self, path: str | Path) -> VideoWriter:
+    def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
         """Return a writer for the frames and the speech, as a context manager."""
-        return VideoWriter(path, self.size, audio=self.audio, preset=PRESET, hardware=self.on_gpu)
+        hardware = self.device.type == "cuda"
+        options: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
+        return open_video(path, self.size, self.audio, **options)

@@ -25,13 +25,13 @@ REAL_CLIPS = ("grid_uC_lrwp9a", "grid_uB_lwbsza")
 """Two real clips of three seconds: the first of a train person, the second of a val person."""
 SLOW_MODULES = (
     *("test_weights", "test_end_to_end", "test_pipeline", "test_training_guide", "test_examples", "test_interruption"),
-    *("test_hub", "test_outputs", "test_fitting", "test_cli"),
+    *("test_hub", "test_outputs", "test_fitting", "test_cli", "test_in_memory"),
     *("data/test_prepare", "data/test_dataset", "ops/test_build", "ops/test_field", "ops/test_convolution"),
     *("ops/test_deformation", "ops/test_triplane", "training/test_s3dnerf", "training/test_mouth_interior"),
     *("training/test_sync", "training/test_sync_offsets", "training/test_perceptual", "training/test_adversarial"),
     *("training/test_processes", "training/test_motion", "test_speech_motion", "models/fd2talk/test_shipped_motion"),
     *("evaluation/test_ablation", "evaluation/test_benchmark", "evaluation/test_evaluate", "evaluation/test_networks"),
-    "evaluation/test_motion_table",
+    *("evaluation/test_motion_table", "evaluation/test_score", "evaluation/test_benchmark_method"),
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
     *(
         "models/s3dnerf/test_deformation_variants",

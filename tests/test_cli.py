@@ -12,7 +12,10 @@ from s3dnerf import __version__, cli
 from s3dnerf.errors import UserError
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-COMMANDS = ("prepare", "train", "train-sync", "train-motion", "render", "evaluate", "evaluate-motion", "ablate")
+COMMANDS = (
+    *("prepare", "train", "train-sync", "train-motion", "render", "evaluate", "score", "benchmark-method"),
+    *("benchmark-manifest", "evaluate-motion", "ablate"),
+)
 
 
 def complain(capsys: pytest.CaptureFixture[str], *words: str) -> str:

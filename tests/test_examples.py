@@ -11,12 +11,16 @@ import pytest
 from skimage.data import astronaut
 
 import s3dnerf
+from s3dnerf.evaluation.measures import MEASURES
+from s3dnerf.evaluation.score import RealClips
 from s3dnerf.media.audio import SAMPLES_PER_FRAME, read_speech, write_wav
 from s3dnerf.media.image import read_image, write_image
 from s3dnerf.media.video import VideoWriter, probe_video
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FRAMES = 12
+TWO_CLIPS, TWO_CLIPS_FRAMES = ("grid_uB_lwbsza", "mead_W015_level_1_neutral_030"), 36
+"""Two clips of `val`, and how much of them the page on the benchmark shows."""
 
 
 @pytest.fixture
@@ -70,6 +74,65 @@ def test_turn_head(inputs: Path) -> None:
     left, middle, right = np.split(read_image("sides.png").astype(int), 3, axis=1)
     assert left.shape == (256, 256, 3)
     assert all(np.abs(view - middle).mean() > 2 for view in (left, right))
+
+
+@pytest.fixture
+def two_people(inputs: Path) -> Path:
+    """A folder with two clips of half a second of one face, with different sound and different motion."""
+    folder = inputs / "people"
+    for seed, name in enumerate(("ann", "ben")):
+        rng = np.random.default_rng(seed)
+        envelope = np.repeat(rng.uniform(0.05, 1.0, 8), SAMPLES_PER_FRAME)
+        sound = (0.1 * envelope * rng.normal(size=len(envelope))).astype(np.float32)
+        with VideoWriter(folder / f"{name}.mp4", (256, 256), audio=sound, crf=10) as writer:
+            for frame in range(8):
+                left = 106 + round((3 + seed) * np.sin(frame))
+                writer.write(np.ascontiguousarray(astronaut()[:256, left : left + 256]))
+    return folder
+
+
+@pytest.mark.slow
+def test_benchmark_your_method(two_people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("benchmark_your_method")
+    report = example.benchmark(RealClips(two_people), Path("outputs"), workers=1)
+    warp, wrong = report.scores["landmark_warp"], report.scores["wrong_sound"]
+    for clip in ("ann", "ben"):
+        # The right video with a wrong sound is seen by the sound alone, the warped portrait by its pictures.
+        assert warp[clip]["sound_match"] > 0.95 > 0.7 > wrong[clip]["sound_match"]
+        assert wrong[clip]["psnr"] > warp[clip]["psnr"] + 3 and wrong[clip]["f_lmd"] < warp[clip]["f_lmd"]
+    # The head follows the poses: the face lies within two pixels of the real one.
+    assert max(warp[clip]["f_lmd"] for clip in warp) < 2.0
+    example.main("people", "outputs", workers=1)
+    assert "minus landmark_warp" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_table_of_two_real_clips_is_the_one_in_the_docs(inputs: Path, shared_data: Path) -> None:
+    """What the page on the benchmark shows of two clips is what the example measures."""
+    page = (EXAMPLES.parent / "docs" / "benchmark.md").read_text("utf-8")
+    rows = page.partition("<!-- two clips -->")[2].partition("<!-- end -->")[0].strip().splitlines()
+    real = RealClips(shared_data / "clips", only=TWO_CLIPS)
+    report = load("benchmark_your_method").benchmark(real, Path("outputs"), TWO_CLIPS_FRAMES, workers=1)
+    headings = {measure.heading: measure.name for measure in MEASURES}
+    methods = [cell.strip() for cell in rows[0].strip("|").split("|")][1:]
+    assert methods == ["real", "wrong_sound", "landmark_warp"] and len(rows) > 20
+    for row in rows[2:]:
+        heading, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for method, cell in zip(methods, cells, strict=True):
+            mean = report.estimate(method).get(headings[heading], (np.nan,))[0]
+            if cell == "-":
+                assert not np.isfinite(mean)
+            else:
+                shown = float(cell.split(" ")[0])
+                assert mean == pytest.approx(shown, rel=0.05, abs=0.02), (heading, method)
+    # Wrong sound loses where lips are compared with the sound of the video, in both clips, and nowhere else.
+    wrong, warp = report.scores["wrong_sound"], report.scores["landmark_warp"]
+    for clip in TWO_CLIPS:
+        real_scores = report.scores["real"][clip]
+        assert wrong[clip]["sync_confidence"] < 0.8 * real_scores["sync_confidence"]
+        assert wrong[clip]["sync_in_step"] < real_scores["sync_in_step"] - 0.1
+        assert wrong[clip]["lip_correlation"] > 0.95 > warp[clip]["lip_correlation"]
+        assert wrong[clip]["sound_match"] < 0.7
 
 
 def test_score_clips(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

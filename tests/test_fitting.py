@@ -87,5 +87,5 @@ def test_turned_cameras_are_rotations_about_the_head() -> None:
 
 
 def test_less_than_no_steps_are_refused(model: S3DNeRF) -> None:
-    with pytest.raises(UserError, match="--fit-steps -1: is too small"):
+    with pytest.raises(UserError, match="^fit_steps -1: is too small"):
         TalkingHeadPipeline(model, fit_steps=-1)

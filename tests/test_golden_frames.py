@@ -16,6 +16,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.source_image import make_background
 from s3dnerf.structures import Camera, Source
 
 GOLDEN = Path(__file__).parent / "golden" / "frames.safetensors"
@@ -34,7 +35,7 @@ def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
     source = Source(image, camera, data["landmarks"], data["eyes"], matte)
     identity = model.prepare_identity(model.encode_identity(source))
     face = SimpleNamespace(image=data["image"][0].permute(1, 2, 0).numpy())
-    background = pipeline.make_background(face, identity)
+    background = make_background(pipeline.model, face, identity)
     identity = identity.expand(3)
     motion = model.prepare_motion(model.encode_speech(identity, data["windows"].float() / 32767.0))
     camera = Camera(data["frame_rotation"], data["frame_scale"], data["frame_center"])

@@ -33,6 +33,9 @@ COMMANDS = (
     "train-motion",
     "render",
     "evaluate",
+    "score",
+    "benchmark-method",
+    "benchmark-manifest",
     "evaluate-motion",
     "ablate",
     "benchmark",
@@ -224,8 +227,8 @@ def test_no_option_accepts_an_empty_word(command: str, capsys: pytest.CaptureFix
     for action in commands.choices[command]._actions:
         if action.nargs != 0:
             count = action.nargs if isinstance(action.nargs, int) else 1
-            line = complain(capsys, command, action.option_strings[0], *[""] * count)
-            assert action.option_strings[0] in line
+            line = complain(capsys, command, *action.option_strings[:1], *[""] * count)
+            assert (action.option_strings or [str(action.metavar)])[0] in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -237,7 +240,7 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
         assert action.help
         if action.option_strings and action.default not in (None, False, "==SUPPRESS=="):
             assert "(default: " in parser._get_formatter()._expand_help(action), action.option_strings
-    assert command == "doctor" or f"examples: s3dnerf {command} --" in text
+    assert command == "doctor" or f"examples: s3dnerf {command} " in text
 
 
 def test_the_default_output_is_named_after_both_inputs() -> None:
@@ -282,23 +285,23 @@ def pipeline(load_smoke: Callable[..., S3DNeRFConfig]) -> TalkingHeadPipeline:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"size": 17}, "--size 17"),
-        ({"size": 0}, "--size 0"),
-        ({"size": "64"}, "--size '64'"),
-        ({"size": 64.0}, "--size 64.0"),
-        ({"size": True}, "--size True"),
-        ({"seed": -1}, "--seed -1"),
-        ({"seed": None}, "--seed None"),
-        ({"seed": 2**64}, "--seed"),
-        ({"face": 0}, "--face 0"),
-        ({"turn": (0.0,)}, "--turn 0.0"),
-        ({"turn": 5}, "--turn 5"),
-        ({"turn": ("a", "b")}, "--turn a b"),
-        ({"turn": (float("nan"), 0.0)}, "--turn nan 0"),
-        ({"blink": "never"}, "--blink never"),
-        ({"framing": None}, "--framing None"),
-        ({"background": None}, "--background None"),
-        ({"pose": "nodding"}, "--pose nodding"),
+        ({"size": 17}, "size 17"),
+        ({"size": 0}, "size 0"),
+        ({"size": "64"}, "size '64'"),
+        ({"size": 64.0}, "size 64.0"),
+        ({"size": True}, "size True"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": None}, "seed None"),
+        ({"seed": 2**64}, "seed"),
+        ({"face": 0}, "face 0"),
+        ({"turn": (0.0,)}, "turn 0.0"),
+        ({"turn": 5}, "turn 5"),
+        ({"turn": ("a", "b")}, "turn a b"),
+        ({"turn": (float("nan"), 0.0)}, "turn nan 0"),
+        ({"blink": "never"}, "blink never"),
+        ({"framing": None}, "framing None"),
+        ({"background": None}, "background None"),
+        ({"pose": "nodding"}, "pose nodding"),
     ],
 )
 def test_wrong_arguments_of_the_library_are_refused(
@@ -306,18 +309,18 @@ def test_wrong_arguments_of_the_library_are_refused(
 ) -> None:
     with pytest.raises(UserError) as raised:
         pipeline(folder / "portrait.png", SPEECH, **options)
-    assert named in str(raised.value)
+    assert str(raised.value).startswith(named)
 
 
 def test_wrong_arguments_of_a_pipeline_are_refused(pipeline: TalkingHeadPipeline) -> None:
     for options, named in (
         ({"batch": 0}, "batch 0"),
         ({"batch": -1}, "batch -1"),
-        ({"fit_steps": -1}, "--fit-steps -1"),
-        ({"fit_steps": 0.5}, "--fit-steps 0.5"),
-        ({"device": "gpu"}, "--device gpu"),
-        ({"device": "mps"}, "--device mps"),
-        ({"device": 1.5}, "--device 1.5"),
+        ({"fit_steps": -1}, "fit_steps -1"),
+        ({"fit_steps": 0.5}, "fit_steps 0.5"),
+        ({"device": "gpu"}, "device gpu"),
+        ({"device": "meta"}, "device meta"),
+        ({"device": 1.5}, "device 1.5"),
     ):
         with pytest.raises(UserError) as raised:
             TalkingHeadPipeline(pipeline.model, **options)
@@ -331,18 +334,28 @@ def test_wrong_arguments_of_a_pipeline_are_refused(pipeline: TalkingHeadPipeline
 
 
 def test_ranges_accept_the_values_in_them() -> None:
-    assert limits.SIZE.require("--size", np.int64(64)) == 64
+    assert limits.SIZE.require("size", np.int64(64)) == 64
     assert [limits.SIZE.require("", size) for size in (16, 4096)] == [16, 4096]
     assert limits.SEED.option("--seed")("0") == 0
 
 
 def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"--device cuda: .*--device cpu"):
+    with pytest.raises(UserError, match=r"^device cuda: .*the device cpu"):
         choose_device("cuda")
     with pytest.raises(UserError, match=r"train\.device cuda:1"):
         choose_device("cuda:1", "train.device")
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+
+
+def test_a_missing_gpu_of_apple_silicon_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^device mps: .*the device cpu"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    # The CPU has kernels, so it stays the choice on such machines.
+    assert choose_device("auto") == torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_gpu_that_is_busy_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,11 +365,11 @@ def test_a_gpu_that_is_busy_is_refused_in_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="--device cuda:1: there are 1 GPUs"):
+    with pytest.raises(UserError, match="^device cuda:1: there are 1 GPUs"):
         choose_device("cuda:1")
     monkeypatch.setattr(torch, "zeros", fail)
     for name in ("auto", "cuda"):
-        with pytest.raises(UserError, match=f"--device {name}: .*busy or unavailable") as raised:
+        with pytest.raises(UserError, match=f"^device {name}: .*busy or unavailable") as raised:
             choose_device(name)
         assert len(str(raised.value).splitlines()) == 1
 

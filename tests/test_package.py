@@ -11,17 +11,40 @@ import pytest
 
 import s3dnerf
 from s3dnerf.config import find_config
+from s3dnerf.media.image import write_image
 
 PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
     {
         *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
-        *("errors", "failures", "interruption", "media", "ops", "optimization", "device", "metrics", "precision"),
+        *(
+            "errors",
+            "failures",
+            "interruption",
+            "memory",
+            "media",
+            "ops",
+            "optimization",
+            "device",
+            "metrics",
+            "precision",
+        ),
+        *("memory", "state_dict"),
     },
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
-    {"training", "fitting", "pipeline", "render_file", "speech_motion", "sync_embedder", "talking_video"},
+    {
+        "training",
+        "fitting",
+        "framing",
+        "pipeline",
+        "source_image",
+        "render_file",
+        "speech_motion",
+        "sync_embedder",
+        "talking_video",
+    },
     {"evaluation"},
     {"cli", "__main__"},
 )
@@ -88,6 +111,39 @@ def test_importing_the_package_and_its_help_loads_nothing_heavy() -> None:
     code = f"import sys, s3dnerf, s3dnerf.cli; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+SLOW_IMPORTS = {
+    *("torch._dynamo", "transformers", "diffusers", "accelerate", "huggingface_hub", "tensorboard", "tyro", "skimage"),
+    *(
+        "s3dnerf.training",
+        "s3dnerf.data",
+        "s3dnerf.evaluation",
+        "s3dnerf.face.driving_video",
+        "s3dnerf.face.pose_cleaning",
+    ),
+}
+"""Modules that take long to import and that rendering does not need."""
+
+
+def list_loaded(code: str) -> set[str]:
+    """Return the modules that are loaded after some lines of Python in a new process."""
+    lines = f"import sys\n{code}\nprint(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_pipeline_is_imported_without_what_takes_long() -> None:
+    loaded = list_loaded("import s3dnerf; s3dnerf.TalkingHeadPipeline")
+    assert not loaded & {*SLOW_IMPORTS, "mediapipe", "scipy.signal", "scipy.ndimage", "soundfile"}
+
+
+def test_a_frame_is_rendered_without_what_takes_long(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    write_image(tmp_path / "face.png", astronaut()[:300, 60:400])
+    inputs = str(tmp_path / "face.png"), str(PACKAGE / "assets" / "speech.wav")
+    code = f"from s3dnerf import TalkingHeadPipeline; next(iter(TalkingHeadPipeline.from_pretrained()(*{inputs})))"
+    assert not list_loaded(code) & SLOW_IMPORTS
 
 
 @pytest.mark.parametrize("name", s3dnerf.__all__)

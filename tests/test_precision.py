@@ -22,6 +22,11 @@ def test_gpus_run_in_bfloat16() -> None:
     assert choose_precision(torch.device("cuda")) == "bfloat16"
 
 
+def test_apple_gpus_run_in_float32_whatever_the_processor() -> None:
+    with patch("torch.backends.cpu.get_cpu_capability", return_value="AVX512"):
+        assert choose_precision(torch.device("mps")) == "float32"
+
+
 @pytest.mark.parametrize(("wanted", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_what_is_asked_for_is_what_products_run_in(wanted: str, dtype: torch.dtype) -> None:
     one = torch.eye(8)

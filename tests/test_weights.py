@@ -23,8 +23,9 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import LIPS_APART
-from s3dnerf.pipeline import TalkingHeadPipeline, make_source
+from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.source_image import make_background, make_source
 from s3dnerf.talking_video import PhaseTimer
 from s3dnerf.training.losses import lip_openings
 
@@ -101,7 +102,7 @@ def render_windows(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray
     with torch.inference_mode():
         motion = shipped.model.encode_speech(identity.repeat(len(windows)), torch.from_numpy(windows))
     poses, eyes = repeat(face.pose, len(windows)), repeat(face.eyes)
-    backdrop = shipped.make_background(face, identity)
+    backdrop = make_background(shipped.model, face, identity)
     return np.stack(list(shipped.render_frames(identity, iter(motion), poses, eyes, PhaseTimer(), backdrop)))
 
 

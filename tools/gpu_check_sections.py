@@ -357,7 +357,7 @@ def time_rendering(options: Options, video: TalkingVideo, folder: Path) -> list[
     if not options.small:
         list(video)
     path = folder / "video.mp4"
-    encoder = choose_encoder(choose_video_format(path), video.size, video.on_gpu)
+    encoder = choose_encoder(choose_video_format(path), video.size, video.device.type == "cuda")
     with_file = row("mp4", count(lambda: video.save(path)), encoder)
     return [row("none", count(lambda: list(video))), with_file]
 

@@ -7,8 +7,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("test_hash_grid.py", "test_triplane.py", "test_compositing.py", "test_field.py")
-TESTS = (*TESTS, "test_warp.py", "test_photograph.py", "test_convolution.py", "test_detail.py", "test_enlarging.py")
+TESTS = ("test_hash_grid.py", "test_triplane.py", "test_composite.py", "test_field.py")
+TESTS = (
+    *TESTS,
+    "test_deformation.py",
+    "test_warp_source.py",
+    "test_convolution.py",
+    "test_add_residual.py",
+    "test_upsample_add.py",
+)
 CPU_ONLY = "not emulated and not cuda"
 BUILD = [sys.executable, str(ROOT / "cuda_ext" / "build.py"), "--sanitize", "--out"]
 
@@ -32,7 +39,7 @@ def main() -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "S3DNERF_LIBRARIES": folder,
         }
-        tests = [str(ROOT / "tests" / "kernels" / name) for name in TESTS]
+        tests = [str(ROOT / "tests" / "ops" / name) for name in TESTS]
         command = [
             sys.executable,
             "-m",

@@ -14,9 +14,14 @@ S3D_HD int pad_to_pack(int count) { return (count + WIDTH - 1) / WIDTH * WIDTH; 
 
 // Allocates zeroed floats, aligned to a cache line; returns null if memory is exhausted.
 static inline float* allocate_zeros(size_t floats) {
+#if defined(_WIN32)
+    // Its aligned blocks could not go to free(). Alignment is for speed only.
+    return static_cast<float*>(calloc(floats, sizeof(float)));
+#else
     void* memory = nullptr;
     if (posix_memalign(&memory, 64, floats * sizeof(float)) != 0) return nullptr;
     return static_cast<float*>(memset(memory, 0, floats * sizeof(float)));
+#endif
 }
 
 // Hands out consecutive cache-line-aligned parts of a buffer. Without a buffer it only counts the size.

@@ -5,7 +5,11 @@
 
 #include <stdint.h>
 
+#if defined(_WIN32)
+#define S3D_API __attribute__((dllexport))
+#else
 #define S3D_API __attribute__((visibility("default")))
+#endif
 
 #define S3D_MAX_LEVELS 32
 #define S3D_MAX_SCALES 8

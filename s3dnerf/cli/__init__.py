@@ -14,10 +14,17 @@ from collections.abc import Callable, Sequence
 from s3dnerf import __version__
 from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
-from s3dnerf.cli.evaluation import add_ablate, add_evaluate, add_evaluate_motion
+from s3dnerf.cli.evaluation import (
+    add_ablate,
+    add_benchmark_manifest,
+    add_benchmark_method,
+    add_evaluate,
+    add_evaluate_motion,
+    add_score,
+)
 from s3dnerf.cli.rendering import add_render
 from s3dnerf.cli.training import add_train, add_train_motion, add_train_sync
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
 from s3dnerf.options import OneLineParser
@@ -54,6 +61,7 @@ def report_errors(action: Callable[[], None]) -> int:
         with explain_failures(), raise_on_signals():
             action()
     except UserError as error:
+        error = error.to_option() if isinstance(error, ArgumentError) else error
         print(f"s3dnerf: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interruption:
@@ -77,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_motion(commands)
     add_render(commands)
     add_evaluate(commands)
+    add_score(commands)
+    add_benchmark_method(commands)
+    add_benchmark_manifest(commands)
     add_evaluate_motion(commands)
     add_ablate(commands)
     add_benchmark(commands)

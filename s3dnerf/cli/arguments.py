@@ -15,7 +15,7 @@ CHECKPOINT: dict[str, Any] = {
     "(default: the shipped weights)",
 }
 DEVICE: dict[str, Any] = {
-    "choices": ("auto", "cpu", "cuda"),
+    "choices": ("auto", "cpu", "cuda", "mps"),
     "default": "auto",
     "help": "device to run on; auto selects the GPU if PyTorch can use one",
 }

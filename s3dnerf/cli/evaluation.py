@@ -1,14 +1,19 @@
-"""The commands ``evaluate``, ``evaluate-motion`` and ``ablate``."""
+"""The commands of evaluation: ``evaluate``, ``score``, the benchmark of methods, ``evaluate-motion``, ``ablate``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
 from s3dnerf.options import OneLineParser, add_int, read_path, read_text
+
+if TYPE_CHECKING:
+    from s3dnerf.evaluation.score import RealClips
+    from s3dnerf.evaluation.score_jobs import ScoreSettings
 
 
 def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -99,6 +104,178 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"\n{report.format_missing()}")
 
 
+def add_score(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `score`."""
+    parser = add_command(
+        commands,
+        "score",
+        run_score,
+        "Score talking-head videos of any method against real clips",
+        "Compares every video in --generated with the real clip of the same name in --real, under the protocol\n"
+        "s3dnerf-bench-1 (docs/benchmark.md). Videos of any size and frame rate are brought to 25 frames a second and\n"
+        "a shorter side of 256 pixels. Lips are compared with the sound of the video itself.\n\n"
+        "--task says what the videos are, and so what they can be compared with:\n"
+        "  self   the first frame, the own sound and the own head poses were given: all measures\n"
+        "  free   the head moves by itself: no measure that compares frames\n"
+        "  cross  another person speaks: measures of the sound, the face and the video alone\n\n"
+        "--crop says what of the frames is compared:\n"
+        "  frame  all of it; videos must be framed as the real clips are\n"
+        "  head   the square around the head, found in each video by itself: for videos in any framing\n\n"
+        "Writes to OUT: scores.md (means over people with 95% intervals, differences from --against, and what each\n"
+        "measure cannot see), scores.csv (every video), scores.json, contact_sheet.png and sheets/. A video that is\n"
+        "missing, broken or too short is listed with its reason and stops nothing. Results are kept in OUT/clips: run\n"
+        "the same command again to go on after Ctrl-C, or to add videos.\n\n"
+        "Works without downloads. `pip install s3dnerf[identity]` adds the identity distance, and --weights-folder\n"
+        "LPIPS, CSIM, FID and LSE (`s3dnerf evaluate --help` names the files).",
+        "  s3dnerf score --generated mine --real clips --out outputs/score\n"
+        "  s3dnerf score --generated mine --real clips --against theirs --manifest clips.csv --split val\n"
+        "  s3dnerf score --generated mine --real clips --task free --crop head --max-frames 250",
+    )
+    parser.add_argument(
+        "--generated", type=read_path, required=True, metavar="DIR", help="folder with the videos to score"
+    )
+    _add_score_options(parser, "outputs/score")
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Run the command `score`."""
+    from s3dnerf.evaluation.score import score_videos
+
+    arguments = options.against or (), _read_score_settings(options, options.task or "self"), options.workers
+    report = score_videos(options.generated, _read_real_clips(options), options.out, *arguments)
+    print(report.format_summary())
+    print(f"\nscores.md in {options.out} has all measures, and what each one cannot see.")
+
+
+def add_benchmark_method(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `benchmark-method`."""
+    parser = add_command(
+        commands,
+        "benchmark-method",
+        run_benchmark_method,
+        "Run a talking-head method over real clips and score it",
+        "METHOD names a class, as module:Class (modules of this folder too) or path/file.py:Class:\n\n"
+        "  class Mine:\n"
+        "      def reenact(self, image, audio, poses): ...   # or reenact(self, image, audio)\n\n"
+        "  image   uint8 [H, W, 3] RGB, the first frame of the clip\n"
+        "  audio   float32 [640 T], 16 kHz, as long as the T frames\n"
+        "  poses   rotation [T, 3, 3], scale [T] and center [T, 2] of the head in pixels of the image\n"
+        "  returns or yields T frames uint8 [h, w, 3], 25 a second\n\n"
+        "The class is made once, without arguments. With poses, --task self gives the own sound and poses of the\n"
+        "clip; without poses, --task free is the default; --task cross gives the sound of another person.\n"
+        "Videos are written to OUT/videos/CLASS and scored as by `s3dnerf score`. The table also has the seconds a\n"
+        "frame and the peak of memory. Clips on which the method fails are listed, and OUT/errors has the traceback.\n"
+        "Videos that exist are kept; --overwrite makes them again.",
+        "  s3dnerf benchmark-method my_module:Mine --real clips --out outputs/mine\n"
+        "  s3dnerf benchmark-method examples/benchmark_your_method.py:LandmarkWarp --real clips --max-frames 100\n"
+        "  s3dnerf benchmark-method s3dnerf.evaluation.methods:S3DNeRF --real clips --against outputs/mine/videos/Mine",
+    )
+    parser.add_argument("method", type=read_text, metavar="METHOD", help="the class, as module:Class or file.py:Class")
+    _add_score_options(parser, "outputs/benchmark")
+    parser.add_argument("--overwrite", action="store_true", help="make videos again that exist already")
+
+
+def run_benchmark_method(options: argparse.Namespace) -> None:
+    """Run the command `benchmark-method`."""
+    from s3dnerf.evaluation.benchmark_method import benchmark_method
+    from s3dnerf.evaluation.methods import load_method, takes_poses
+
+    task = options.task or ("self" if takes_poses(load_method(options.method)) else "free")
+    report = benchmark_method(
+        options.method,
+        _read_real_clips(options),
+        options.out,
+        _read_score_settings(options, task),
+        options.against or (),
+        options.workers,
+        options.overwrite,
+    )
+    print(f"{report.format_summary()}\n\n{report.format_costs()}")
+
+
+def add_benchmark_manifest(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `benchmark-manifest`."""
+    parser = add_command(
+        commands,
+        "benchmark-manifest",
+        run_benchmark_manifest,
+        "Write the list of the real clips of a benchmark, with checksums",
+        "The CSV file lists each clip with its person, number of frames, the clip whose sound drives it in --task\n"
+        "cross, and its SHA-256. `score` and `benchmark-method` take it as --manifest and refuse other files, so that\n"
+        "two tables with one manifest are of the same clips. Publish it with your table.",
+        "  s3dnerf benchmark-manifest --real HDTF/clips --out hdtf-bench.csv\n"
+        "  s3dnerf benchmark-manifest --real clips --manifest clips/MANIFEST.csv --split val --out bench.csv",
+    )
+    _add_real_options(parser)
+    parser.add_argument("--out", type=read_path, required=True, metavar="CSV", help="the file to write")
+
+
+def run_benchmark_manifest(options: argparse.Namespace) -> None:
+    """Run the command `benchmark-manifest`."""
+    from s3dnerf.evaluation.protocol import write_manifest
+    from s3dnerf.media.files import check_output
+
+    check_output(options.out, [options.manifest])
+    real = _read_real_clips(options)
+    clips = real.find()
+    write_manifest(options.out, clips, real.read_manifest())
+    print(f"{options.out} lists {len(clips)} clips.")
+
+
+def _add_real_options(parser: OneLineParser) -> None:
+    parser.add_argument("--real", type=read_path, required=True, metavar="DIR", help="folder with the real clips")
+    parser.add_argument(
+        "--manifest",
+        type=read_path,
+        metavar="CSV",
+        help="table of the real clips, with the column file, and if wanted split, identity (the person), speech and "
+        "sha256; without it every clip is a person of its own",
+    )
+    parser.add_argument("--split", **SPLIT)
+    parser.add_argument(
+        "--only",
+        type=read_text,
+        nargs="+",
+        metavar="NAME",
+        help="only these clips or people (identity in the manifest), or a .txt file of names",
+    )
+
+
+def _add_score_options(parser: OneLineParser, out: str) -> None:
+    _add_real_options(parser)
+    parser.add_argument("--out", type=read_path, default=Path(out), metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--against",
+        type=read_path,
+        nargs="+",
+        metavar="DIR",
+        help="folders with other methods' videos of the same clips, scored too, with the differences",
+    )
+    parser.add_argument("--task", choices=("self", "free", "cross"), help="what the videos are, as named above")
+    parser.add_argument(
+        "--crop", choices=("frame", "head"), default="frame", help="what of the frames is compared, as for `score`"
+    )
+    add_int(parser, "--max-frames", limits.MAX_FRAMES, help="use only the first N frames of a clip (default: all)")
+    parser.add_argument(
+        "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as of `evaluate`"
+    )
+    add_int(parser, "--workers", limits.WORKERS, default=2, help="processes that score, one thread each")
+    parser.add_argument("--device", **DEVICE)
+
+
+def _read_real_clips(options: argparse.Namespace) -> RealClips:
+    from s3dnerf.evaluation.score import RealClips
+
+    return RealClips(options.real, options.manifest, options.split, options.only or ())
+
+
+def _read_score_settings(options: argparse.Namespace, task: str) -> ScoreSettings:
+    from s3dnerf.evaluation.score_jobs import ScoreSettings
+
+    folder = None if options.weights_folder is None else str(options.weights_folder)
+    return ScoreSettings(task, options.crop, options.max_frames, folder, options.device)
+
+
 def add_evaluate_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     """Add the command `evaluate-motion`."""
     parser = add_command(
@@ -142,7 +319,7 @@ def run_evaluate_motion(options: argparse.Namespace) -> None:
     from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, load_motion_diffusion
     from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, SpeechMotion
 
-    liveliness = limits.require_number("--liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
+    liveliness = limits.require_number("liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
     model = SpeechMotion(load_motion_diffusion(options.checkpoint or SHIPPED))
     splits = options.split, options.reference
     report = evaluate_motion(options.clips, options.out, *splits, options.max_clips, model, options.seed, liveliness)

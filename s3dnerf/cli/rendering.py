@@ -32,7 +32,9 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  s3dnerf render --image portrait.png --audio speech.wav --turn -20 5 --background green\n"
         "  s3dnerf render --image group.jpg --audio speech.mp3 --face 2 --framing picture --pose nodding.mp4",
     )
-    parser.add_argument("--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP")
+    parser.add_argument(
+        "--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP, HEIC, AVIF"
+    )
     parser.add_argument(
         "--audio", type=read_path, required=True, metavar="FILE", help="the speech: an audio or video file"
     )
@@ -40,7 +42,11 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "--out",
         type=read_path,
         metavar="FILE",
-        help="the video to write (default: outputs/<image>_<audio>.mp4)",
+        help="the video to write, .mp4, .mov, .mkv or .webm, or a sequence such as frames/%%05d.png "
+        "(default: outputs/<image>_<audio>.mp4)",
+    )
+    parser.add_argument(
+        "--codec", choices=("h264", "hevc"), default="h264", help="codec of the video; WebM always has VP9"
     )
     parser.add_argument("--checkpoint", **CHECKPOINT)
     add_int(
@@ -49,6 +55,13 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         limits.SIZE,
         help="side of the square around the head in pixels, an even number from 16 to 4096 (default: the model's own, "
         "256 for the shipped weights); ignored with --framing picture, which keeps the size of the image",
+    )
+    add_int(
+        parser,
+        "--max-side",
+        limits.MAX_SIDE,
+        default=1920,
+        help="with --framing picture, the largest side of the video in pixels, 64 to 4096; larger images are reduced",
     )
     parser.add_argument(
         "--framing",
@@ -92,7 +105,8 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         type=read_text,
         default="keep",
         metavar="COLOR",
-        help="keep the background of the image, which is static, or replace it with a color such as green or #00ff00",
+        help="keep the background of the image, which is static, or replace it with a color such as green or #00ff00; "
+        "transparent needs a .webm or PNG output",
     )
     add_int(
         parser,
@@ -137,5 +151,7 @@ def run_render(options: argparse.Namespace) -> None:
         end=options.end,
         liveliness=options.liveliness,
         method=options.method,
+        max_side=options.max_side,
+        codec=options.codec,
         settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
     )

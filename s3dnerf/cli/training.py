@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from s3dnerf.cli.arguments import add_command
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError
 from s3dnerf.options import OneLineParser, read_path, read_text
 
 
@@ -123,7 +123,9 @@ def run_train_sync(options: argparse.Namespace) -> None:
         model = load_discriminator(options.checkpoint or SHIPPED)
         print(format_offset_scores(evaluate_offsets(model, config.data.root, options.evaluate_offsets)))
     elif options.checkpoint:
-        raise UserError("--checkpoint", "is for measuring a discriminator, and this would train one", "Add --evaluate.")
+        raise ArgumentError(
+            "checkpoint", None, "is for measuring a discriminator, and this would train one", "Add --evaluate."
+        )
     elif options.offsets:
         check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)

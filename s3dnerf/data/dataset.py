@@ -7,7 +7,7 @@ process makes the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -74,7 +74,7 @@ class TalkingFaceDataset(Dataset[Batch]):
         self.config, self.image_size, self.window = config, image_size, window
         self.sources = batch_size // config.frames
         self.seed, self.augment = seed, config.augment
-        self.content = content or (lambda step: BatchContent(image_size))
+        self.content = content or partial(_include_everything, image_size)
         offsets = load_sync_offsets(config.offsets, OFFSET_MARGIN)
         self.clips = open_clips(config.root, split, select, offsets, config.cache_bytes)
         index = self.clips.index
@@ -202,6 +202,10 @@ class TalkingFaceDataset(Dataset[Batch]):
         if with_speech and track.speech is not None:
             return frames.with_speech(cut_speech_window(track.speech, indices, self.window))
         return frames.with_speech(np.zeros((len(indices), self.window), np.float32))
+
+
+def _include_everything(image_size: int, step: int) -> BatchContent:
+    return BatchContent(image_size)
 
 
 def join_frames(sources: list[FrameArrays], frames: list[FrameArrays], is_run: bool) -> Reenactment:

@@ -22,7 +22,7 @@ from s3dnerf import limits
 from s3dnerf.config import dotted_names, from_dict, load_config, to_dict
 from s3dnerf.data.clips import read_root_index
 from s3dnerf.device import choose_device
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips
 from s3dnerf.evaluation.evaluate import evaluate_clips
 from s3dnerf.evaluation.report import REPORT_FILES
@@ -228,11 +228,11 @@ def run_ablation(
     configs = configure_variants(config, settings, variants)
     report = AblationReport(describe_settings(configs, protocol), choose_ranking(rank_by))
     for seed in seeds:
-        limits.SEED.require("--seeds", seed)
+        limits.SEED.require("seeds", seed)
     if len(set(seeds)) < max(2, len(seeds)):
-        raise UserError("--seeds", "there is no spread with fewer than two", "Give two or more different ones.")
+        raise ArgumentError("seeds", None, "there is no spread with fewer than two", "Give two or more different ones.")
     if protocol.max_frames is not None:
-        limits.MAX_FRAMES.require("--max-frames", protocol.max_frames)
+        limits.MAX_FRAMES.require("max_frames", protocol.max_frames)
     find_clips(protocol.clips, protocol.manifest, protocol.split)
     refuse_inputs(out, [protocol.clips])
     for name in REPORT_FILES:
@@ -271,7 +271,7 @@ def configure_variants(
     unknown = [name for name in chosen or () if name not in known]
     if unknown:
         hint = f"{limits.suggest(unknown[0], known)}Choose from: {', '.join(known)}."
-        raise UserError("--variants", f"no variant {', '.join(unknown)}", hint)
+        raise ArgumentError("variants", None, f"no variant {', '.join(unknown)}", hint)
     method = load_config(S3DNeRFConfig, config, words)
     configs = {}
     for name in chosen or known:
@@ -299,7 +299,7 @@ def choose_ranking(name: str) -> Column:
     ranked = {column.name: column for column in COLUMNS if "↑" in column.heading or "↓" in column.heading}
     if name not in ranked:
         hint = f"{limits.suggest(name, ranked)}Choose from: {', '.join(ranked)}."
-        raise UserError("--rank-by", f"cannot rank by {name}", hint)
+        raise ArgumentError("rank_by", None, f"cannot rank by {name}", hint)
     return ranked[name]
 
 

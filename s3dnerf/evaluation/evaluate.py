@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from s3dnerf import limits
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
 from s3dnerf.evaluation.rows import MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
-from s3dnerf.evaluation.weights_folder import FoundWeights, find_weights
+from s3dnerf.evaluation.scorer import load_scorer
+from s3dnerf.evaluation.weights_folder import find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
 from s3dnerf.media.image import write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
-
-if TYPE_CHECKING:
-    from s3dnerf.evaluation.networks import PretrainedMetrics
-    from s3dnerf.models.sync_discriminator import SyncDiscriminator
 
 OVERVIEW_CLIPS = 24
 """Maximum number of clips on the overview sheet; every clip has a sheet of its own."""
@@ -79,10 +75,10 @@ def evaluate_clips(
         check_output(out / name, [manifest])
     videos = find_clips(clips, manifest, split, only)
     people = find_people(videos, manifest)
-    chosen = select_names("--subset", subset, people)
+    chosen = select_names("subset", subset, people)
     earlier = load_report(compare) if compare else None
     weights = find_weights(weights_folder)
-    networks, lip_sync = _load_networks(weights, device), _load_lip_sync(device)
+    scorer = load_scorer(weights, device)
     if pipeline is None and set(rows) & set(MODEL_ROWS):
         pipeline = _load_pipeline(checkpoint, device, fit_steps)
     settings: dict[str, object] = {
@@ -98,7 +94,7 @@ def evaluate_clips(
     fid = FIDAccumulator()
     overview: list[np.ndarray] = []
     for video in tqdm(videos, desc="clips", unit="clip"):
-        job = ClipJob(video, out, max_frames, seed, pipeline, networks, lip_sync)
+        job = ClipJob(video, out, max_frames, seed, pipeline, scorer)
         try:
             result = job.run(rows)
         except UserError as error:
@@ -152,11 +148,11 @@ def _check_settings(
     if unknown or not rows:
         question = limits.suggest(unknown[0], ROWS) if unknown else ""
         reason = f"no row {', '.join(unknown)}" if unknown else "none given"
-        raise UserError("--rows", reason, f"{question}Choose from: {', '.join(ROWS)}.")
+        raise ArgumentError("rows", None, reason, f"{question}Choose from: {', '.join(ROWS)}.")
     if max_frames is not None:
-        limits.MAX_FRAMES.require("--max-frames", max_frames)
-    limits.SEED.require("--seed", seed)
-    limits.FIT_STEPS.require("--fit-steps", fit_steps)
+        limits.MAX_FRAMES.require("max_frames", max_frames)
+    limits.SEED.require("seed", seed)
+    limits.FIT_STEPS.require("fit_steps", fit_steps)
     for folder in (out, *(out / "rows" / row for row in rows)):
         refuse_inputs(folder, [clips])
 
@@ -166,19 +162,3 @@ def _load_pipeline(checkpoint: str | Path | None, device: str, fit_steps: int) -
     from s3dnerf.pipeline import TalkingHeadPipeline
 
     return TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps)
-
-
-def _load_lip_sync(device: str) -> SyncDiscriminator:
-    from s3dnerf.device import choose_device
-    from s3dnerf.models.sync_discriminator import load_discriminator
-
-    return load_discriminator(device=choose_device(device))
-
-
-def _load_networks(weights: FoundWeights, device: str) -> PretrainedMetrics | None:
-    if not weights.paths:
-        return None
-    from s3dnerf.device import choose_device
-    from s3dnerf.evaluation.networks import PretrainedMetrics
-
-    return PretrainedMetrics(weights.paths, choose_device(device))

@@ -10,8 +10,8 @@ import numpy as np
 
 from s3dnerf.data.motion_statistics import measure_brow_height, measure_lip_height
 from s3dnerf.data.tracks import ClipTrack
+from s3dnerf.evaluation.estimates import NAN, Estimate
 from s3dnerf.evaluation.motion_judge import MotionJudge
-from s3dnerf.evaluation.motion_report import NAN, Estimate
 from s3dnerf.evaluation.motion_rows import MotionModel, Row
 from s3dnerf.evaluation.motion_theval import measure_theval_motion
 from s3dnerf.face.coefficients import MotionCoefficients

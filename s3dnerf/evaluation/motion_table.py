@@ -12,9 +12,10 @@ from s3dnerf import limits
 from s3dnerf.data.clips import open_clips
 from s3dnerf.data.index import decode_text
 from s3dnerf.errors import UserError
+from s3dnerf.evaluation.estimates import NAN
 from s3dnerf.evaluation.motion_judge import MotionJudge, SpeechReader
 from s3dnerf.evaluation.motion_plot import draw_pose_curves
-from s3dnerf.evaluation.motion_report import NAN, MotionReport
+from s3dnerf.evaluation.motion_report import MotionReport
 from s3dnerf.evaluation.motion_rows import (
     OURS,
     WRONG_SPEECH,

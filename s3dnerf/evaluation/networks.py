@@ -40,6 +40,12 @@ class TargetFeatures:
     speech: np.ndarray | None
     """SyncNet embeddings of the speech, ``float32 [N, 1024]``."""
 
+    def cut(self, frames: int) -> TargetFeatures:
+        """Return the features of the first frames."""
+        parts = (self.features.identity, self.features.features)
+        cut = (None if part is None else part[: frames - 1] for part in parts)
+        return TargetFeatures(VideoFeatures(*cut), self.speech)
+
 
 @dataclass(frozen=True)
 class NetworkScores:
@@ -71,15 +77,20 @@ class PretrainedMetrics:
         self._inception = load_inception(*paths["fid"]).to(device) if "fid" in paths else None
         self._syncnet = load_syncnet(*paths["lse_c"]).to(device) if "lse_c" in paths else None
 
-    def encode_target(self, target: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray) -> TargetFeatures:
+    def encode_target(
+        self, target: Iterable[np.ndarray], track: FaceTrack, speech: np.ndarray | None
+    ) -> TargetFeatures:
         """Encode the frames ``uint8 [H, W, 3]`` and 16 kHz speech ``[n]`` of a target clip, once for all its rows."""
         extractor = _FeatureExtractor(self._arcface, self._inception, track)
         for index, frame in enumerate(target):
             extractor.add(_scale(frame), index)
-        if self._syncnet is None:
-            return TargetFeatures(extractor.finish(), None)
-        count = syncnet.count_windows(len(track), len(speech))
-        return TargetFeatures(extractor.finish(), syncnet.embed_speech(self._syncnet, speech, count))
+        return TargetFeatures(extractor.finish(), self.encode_speech(speech, len(track)))
+
+    def encode_speech(self, speech: np.ndarray | None, frames: int) -> np.ndarray | None:
+        """Encode the 16 kHz speech ``[n]`` of a clip of T frames for LSE; None without speech or without SyncNet."""
+        if self._syncnet is None or speech is None:
+            return None
+        return syncnet.embed_speech(self._syncnet, speech, syncnet.count_windows(frames, len(speech)))
 
     def measure(
         self,

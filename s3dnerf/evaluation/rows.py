@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -22,22 +23,15 @@ from tqdm import tqdm
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.contact_sheet import FACE_SIDE, draw_clip_sheet, select_sheet_frames
-from s3dnerf.evaluation.scores import Measurement, Scores, SpeechTiming, measure_clip
+from s3dnerf.evaluation.scorer import Scorer, find_sound
+from s3dnerf.evaluation.scores import Measurement
 from s3dnerf.evaluation.tables import ROW_TITLES
-from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
-from s3dnerf.limits import MAX_FRAMES
-from s3dnerf.media.audio import count_frames, measure_level, read_clean_speech
-from s3dnerf.media.speech_activity import find_active_frames, find_pauses
-from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
-
-if TYPE_CHECKING:
-    from s3dnerf.evaluation.networks import PretrainedMetrics, TargetFeatures
-    from s3dnerf.models.sync_discriminator import SyncDiscriminator
+from s3dnerf.evaluation.tracking import FaceTrack
+from s3dnerf.media.audio import read_clean_speech
+from s3dnerf.media.video import VideoWriter, stream_frames
 
 ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
 MODEL_ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose")
-MIN_FRAMES = MAX_FRAMES.minimum
-"""Minimum number of frames of a clip; motion cannot be measured on fewer."""
 
 
 class Reenactor(Protocol):
@@ -85,19 +79,15 @@ class ClipJob:
     max_frames: int | None
     seed: int
     pipeline: Reenactor | None
-    networks: PretrainedMetrics | None = None
-    lip_sync: SyncDiscriminator | None = None
+    scorer: Scorer
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and score the videos of ``rows``. Raises UserError if the clip cannot be used."""
         sound = _find_sound(self.video)
-        track = self._track_target()
+        target = self.scorer.read_target(self.video, self._stream_target, read_clean_speech(sound))
+        track, timing = target.track, target.timing
+        assert timing is not None, "clips without sound are refused"
         moments = select_sheet_frames(track)
-        wanted = set(moments.tolist())
-        target = [frame for index, frame in enumerate(self._stream_target()) if index in wanted]
-        speech = read_clean_speech(sound)
-        timing = self._measure_timing(track, speech)
-        target_features = self.networks.encode_target(self._stream_target(), track, speech) if self.networks else None
         measured: dict[str, Measurement] = {}
         for row in rows:
             folder = self.out if row == "ours" else self.out / "rows" / row
@@ -105,56 +95,14 @@ class ClipJob:
             self._write(generated, self._generate_frames(row, sound, track), sound, len(track), row)
             # Lips that do not follow the sound are not late when the sound is.
             of_row = timing if row in MODEL_ROWS else replace(timing, offset=None if timing.offset is None else 0)
-            measurement = measure_clip(self._stream_target(), stream_frames(generated, FPS), track, wanted, of_row)
-            measured[row] = self._add_networks(generated, measurement, target_features, speech)
-        features = target_features.features.features if target_features else None
-        return ClipResult(self.video.stem, track, moments, target, measured, features)
-
-    def _measure_timing(self, track: FaceTrack, speech: np.ndarray) -> SpeechTiming:
-        frames = max(len(track), count_frames(len(speech)))
-        is_pause = find_pauses(find_active_frames([speech], measure_level([speech]), frames))[: len(track)]
-        if self.lip_sync is None:
-            return SpeechTiming(is_pause)
-        # Imported here because scores of images and landmarks do not need torch.
-        from s3dnerf.evaluation.sync_discriminator import find_sound_offset
-
-        return SpeechTiming(is_pause, find_sound_offset(self.lip_sync, self._stream_target(), track, speech))
-
-    def _add_networks(
-        self, generated: Path, measurement: Measurement, target_features: TargetFeatures | None, speech: np.ndarray
-    ) -> Measurement:
-        if self.lip_sync is not None:
-            measurement = replace(measurement, scores=self._score_sync(generated, measurement, speech))
-        if self.networks is None or target_features is None:
-            return measurement
-        # The networks need the whole track of the generated video, so the video is read a second time.
-        seen = self.networks.measure(
-            self._stream_target(), stream_frames(generated, FPS), target_features, measurement.track
-        )
-        return replace(measurement, scores=replace(measurement.scores, **seen.scores), features=seen.features)
-
-    def _score_sync(self, generated: Path, measurement: Measurement, speech: np.ndarray) -> Scores:
-        # Imported here because scores of images and landmarks do not need torch.
-        from s3dnerf.evaluation.sync_discriminator import score_tracked_video
-
-        assert self.lip_sync is not None, "only called with a discriminator"
-        sync = score_tracked_video(self.lip_sync, stream_frames(generated, FPS), measurement.track, speech)
-        confidence, distance = (sync.confidence, sync.distance) if sync else (np.nan, np.nan)
-        return replace(measurement.scores, sync_confidence=confidence, sync_distance=distance)
+            open_generated = partial(stream_frames, generated, FPS)
+            measured[row] = self.scorer.score(target, open_generated, target.speech, of_row, moments.tolist())
+        features = target.features.features.features if target.features else None
+        kept = target.keep_frames(moments.tolist())
+        return ClipResult(self.video.stem, track, moments, kept, measured, features)
 
     def _stream_target(self) -> Iterator[np.ndarray]:
         return islice(stream_frames(self.video, FPS), self.max_frames)
-
-    def _track_target(self) -> FaceTrack:
-        recorder = FaceTrackRecorder()
-        for frame in tqdm(self._stream_target(), desc=f"{self.video.stem}: tracking", unit="frame", leave=False):
-            recorder.add(frame)
-        track = recorder.finish()
-        if len(track) < MIN_FRAMES:
-            raise UserError(self.video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more.")
-        if not track.found[0]:
-            raise UserError(self.video, "its first frame shows no face", "Start the clip where the face is seen.")
-        return track
 
     def _generate_frames(self, row: str, sound: Path, track: FaceTrack) -> Iterable[np.ndarray]:
         if row == "ground_truth":
@@ -187,9 +135,7 @@ class ClipJob:
 
 
 def _find_sound(video: Path) -> Path:
-    beside = video.with_suffix(".wav")
-    if beside.is_file():
-        return beside
-    if not probe_video(video).has_audio:
+    sound = find_sound(video)
+    if sound is None:
         raise UserError(video, "has no sound", "Put a .wav of the same name beside it.")
-    return video
+    return sound

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from s3dnerf.constants import FPS
+from s3dnerf.evaluation.frame_measures import FrameMeasures
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder, crop_window, evaluation_size
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import (
@@ -64,6 +65,7 @@ class Scores:
     lip_gain_plain: float | None = None
     sync_confidence: float | None = None
     sync_distance: float | None = None
+    sync_in_step: float | None = None
     lpips: float | None = None
     lpips_vgg: float | None = None
     csim: float | None = None
@@ -83,7 +85,7 @@ class Scores:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the scores by name, in order."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Measurement:
     sampled: list[np.ndarray]
     features: np.ndarray | None = None
     """Inception features of all frames but the first, ``float32 [T - 1, 2048]``; None without its weights."""
+    of_frames: dict[str, float] = field(default_factory=dict)
+    """What :class:`FrameMeasures` measured, if asked for."""
 
 
 def measure_clip(
@@ -113,6 +117,7 @@ def measure_clip(
     target_track: FaceTrack,
     sampled_at: Iterable[int] = (),
     timing: SpeechTiming | None = None,
+    frame_measures: FrameMeasures | None = None,
 ) -> Measurement:
     """Score a stream of generated frames against the target frames.
 
@@ -122,6 +127,7 @@ def measure_clip(
         target_track: of the target frames, at least two.
         sampled_at: numbers of the generated frames to keep.
         timing: of the audio; None leaves out the scores that need it.
+        frame_measures: further measures to take on the way.
 
     Raises:
         ValueError: one stream ends before the other, or generated frames are smaller.
@@ -139,11 +145,15 @@ def measure_clip(
         points = recorder.add(b)
         if index in wanted:
             sampled[index] = b
+        scaled = resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b))
         if index > 0:
-            images.add(resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b)), index, points)
+            images.add(*scaled, index, points)
+        if frame_measures is not None:
+            frame_measures.add(scaled[1], points, scaled[0])
     track = recorder.finish()
     scores = Scores(**images.finish(), **compare_tracks(target_track, track, timing))
-    return Measurement(scores, track, [sampled[index] for index in sorted(sampled)])
+    of_frames = {} if frame_measures is None else frame_measures.finish()
+    return Measurement(scores, track, [sampled[index] for index in sorted(sampled)], of_frames=of_frames)
 
 
 class ImageScores:

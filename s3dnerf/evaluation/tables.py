@@ -112,6 +112,13 @@ COLUMNS = (
     Column("sync_of_real", "sync conf. (% of real)", 0, "sync conf. over ground truth's", of_row=True),
     Column("sync_distance", "sync dist. ↓", 3, "one minus that cosine", is_detail=True),
     Column(
+        "sync_in_step",
+        "sync in step ↑",
+        3,
+        "our lip-sync discriminator: cosine of lips and speech as recorded, without a search for the best offset",
+        is_detail=True,
+    ),
+    Column(
         "lse_c",
         "LSE-C ↑",
         2,

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import correlate1d
 from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.points import RIGID_POINTS, select_points
@@ -139,6 +138,9 @@ def smooth_head_pose(pose: HeadPose, sigma_frames: float) -> HeadPose:
     """
     if sigma_frames <= 0 or len(pose) < 2:
         return pose
+    # Rendering needs nothing of scipy.ndimage.
+    from scipy.ndimage import correlate1d
+
     mean = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
     rotvecs = (Rotation.from_matrix(pose.rotation.astype(np.float64)) * mean.inv()).as_rotvec()
     series = np.concatenate([rotvecs, np.log(pose.scale)[:, None], pose.center], axis=1)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_similarity
@@ -53,6 +52,9 @@ def find_mirror_pairs(face: np.ndarray) -> np.ndarray:
     pairs: np.ndarray | None = None
     for _ in range(MAX_ITERATIONS):
         squared = ((moved[:, None] - face[None]) ** 2).sum(-1)
+        # Only the mirroring of training data needs it.
+        from scipy.optimize import linear_sum_assignment
+
         found = linear_sum_assignment(squared + squared.T)[1]
         if pairs is not None and np.array_equal(found, pairs):
             break

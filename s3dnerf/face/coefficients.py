@@ -20,7 +20,6 @@ from s3dnerf.face.expression_basis import (
     load_shipped_basis,
     mirror_eye_state,
 )
-from s3dnerf.face.pose_cleaning import low_pass, remove_mouth_leak
 from s3dnerf.face.regions import measure_gaze
 
 CHANNELS = {"expression": slice(0, 24), "pose": slice(24, 30), "eyes": slice(30, 32), "gaze": slice(32, 34)}
@@ -182,6 +181,9 @@ def clean_pose(pose: HeadPose, lip_opening: np.ndarray) -> HeadPose:
         pose: T poses of one clip.
         lip_opening: ``[T]`` in head units.
     """
+    # Only training data is cleaned, and scipy.signal takes long to import.
+    from s3dnerf.face.pose_cleaning import low_pass, remove_mouth_leak
+
     mean = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
     # About the axes of the head in its mean pose.
     rotvec = (mean.inv() * Rotation.from_matrix(pose.rotation.astype(np.float64))).as_rotvec()

@@ -106,40 +106,49 @@ def crop_pose(pose: HeadPose, box: CropBox) -> HeadPose:
     return HeadPose(pose.rotation, pose.scale * np.float32(2 / box.side), center.astype(np.float32))
 
 
-def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float = 0.06) -> np.ndarray:
-    """Paste a crop back into a frame.
+class CropPaster:
+    """Pastes crops back into one frame.
+
+    Only the square is touched, so the cost depends little on the size of the frame.
 
     Args:
         frame: ``uint8 [H, W, 3]``.
-        crop: ``uint8 [S, S, 3]``.
         box: the crop's square in the frame.
         feather: fraction of the side over which the crop fades in, except along the frame's own edges.
-
-    Returns:
-        A new frame.
     """
-    height, width = frame.shape[:2]
-    ratio = crop.shape[0] / box.side
-    # Only the square is resampled, so the cost does not depend on the size of the frame.
-    left, top = (int(np.clip(np.floor(start), 0, size)) for start, size in ((box.x, width), (box.y, height)))
-    right, bottom = (
-        int(np.clip(np.ceil(start + box.side), 0, size)) for start, size in ((box.x, width), (box.y, height))
-    )
-    pasted = frame.copy()
-    if right <= left or bottom <= top:
+
+    def __init__(self, frame: np.ndarray, box: CropBox, feather: float = 0.06) -> None:
+        self.frame, self.box = frame, box
+        height, width = frame.shape[:2]
+        self.left, self.top = (
+            int(np.clip(np.floor(start), 0, size)) for start, size in ((box.x, width), (box.y, height))
+        )
+        right, bottom = (
+            int(np.clip(np.ceil(start + box.side), 0, size)) for start, size in ((box.x, width), (box.y, height))
+        )
+        self.size = right - self.left, bottom - self.top
+        rows = _feather_weights(height, box.y, box.side, feather)[self.top : bottom]
+        columns = _feather_weights(width, box.x, box.side, feather)[self.left : right]
+        self._weights = rows[:, None] * columns
+
+    def paste(self, crop: np.ndarray) -> np.ndarray:
+        """Return a new frame with a crop ``uint8 [S, S, 3]`` in it."""
+        pasted = self.frame.copy()
+        if min(self.size) <= 0:
+            return pasted
+        box, ratio = self.box, crop.shape[0] / self.box.side
+        # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
+        start = [(0.5 + self.left - box.x) * ratio - 0.5, (0.5 + self.top - box.y) * ratio - 0.5]
+        matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]], np.float64)
+        resized = _resample(_antialias(crop, ratio), matrix, self.size)
+        square = pasted[self.top : self.top + self.size[1], self.left : self.left + self.size[0]]
+        square[:] = cv2.blendLinear(resized, np.ascontiguousarray(square), self._weights, 1.0 - self._weights)
         return pasted
-    # Pixel i of the frame is at position (i + 0.5 - x) * ratio - 0.5 of the crop.
-    start = [(0.5 + left - box.x) * ratio - 0.5, (0.5 + top - box.y) * ratio - 0.5]
-    matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]], np.float64)
-    resized = _resample(_antialias(crop, ratio), matrix, (right - left, bottom - top))
-    rows, columns = (
-        _feather_weights(height, box.y, box.side, feather)[top:bottom],
-        _feather_weights(width, box.x, box.side, feather)[left:right],
-    )
-    square = frame[top:bottom, left:right]
-    blended = square + (rows[:, None] * columns)[..., None] * (resized.astype(np.float32) - square)
-    pasted[top:bottom, left:right] = np.clip(np.round(blended), 0, 255)
-    return pasted
+
+
+def paste_crop(frame: np.ndarray, crop: np.ndarray, box: CropBox, feather: float = 0.06) -> np.ndarray:
+    """Return a new frame with a crop ``uint8 [S, S, 3]`` pasted into it; see :class:`CropPaster`."""
+    return CropPaster(frame, box, feather).paste(crop)
 
 
 def limit_image_size(image: np.ndarray, box: CropBox, max_side: int, max_pixels: int) -> tuple[np.ndarray, CropBox]:
@@ -158,7 +167,8 @@ def limit_image_size(image: np.ndarray, box: CropBox, max_side: int, max_pixels:
     ratio = min(1.0, max_side / max(height, width), np.sqrt(max_pixels / (height * width)))
     if ratio == 1.0:
         return image, box
-    size = max(1, int(height * ratio)), max(1, int(width * ratio))
+    # Even sides, as video has.
+    size = max(2, int(height * ratio) // 2 * 2), max(2, int(width * ratio) // 2 * 2)
     resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     return resized, CropBox(box.x * ratio, box.y * ratio, box.side * ratio)
 

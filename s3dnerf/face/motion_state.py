@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import atomic_write
 
+T = TypeVar("T")
 HEAD_BLEND_FRAMES = FPS
 """Frames over which the head moves from where it was to another motion."""
 EYE_BLEND_FRAMES = 6
@@ -105,7 +107,7 @@ def read_state(path: str | Path) -> MotionState:
     Raises:
         UserError: the file cannot be read or holds no state.
     """
-    hint = "name a file that --end wrote"
+    hint = "name a file with the end state of a video"
     try:
         return MotionState.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
@@ -179,7 +181,9 @@ def blend_mouth_motion(codes: torch.Tensor, state: MotionState) -> torch.Tensor:
     last = torch.tensor(state.mouth, dtype=codes.dtype, device=codes.device)
     if last.shape != codes.shape[1:]:
         shapes = " x ".join(map(str, last.shape)), " x ".join(map(str, codes.shape[1:]))
-        raise UserError("--start", "holds mouth codes of {} numbers, the model has {}".format(*shapes), "use one model")
+        raise ArgumentError(
+            "start", None, "holds mouth codes of {} numbers, the model has {}".format(*shapes), "use one model"
+        )
     blended = codes.clone()
     for frame in range(min(MOUTH_BLEND_FRAMES, len(codes))):
         blended[frame] = torch.lerp(codes[frame], last, blend_weight(frame + 1, MOUTH_BLEND_FRAMES + 1))
@@ -190,3 +194,10 @@ def blend_weight(frame: int, frames: int) -> float:
     """Return the weight of the previous motion: 1 at frame 0, 0 from ``frames`` on, with zero slope at both ends."""
     x = min(frame / frames, 1.0)
     return 1.0 - x * x * (3.0 - 2.0 * x)
+
+
+def remember_last(values: Iterator[T], last: deque[T]) -> Iterator[T]:
+    """Yield ``values`` and keep the latest one in ``last``."""
+    for value in values:
+        last.append(value)
+        yield value

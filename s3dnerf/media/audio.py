@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 import av
 import numpy as np
-import soundfile
-from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from s3dnerf.constants import FPS as FPS
 from s3dnerf.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -22,6 +20,7 @@ from s3dnerf.errors import UserError, first_line
 from s3dnerf.media.container import decode_tolerantly, find_audio_stream, find_start_time, name_media, open_media
 from s3dnerf.media.downmix import StereoStatistics, downmix_matrix
 from s3dnerf.media.files import atomic_write
+from s3dnerf.media.memory import Media
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 MIN_SECONDS = 0.2
@@ -50,7 +49,7 @@ class SpeechLevel:
     """Largest absolute sample."""
 
 
-def stream_audio(path: str | Path, rate: int, channels: int | None = None) -> Generator[np.ndarray, None, None]:
+def stream_audio(path: Media, rate: int, channels: int | None = None) -> Generator[np.ndarray, None, None]:
     """Stream the audio of a file as blocks ``float32 [C, n]`` in [-1, 1].
 
     The first sample is at the time of the first video frame (audio that starts later is padded with zeros, earlier
@@ -58,7 +57,7 @@ def stream_audio(path: str | Path, rate: int, channels: int | None = None) -> Ge
     several audio tracks, the default one is used.
 
     Args:
-        path: an audio or video file.
+        path: an audio or video file, on disk or in memory.
         rate: sample rate of the output.
         channels: 1 for a speech mix of all channels (see ``downmix``); None keeps mono and stereo, and mixes more
             channels down to stereo.
@@ -78,23 +77,23 @@ def resample_audio(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> Ge
     yield from _resample(((block, rate) for block in blocks), new_rate)
 
 
-def stream_speech(path: str | Path) -> Iterator[np.ndarray]:
+def stream_speech(path: Media) -> Iterator[np.ndarray]:
     """Stream the audio of a file as mono 16 kHz blocks ``float32 [n]``; see ``stream_audio``."""
     for block in stream_audio(path, SAMPLE_RATE, channels=1):
         yield block[0]
 
 
-def stream_clean_speech(path: str | Path) -> Iterator[np.ndarray]:
+def stream_clean_speech(path: Media) -> Iterator[np.ndarray]:
     """Stream the input of the models: ``stream_speech`` after ``remove_rumble``."""
     yield from remove_rumble(stream_speech(path))
 
 
-def read_clean_speech(path: str | Path) -> np.ndarray:
+def read_clean_speech(path: Media) -> np.ndarray:
     """Read all of ``stream_clean_speech``, ``float32 [n]``."""
     return np.concatenate([np.zeros(0, np.float32), *stream_clean_speech(path)])
 
 
-def read_speech(path: str | Path) -> np.ndarray:
+def read_speech(path: Media) -> np.ndarray:
     """Read all of ``stream_speech``, ``float32 [n]``; n may be 0."""
     return np.concatenate([np.zeros(0, np.float32), *stream_speech(path)])
 
@@ -106,6 +105,9 @@ def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     at most 1.1 ms. Rumble 22 dB louder than the speech does not change the lips (correlation 0.999; 0.92 at second
     order). The filter is initialized with the mean of the first 50 ms, so that an offset causes no click.
     """
+    # It takes long to import.
+    from scipy.signal import sosfilt, sosfilt_zi
+
     filter_, state, waiting = _design_rumble_filter(), None, np.zeros(0, np.float32)
 
     def begin() -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +160,7 @@ def measure_level(blocks: Iterable[np.ndarray]) -> SpeechLevel:
     return SpeechLevel(samples, _active_rms(energy), peak)
 
 
-def check_speech(path: str | Path, level: SpeechLevel) -> None:
+def check_speech(path: Media, level: SpeechLevel) -> None:
     """Raise UserError if the speech of ``path`` with this level is empty, too short or silent."""
     if level.samples == 0:
         raise UserError(path, "holds no sound at all (0 samples)", "Use a recording of speech.")
@@ -247,6 +249,8 @@ def read_flac(file: str | Path | BinaryIO) -> np.ndarray:
     Raises:
         UserError: it is damaged, or is not 16 kHz mono.
     """
+    import soundfile
+
     name = name_media(file)
     try:
         speech, rate = soundfile.read(file, dtype="float32")
@@ -258,6 +262,9 @@ def read_flac(file: str | Path | BinaryIO) -> np.ndarray:
 
 
 def _write_pcm16(path: str | Path, speech: np.ndarray, container: str) -> None:
+    # Rendering needs no sound file library.
+    import soundfile
+
     if speech.ndim != 1:
         raise ValueError(f"expected mono sound [n], got {list(speech.shape)}")
     # The inverse of how readers scale 16-bit samples, so that a round trip is lossless.
@@ -279,10 +286,12 @@ def _active_rms(energy: np.ndarray) -> float:
 
 @cache
 def _design_rumble_filter() -> np.ndarray:
+    from scipy.signal import butter
+
     return butter(4, 25.0, "highpass", fs=SAMPLE_RATE, output="sos")
 
 
-def _choose_stereo_weights(path: str | Path) -> np.ndarray:
+def _choose_stereo_weights(path: Media) -> np.ndarray:
     """Choose the mono weights ``[1, 2]`` of two channels, from the first minute that is not silent."""
     statistics, seconds = StereoStatistics(), 0.0
     with open_media(path, "speech") as container:
@@ -297,7 +306,7 @@ def _choose_stereo_weights(path: str | Path) -> np.ndarray:
 
 
 def _align(
-    frames: Iterable[av.AudioFrame], start: float | None, stereo: np.ndarray | None, path: str | Path
+    frames: Iterable[av.AudioFrame], start: float | None, stereo: np.ndarray | None, path: Media
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Turn decoded frames into (``float32 [C, n]``, rate) without gaps or overlaps, from time ``start`` on."""
     clock, started = start, False  # presentation time of the next sample; whether a sample was yielded

@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import require_file
+from s3dnerf.media.memory import Media, MediaBytes
 
 # Formats of still images, which FFmpeg opens as videos (like every format named "..._pipe").
 _STILL_FORMATS = {"image2", "ico"}
@@ -33,11 +34,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_media(media: str | Path | BinaryIO, kind: str) -> Iterator[InputContainer]:
+def open_media(media: Media | BinaryIO, kind: str) -> Iterator[InputContainer]:
     """Open an audio or video file for reading inside the block.
 
     Args:
-        media: a path, or an open file that can seek, which stays open.
+        media: a path, a file in memory, or an open file that can seek, which stays open.
         kind: what is expected, "speech" or "video".
 
     Raises:
@@ -45,6 +46,8 @@ def open_media(media: str | Path | BinaryIO, kind: str) -> Iterator[InputContain
     """
     path = name_media(media)
     source: str | BinaryIO
+    if isinstance(media, MediaBytes):
+        media = media.open()
     if isinstance(media, (str, Path)):
         path = require_file(media, kind)
         with path.open("rb") as file:
@@ -74,7 +77,7 @@ def open_media(media: str | Path | BinaryIO, kind: str) -> Iterator[InputContain
             raise UserError(path, f"cannot be decoded ({error.strerror})", hint) from error
 
 
-def name_media(media: str | Path | BinaryIO) -> Path:
+def name_media(media: Media | BinaryIO) -> Path:
     """Return the path or the name of a file, for messages."""
     return Path(media if isinstance(media, (str, Path)) else str(getattr(media, "name", "media")))
 
@@ -98,7 +101,7 @@ def find_video_stream(container: InputContainer) -> VideoStream | None:
     return None
 
 
-def find_audio_stream(container: InputContainer, path: str | Path) -> AudioStream:
+def find_audio_stream(container: InputContainer, path: Media) -> AudioStream:
     """Return the audio stream marked as default, or FFmpeg's choice. Raises UserError if there is none."""
     tracks = container.streams.audio
     if not tracks:
@@ -112,7 +115,7 @@ def find_audio_stream(container: InputContainer, path: str | Path) -> AudioStrea
     return chosen
 
 
-def find_start_time(path: str | Path, kind: str) -> float | None:
+def find_start_time(path: Media, kind: str) -> float | None:
     """Return the presentation time of the first video frame in seconds of the file's clock, or None without video.
 
     Times of both audio and video are relative to it, so that they stay in sync wherever the clock starts.

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from s3dnerf.errors import UserError
+from s3dnerf.errors import ArgumentError, UserError
+from s3dnerf.media.color import apply_profile
 from s3dnerf.media.files import atomic_write, require_file
+from s3dnerf.media.memory import to_array
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageInput = Union[str, Path, bytes, Image.Image, np.ndarray, "Tensor"]
+"""An image as a path, the content of a file, or pixels."""
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+"""Brands of pictures in HEIF, as phones write them."""
+WHITE = (255, 255, 255)
+ROUNDING = 1e-3
+"""By how much floats may leave [0, 1], as they do after resizing."""
 _WRITABLE: dict[str, dict[str, Any]] = {
     ".png": {},
     ".jpg": {"quality": 95},
@@ -20,26 +34,93 @@ _WRITABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(image: ImageInput, argument: str = "image", over: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Read an image as displayed, as RGB ``uint8 [H, W, 3]``.
 
-    EXIF rotation is applied, transparency is composited over white, gray is repeated to three channels, and 16-bit
-    values (or the 10 or 12 bits of them that are used) are scaled to 8 bits. Animations give their first frame.
+    EXIF rotation is applied, colors of an ICC profile such as Display P3 are converted to sRGB, transparency is
+    composited over a color, gray is repeated to three channels, and 16-bit values (or the 10 or 12 bits of them that
+    are used) are scaled to 8 bits. Animations give their first frame.
+
+    Args:
+        image: a path, the bytes of a file, an image of Pillow, an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``, or a
+            tensor of PyTorch ``[1, 3 or 4, H, W]``. Arrays and tensors hold integers of 8 or 16 bits, or floats in
+            [0, 1].
+        argument: name of an image in memory, for messages.
+        over: color behind transparent pixels.
 
     Raises:
-        UserError: the file is missing, not an image, or broken.
+        UserError: the file is missing, not an image, or broken; or the array is no image.
     """
-    path = require_file(path, "image")
+    if isinstance(image, Image.Image):
+        return _decode(image, argument, over)
+    if isinstance(image, (str, os.PathLike)):
+        path = require_file(Path(image), "image")
+        return _read_file(path, path, over)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _read_file(io.BytesIO(image), argument, over)
+    if hasattr(image, "__array__"):
+        pixels = check_pixels(image, argument)
+        return _decode(Image.fromarray(pixels), argument, over) if pixels.shape[2] == 4 else pixels
+    hint = "Give a path, the bytes of a file, an image of Pillow, an array or a tensor."
+    raise ArgumentError(argument, None, f"is of type {type(image).__name__}, which is no image", hint)
+
+
+def _read_file(file: Path | io.BytesIO, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
+    if _read_brand(file) in HEIF_BRANDS:
+        # Apple's format; Pillow itself reads AVIF.
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), path)
+        with Image.open(file) as image:
+            return _decode(image, name, over)
     except UnidentifiedImageError as error:
-        raise UserError(path, "is not a picture that can be read", "Use a PNG, JPEG or WebP file.") from error
+        raise UserError(
+            name, "is not a picture that can be read", "Use a PNG, JPEG, WebP, HEIC or AVIF file."
+        ) from error
+
+
+def _read_brand(file: Path | io.BytesIO) -> bytes:
+    """Return the brand of a file of the ISO base media format, such as b"heic", or b""."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    else:
+        head = file.getvalue()[:12]
+    return head[8:12] if head[4:8] == b"ftyp" else b""
+
+
+def _decode(image: Image.Image, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name, over)
     except Image.DecompressionBombError as error:
-        raise UserError(path, "is too large a picture", "Shrink it to a few thousand pixels a side.") from error
+        raise UserError(name, "is too large a picture", "Shrink it to a few thousand pixels a side.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(path, f"is a broken picture ({error})", "Save it again as PNG or JPEG.") from error
+        raise UserError(name, f"is a broken picture ({error})", "Save it again as PNG or JPEG.") from error
+
+
+def check_pixels(image: Any, argument: str) -> np.ndarray:
+    """Return an array or tensor of an image (see :func:`read_image`) as ``uint8 [H, W, 3]`` or ``uint8 [H, W, 4]``."""
+    pixels = to_array(image)
+    given = f"{pixels.dtype} {list(pixels.shape)}"
+    if hasattr(image, "detach"):
+        pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+        pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
+        hint = "Give an array [H, W, 3], or a tensor [3, H, W]."
+        raise ArgumentError(argument, None, f"is {given}, which is not the shape of an image", hint)
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (np.isfinite(pixels).all() and pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):
+            raise ArgumentError(argument, None, "has floats outside 0 to 1", "Divide values up to 255 by 255.")
+        pixels = np.clip(np.rint(pixels * 255.0), 0, 255).astype(np.uint8)
+    elif pixels.dtype == np.uint16:
+        pixels = np.rint(pixels * (255.0 / 65535.0)).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        hint = "Use uint8, uint16, or floats in [0, 1]."
+        raise ArgumentError(argument, None, f"is {given}, which is not the type of an image", hint)
+    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -91,16 +172,16 @@ def _count_bits(values: np.ndarray) -> int:
     return 16 if largest >= 2**12 else 12 if largest >= 2**10 else 10
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def _to_rgb(image: Image.Image, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
     if image.mode.startswith("I"):
         # Pillow clips 16-bit gray at 255 instead of scaling it.
         values = np.asarray(image)
         gray = values.astype(np.float32) * (255.0 / (2 ** _count_bits(values) - 1))
         return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise UserError(path, "holds floating-point pixels of unknown range", "Save it as an 8-bit PNG.")
+        raise UserError(name, "holds floating-point pixels of unknown range", "Save it as an 8-bit PNG.")
+    image = apply_profile(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*over, 255)), image)
     return np.array(image.convert("RGB"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 WHITE = 255.0
 SSIM_WINDOW = 7
@@ -45,6 +44,8 @@ def measure_ssim(target: np.ndarray, generated: np.ndarray, gaussian: bool = Fal
     Returns:
         ``float64 [T]``, at most 1.
     """
+    from skimage.metrics import structural_similarity
+
     target, generated = _pair_frames(target, generated)
     if gaussian:
         window = {"gaussian_weights": True, "sigma": GAUSSIAN_SIGMA, "use_sample_covariance": False}

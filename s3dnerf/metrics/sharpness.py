@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from skimage.feature import canny
 
 from s3dnerf.constants import LUMA_WEIGHTS
 
@@ -191,6 +190,8 @@ def _find_sobel_edges(gray: np.ndarray) -> np.ndarray:
 
 
 def _find_canny_edges(gray: np.ndarray) -> np.ndarray:
+    from skimage.feature import canny
+
     smooth = ndimage.gaussian_filter(gray, CANNY_SIGMA, mode="nearest")
     slope = np.hypot(*(ndimage.sobel(smooth, axis, mode="nearest") for axis in (0, 1)))
     high = float(np.quantile(slope, CANNY_QUANTILE))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from s3dnerf.errors import UserError, first_line
+from s3dnerf.state_dict import describe_difference
 
 from .image import scale_to_white
 
@@ -78,16 +79,3 @@ def to_batch(frames: np.ndarray, network: nn.Module) -> Tensor:
 
 def _load_pickle(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def describe_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Describe how names or shapes of tensors differ from those of a network; "" if they do not."""
-    missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-    if surplus:
-        return f"it has {surplus[0]}, which the network has not"
-    for name, value in wanted.items():
-        if value.shape != given[name].shape:
-            return f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
-    return ""

@@ -5,23 +5,57 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from s3dnerf.config import from_dict
+from s3dnerf.config import from_dict, to_dict
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.hub import HINT, find_model
-from s3dnerf.metrics.weights import describe_difference
+from s3dnerf.media.files import make_folder
 from s3dnerf.paths import is_file
+from s3dnerf.state_dict import describe_difference
 
 Model = TypeVar("Model", bound=nn.Module)
 Made = TypeVar("Made", bound=nn.Module, covariant=True)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 COPY_AGAIN = "Copy or download it again."
+
+
+class PretrainedModel(nn.Module):
+    """A model that is saved as a folder with ``config.json`` and ``model.safetensors``, or on the Hugging Face hub.
+
+    The files are those of ``PyTorchModelHubMixin`` of ``huggingface_hub``, which takes long to import and which only
+    the hub needs.
+    """
+
+    config: Any
+    """The settings, a dataclass."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings and weights into a folder."""
+        folder = make_folder(folder)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(to_dict(self.config), indent=2, sort_keys=True), "utf-8")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """Publish the model.
+
+        Args:
+            repo_id: hub id such as "user/model".
+            options: of ``huggingface_hub.HfApi.create_repo``, such as ``private`` and ``token``.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=options.get("token"))
+        api.create_repo(repo_id, exist_ok=True, **options)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
 
 
 class Configurable(Protocol[Made]):

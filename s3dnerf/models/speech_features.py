@@ -9,14 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.hub import find_model, is_online
+from s3dnerf.models.moonshine import MoonshineEncoder
 from s3dnerf.paths import is_folder
 
 SAMPLE_RATE = 16_000
@@ -38,16 +39,7 @@ class LogMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        filters = mel_filter_bank(
-            num_frequency_bins=MEL_TRANSFORM // 2 + 1,
-            num_mel_filters=MEL_BANDS,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(make_mel_filters()), persistent=False)
         self.register_buffer("taper", torch.hann_window(MEL_TRANSFORM), persistent=False)
         self.channels = MEL_BANDS
         self.rate = SAMPLES_PER_FRAME // MEL_HOP
@@ -68,6 +60,21 @@ class LogMel(nn.Module):
         # The floor of 1e-5 lies about 60 dB below speech at the normal level. Anything below it is room noise.
         mel = (self.filters.T @ power).clamp(min=1e-5).log()
         return (mel + 4.0) / 4.0
+
+
+def make_mel_filters() -> np.ndarray:
+    """Return triangular filters ``float32 [frequencies, bands]`` of equal area, as in Slaney's Auditory Toolbox.
+
+    The band centers are evenly spaced on a scale that is linear up to 1 kHz and logarithmic above.
+    """
+    linear, steps = 15.0, 27.0  # steps of 200/3 Hz up to 1 kHz, and for a factor of 6.4 above
+    highest = linear + steps * np.log(SAMPLE_RATE / 2 / 1000.0) / np.log(6.4)
+    scale = np.linspace(0.0, highest, MEL_BANDS + 2)
+    edges = np.where(scale < linear, scale * 200.0 / 3.0, 1000.0 * 6.4 ** ((scale - linear) / steps))
+    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, MEL_TRANSFORM // 2 + 1)[:, None]
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (frequencies - low) / (center - low), (high - frequencies) / (high - center)
+    return (np.minimum(rising, falling).clip(min=0.0) * 2.0 / (high - low)).astype(np.float32)
 
 
 class Transformer(nn.Module):
@@ -126,22 +133,12 @@ class Moonshine(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from transformers import MoonshineConfig
-        from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
-
         weights = read_quantized(MOONSHINE)
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         self.channels = len(weights["conv1.weight"])
-        config = MoonshineConfig(
-            hidden_size=self.channels,
-            intermediate_size=len(weights["layers.0.mlp.fc1.weight"]),
-            encoder_num_hidden_layers=layers,
-            encoder_hidden_act="gelu",
-        )
-        network: Any = MoonshineEncoder(config)
-        network.groupnorm = FixedNorm(self.channels)
-        # Replaces the norm after the last layer of the full encoder by one that only standardizes.
-        network.layer_norm = nn.LayerNorm(self.channels, elementwise_affine=False)
+        # In the place of the norm after the last layer of the full encoder stands one that only standardizes.
+        norms = FixedNorm(self.channels), nn.LayerNorm(self.channels, elementwise_affine=False)
+        network = MoonshineEncoder(self.channels, len(weights["layers.0.mlp.fc1.weight"]), layers, *norms)
         network.load_state_dict(weights)
         self.network = freeze(network)
 
@@ -152,7 +149,7 @@ class Moonshine(nn.Module):
     @torch.no_grad()
     def forward(self, sound: Tensor) -> Tensor:
         """Return the standardized hidden states after the last shipped layer."""
-        hidden = self.network(sound).last_hidden_state.transpose(1, 2)
+        hidden = self.network(sound).transpose(1, 2)
         return space_evenly(hidden, sound.shape[-1], self.step, self.first, self.rate)
 
 

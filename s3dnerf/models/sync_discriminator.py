@@ -12,21 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.config import check_config, from_dict
+from s3dnerf.config import check_config
 from s3dnerf.constraints import Coordinate, Length, PositiveInt, ShareBelowOne, Width
 from s3dnerf.media.audio import cut_speech_window
 from s3dnerf.models.audio_encoder import GROUPS, AudioEncoder, AudioEncoderConfig, SpeechContext, SpeechWindow
 from s3dnerf.models.layers import make_convolution
-from s3dnerf.models.pretrained import load_model, rename_settings
+from s3dnerf.models.pretrained import PretrainedModel, load_model
 from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.precision import mixed_precision
@@ -104,17 +103,12 @@ class SyncDiscriminatorConfig:
         return self
 
 
-class SyncDiscriminator(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
-    """Two networks that embed lips and speech in a common space.
+class SyncDiscriminator(PretrainedModel):
+    """Two networks that embed lips and speech in a common space."""
 
-    ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
-    """
-
-    def __init__(self, config: SyncDiscriminatorConfig | dict[str, Any]) -> None:
-        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
+    def __init__(self, config: SyncDiscriminatorConfig) -> None:
+        """Build the networks."""
         super().__init__()
-        if isinstance(config, dict):
-            config = from_dict(SyncDiscriminatorConfig, rename_settings(config, SETTING_ALIASES), "config.json")
         check_config(config, "lip-sync discriminator")
         self.config = config
         self.frame_encoder = FrameEncoder(config)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.image import upsample
 from s3dnerf.ops.layout import STORAGE, needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 DETAIL_THRESHOLD = 0.1
 """Mean residual of four by four pixels at which the source's detail is kept to ``1 / e``."""
@@ -86,9 +87,7 @@ def launch_forward(library: Library, warped: Tensor, residual: Tensor, detail_sc
     return image
 
 
-@torch.library.custom_op(
-    "s3dnerf::add_residual", mutates_args=(), schema="(Tensor warped, Tensor residual, float detail_scale) -> Tensor"
-)
+@define_operator("add_residual", "(Tensor warped, Tensor residual, float detail_scale) -> Tensor")
 def add_residual(warped, residual, detail_scale):
     """Return the sum, see :func:`launch_forward`."""
     return launch_forward(find_library(warped.device.type), warped, residual, detail_scale)

@@ -87,7 +87,6 @@ class Library:
         return ERRORS[code]
 
 
-@torch.compiler.assume_constant_result
 def choose_backend(operator: str, device: str) -> str:
     """Return the entry of :data:`BACKENDS` that serves an operator for tensors on a device type such as "cpu".
 
@@ -96,6 +95,10 @@ def choose_backend(operator: str, device: str) -> str:
             ``S3DNERF_LIBRARIES`` is not a folder of libraries.
     """
     return _choose(operator, device, os.environ.get(VARIABLE) or "auto", os.environ.get(LIBRARIES_VARIABLE) or None)
+
+
+# What torch.compiler.assume_constant_result does, which imports all of the compiler, in a second.
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def find_library(device: str) -> Library:
@@ -152,6 +155,8 @@ def keep_freed_memory() -> bool:
     tensors exceeds the cost of most operators. Programs that allocate many of them call this once. The process does not
     shrink afterwards. Returns False if the C library is not glibc.
     """
+    if os.name == "nt":
+        return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,9 @@ def launch_backward(
     return results
 
 
-@torch.library.custom_op(
-    "s3dnerf::composite",
-    mutates_args=(),
-    schema="(Tensor density, Tensor values, Tensor deltas, SymInt rays, float early_stop_eps) "
-    "-> (Tensor, Tensor, Tensor)",
+@define_operator(
+    "composite",
+    "(Tensor density, Tensor values, Tensor deltas, SymInt rays, float early_stop_eps) -> (Tensor, Tensor, Tensor)",
 )
 def composite_op(density, values, deltas, rays, early_stop_eps):
     """Composite flat samples; every ray has equally many."""
@@ -143,10 +142,9 @@ def _(density, values, deltas, rays, early_stop_eps):
     return values.new_empty(rays, values.shape[1]), values.new_empty(rays), torch.empty_like(density)
 
 
-@torch.library.custom_op(
-    "s3dnerf::composite_backward",
-    mutates_args=(),
-    schema="(Tensor[] gradients, Tensor density, Tensor values, Tensor deltas, SymInt rays, float early_stop_eps, "
+@define_operator(
+    "composite_backward",
+    "(Tensor[] gradients, Tensor density, Tensor values, Tensor deltas, SymInt rays, float early_stop_eps, "
     "Tensor weights) -> (Tensor, Tensor, Tensor)",
 )
 def composite_backward(gradients, density, values, deltas, rays, early_stop_eps, weights):

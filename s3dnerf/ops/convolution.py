@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.layout import needs_grad
+from s3dnerf.ops.library import define_operator
 
 MIN_PIXELS = 1024
 """Below this number of pixels the filter transform costs more than it saves."""
@@ -150,11 +151,9 @@ def launch_forward(
     return output
 
 
-@torch.library.custom_op(
-    "s3dnerf::convolution",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor bias, Tensor? addend, bool activate_input, bool activate_output) "
-    "-> Tensor",
+@define_operator(
+    "convolution",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? addend, bool activate_input, bool activate_output) -> Tensor",
 )
 def convolution(x, weight, bias, addend, activate_input, activate_output):
     """Return the convolution, see :func:`launch_forward`."""
@@ -187,9 +186,7 @@ def launch_backward(library: Library, x: Tensor, gradient: Tensor) -> tuple[Tens
     return weight_gradient, bias_gradient
 
 
-@torch.library.custom_op(
-    "s3dnerf::convolution_backward", mutates_args=(), schema="(Tensor x, Tensor gradient) -> (Tensor, Tensor)"
-)
+@define_operator("convolution_backward", "(Tensor x, Tensor gradient) -> (Tensor, Tensor)")
 def convolution_backward(x, gradient):
     """Return the gradients with respect to weight and bias, see :func:`launch_backward`."""
     return launch_backward(find_library(x.device.type), x, gradient)

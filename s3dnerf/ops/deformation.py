@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import is_bf16_autocast, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Weight and bias of the network's three layers, as ``torch.nn.Linear`` stores them: H -> K, K -> H, 2 H -> C."""
@@ -162,7 +163,7 @@ SCHEMA = "Tensor position, Tensor region_weights, Tensor by_region, Tensor pose,
 """The fields of :class:`DeformationArguments` in the schema of an operator."""
 
 
-@torch.library.custom_op("s3dnerf::deformation", mutates_args=(), schema=f"({SCHEMA}) -> Tensor")
+@define_operator("deformation", f"({SCHEMA}) -> Tensor")
 def deformation(position, *others):
     """Run the deformation network, see :func:`launch_forward`."""
     return launch_forward(find_library(position.device.type), DeformationArguments(position, *others))
@@ -173,9 +174,7 @@ def _(position, region_weights, by_region, pose, layers, bf16_products):
     return position.new_empty(pose.shape[0], position.shape[0], layers[-1].shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "s3dnerf::deformation_backward", mutates_args=(), schema=f"(Tensor gradient, {SCHEMA}) -> Tensor[]"
-)
+@define_operator("deformation_backward", f"(Tensor gradient, {SCHEMA}) -> Tensor[]")
 def deformation_backward(gradient, position, *others):
     """Return the gradients of :func:`deformation` with respect to all tensors."""
     return launch_backward(find_library(position.device.type), gradient, DeformationArguments(position, *others))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.layout import STORAGE
+from s3dnerf.ops.library import define_operator
 from s3dnerf.ops.triplane import store_channels_last
 
 OFFSET_GAIN = 4.0
@@ -208,7 +209,7 @@ SCHEMA = (
 """The fields of :class:`FieldArguments` in the schema of an operator."""
 
 
-@torch.library.custom_op("s3dnerf::field", mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor)")
+@define_operator("field", f"({SCHEMA}) -> (Tensor, Tensor)")
 def field(positions, *others):
     """Run the fused field, see :func:`launch_forward`."""
     return launch_forward(find_library(positions.device.type), FieldArguments(positions, *others))
@@ -221,9 +222,7 @@ def _(positions, deltas, lattice, lattice_size, lattice_shape, planes, camera, l
     return dense.new_empty(batch, rays, layers[-1].shape[0] + 1), dense.new_empty(batch, rays)
 
 
-@torch.library.custom_op(
-    "s3dnerf::field_backward", mutates_args=(), schema=f"(Tensor[] gradients, {SCHEMA}) -> Tensor[]"
-)
+@define_operator("field_backward", f"(Tensor[] gradients, {SCHEMA}) -> Tensor[]")
 def field_backward(gradients, positions, *others):
     """Return the gradients of :func:`field` with respect to lattice, planes and layers."""
     return launch_backward(find_library(positions.device.type), gradients, FieldArguments(positions, *others))

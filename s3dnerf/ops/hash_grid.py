@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.constant import constant
 from s3dnerf.ops.layout import HASH_PRIMES, STORAGE, GridLevel, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 MAX_LEVELS = 32
 FEATURES_PER_VERTEX = (1, 2, 4, 8)
@@ -214,10 +215,9 @@ def launch_backward(
     return to_positions, to_table.to(table.dtype)
 
 
-@torch.library.custom_op(
-    "s3dnerf::hash_grid",
-    mutates_args=(),
-    schema="(Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries) -> Tensor",
+@define_operator(
+    "hash_grid",
+    "(Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries) -> Tensor",
 )
 def hash_grid(positions, table, scales, resolutions, entries):
     """Interpolate a hash grid: ``positions [N, D]`` float32, ``table [entries, F]``, one number per level in lists."""
@@ -230,10 +230,9 @@ def _(positions, table, scales, resolutions, entries):
     return positions.new_empty(positions.shape[0], len(scales) * table.shape[1])
 
 
-@torch.library.custom_op(
-    "s3dnerf::hash_grid_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries, "
+@define_operator(
+    "hash_grid_backward",
+    "(Tensor gradient, Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] entries, "
     "bool need_positions, bool need_table) -> (Tensor, Tensor)",
 )
 def hash_grid_backward(gradient, positions, table, scales, resolutions, entries, need_positions, need_table):

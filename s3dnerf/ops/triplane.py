@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.layout import PLANE_AXES, STORAGE, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 
 def sample_triplane(planes: Tensor, positions: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def launch_backward(
     return [to_positions, *to_planes]
 
 
-@torch.library.custom_op("s3dnerf::triplane", mutates_args=(), schema="(Tensor[] planes, Tensor positions) -> Tensor")
+@define_operator("triplane", "(Tensor[] planes, Tensor positions) -> Tensor")
 def triplane(planes, positions):
     """Sample tri-planes of several scales: each ``[B, 3, H, W, C]``, ``positions [B, N, 3]`` float32."""
     return launch_forward(find_library(positions.device.type), planes, positions)
@@ -147,10 +148,9 @@ def _(planes, positions):
     return positions.new_empty(*positions.shape[:2], sum(scale.shape[-1] for scale in planes))
 
 
-@torch.library.custom_op(
-    "s3dnerf::triplane_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor[] planes, Tensor positions, bool need_positions, bool need_planes) -> Tensor[]",
+@define_operator(
+    "triplane_backward",
+    "(Tensor gradient, Tensor[] planes, Tensor positions, bool need_positions, bool need_planes) -> Tensor[]",
 )
 def triplane_backward(gradient, planes, positions, need_positions, need_planes):
     """Return the gradients of :func:`triplane` with respect to positions, then to every scale."""

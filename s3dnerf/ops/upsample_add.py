@@ -15,6 +15,7 @@ from torch import Tensor
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.image import upsample
 from s3dnerf.ops.layout import STORAGE, needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 
 def add_upsampled(coarse: Tensor, fine: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def launch_forward(library: Library, coarse: Tensor, fine: Tensor) -> Tensor:
     return output
 
 
-@torch.library.custom_op("s3dnerf::upsample_add", mutates_args=(), schema="(Tensor coarse, Tensor fine) -> Tensor")
+@define_operator("upsample_add", "(Tensor coarse, Tensor fine) -> Tensor")
 def upsample_add(coarse, fine):
     """Return the sum, see :func:`launch_forward`."""
     return launch_forward(find_library(fine.device.type), coarse, fine)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from s3dnerf.ops.backend import Library, find_library
 from s3dnerf.ops.image import upsample, warp_image
 from s3dnerf.ops.layout import STORAGE, is_bf16_autocast, needs_grad, runs_on_pytorch
+from s3dnerf.ops.library import define_operator
 
 MAX_INPUTS = 512
 """Most channels that the kernel concatenates."""
@@ -107,10 +108,9 @@ def launch_forward(
     return warped, inputs
 
 
-@torch.library.custom_op(
-    "s3dnerf::warp_source",
-    mutates_args=(),
-    schema="(Tensor image, Tensor detail, Tensor rendered, bool bf16_inputs) -> (Tensor, Tensor)",
+@define_operator(
+    "warp_source",
+    "(Tensor image, Tensor detail, Tensor rendered, bool bf16_inputs) -> (Tensor, Tensor)",
 )
 def warp_source(image, detail, rendered, bf16_inputs):
     """Return the warped image and the inputs of super-resolution, see :func:`launch_forward`."""

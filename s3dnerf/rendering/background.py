@@ -18,13 +18,16 @@ UNCOVERED_FROM, UNCOVERED_TO = 0.4, 0.7
 """Range of the decrease of opacity, from the source to the frame, over which the head uncovers the background. The flow
 of uncovered pixels is that of empty space, which is static."""
 
+INVISIBLE = 1 / 512
+"""Largest alpha that 8 bits round to 0."""
+
 
 @dataclass(frozen=True)
 class Background:
     """A background and the person in front of it."""
 
-    image: Tensor
-    """``[1, 3, S, S]`` in [0, 1], including the part behind the person."""
+    image: Tensor | None
+    """``[1, 3, S, S]`` in [0, 1], including the part behind the person; None for a transparent background."""
     person: Tensor
     """``[1, 1, h, h]`` coverage of each pixel of the source by the person, in [0, 1]."""
     inpainted: Tensor
@@ -43,7 +46,8 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
         alpha: ``[B, 1, r, r]`` opacity of the field.
 
     Returns:
-        ``[B, 3, S, S]`` frames with the static background.
+        ``[B, 3, S, S]`` frames with the static background, or ``[B, 4, S, S]`` frames with straight alpha, black where
+        they are transparent.
     """
     size = background.person.shape[-1]
     flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])
@@ -51,4 +55,7 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
     person, head = warp_image(known, flow).split(1, dim=1)
     uncovered = ((head - alpha - UNCOVERED_FROM) / (UNCOVERED_TO - UNCOVERED_FROM)).clamp(0.0, 1.0)
     hidden = (1.0 - (1.0 - person) * (1.0 - background.inpainted)) * (1.0 - person * uncovered)
-    return image.lerp(background.image, 1.0 - upsample(hidden, image.shape[-1] // size))
+    hidden = upsample(hidden, image.shape[-1] // size)
+    if background.image is None:
+        return torch.cat([image * (hidden > INVISIBLE), hidden], dim=1)
+    return image.lerp(background.image, 1.0 - hidden)

@@ -32,12 +32,12 @@ FAILED = "s3dnerf_failed"
 class Processes:
     """This process and the others of a training run."""
 
-    def __init__(self, device: str = "auto", option: str = "train.device") -> None:
+    def __init__(self, device: str = "auto", argument: str = "train.device") -> None:
         """Join the other processes, if a launcher has started several.
 
         Args:
             device: "auto", "cpu" or "cuda". With several processes, each takes the GPU of its number on its machine.
-            option: the option that set the device, for messages.
+            argument: the argument that gave the device, for messages.
 
         Raises:
             UserError: the device cannot be used, or the other processes cannot be reached.
@@ -49,7 +49,7 @@ class Processes:
         if number is not None and device != "cpu" and torch.cuda.is_available():
             device = f"cuda:{int(number) % torch.cuda.device_count()}"
             options["backend"] = "cpu:gloo,cuda:nccl"
-        self.device = choose_device(device, option)
+        self.device = choose_device(device, argument)
         try:
             state = PartialState(cpu=self.device.type == "cpu", **options)
         except (RuntimeError, ValueError) as error:

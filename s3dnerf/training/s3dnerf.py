@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from s3dnerf.config import check_config
-from s3dnerf.data.batch import Batch, Frames, Reenactment
+from s3dnerf.data.batch import Batch, BatchContent, Frames, Reenactment
 from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.data.streams import count_streams
 from s3dnerf.data.tracks import collect_landmarks
@@ -92,7 +93,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             data.train_split,
             *shape,
             select=lambda person: person not in held_out,
-            content=lambda number: self.curriculum(number // self.batches_per_step),
+            content=partial(_find_content, self.curriculum, self.batches_per_step),
         )
         self.data.streams = count_streams(data.workers)
         self.val_data: TalkingFaceDataset | None = None
@@ -285,7 +286,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
     @property
     def state(self) -> TrainingState:
         """Contents of a checkpoint."""
-        modules = {"model": self.model, "adversary": self.adversary}
+        modules: dict[str, torch.nn.Module] = {"model": self.model, "adversary": self.adversary}
         optimizers = {"optimizer": self.optimizer, "adversary_optimizer": self.adversary.optimizer}
         return TrainingState(self.average.module, modules, optimizers, self.make_record())
 
@@ -364,3 +365,8 @@ def add_losses(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
 def move(batch: Batch, device: torch.device) -> Batch:
     """Move every tensor of a batch to ``device``."""
     return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
+
+
+def _find_content(curriculum: Curriculum, batches_per_step: int, number: int) -> BatchContent:
+    """Return the content of a batch. Worker processes get this function, so it holds no trainer."""
+    return curriculum(number // batches_per_step)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from s3dnerf.data.batch import Batch, BatchContent
 from s3dnerf.data.clip import INFO_FILE, Clip
@@ -24,6 +24,7 @@ from s3dnerf.media.audio import cut_speech_window, measure_level, speech_gain
 from s3dnerf.media.image import resize_image
 from s3dnerf.ops.image import downsample, warp_image
 from s3dnerf.rendering.rays import project_points
+from s3dnerf.training.batch_loader import load_batches
 
 SIZE, WINDOW = 64, 7680
 
@@ -52,11 +53,21 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(make_dataset: Callable[...,
     assert not are_equal(make_dataset(seed=1)[5], batches[0])
 
 
-def test_worker_processes_make_the_same_batches(make_dataset: Callable[..., TalkingFaceDataset]) -> None:
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    """Start worker processes afresh instead of as copies, as on macOS and Windows."""
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(method, force=True)
+
+
+def test_worker_processes_that_start_afresh_make_the_same_batches(
+    make_dataset: Callable[..., TalkingFaceDataset], spawned: None
+) -> None:
     dataset = make_dataset()
-    loader = DataLoader(dataset, batch_size=None, sampler=[3, 9], num_workers=1, collate_fn=lambda batch: batch)
-    for step, batch in zip((3, 9), loader, strict=True):
-        assert are_equal(batch, dataset[step])
+    batches = list(load_batches(dataset, range(3, 5), workers=1, pin_memory=False))
+    assert are_equal(batches[0], dataset[3]) and are_equal(batches[1], dataset[4]) and len(batches) == 2
 
 
 def test_cached_pixels_change_nothing(make_dataset: Callable[..., TalkingFaceDataset]) -> None:

@@ -47,11 +47,11 @@ def test_only_takes_clips_people_and_files(folder: Path, manifest: Path) -> None
     assert names(find_clips(folder, manifest, only=["b1", "a2"])) == ["a2", "b1"]
     (folder / "some.txt").write_text("# chosen by hand\nb1  # the bearded man\n\na1\n", "utf-8")
     assert names(find_clips(folder, manifest, only=[str(folder / "some.txt")])) == ["a1", "b1"]
-    assert select_names("--subset", [], {"a1": "ann"}) == ()
+    assert select_names("subset", [], {"a1": "ann"}) == ()
 
 
 def test_unknown_names_are_refused(folder: Path, manifest: Path) -> None:
-    with pytest.raises(UserError, match="--only: no clip or person anne. Did you mean ann"):
+    with pytest.raises(UserError, match="only: no clip or person anne. Did you mean ann"):
         find_clips(folder, manifest, only=["anne"])
     # A clip of another split is unknown, too: it would not be evaluated.
     with pytest.raises(UserError, match="no clip or person b1"):

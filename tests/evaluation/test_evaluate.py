@@ -149,11 +149,11 @@ def test_invalid_settings_are_refused(astronaut_clips, tmp_path):
         evaluate_clips(astronaut_clips, astronaut_clips)
     with pytest.raises(UserError, match="Choose from: ours"):
         evaluate_clips(astronaut_clips, tmp_path, rows=("theirs",))
-    with pytest.raises(UserError, match="--max-frames 1: is too small"):
+    with pytest.raises(UserError, match="max_frames 1: is too small"):
         evaluate_clips(astronaut_clips, tmp_path, max_frames=1)
     with pytest.raises(UserError, match=r"report\.json: cannot be read"):
         evaluate_clips(astronaut_clips, tmp_path / "out", compare=tmp_path)
-    with pytest.raises(UserError, match="--subset: no clip or person nobody"):
+    with pytest.raises(UserError, match="subset: no clip or person nobody"):
         evaluate_clips(astronaut_clips, tmp_path / "out", subset=["nobody"])
     (tmp_path / "list.csv").write_text("name\n", "utf-8")
     with pytest.raises(UserError, match="no column file"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from s3dnerf.evaluation.motion_report import NAN, MotionReport
+from s3dnerf.evaluation.estimates import NAN
+from s3dnerf.evaluation.motion_report import MotionReport
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from s3dnerf import cli
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import EvaluationReport, evaluate_clips
+from s3dnerf.evaluation.score import RealClips, score_videos
+from s3dnerf.evaluation.score_jobs import ScoreSettings
 from s3dnerf.evaluation.weights_folder import NEEDED_FILES, WEIGHTS_FILES, find_weights
 from s3dnerf.metrics.identity import DEPTHS, IResNet
 from s3dnerf.metrics.inception import FIDInception
@@ -92,3 +95,20 @@ def test_help_lists_every_file(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in WEIGHTS_FILES)
     assert set(WEIGHTS_FILES) == {name for names in NEEDED_FILES.values() for name in names}
+
+
+def test_score_measures_by_networks_and_keeps_their_features(
+    astronaut_clips: Path, weights_folder: Path, tmp_path: Path
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    shutil.copy(astronaut_clips / "astronaut.mp4", clips)
+    settings = ScoreSettings(max_frames=FRAMES, weights_folder=str(weights_folder))
+    arguments = clips, RealClips(astronaut_clips), tmp_path / "out", (), settings, 1
+    report = score_videos(*arguments)
+    scores = report.scores["clips"]["astronaut"]
+    assert scores["lpips"] == pytest.approx(0.0, abs=1e-4) and scores["csim"] == pytest.approx(1.0, abs=1e-4)
+    assert scores["lpips_vgg"] is None and "vgg16.pth" in report.missing["lpips_vgg"]
+    assert np.isfinite([scores["lse_c"], report.scores["real"]["astronaut"]["lse_d"]]).all()
+    assert report.estimate("clips")["fid"][0] == pytest.approx(0.0, abs=1e-3)
+    assert score_videos(*arguments).estimate("clips")["fid"] == report.estimate("clips")["fid"]

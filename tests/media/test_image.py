@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from s3dnerf.errors import UserError
@@ -49,6 +50,46 @@ def test_grey_with_alpha_and_palette_with_a_clear_color(tmp_path: Path) -> None:
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.save(tmp_path / "p.png", transparency=0)
     np.testing.assert_array_equal(read_image(tmp_path / "p.png")[0], [[255, 255, 255], [40, 50, 60]])
+
+
+def test_transparent_pixels_show_the_chosen_color() -> None:
+    pixels = np.array([[[0, 0, 0, 0], [100, 0, 200, 51]]], np.uint8)
+    np.testing.assert_array_equal(read_image(pixels, over=(0, 255, 0))[0], [[0, 255, 0], [20, 204, 40]])
+
+
+def test_pixels_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", UPRIGHT)
+    data = (tmp_path / "a.png").read_bytes()
+    tensor = torch.from_numpy(UPRIGHT).permute(2, 0, 1)
+    for given in (
+        *(str(tmp_path / "a.png"), data, bytearray(data), Image.fromarray(UPRIGHT), Image.open(tmp_path / "a.png")),
+        *(UPRIGHT, UPRIGHT / 255.0, (UPRIGHT / 255.0).astype(np.float32), UPRIGHT.astype(np.uint16) * 257),
+        *(np.dstack([UPRIGHT, np.full((5, 8), 255, np.uint8)]), tensor, tensor[None], tensor / 255.0),
+    ):
+        np.testing.assert_array_equal(read_image(given), UPRIGHT)
+    gray = UPRIGHT[..., 0]
+    for given in (gray, gray[..., None], torch.from_numpy(gray)[None]):
+        np.testing.assert_array_equal(read_image(given), np.repeat(gray[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (UPRIGHT.astype(np.float32), "has floats outside 0 to 1"),
+        (np.full((4, 4, 3), np.nan), "has floats outside 0 to 1"),
+        (UPRIGHT.astype(np.int64), "is int64"),
+        (UPRIGHT[..., :2], r"is uint8 \[5, 8, 2\]"),
+        (torch.from_numpy(UPRIGHT), r"is uint8 \[5, 8, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"is uint8 \[0, 4, 3\]"),
+        (b"", "is not a picture"),
+        (b"no picture", "is not a picture"),
+        ({"image": 1}, "is of type dict"),
+        (None, "is of type NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_the_name_of_the_argument(given: object, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^portrait: {reason}"):
+        read_image(given, "portrait")
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK"])

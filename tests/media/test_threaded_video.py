@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from s3dnerf.errors import UserError
-from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter, choose_video_format, stream_frames, writer
+from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter, choose_video_format, open_video, stream_frames, writer
 
 SIZE = (96, 64)
 
@@ -169,21 +169,23 @@ def test_a_frame_of_another_size_and_a_video_without_frames_are_refused(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_gpu_encodes_only_h264_and_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_encodes_only_what_it_can_and_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     mp4, webm = choose_video_format("a.mp4"), choose_video_format("a.webm")
     assert writer.choose_encoder(mp4, SIZE, hardware=False) == "libx264"
     assert writer.choose_encoder(webm, SIZE, hardware=True) == "libvpx-vp9"
+    hevc = choose_video_format("a.mp4", "hevc")
+    assert writer.choose_encoder(hevc, SIZE, hardware=False) == "libx265"
     # Any encoder that opens stands for that of a GPU.
-    monkeypatch.setattr(writer, "NVENC", "mpeg4")
+    monkeypatch.setattr(writer, "NVENC", {"libx264": "mpeg4"})
     monkeypatch.setattr(writer, "_NVENC_OPTIONS", {})
     assert writer.choose_encoder(mp4, SIZE, hardware=True) == "mpeg4"
-    monkeypatch.setattr(writer, "NVENC", "no_such_encoder")
+    monkeypatch.setattr(writer, "NVENC", {"libx264": "no_such_encoder"})
     assert writer.choose_encoder(mp4, SIZE, hardware=True) == "libx264"
 
 
 @pytest.mark.skipif("h264_nvenc" not in av.codecs_available, reason="this PyAV has no NVENC")
 def test_without_an_encoder_on_the_gpu_the_processor_encodes(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "a.mp4", SIZE, hardware=True) as plain:
+    with open_video(tmp_path / "a.mp4", SIZE, hardware=True) as plain:
         for frame in draw(3):
             plain.write(frame)
     # Frames of this size are too small for every NVENC.

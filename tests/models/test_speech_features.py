@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3dnerf.models.audio_encoder import AudioEncoder, AudioEncoderConfig
-from s3dnerf.models.speech_features import LogMel, Moonshine, Transformer, space_evenly
+from s3dnerf.models.speech_features import LogMel, Moonshine, Transformer, make_mel_filters, space_evenly
 
 WINDOW = 7680
 
@@ -31,6 +31,13 @@ def test_a_sine_peaks_in_its_band(frequency: float) -> None:
     assert spectrogram.shape == (1, 80, 48)
     expected = int(np.abs(place_bands(80) - frequency).argmin())
     assert (spectrogram[0, :, 4:44].argmax(dim=0) - expected).abs().max() <= 1
+
+
+def test_mel_filters_are_those_of_transformers() -> None:
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    range_ = {"min_frequency": 0.0, "max_frequency": 8000.0, "sampling_rate": 16000}
+    expected = audio_utils.mel_filter_bank(257, 80, **range_, norm="slaney", mel_scale="slaney")
+    np.testing.assert_allclose(make_mel_filters(), expected, atol=2e-9)
 
 
 def test_silence_is_the_floor_everywhere() -> None:

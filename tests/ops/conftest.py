@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +15,12 @@ from torch import Tensor
 from s3dnerf.errors import UserError
 from s3dnerf.ops import backend
 
+from . import foreign
+
 BUILD = Path(__file__).resolve().parents[2] / "cuda_ext" / "build.py"
-CPU_VARIANTS = ("plain", "avx2", "avx512", "amx")
+FOREIGN = foreign.VARIABLE in os.environ
+"""Whether the tests run on the library of another processor or system, under an emulator."""
+CPU_VARIANTS = ("foreign",) if FOREIGN else ("plain", "avx2", "avx512", "amx")
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +51,45 @@ def cpu() -> backend.Library:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def foreign_kernels() -> Iterator[foreign.ForeignKernels]:
+    """Return the process that serves the kernels of another processor or system."""
+    kernels = foreign.start_foreign_kernels()
+    yield kernels
+    kernels.close()
+    assert kernels.calls
+
+
+def use_foreign(
+    library: backend.Library, kernels: foreign.ForeignKernels, monkeypatch: pytest.MonkeyPatch
+) -> backend.Library:
+    """Send every call of a kernel to the other process."""
+    read_address = torch.Tensor.data_ptr
+
+    def call(self: backend.Library, operation: str, arguments: object, device: torch.device) -> None:
+        code = kernels.call(self.prefix, operation, arguments)
+        if code != 0:
+            raise RuntimeError(f"{operation}: {self.explain(code)}")
+
+    kernels.blocks.clear()
+    monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: kernels.note_address(tensor, read_address))
+    monkeypatch.setattr(backend.Library, "call", call)
+    return library
+
+
 @pytest.fixture(params=CPU_VARIANTS)
 def cpu_library(request: pytest.FixtureRequest, cpu: backend.Library) -> Iterator[backend.Library]:
     """Iterate over the sets of CPU kernels, for operators that have no other kernels."""
-    yield from use_variant(cpu, request.param)
+    yield from choose_kernels(request, cpu)
+
+
+def choose_kernels(request: pytest.FixtureRequest, cpu: backend.Library) -> Iterator[backend.Library]:
+    """Use the set of CPU kernels that the fixture's parameter names, for one test."""
+    if request.param == "foreign":
+        kernels = request.getfixturevalue("foreign_kernels")
+        yield use_foreign(cpu, kernels, request.getfixturevalue("monkeypatch"))
+    else:
+        yield from use_variant(cpu, request.param)
 
 
 def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Library]:
@@ -61,7 +101,7 @@ def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Libr
     library.handle.s3d_cpu_use(chosen)
 
 
-@pytest.fixture(params=(*CPU_VARIANTS, "emulated", "cuda"))
+@pytest.fixture(params=CPU_VARIANTS if FOREIGN else (*CPU_VARIANTS, "emulated", "cuda"))
 def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
     """Iterate over the sets of kernels."""
     if request.param == "cuda":
@@ -72,7 +112,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[backend.Library]:
     if request.param == "emulated":
         yield request.getfixturevalue("emulated")
         return
-    yield from use_variant(request.getfixturevalue("cpu"), request.param)
+    yield from choose_kernels(request, request.getfixturevalue("cpu"))
 
 
 @pytest.fixture

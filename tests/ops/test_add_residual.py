@@ -90,4 +90,4 @@ def test_odd_sizes_gradients_float64_and_backend_pytorch_run_on_the_reference(cp
 
 def test_opcheck(cpu, make) -> None:
     warped, change = draw(make, SIZES[1])
-    torch.library.opcheck(module.add_residual, (warped, change.permute(0, 2, 3, 1).contiguous(), 0.5))
+    torch.library.opcheck(module.add_residual.overload, (warped, change.permute(0, 2, 3, 1).contiguous(), 0.5))

@@ -162,5 +162,5 @@ def test_operator_is_well_formed(cpu, make, flags) -> None:
     x, weight, bias, addend = draw(make, SIZES[1])
     if not any(flags):
         x, weight, bias, addend = (part.requires_grad_() for part in (x, weight, bias, addend))
-    torch.library.opcheck(module.convolution, (x, weight, bias, addend, *flags))
-    torch.library.opcheck(module.convolution_backward, (x.detach(), make(*addend.shape)))
+    torch.library.opcheck(module.convolution.overload, (x, weight, bias, addend, *flags))
+    torch.library.opcheck(module.convolution_backward.overload, (x.detach(), make(*addend.shape)))

@@ -36,18 +36,20 @@ def test_libraries_carry_the_hash_of_the_interface(build, cpu, emulated) -> None
 def test_opcheck_hash_grid() -> None:
     grid = HashGrid(HashGridConfig(levels=3, log2_hashmap_size=6))
     lists = [[getattr(level, name) for level in grid.levels] for name in ("scale", "resolution", "entries")]
-    torch.library.opcheck(hash_grid_module.hash_grid, (torch.rand(9, 3, requires_grad=True), grid.table, *lists))
+    torch.library.opcheck(
+        hash_grid_module.hash_grid.overload, (torch.rand(9, 3, requires_grad=True), grid.table, *lists)
+    )
 
 
 def test_opcheck_triplane() -> None:
     planes = [torch.randn(2, 3, 4, 4, channels, requires_grad=True) for channels in (3, 16)]
-    torch.library.opcheck(triplane_module.triplane, (planes, torch.rand(2, 9, 3, requires_grad=True)))
+    torch.library.opcheck(triplane_module.triplane.overload, (planes, torch.rand(2, 9, 3, requires_grad=True)))
 
 
 def test_opcheck_composite() -> None:
     parts = (torch.rand(12), torch.randn(12, 3), torch.rand(12))
     parts = tuple(part.requires_grad_() for part in parts)
-    torch.library.opcheck(composite_module.composite_op, (*parts, 2, 0.0))
+    torch.library.opcheck(composite_module.composite_op.overload, (*parts, 2, 0.0))
 
 
 def look(grid: HashGrid, planes: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:

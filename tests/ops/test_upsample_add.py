@@ -89,4 +89,4 @@ def test_gradients_float64_mixed_types_and_backend_pytorch_run_on_the_reference(
 
 def test_opcheck(cpu, make) -> None:
     parts = (part.permute(0, 2, 3, 1).contiguous() for part in draw(make, SIZES[1]))
-    torch.library.opcheck(module.upsample_add, tuple(parts))
+    torch.library.opcheck(module.upsample_add.overload, tuple(parts))

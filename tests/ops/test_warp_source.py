@@ -141,4 +141,4 @@ def test_autocast_gives_bfloat16_channels_last(cpu, make) -> None:
 
 
 def test_opcheck(cpu, make) -> None:
-    torch.library.opcheck(module.warp_source, (*draw(make, SIZES[1]), True))
+    torch.library.opcheck(module.warp_source.overload, (*draw(make, SIZES[1]), True))

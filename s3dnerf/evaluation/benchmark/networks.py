@@ -43,7 +43,7 @@ def measure_super_resolution(image: Path, audio: Path, checkpoint: str | None = 
     Raises:
         UserError: there is no model, no usable face or speech, or an argument is invalid.
     """
-    limits.REPEATS.require("--repeats", repeats)
+    limits.REPEATS.require("repeats", repeats)
     backend.keep_freed_memory()
     network, inputs = _record_inputs(TalkingHeadPipeline.from_pretrained(checkpoint, "cpu"), image, audio)
     frames, _, height, width = inputs[-1].shape

@@ -70,8 +70,8 @@ def measure_kernels(
         device: "auto", "cpu" or "cuda".
         with_libraries: measure ``torch.compile`` of the references too, in float32. Compiling takes minutes.
     """
-    limits.POINTS.require("--points", points)
-    limits.REPEATS.require("--repeats", repeats)
+    limits.POINTS.require("points", points)
+    limits.REPEATS.require("repeats", repeats)
     place = choose_device(device)
     by_default = [
         {name: time_functions([baseline], case.repeats)[0] for name, baseline in case.baselines.items()}

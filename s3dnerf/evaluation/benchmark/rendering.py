@@ -20,6 +20,7 @@ import s3dnerf
 from s3dnerf import limits
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
+from s3dnerf.evaluation.benchmark.startup import measure_startup
 from s3dnerf.evaluation.benchmark.timing import force_backend
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter
@@ -89,7 +90,7 @@ def measure_render(
     frames: int = 75,
     device: str = "auto",
 ) -> list[Table]:
-    """Render frames into an mp4, with the time of each phase, and compare with PyTorch's operators.
+    """Render frames into an mp4, with the start, the time of each phase, and compare with PyTorch's operators.
 
     Args:
         image: a source image; None for the portrait of scikit-image.
@@ -101,12 +102,13 @@ def measure_render(
     Raises:
         UserError: there is no model, no usable face or speech, or an argument is invalid.
     """
-    limits.FRAMES.require("--frames", frames)
+    limits.FRAMES.require("frames", frames)
     place = choose_device(device)
     backend.keep_freed_memory()
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, place.type)
     profiler = PhaseProfiler(place)
     with default_inputs(image, audio) as (image, audio), tempfile.TemporaryDirectory() as folder:
+        startup = measure_startup(image, audio, checkpoint, frames, place.type)
         video = pipeline(image, audio)
         next(iter(video))
         with profiler.profile():
@@ -126,6 +128,7 @@ def measure_render(
     width, height = video.size
     machine = f"{width} x {height}, {torch.get_num_threads()} threads, {place.type}"
     return [
+        startup,
         Table(f"Rendering, {count} frames {machine}", rows),
         Table(f"Frames without the file, {machine}", comparison),
     ]

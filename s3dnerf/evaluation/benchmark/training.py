@@ -67,7 +67,7 @@ def measure_training(
     Raises:
         UserError: the folder has no prepared clips, or an argument is invalid.
     """
-    limits.STEPS.require("--steps", steps)
+    limits.STEPS.require("steps", steps)
     keep_freed_memory()
     words = ["--data.root", str(clips), "--data.cache_gb", "0", "--train.motion_steps", "0"]
     settings = load_config(S3DNeRFConfig, config, [*words, "--train.device", device])

@@ -14,6 +14,7 @@ from av.container import InputContainer
 
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
+from s3dnerf.media.color import convert_to_srgb, needs_conversion
 from s3dnerf.media.container import SWSCALE_FLAGS, decode_tolerantly, find_video_stream, name_media, open_media
 
 _DECODE_AHEAD = 24
@@ -58,7 +59,7 @@ def probe_video(path: str | Path) -> VideoInfo:
 
 
 def stream_frames(path: str | Path, fps: float = FPS) -> Iterator[np.ndarray]:
-    """Stream a video as upright RGB frames ``uint8 [H, W, 3]`` at a fixed frame rate.
+    """Stream a video as upright RGB frames ``uint8 [H, W, 3]`` at a fixed frame rate. HDR is tone-mapped to sRGB.
 
     Frame k is the one whose presentation time is nearest to k / fps after the first frame, so that frames stay in sync
     with ``stream_speech``. There are round(duration * fps) frames, at least one. One decoded frame is held at a time.
@@ -194,11 +195,16 @@ def _count_quarter_turns(frame: av.VideoFrame) -> int:
 
 
 def _to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """Convert to upright RGB ``uint8 [H, W, 3]``; ``size`` is (height, width) as displayed."""
+    """Convert to upright sRGB ``uint8 [H, W, 3]``; ``size`` is (height, width) as displayed."""
     quarter_turns = _count_quarter_turns(frame)
     height, width = reversed(size) if quarter_turns % 2 else size
-    image = frame.reformat(width=width, height=height, format="rgb24", interpolation=SWSCALE_FLAGS)
-    return np.ascontiguousarray(np.rot90(image.to_ndarray(), quarter_turns))
+    options = {"width": width, "height": height, "interpolation": SWSCALE_FLAGS}
+    primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
+    if needs_conversion(primaries, transfer):
+        pixels = convert_to_srgb(frame.reformat(format="rgb48le", **options).to_ndarray(), primaries, transfer)
+    else:
+        pixels = frame.reformat(format="rgb24", **options).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
 def _read_sorted(container: InputContainer, wanted: list[int], path: str | Path) -> Iterator[np.ndarray]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import Any
 
-import av
 import numpy as np
 
+from s3dnerf.media.video.sequence import SequenceWriter
 from s3dnerf.media.video.writer import VideoWriter
 
 FRAMES_WAITING = 8
@@ -18,7 +19,7 @@ FRAMES_WAITING = 8
 
 
 class ThreadedVideoWriter:
-    """Context manager around a :class:`VideoWriter`: one thread converts colors, and one encodes.
+    """Context manager around a writer of video: one thread converts colors, and one encodes.
 
     The queue of frames is bounded: :meth:`write` waits while it is full. An error in a thread is raised by the next
     call of :meth:`write`, or at the end of the block. After an error, or if the block is interrupted, frames that wait
@@ -32,7 +33,7 @@ class ThreadedVideoWriter:
 
     def __init__(
         self,
-        writer: VideoWriter,
+        writer: VideoWriter | SequenceWriter,
         waiting: int = FRAMES_WAITING,
         measure: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -45,7 +46,7 @@ class ThreadedVideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Append an RGB frame ``uint8 [H, W, 3]``, which must not be modified afterwards.
+        """Append a frame as of the writer, which must not be modified afterwards.
 
         Raises:
             Exception: what went wrong with an earlier frame.
@@ -88,7 +89,7 @@ class ThreadedVideoWriter:
             except KeyboardInterrupt as again:
                 interruption = again
 
-    def _encode(self, image: Future[av.VideoFrame]) -> None:
+    def _encode(self, image: Future[Any]) -> None:
         converted = image.result()
         with self.measure():
             self.writer.encode(converted)

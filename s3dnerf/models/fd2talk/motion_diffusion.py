@@ -10,25 +10,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from torch import Tensor, nn
+from torch import Tensor
 
-from s3dnerf.config import check_config, from_dict
+from s3dnerf.config import check_config
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
 from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
 from s3dnerf.models.fd2talk.lip_expert import LipExpert
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer
-from s3dnerf.models.pretrained import load_model
+from s3dnerf.models.pretrained import PretrainedModel, load_model
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_motion"
 """Folder of the model that ships with the package."""
 
 
-class MotionDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+class MotionDiffusion(PretrainedModel):
     """Predicts clean motion of all 34 channels from noisy motion and speech."""
 
     mean: Tensor
@@ -39,11 +37,9 @@ class MotionDiffusion(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", l
     log_speed_mean: Tensor
     log_speed_std: Tensor
 
-    def __init__(self, config: MotionDiffusionConfig | dict[str, Any]) -> None:
-        """Build the networks. ``config`` is a dict when the mixin reads it from ``config.json``."""
+    def __init__(self, config: MotionDiffusionConfig) -> None:
+        """Build the networks."""
         super().__init__()
-        if isinstance(config, dict):
-            config = from_dict(MotionDiffusionConfig, config, "config.json")
         check_config(config, "motion diffusion")
         self.config = config
         self.speech = FrameSpeech(config.features, config.pretrained)

@@ -65,7 +65,7 @@ class Rendering:
     """Rendered frames and the intermediate results that losses compare."""
 
     image: Tensor
-    """``[B, 3, 4r, 4r]`` frames, approximately in [0, 1]."""
+    """``[B, 3, 4r, 4r]`` frames, approximately in [0, 1]; RGBA if the background is transparent."""
     warped: Tensor
     """``[B, 3, 4r, 4r]`` the source warped by the rendered flow."""
     coarse: Tensor

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.config import check_config, to_dict
@@ -20,7 +18,15 @@ from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import REGIONS
 from s3dnerf.hub import find_model
 from s3dnerf.models.audio_encoder import AudioEncoder
-from s3dnerf.models.pretrained import CONFIG_FILE, WEIGHTS_FILE, fill_model, read_config, read_json, read_weights
+from s3dnerf.models.pretrained import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    PretrainedModel,
+    fill_model,
+    read_config,
+    read_json,
+    read_weights,
+)
 from s3dnerf.models.s3dnerf.appearance_encoder import HierarchicalFacialAppearanceEncoder
 from s3dnerf.models.s3dnerf.config import (
     RENDER_CONFIG_FILE,
@@ -50,7 +56,7 @@ from s3dnerf.models.s3dnerf.source_expression import SourceExpression
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
 from s3dnerf.ops.warp_source import warp_source_image
-from s3dnerf.paths import is_file, is_folder
+from s3dnerf.paths import is_file
 from s3dnerf.rendering.background import Background, composite_background
 from s3dnerf.rendering.foveation import place_foveated_rays
 from s3dnerf.rendering.hair_layer import composite_hair_layer, mask_hair, render_hair_layer
@@ -77,7 +83,7 @@ MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
 
-class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="other"):
+class S3DNeRF(PretrainedModel):
     """The whole model.
 
     Encode a source once, encode speech, and render frames::
@@ -85,28 +91,23 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         identity = model.encode_identity(source)
         motion = model.encode_speech(identity.expand(len(windows)), windows)
         rendering = model(identity.expand(len(motion)), motion, eyes, camera)
-
-    ``from_pretrained`` and ``save_pretrained`` come from ``huggingface_hub``.
     """
 
     canonical_landmarks: Tensor
     inner_lips: Tensor
     lips_apart: Tensor
 
-    def __init__(self, config: ModelConfig | dict[str, Any], render_config: RenderConfig | None = None) -> None:
+    def __init__(self, config: ModelConfig, render_config: RenderConfig | None = None) -> None:
         """Build the model.
 
         Args:
-            config: the architecture, as a dict when the mixin reads it from ``config.json``.
+            config: the architecture.
             render_config: inference settings, see :meth:`prepare_motion`. The defaults have no effect.
 
         Raises:
             UserError: the value of a setting is invalid.
         """
         super().__init__()
-        if isinstance(config, dict):
-            config, stored = read_configs(config)
-            render_config = render_config or stored
         check_config(config, "model")
         self.config, self.render_config = config, render_config or RenderConfig()
         check_config(self.render_config, "rendering")
@@ -151,13 +152,7 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
         fill_model(model, weights, folder / WEIGHTS_FILE)
         return model.eval()
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> S3DNeRF:
-        """Implement ``from_pretrained``; ``options`` are those of ``huggingface_hub.snapshot_download``."""
-        if not is_folder(model_id):
-            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            model_id = snapshot_download(model_id, **{name: options[name] for name in known if name in options})
-        return cls.load(model_id).to(map_location)
+    from_pretrained = load
 
     def encode_identity(self, source: Source) -> Identity:
         """Encode sources with mattes, once for all frames."""
@@ -350,11 +345,11 @@ class S3DNeRF(nn.Module, PyTorchModelHubMixin, library_name="s3dnerf", license="
 
         return invert_deformation(deform, identity.landmarks, start, rounds)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the inference settings next to the weights, for ``save_pretrained``."""
-        super()._save_pretrained(save_directory)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings, inference settings and weights into a folder."""
+        super().save_pretrained(folder)
         text = json.dumps(to_dict(self.render_config), indent=2, sort_keys=True)
-        (save_directory / RENDER_CONFIG_FILE).write_text(text, "utf-8")
+        (Path(folder) / RENDER_CONFIG_FILE).write_text(text, "utf-8")
 
 
 @torch.no_grad()
