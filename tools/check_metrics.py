@@ -108,7 +108,7 @@ def track_by_mediapipe(frames: Iterable[np.ndarray]) -> np.ndarray:
     import mediapipe
 
     solutions = mediapipe.solutions
-    with suppress_native_log(), solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
+    with solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
         for frame in frames:
             faces = mesh.process(frame).multi_face_landmarks
             points = [(point.x, point.y) for point in faces[0].landmark] if faces else [(np.nan, np.nan)] * POINT_COUNT
