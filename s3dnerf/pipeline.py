@@ -24,10 +24,12 @@ import torch
 from s3dnerf import limits
 from s3dnerf.config import from_dict, to_dict
 from s3dnerf.device import choose_device
+from s3dnerf.errors import ArgumentError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.crop import CropPaster
 from s3dnerf.face.head_motion import choose_head_motion
+from s3dnerf.face.matting import segment_person
 from s3dnerf.face.motion import iterate_blinks, rotate_head
 from s3dnerf.face.motion_state import (
     MotionState,
@@ -52,6 +54,8 @@ from s3dnerf.media.audio import (
 from s3dnerf.media.image import WHITE, ImageInput
 from s3dnerf.media.memory import AudioInput, Media, to_media
 from s3dnerf.media.video import stream_frames
+from s3dnerf.models.fd2talk.frame_diffusion import FrameDiffusion, load_frame_diffusion
+from s3dnerf.models.fd2talk.frame_renderer import FrameRenderer, list_expressions, render_portrait
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, MotionGenerator
 from s3dnerf.models.s3dnerf.config import RenderConfig
@@ -60,12 +64,13 @@ from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
-from s3dnerf.render_options import METHODS, MOTIONS, TRANSPARENT, check_options, parse_color
+from s3dnerf.render_options import KEEP, MOTIONS, TRANSPARENT, check_options, check_renderer, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.rendering.threads import delay_by_one, map_in_threads
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.speech_motion import drive_portrait, encode_audio, encode_expression, replace_brows, stream_motion
 from s3dnerf.structures import Camera, HostCopy, copy_to_device
-from s3dnerf.talking_video import PhaseTimer, TalkingVideo
+from s3dnerf.talking_video import PhaseTimer, TalkingVideo, measure_time
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
 BATCH = {"cpu": 4, "cuda": 16}
@@ -141,6 +146,8 @@ class TalkingHeadPipeline:
         start: MotionState | None = None,
         liveliness: float = 1.0,
         method: str = "s3dnerf",
+        renderer: str = "nerf",
+        refine: str = "off",
         max_side: int = 1920,
     ) -> TalkingVideo:
         """Animate a source image with a speech recording.
@@ -164,6 +171,8 @@ class TalkingHeadPipeline:
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
             liveliness: factor of the head's speed for the pose "speech", 0 to 2.
             method: what moves the face: "s3dnerf", or "fd2talk", whose expression coefficients drive the same renderer.
+            renderer: "nerf", or for the method "fd2talk" also "diffusion", which renders without the radiance field.
+            refine: "off", or "diffusion", which refines frames of the radiance field by the same diffusion model.
             max_side: largest side of frames of the framing "picture" in pixels, 64 to 4096.
 
         Returns:
@@ -174,7 +183,10 @@ class TalkingHeadPipeline:
         """
         check_options(pose, turn, blink, background, framing, size, face, seed, max_side)
         limits.require_number("liveliness", liveliness, 0.0, MAX_LIVELINESS)
-        limits.require_choice("method", method, METHODS)
+        check_renderer(method, renderer, refine, background, start is not None)
+        uses_field = renderer == "nerf"
+        if not uses_field or refine != "off":
+            self.require_frame_diffusion()
         timer = PhaseTimer()
         files = [value for value in (image, audio) if isinstance(value, (str, Path))]
         sound = to_media(audio, "audio")
@@ -186,8 +198,8 @@ class TalkingHeadPipeline:
             first = rotate_head(found.pose, *turn)
             poses = None if pose == "speech" else choose_head_motion(first, pose, seed, found.pose)
         with timer("encoding identity"):
-            identity = self.encode_identity(found, seed)
-            scene = make_background(self.model, found, identity, background)
+            identity = self.encode_identity(found, seed) if uses_field else None
+            scene = make_background(self.model, found, identity, background) if identity else None
         side = self.model.config.image_size
         shown = choose_framing(framing, found, side if size is None else int(size), max_side)
         # The whole picture may be large, and only the framing needs it.
@@ -206,8 +218,9 @@ class TalkingHeadPipeline:
                 blocks: Iterable[MotionCoefficients] = self.generate_motion(sound, level, seed, liveliness)
                 if method == "fd2talk":
                     blocks = list(blocks)
-                    motion = self.encode_expression(identity, blocks)
+                    motion = self.encode_expression(blocks)
                 else:
+                    assert identity is not None, "speech is encoded for the radiance field"
                     motion = encode_audio(self.model, identity, sound, level)
             blinks = iterate_blinks(found.eyes, seed) if blink == "auto" else repeat(found.eyes)
             blinks = islice(blinks, max(0, blinked - 1), None)
@@ -230,8 +243,14 @@ class TalkingHeadPipeline:
             last_pose: deque[HeadPose] = deque(maxlen=1)
             last_eyes: deque[np.ndarray] = deque(maxlen=1)
             kept = remember_last(track, last_pose), remember_last(eyes, last_eyes)
-            keep = on_device and shown.is_square(side)
-            for frame in self.render_frames(identity, codes, *kept, timer, scene, on_device=keep):
+            keep = on_device and shown.is_square(side) and refine == "off"
+            if identity is None or scene is None:
+                rendered = self.diffuse_frames(found, list_expressions(blocks), *kept, seed, timer)
+            else:
+                rendered = self.render_frames(identity, codes, *kept, timer, scene, on_device=keep)
+            if refine == "diffusion":
+                rendered = self.refine_frames(found, rendered, seed, timer)
+            for frame in rendered:
                 yield frame if isinstance(frame, torch.Tensor) else shown.compose(frame)
             turn_end, shift_end, zoom_end = relative_head_pose(found.pose, last_pose[0])
             eyes_end = last_eyes[0] / np.maximum(found.eyes, 1e-6)
@@ -266,9 +285,47 @@ class TalkingHeadPipeline:
         generator = MotionGenerator(self.motion_diffusion, seed, liveliness)
         yield from stream_motion(generator, audio, level, frames)
 
-    def encode_expression(self, identity: Identity, blocks: Iterable[MotionCoefficients]) -> torch.Tensor:
+    def encode_expression(self, blocks: Iterable[MotionCoefficients]) -> torch.Tensor:
         """Return the motion codes ``[T, R, code]`` of the expression of a whole recording, ready to render."""
-        return self.model.prepare_motion(encode_expression(blocks, self.model, identity.landmarks.device))
+        return self.model.prepare_motion(encode_expression(blocks, self.model, self.device))
+
+    @cached_property
+    def frame_diffusion(self) -> FrameDiffusion:
+        """The shipped model of frames from motion, loaded when it is first needed."""
+        return load_frame_diffusion(device=self.device)
+
+    def require_frame_diffusion(self) -> None:
+        """Raise UserError if the frames of the diffusion model have another size than those of the radiance field."""
+        sizes = self.model.config.image_size, self.frame_diffusion.config.image_size
+        if sizes[0] != sizes[1]:
+            reason = "the model has frames of {} pixels, the diffusion model of {}".format(*sizes)
+            raise ArgumentError("renderer", None, reason, "Use a model of that size, or the radiance field alone.")
+
+    def diffuse_frames(
+        self,
+        face: Face,
+        expressions: Iterable[np.ndarray],
+        poses: Iterable[HeadPose],
+        eyes: Iterable[np.ndarray],
+        seed: int,
+        timer: PhaseTimer,
+    ) -> Iterator[np.ndarray]:
+        """Render frames ``uint8 [S, S, 3]`` of a portrait by diffusion, see ``render_portrait``."""
+        with timer("encoding identity"):
+            renderer = FrameRenderer(self.frame_diffusion, face.image, seed)
+            matte = segment_person(face.image)
+        frames = render_portrait(renderer, face, matte, expressions, poses, eyes)
+        return measure_time(frames, timer, "rendering")
+
+    def refine_frames(
+        self, face: Face, frames: Iterator[np.ndarray], seed: int, timer: PhaseTimer
+    ) -> Iterator[np.ndarray]:
+        """Refine frames ``uint8 [S, S, 3]`` of the radiance field by diffusion."""
+        renderer = FrameRenderer(self.frame_diffusion, face.image, seed)
+        for frame in frames:
+            with timer("refining"):
+                refined = renderer.refine(frame)
+            yield refined
 
     def reenact(
         self,
@@ -280,6 +337,8 @@ class TalkingHeadPipeline:
         seed: int = 0,
         landmarks: np.ndarray | None = None,
         method: str = "s3dnerf",
+        renderer: str = "nerf",
+        refine: str = "off",
     ) -> Iterator[np.ndarray]:
         """Reenact a clip from its first frame, its audio and its tracked head poses, in its own framing.
 
@@ -292,6 +351,8 @@ class TalkingHeadPipeline:
             seed: seed of the blinks, 0 or more.
             landmarks: ``[T, 478, 3]`` landmarks of the clip if already tracked (normalized image coordinates).
             method: what moves the face, see ``__call__``.
+            renderer: see ``__call__``.
+            refine: see ``__call__``.
 
         Yields:
             ``uint8 [H, W, 3]`` frames of the clip's size, at 25 frames per second, as many as the clip has.
@@ -301,6 +362,9 @@ class TalkingHeadPipeline:
             ValueError: ``landmarks`` has a different shape.
         """
         limits.SEED.require("seed", seed)
+        check_renderer(method, renderer, refine, KEEP, False)
+        if renderer == "diffusion" or refine == "diffusion":
+            self.require_frame_diffusion()
         if max_frames is not None:
             limits.REENACTED_FRAMES.require("max_frames", max_frames)
         if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
@@ -310,19 +374,28 @@ class TalkingHeadPipeline:
         found = extract_face(first, head.landmarks[:1], head.crop, self.model.config.image_size)
         pose, found = head.pose, replace(found, pose=head.pose[:1])
 
-        identity = self.encode_identity(found, seed)
-        background = make_background(self.model, found, identity)
         sound = to_media(audio or video, "audio")
         level = measure_level(stream_clean_speech(sound))
-        if method == "fd2talk":
-            codes = self.encode_expression(identity, self.generate_motion(sound, level, seed, frames=len(pose)))
-        else:
-            codes = encode_audio(self.model, identity, sound, level, len(pose))
-        heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
         poses = (pose[:1] if freeze_pose else pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(found.eyes, seed)
+        blocks = self.generate_motion(sound, level, seed, frames=len(pose))
+        if renderer == "diffusion":
+            expressions = list_expressions(blocks)
+            shown = repeat(next(expressions)) if freeze_mouth else expressions
+            frames = self.diffuse_frames(found, shown, poses, eyes, seed, PhaseTimer())
+        else:
+            identity = self.encode_identity(found, seed)
+            background = make_background(self.model, found, identity)
+            if method == "fd2talk":
+                codes = self.encode_expression(blocks)
+            else:
+                codes = encode_audio(self.model, identity, sound, level, len(pose))
+            heard: Iterable[torch.Tensor] = repeat(codes[0]) if freeze_mouth else codes
+            frames = self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background)
+        if refine == "diffusion":
+            frames = self.refine_frames(found, frames, seed, PhaseTimer())
         paster = CropPaster(first, head.crop)
-        for frame in self.render_frames(identity, heard, poses, eyes, PhaseTimer(), background):
+        for frame in frames:
             yield paster.paste(frame)
 
     def encode_identity(self, face: Face, seed: int) -> Identity:
@@ -352,28 +425,24 @@ class TalkingHeadPipeline:
         together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
-        copies: deque[HostCopy] = deque()
-        while chunk := list(islice(together, self.batch)):
-            with timer("rendering"), torch.inference_mode(), self.autocast():
+        chunks = iter(lambda: list(islice(together, self.batch)), [])
+
+        def render(chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]]) -> HostCopy | torch.Tensor:
+            with torch.inference_mode(), self.autocast():
                 batch = self.render_batch(identity, chunk, lattice, background)
-            if on_device:
-                yield from batch
-                continue
-            copies.append(HostCopy(batch))
-            if len(copies) > self.batches_ahead:
-                yield from self.wait_for(copies.popleft(), timer)
-        for copy in copies:
-            yield from self.wait_for(copy, timer)
+            return batch if on_device else HostCopy(batch)
 
-    @property
-    def batches_ahead(self) -> int:
-        """Batches that a GPU renders while the host processes the frames of earlier ones."""
-        return 1 if self.device.type == "cuda" else 0
-
-    def wait_for(self, copy: HostCopy, timer: PhaseTimer) -> np.ndarray:
-        """Wait for frames, and count the time as rendering."""
-        with timer("rendering"):
-            return copy.wait()
+        if self.device.type != "cuda":
+            batches = map_in_threads(render, chunks)
+        else:  # A GPU renders one batch while the host processes the frames of the previous one.
+            batches = map(render, chunks) if on_device else delay_by_one(map(render, chunks))
+        while True:
+            with timer("rendering"):
+                batch = next(batches, None)
+                frames = batch.wait() if isinstance(batch, HostCopy) else batch
+            if frames is None:
+                return
+            yield from frames
 
     def render_batch(
         self,

@@ -12,7 +12,7 @@ from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
 from s3dnerf.memory import measure_peak_memory
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import MOTIONS, TRANSPARENT, check_options
+from s3dnerf.render_options import MOTIONS, TRANSPARENT, check_options, check_renderer
 
 
 def render(
@@ -35,6 +35,8 @@ def render(
     settings: Mapping[str, float] | None = None,
     liveliness: float = 1.0,
     method: str = "s3dnerf",
+    renderer: str = "nerf",
+    refine: str = "off",
     max_side: int = 1920,
     codec: str = "h264",
 ) -> Path:
@@ -44,6 +46,7 @@ def render(
     """
     begin = time.perf_counter()
     check_options(pose, turn, blink, background, framing, size, face, seed, max_side)
+    check_renderer(method, renderer, refine, background, start is not None)
     require_file(audio, "speech")
     require_file(image, "image")
     inputs = [image, audio, start, *([] if pose in MOTIONS else [pose])]
@@ -67,6 +70,8 @@ def render(
         start=state,
         liveliness=liveliness,
         method=method,
+        renderer=renderer,
+        refine=refine,
         max_side=max_side,
     )
     video.save(out, progress=True, codec=codec)

@@ -14,6 +14,8 @@ from s3dnerf.paths import is_file
 
 MOTIONS = ("static", "idle", "speech")
 METHODS = ("s3dnerf", "fd2talk")
+RENDERERS = ("nerf", "diffusion")
+REFINEMENTS = ("off", "diffusion")
 BLINKS = ("auto", "off")
 FRAMINGS = ("crop", "picture")
 KEEP, TRANSPARENT = "keep", "transparent"
@@ -47,6 +49,28 @@ def check_options(
     parse_color(background)
     if framing == "picture" and background != KEEP:
         raise ArgumentError("background", background, "cannot replace that of a whole picture", "Use the framing crop.")
+
+
+def check_renderer(method: str, renderer: str, refine: str, background: str, continues: bool) -> None:
+    """Raise UserError if the renderer does not exist or cannot do what the other options ask for.
+
+    ``continues`` tells whether the video begins where another one ended.
+    """
+    limits.require_choice("method", method, METHODS)
+    limits.require_choice("renderer", renderer, RENDERERS)
+    limits.require_choice("refine", refine, REFINEMENTS)
+    if refine != "off" and background == TRANSPARENT:
+        raise ArgumentError("refine", refine, "needs a background", "Use another background, or no refinement.")
+    if renderer == "nerf":
+        return
+    if method != "fd2talk":
+        raise ArgumentError("renderer", renderer, "renders the motion of fd2talk alone", "Use the method fd2talk.")
+    if refine != "off":
+        raise ArgumentError("refine", refine, "is for frames of the radiance field", "Use the renderer nerf.")
+    if background != KEEP:
+        raise ArgumentError("renderer", renderer, "keeps the background of the image", "Use the background keep.")
+    if continues:
+        raise ArgumentError("renderer", renderer, "cannot continue another video", "Leave start out.")
 
 
 def check_turn(turn: tuple[float, float]) -> None:

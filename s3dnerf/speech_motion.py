@@ -48,14 +48,14 @@ class DrivenPortrait:
 
 
 def drive_portrait(
-    blocks: Iterable[MotionCoefficients], model: S3DNeRF, identity: Identity, face: Face, first: HeadPose
+    blocks: Iterable[MotionCoefficients], model: S3DNeRF, identity: Identity | None, face: Face, first: HeadPose
 ) -> DrivenPortrait:
     """Return the motion of a portrait.
 
     Args:
         blocks: motion from speech, of consecutive frames.
         model: renders the portrait.
-        identity: the portrait, as ``model.prepare_identity`` returns it.
+        identity: the portrait, as ``model.prepare_identity`` returns it; without it there are no brows.
         face: the portrait's face, whose eyes are open as usual.
         first: pose in the first frame.
     """
@@ -63,7 +63,7 @@ def drive_portrait(
     return DrivenPortrait(
         iterate_head_poses(head, first, face.pose),
         iterate_eyes(lids, face.eyes),
-        iterate_brow_codes(brows, model, identity),
+        iter(()) if identity is None else iterate_brow_codes(brows, model, identity),
     )
 
 

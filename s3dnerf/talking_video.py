@@ -45,6 +45,16 @@ class PhaseTimer:
         return ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
 
 
+def measure_time(frames: Iterator[np.ndarray], timer: PhaseTimer, phase: str) -> Iterator[np.ndarray]:
+    """Yield frames and count the time that each takes as ``phase``."""
+    while True:
+        with timer(phase):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
 @dataclass(frozen=True)
 class TalkingVideo:
     """A video that is rendered on demand. Each iteration renders the frames again."""

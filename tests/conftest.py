@@ -30,7 +30,9 @@ SLOW_MODULES = (
     *("ops/test_deformation", "ops/test_triplane", "training/test_s3dnerf", "training/test_mouth_interior"),
     *("training/test_sync", "training/test_sync_offsets", "training/test_perceptual", "training/test_adversarial"),
     *("training/test_processes", "training/test_motion", "test_speech_motion", "models/fd2talk/test_shipped_motion"),
+    *("training/test_frames", "models/fd2talk/test_frames", "models/fd2talk/test_shipped_frames"),
     *("evaluation/test_ablation", "evaluation/test_benchmark", "evaluation/test_evaluate", "evaluation/test_networks"),
+    *("evaluation/test_motion_table", "evaluation/test_audio_driven", "training/test_motion_ablation"),
     *("evaluation/test_motion_table", "evaluation/test_score", "evaluation/test_benchmark_method"),
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
     *(

@@ -13,7 +13,17 @@ from s3dnerf.errors import UserError
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 COMMANDS = (
-    *("prepare", "train", "train-sync", "train-motion", "render", "evaluate", "score", "benchmark-method"),
+    *(
+        "prepare",
+        "train",
+        "train-sync",
+        "train-motion",
+        "train-frames",
+        "render",
+        "evaluate",
+        "score",
+        "benchmark-method",
+    ),
     *("benchmark-manifest", "evaluate-motion", "ablate"),
 )
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "train",
     "train-sync",
     "train-motion",
+    "train-frames",
     "render",
     "evaluate",
     "score",

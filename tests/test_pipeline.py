@@ -33,9 +33,12 @@ from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
 from s3dnerf.metrics.image import measure_psnr
+from s3dnerf.models.fd2talk.frame_config import FrameAutoencoderConfig, FrameDenoiserConfig, FrameDiffusionConfig
+from s3dnerf.models.fd2talk.frame_diffusion import FrameDiffusion
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import parse_color
+from s3dnerf.rendering.threads import MOST_THREADS
 from s3dnerf.talking_video import TalkingVideo
 from s3dnerf.training.config import S3DNeRFConfig
 
@@ -130,7 +133,8 @@ def test_frames_come_one_by_one_and_every_time_anew(
     assert batches == []
     frames = iter(video)
     first = next(frames)
-    assert batches == [4]
+    # Each thread works on a batch, and one more batch waits.
+    assert 4 <= sum(batches) <= 4 * (MOST_THREADS + 1) < 28
     rest = list(frames)
     assert sum(batches) == 28
     np.testing.assert_array_equal(next(iter(video)), first)
@@ -221,6 +225,64 @@ def test_fd2talk_moves_the_face_by_its_own_expression(
         list(lively.reenact(files / "driver.mp4", files / "second.wav", method=m)) for m in ("s3dnerf", "fd2talk")
     ]
     assert len(reenacted[0]) == len(reenacted[1]) == 10 and not np.array_equal(reenacted[0][-1], reenacted[1][-1])
+
+
+@pytest.fixture(scope="module")
+def small_frames() -> FrameDiffusion:
+    torch.manual_seed(0)
+    config = FrameDiffusionConfig(
+        image_size=SIDE,
+        autoencoder=FrameAutoencoderConfig(widths=(8, 8), channels=4),
+        denoiser=FrameDenoiserConfig(widths=(8, 8, 8), heads=2, groups=4),
+    )
+    return FrameDiffusion(config).eval().requires_grad_(False)
+
+
+def test_diffusion_renders_without_the_radiance_field(
+    lively: TalkingHeadPipeline,
+    say: Callable[..., TalkingVideo],
+    small_frames: FrameDiffusion,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(lively), "frame_diffusion", small_frames)
+    monkeypatch.setattr(lively.model, "forward", lambda *inputs: pytest.fail("the radiance field is not needed"))
+    monkeypatch.setattr(lively, "encode_identity", lambda *inputs: pytest.fail("nor is its identity"))
+    options = {"method": "fd2talk", "renderer": "diffusion"}
+    video = say(lively, pose="speech", **options)
+    frames = list(video)
+    assert len(frames) == len(video) and frames[0].shape == (SIDE, SIDE, 3)
+    assert not np.array_equal(frames[0], frames[-1]) and video.end_state.pose == "speech"
+    assert len(list(lively.reenact(files / "driver.mp4", files / "second.wav", **options))) == 10
+
+
+def test_refinement_changes_the_frames_of_the_radiance_field(
+    lively: TalkingHeadPipeline,
+    say: Callable[..., TalkingVideo],
+    small_frames: FrameDiffusion,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(lively), "frame_diffusion", small_frames)
+    plain, refined = (list(say(lively, pose="static", refine=refine)) for refine in ("off", "diffusion"))
+    assert len(plain) == len(refined) and not np.array_equal(plain[-1], refined[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"renderer": "diffusion"}, "fd2talk"),
+        ({"renderer": "mesh"}, "renderer mesh"),
+        ({"refine": "gan"}, "refine gan"),
+        ({"renderer": "diffusion", "method": "fd2talk", "refine": "diffusion"}, "refine diffusion"),
+        ({"renderer": "diffusion", "method": "fd2talk", "background": "green"}, "background"),
+        ({"renderer": "diffusion", "method": "fd2talk"}, "256"),
+    ],
+)
+def test_what_diffusion_cannot_do_is_told(
+    lively: TalkingHeadPipeline, say: Callable[..., TalkingVideo], options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        say(lively, **options)
 
 
 def test_a_turned_head_is_seen_from_another_side(say: Callable[..., TalkingVideo], tmp_path: Path) -> None:

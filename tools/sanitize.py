@@ -15,6 +15,10 @@ TESTS = (
     "test_convolution.py",
     "test_add_residual.py",
     "test_upsample_add.py",
+    "test_compose_layers.py",
+    "test_composite_background.py",
+    "test_place_samples.py",
+    "test_stretch.py",
 )
 CPU_ONLY = "not emulated and not cuda"
 BUILD = [sys.executable, str(ROOT / "cuda_ext" / "build.py"), "--sanitize", "--out"]

@@ -45,26 +45,34 @@ struct Kernels {
     int (*add_residual_forward)(const S3dAddResidual&, int);
     int (*upsample_add_forward)(const S3dUpsampleAdd&, int);
     int (*separable_forward)(const S3dSeparable&, int);
+    int (*compose_layers_forward)(const S3dComposeLayers&, int);
+    int (*composite_background_forward)(const S3dCompositeBackground&, int);
+    int (*place_samples_forward)(const S3dPlaceSamples&, int);
+    int (*stretch_forward)(const S3dStretch&, int);
 };
 
-#define S3D_LIST_KERNELS(name, variant) \
-    {name,                              \
-     variant::hash_grid_forward,        \
-     variant::hash_grid_backward,       \
-     variant::triplane_forward,         \
-     variant::triplane_backward,        \
-     variant::composite_forward,        \
-     variant::composite_backward,       \
-     variant::field_forward,            \
-     variant::field_backward,           \
-     variant::deformation_forward,      \
-     variant::deformation_backward,     \
-     variant::warp_source_forward,      \
-     variant::convolution_forward,      \
-     variant::convolution_backward,     \
-     variant::add_residual_forward,     \
-     variant::upsample_add_forward,     \
-     variant::separable_forward}
+#define S3D_LIST_KERNELS(name, variant)     \
+    {name,                                  \
+     variant::hash_grid_forward,            \
+     variant::hash_grid_backward,           \
+     variant::triplane_forward,             \
+     variant::triplane_backward,            \
+     variant::composite_forward,            \
+     variant::composite_backward,           \
+     variant::field_forward,                \
+     variant::field_backward,               \
+     variant::deformation_forward,          \
+     variant::deformation_backward,         \
+     variant::warp_source_forward,          \
+     variant::convolution_forward,          \
+     variant::convolution_backward,         \
+     variant::add_residual_forward,         \
+     variant::upsample_add_forward,         \
+     variant::separable_forward,            \
+     variant::compose_layers_forward,       \
+     variant::composite_background_forward, \
+     variant::place_samples_forward,        \
+     variant::stretch_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
@@ -176,6 +184,18 @@ int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads) {
 }
 int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads) {
     return chosen->separable_forward(*chain, threads);
+}
+int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads) {
+    return chosen->compose_layers_forward(*layers, threads);
+}
+int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads) {
+    return chosen->composite_background_forward(*frames, threads);
+}
+int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads) {
+    return chosen->place_samples_forward(*samples, threads);
+}
+int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads) {
+    return chosen->stretch_forward(*lattice, threads);
 }
 
 // build.py defines S3D_ABI_HASH.

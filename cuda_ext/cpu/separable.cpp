@@ -11,8 +11,8 @@
 namespace S3D_VARIANT {
 namespace {
 
-constexpr int LANES = 16;   // channels are padded to multiples of this, of which the width of every variant is a divisor
-constexpr int BORDER = 2;   // pixels of zeros around a map: the radius of the largest filter
+constexpr int LANES = 16;  // channels are padded to multiples of this, of which the width of every variant is a divisor
+constexpr int BORDER = 2;  // pixels of zeros around a map: the radius of the largest filter
 constexpr int MAX_RESIDUAL = 4;
 constexpr int MAPS = MAX_RESIDUAL + 1;  // in turn the input and the output of a layer; older ones serve as residuals
 enum Activation { SLOPES, RELU, HARD_SWISH, NONE };
@@ -55,8 +55,10 @@ struct Layer {
             filters = take(int64_t{begin} * columns), bias = take(columns);
             return weights;
         }
-        if (kind != DENSE && kernel > 1) depthwise = take(int64_t{kernel} * kernel * depth), depthwise_bias = take(depth);
-        if (kind != DEPTHWISE) filters = take(int64_t{count_rows()} * columns), bias = take(columns), slopes = take(columns);
+        if (kind != DENSE && kernel > 1)
+            depthwise = take(int64_t{kernel} * kernel * depth), depthwise_bias = take(depth);
+        if (kind != DEPTHWISE)
+            filters = take(int64_t{count_rows()} * columns), bias = take(columns), slopes = take(columns);
         return weights;
     }
 
@@ -72,8 +74,9 @@ struct Layer {
         const bool filter = kernel == 1 ? stride == 1 : (kernel == 3 || kernel == 5) && (stride == 1 || stride == 2);
         const bool even = stride == 1 || (height % 2 == 0 && width % 2 == 0);
         return sizes && filter && even && begin >= 0 && begin <= kernel / 2 && residual >= 0 &&
-               residual <= MAX_RESIDUAL && (kind == SEPARABLE || (kind == DEPTHWISE && inputs == outputs && kernel > 1) ||
-                                            (kind == DENSE && is_first && residual == 0 && kernel > 1));
+               residual <= MAX_RESIDUAL &&
+               (kind == SEPARABLE || (kind == DEPTHWISE && inputs == outputs && kernel > 1) ||
+                (kind == DENSE && is_first && residual == 0 && kernel > 1));
     }
 };
 

@@ -1,7 +1,8 @@
 // Assembles the input of super-resolution in one pass: the source image, warped bicubically by the rendered flow; the
 // source features, warped bilinearly; and the rendered features.
+#include "bilinear.h"
 #include "kernels.h"
-#include "planes.h"
+#include "product.h"
 
 namespace S3D_VARIANT {
 namespace {
@@ -15,11 +16,6 @@ struct Pixels {
     int32_t row, column;
     int lanes;
 };
-
-// Normalized coordinate of pixel centers, displaced by the flow.
-Pack warp_coordinates(Pack pixel, int32_t size, Pack flow) {
-    return (2.0f * pixel + 1.0f) / static_cast<float>(size) - 1.0f + flow;
-}
 
 struct Neighbors {
     PackInt low, high;
@@ -54,26 +50,47 @@ const float* find_flow(const S3dWarpSource& arguments, int64_t item, int axis) {
     return arguments.fine + (item * (arguments.rendered + 2) + arguments.rendered + axis) * size;
 }
 
-struct Corners {
-    PackInt offset[4];
-    Pack weight[4];
+// The source images with four values per pixel and the border repeated, so that one load reads neighboring pixels of all
+// colors and any position that a frame can ask for lies inside.
+struct InterleavedImages {
+    static constexpr int BORDER = 4, CHANNELS = 4;
+    float* pixels = nullptr;
+    int64_t row, stride;  // floats between rows and between items
 
-    Corners(Pack u, Pack v, int32_t height, int32_t width) {
-        const PlaneAxis<Pack> column = locate_on_plane(u, width), row = locate_on_plane(v, height);
-        offset[0] = row.low * width + column.low;
-        offset[1] = row.low * width + column.high;
-        offset[2] = row.high * width + column.low;
-        offset[3] = row.high * width + column.high;
-        bilinear_weights(column.weight, row.weight, splat<Pack>(1.0f), weight);
+    InterleavedImages(const S3dWarpSource& arguments, int threads)
+        : row(CHANNELS * (int64_t{arguments.image_width} + 2 * BORDER)),
+          stride(arguments.image_stride == 0 ? 0 : row * (arguments.image_height + 2 * BORDER)) {
+        const int64_t lines = int64_t{arguments.image_height} + 2 * BORDER;
+        const int64_t items = stride == 0 ? 1 : arguments.batch;
+        pixels = allocate_zeros(static_cast<size_t>(items * lines * row));
+        if (pixels == nullptr) return;
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t line = 0; line < items * lines; ++line) {
+            const int32_t y = clamp_index(static_cast<int32_t>(line % lines) - BORDER, arguments.image_height);
+            copy_row(arguments, arguments.image + line / lines * arguments.image_stride, y, pixels + line * row);
+        }
+    }
+    InterleavedImages(const InterleavedImages&) = delete;
+    InterleavedImages& operator=(const InterleavedImages&) = delete;
+    ~InterleavedImages() { free(pixels); }
+
+private:
+    static void copy_row(const S3dWarpSource& arguments, const float* image, int32_t y, float* to) {
+        const int32_t width = arguments.image_width;
+        const int64_t size = int64_t{arguments.image_height} * width;
+        for (int32_t x = -BORDER; x < width + BORDER; ++x, to += CHANNELS) {
+            const float* from = image + int64_t{y} * width + clamp_index(x, width);
+            for (int color = 0; color < 3; ++color) to[color] = from[color * size];
+        }
     }
 };
 
-// The four pixels around a coordinate along one axis (clamped to the border) and their weights: the cubic convolution
-// of Keys (1981) with a = -3/4, as in PyTorch and OpenCV.
+// The four pixels around a coordinate along one axis and their weights: the cubic convolution of Keys (1981) with
+// a = -3/4, as in PyTorch and OpenCV.
 constexpr int TAPS = 4;
 
 struct Taps {
-    PackInt index[TAPS];
+    PackInt first;  // index of the first pixel, at most InterleavedImages::BORDER beyond the image
     Pack weight[TAPS];
 
     Taps(Pack coordinate, int32_t size) {
@@ -82,11 +99,7 @@ struct Taps {
         const Pack valid = select(exact == exact, exact, Pack{});
         const Pack low = round_down(valid);
         const Pack rest = exact - low, left = 1.0f - rest;
-        for (int tap = 0; tap < TAPS; ++tap) {
-            const PackInt pixel = to_int(low) + (tap - 1);
-            const PackInt above = select(pixel < 0, PackInt{}, pixel);
-            index[tap] = select(above > size - 1, PackInt{} + (size - 1), above);
-        }
+        first = to_int(low) - 1;
         weight[0] = CUBIC_A * rest * left * left;
         weight[1] = near_weight(rest);
         weight[2] = near_weight(left);
@@ -102,33 +115,60 @@ private:
     }
 };
 
+// The colors of one pixel of an interleaved image.
+typedef float Colors __attribute__((vector_size(4 * InterleavedImages::CHANNELS)));
+
+// The corners and weights of up to WIDTH positions.
+struct Patches {
+    alignas(64) int32_t first_column[WIDTH], first_row[WIDTH];
+    alignas(64) float column[TAPS][WIDTH], row[TAPS][WIDTH];
+
+    Patches(const Taps& columns, const Taps& rows) {
+        store(first_column, columns.first + InterleavedImages::BORDER);
+        store(first_row, rows.first + InterleavedImages::BORDER);
+        for (int tap = 0; tap < TAPS; ++tap) {
+            store(column[tap], columns.weight[tap]);
+            store(row[tap], rows.weight[tap]);
+        }
+    }
+
+    Colors interpolate(const float* image, int64_t row_step, int lane) const {
+        // A pack holds one pixel or several of a row.
+        constexpr int PACKS = TAPS * InterleavedImages::CHANNELS / WIDTH;
+        const float* corner = image + first_row[lane] * row_step + first_column[lane] * InterleavedImages::CHANNELS;
+        Pack sum[PACKS] = {};
+        for (int down = 0; down < TAPS; ++down, corner += row_step) {
+            const Pack weight = load_broadcast(row[down] + lane);
+            for (int part = 0; part < PACKS; ++part) sum[part] += weight * load(corner + part * WIDTH);
+        }
+        Colors pixel[TAPS], total{};
+        memcpy(pixel, sum, sizeof pixel);
+        for (int tap = 0; tap < TAPS; ++tap) total += column[tap][lane] * pixel[tap];
+        return total;
+    }
+};
+
 // Writes three colors of one subpixel of each pixel to `inputs` (rows of `stride` channels) and to the warped source.
-void warp_subpixel(const S3dWarpSource& arguments, const Pixels& pixels, int below, int right, float* inputs,
-                   int stride) {
+void warp_subpixel(const S3dWarpSource& arguments, const InterleavedImages& images, const Pixels& pixels, int below,
+                   int right, float* inputs, int stride) {
     const float* const flow[2] = {find_flow(arguments, pixels.item, 0), find_flow(arguments, pixels.item, 1)};
     const int32_t height = 2 * arguments.height, width = 2 * arguments.width;
     const int32_t row = 2 * pixels.row + below;
     const Pack column = to_float(2 * (iota() + pixels.column) + right);
-    const Pack u = warp_coordinates(column, width, upsample_flow(flow[0], arguments, pixels, below, right));
-    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(row)), height,
-                                    upsample_flow(flow[1], arguments, pixels, below, right));
+    const Pack u = pixel_center(column, width) + upsample_flow(flow[0], arguments, pixels, below, right);
+    const Pack v = pixel_center(splat<Pack>(static_cast<float>(row)), height) +
+                   upsample_flow(flow[1], arguments, pixels, below, right);
     const Taps columns(u, arguments.image_width), rows(v, arguments.image_height);
-    const int64_t size = int64_t{arguments.image_height} * arguments.image_width;
-    for (int color = 0; color < 3; ++color) {
-        const float* image = arguments.image + pixels.item * arguments.image_stride + color * size;
-        Pack value{};
-        for (int down = 0; down < TAPS; ++down) {
-            const PackInt line = rows.index[down] * arguments.image_width;
-            Pack along{};
-            for (int across = 0; across < TAPS; ++across) {
-                along += columns.weight[across] * gather(image, line + columns.index[across], pixels.lanes);
-            }
-            value += rows.weight[down] * along;
-        }
-        float* warped = arguments.warped + ((pixels.item * 3 + color) * height + row) * width + 2 * pixels.column;
-        for (int lane = 0; lane < pixels.lanes; ++lane) {
-            warped[2 * lane + right] = value[lane];
-            inputs[lane * stride + 4 * color + 2 * below + right] = value[lane];
+    const Patches patches(columns, rows);
+    const float* image = images.pixels + pixels.item * images.stride;
+    const int64_t size = int64_t{height} * width;
+    float* warped = arguments.warped + pixels.item * 3 * size + int64_t{row} * width + 2 * pixels.column + right;
+    inputs += 2 * below + right;
+    for (int lane = 0; lane < pixels.lanes; ++lane) {
+        const Colors colors = patches.interpolate(image, images.row, lane);
+        for (int color = 0; color < 3; ++color) {
+            warped[color * size + 2 * lane] = colors[color];
+            inputs[lane * stride + 4 * color] = colors[color];
         }
     }
 }
@@ -138,9 +178,9 @@ void warp_features(const S3dWarpSource& arguments, const Pixels& pixels, float* 
     const int64_t pixel = int64_t{pixels.row} * arguments.width + pixels.column;
     const Pack flow_u = load_partial(find_flow(arguments, pixels.item, 0) + pixel, pixels.lanes);
     const Pack flow_v = load_partial(find_flow(arguments, pixels.item, 1) + pixel, pixels.lanes);
-    const Pack u = warp_coordinates(to_float(iota() + pixels.column), arguments.width, flow_u);
-    const Pack v = warp_coordinates(splat<Pack>(static_cast<float>(pixels.row)), arguments.height, flow_v);
-    const Corners corners(u, v, arguments.detail_height, arguments.detail_width);
+    const Pack u = pixel_center(to_float(iota() + pixels.column), arguments.width) + flow_u;
+    const Pack v = pixel_center(splat<Pack>(static_cast<float>(pixels.row)), arguments.height) + flow_v;
+    const BilinearCorners corners(u, v, arguments.detail_height, arguments.detail_width);
     const T* detail = static_cast<const T*>(arguments.detail) + pixels.item * arguments.detail_stride;
     const int channels = arguments.detail_channels;
     for (int lane = 0; lane < pixels.lanes; ++lane, inputs += stride) {
@@ -176,11 +216,11 @@ void write_inputs(const S3dWarpSource& arguments, const Pixels& pixels, const fl
     for (int64_t i = 0; i < count; i += WIDTH) store_bf16(target + i, load(inputs + i), count_lanes(i, count));
 }
 
-void write_pixels(const S3dWarpSource& arguments, const Pixels& pixels) {
+void write_pixels(const S3dWarpSource& arguments, const InterleavedImages& images, const Pixels& pixels) {
     const int stride = SOURCE_CHANNELS + arguments.detail_channels + arguments.rendered;
     alignas(64) float inputs[WIDTH * MAX_INPUTS];
     for (int below = 0; below < 2; ++below) {
-        for (int right = 0; right < 2; ++right) warp_subpixel(arguments, pixels, below, right, inputs, stride);
+        for (int right = 0; right < 2; ++right) warp_subpixel(arguments, images, pixels, below, right, inputs, stride);
     }
     const bool full = arguments.detail_storage == S3D_FLOAT32;
     (full ? warp_features<float> : warp_features<BFloat16>)(arguments, pixels, inputs + SOURCE_CHANNELS, stride);
@@ -208,11 +248,14 @@ int check(const S3dWarpSource& arguments, int threads) {
 
 int warp_source_forward(const S3dWarpSource& arguments, int threads) {
     if (int error = check(arguments, threads)) return error;
+    const InterleavedImages images(arguments, threads);
+    if (images.pixels == nullptr) return S3D_NO_MEMORY;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t index = 0; index < arguments.batch * arguments.height; ++index) {
         const int32_t row = static_cast<int32_t>(index % arguments.height);
         for (int32_t column = 0; column < arguments.width; column += WIDTH) {
-            write_pixels(arguments, {index / arguments.height, row, column, count_lanes(column, arguments.width)});
+            write_pixels(arguments, images,
+                         {index / arguments.height, row, column, count_lanes(column, arguments.width)});
         }
     }
     return S3D_OK;

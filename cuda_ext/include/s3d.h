@@ -193,6 +193,61 @@ typedef struct {
     float* output;         // [batch, output height, output width, outputs of the last layer]
 } S3dSeparable;
 
+typedef struct {
+    int64_t batch, foveated;            // frames, and foveated rays per frame
+    int32_t size;                       // rays of a frame are size x size, followed by the foveated ones
+    int32_t channels;                   // colors and features
+    int64_t image_stride, hair_stride;  // between batch items; 0 if the batch shares one
+    const float* values;                // [batch, rays, channels + 2]: colors, features, position in the source
+    const float* alpha;                 // [batch, rays]
+    const int64_t* cells;               // [batch, foveated]: pixels of the fine image
+    const float* opacity;               // [batch, foveated]
+    const float* image;                 // [3, 2 size, 2 size] per item
+    const float* hair;                  // [2 size, 2 size] per item
+    const float* plane;  // [batch, 6]: flow (u, v) of the hair in the middle, its change along u, and along v
+    float* coarse;       // [batch, channels + 3, size, size]: colors, features, opacity, flow
+    float* fine;         // [batch, channels + 3, 2 size, 2 size]
+} S3dComposeLayers;
+
+typedef struct {
+    int64_t batch;
+    int32_t size;                        // of flow and masks; the frame is twice as large, `alpha` half
+    float uncovered_from, uncovered_to;  // decrease of opacity over which the head uncovers the background
+    int64_t flow_stride, alpha_stride;   // between batch items
+    const float* image;                  // [batch, 3, 2 size, 2 size]
+    const float* flow;                   // [2, size, size] per item
+    const float* alpha;                  // [size / 2, size / 2] per item
+    const float* background;             // [3, 2 size, 2 size]
+    const float* person;                 // [size, size], like the next two
+    const float* head;
+    const float* inpainted;
+    float* output;  // like image
+} S3dCompositeBackground;
+
+typedef struct {
+    int64_t batch, rays;
+    int32_t samples;                                // per ray
+    float ellipsoid_center[3], ellipsoid_radii[3];  // in head units
+    float inner_margin, outer_margin;  // half the sampled length in the middle of the ellipsoid, and where rays miss it
+    const float* points;               // [batch, rays, 2]: image coordinates
+    const float* rotation;             // [batch, 3, 3]
+    const float* scale;                // [batch]
+    const float* center;               // [batch, 2]
+    float* positions;                  // [batch, rays, samples, 3]
+    float* deltas;                     // [batch, rays, samples]
+} S3dPlaceSamples;
+
+typedef struct {
+    int64_t batch;
+    int32_t size[3];  // points along x, y and z
+    int32_t ambient;
+    int64_t offsets_stride, ambient_stride;  // floats per point
+    const float* offsets;                    // [batch, z, y, x, 3]
+    const float* ambient_values;             // [batch, z, y, x, ambient]
+    const float* heights;                    // [size of y]
+    float* output;                           // [batch, z, y, x, 3 + ambient]
+} S3dStretch;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -216,6 +271,10 @@ S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int thread
 S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
 S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
 S3D_API int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads);
+S3D_API int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads);
+S3D_API int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads);
+S3D_API int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads);
+S3D_API int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads);
 // The instruction set in use: "amx" (AVX-512 and AMX for bfloat16), "avx512", "avx2" or "plain". `s3d_cpu_use` selects
 // one that the processor supports.
 S3D_API const char* s3d_cpu_variant(void);

@@ -19,11 +19,11 @@ from s3dnerf.cli.evaluation import (
     add_benchmark_manifest,
     add_benchmark_method,
     add_evaluate,
-    add_evaluate_motion,
     add_score,
 )
+from s3dnerf.cli.motion import add_evaluate_motion
 from s3dnerf.cli.rendering import add_render
-from s3dnerf.cli.training import add_train, add_train_motion, add_train_sync
+from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
 from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.failures import explain_failures
 from s3dnerf.interruption import Interrupted, raise_on_signals
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_train_sync(commands)
     add_train_motion(commands)
+    add_train_frames(commands)
     add_render(commands)
     add_evaluate(commands)
     add_score(commands)

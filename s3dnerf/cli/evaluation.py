@@ -1,4 +1,4 @@
-"""The commands of evaluation: ``evaluate``, ``score``, the benchmark of methods, ``evaluate-motion``, ``ablate``."""
+"""The commands of evaluation: ``evaluate``, ``score``, the benchmark of methods, ``ablate``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Evaluate self-reenactment on real clips",
         "Regenerates every clip from its first frame, its audio and its tracked head poses.\n"
         "Writes the videos, a table (JSON, CSV, Markdown) and a contact sheet of target above generated to OUT.\n\n"
+        "--audio-driven gives only the first frame and the audio. Its rows are those of render: static, idle, speech,\n"
+        "speech_next_seed (the same with the next seed), and fd2talk. It writes audio_driven.md, .csv and .json with\n"
+        "lip scores over people, and videos and sheets of all rows side by side. Finished clips are not repeated.\n\n"
         "LPIPS, CSIM, FID, LSE-C and LSE-D need weights of public networks, which are not shipped; the table names\n"
         "missing files. --weights-folder names a folder with some or all of these, .safetensors as well:\n"
         "  alexnet.pth, lpips_alex.pth  LPIPS: torchvision's alexnet-owt-7be5be79, weights/v0.1/alex of lpips\n"
@@ -34,6 +37,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
         "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
         "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours\n"
+        "  s3dnerf evaluate --clips clips --out outputs/free --audio-driven --rows idle speech --max-frames 100\n"
         "  s3dnerf evaluate --clips clips --out outputs/new --checkpoint runs/new --compare outputs/old",
     )
     parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="folder with mp4 files")
@@ -52,8 +56,8 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         type=read_text,
         nargs="+",
         metavar="ROW",
-        help="only these rows of the table: ours, frozen_mouth, frozen_pose, unmoved_portrait, ground_truth "
-        "(default: all)",
+        help="only these rows of the table: ours, fd2talk, fd2talk_diffusion, refined, frozen_mouth, frozen_pose, "
+        "unmoved_portrait, ground_truth (default: all)",
     )
     parser.add_argument(
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
@@ -69,8 +73,11 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         metavar="DIR",
         help="also print a comparison with the evaluation of the same clips in this output folder",
     )
+    parser.add_argument(
+        "--audio-driven", action="store_true", help="take nothing but the first frame and the audio from a clip"
+    )
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
-    add_int(parser, "--seed", limits.SEED, default=0, help="seed of the blinks, 0 or more")
+    add_int(parser, "--seed", limits.SEED, default=0, help="seed of motion and blinks, 0 or more")
     parser.add_argument("--device", **DEVICE)
 
 
@@ -81,6 +88,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from s3dnerf.ops.backend import keep_freed_memory
 
     keep_freed_memory()
+    if options.audio_driven:
+        from s3dnerf.cli.motion import run_evaluate_audio_driven
+
+        run_evaluate_audio_driven(options)
+        return
     report = evaluate_clips(
         clips=options.clips,
         out=options.out,
@@ -274,56 +286,6 @@ def _read_score_settings(options: argparse.Namespace, task: str) -> ScoreSetting
 
     folder = None if options.weights_folder is None else str(options.weights_folder)
     return ScoreSettings(task, options.crop, options.max_frames, folder, options.device)
-
-
-def add_evaluate_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
-    """Add the command `evaluate-motion`."""
-    parser = add_command(
-        commands,
-        "evaluate-motion",
-        run_evaluate_motion,
-        "Compare head motion, blinks, brows and gaze with real ones",
-        "Measures the motion of prepared clips as coefficients, without rendering, for these rows:\n"
-        "  real         the motion of the clips: what all others are compared with\n"
-        "  still        a head that does not move\n"
-        "  idle         the motion and blinks of `render`, which do not depend on speech\n"
-        "  copied       motion of another person: right statistics, no agreement with the speech\n"
-        "  ridge        a linear regression from speech: agreement, but hardly any motion\n"
-        "  ours         the motion of `render --pose speech`, with four seeds, and with the speech of somebody else\n"
-        "  white noise, random walk  show that beat alignment rewards noise\n\n"
-        "Writes motion.md (means over people with 95% intervals), motion.csv (every clip), motion.json, and in\n"
-        "curves/ a plot for each clip of pitch, yaw and roll, to OUT. Clips under four seconds are left out.\n"
-        "Agreement with speech and Frechet distance need real motion of other people: the split of --reference.",
-        "  s3dnerf evaluate-motion --clips data/prepared --out outputs/motion\n"
-        "  s3dnerf evaluate-motion --clips data/prepared --out outputs/quick --max-clips 5",
-    )
-    parser.add_argument("--clips", type=read_path, required=True, metavar="DIR", help="prepared clips")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="folder for table and plots")
-    parser.add_argument("--checkpoint", **CHECKPOINT)
-    parser.add_argument("--liveliness", type=float, default=1.0, metavar="X", help="of ours, 0 to 2 (default: 1)")
-    name: dict[str, Any] = {"type": read_text, "metavar": "NAME"}
-    parser.add_argument("--split", **name, default="val", help="evaluated split (default: val)")
-    parser.add_argument("--reference", **name, default="train", help="split of other people (default: train)")
-    add_int(
-        parser,
-        "--max-clips",
-        limits.MOTION_CLIPS,
-        help="evaluate this many clips, 3 or more, of as many people as there are (default: all)",
-    )
-    add_int(parser, "--seed", limits.SEED, default=0, help="seed of ours, idle motion and noise, 0 or more")
-
-
-def run_evaluate_motion(options: argparse.Namespace) -> None:
-    """Run the command `evaluate-motion`."""
-    from s3dnerf.evaluation.motion_table import evaluate_motion
-    from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, load_motion_diffusion
-    from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, SpeechMotion
-
-    liveliness = limits.require_number("liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
-    model = SpeechMotion(load_motion_diffusion(options.checkpoint or SHIPPED))
-    splits = options.split, options.reference
-    report = evaluate_motion(options.clips, options.out, *splits, options.max_clips, model, options.seed, liveliness)
-    print(report.format_markdown())
 
 
 def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:

@@ -74,7 +74,20 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         choices=("s3dnerf", "fd2talk"),
         default="s3dnerf",
         help="what moves the face: s3dnerf from speech (the default), or the expression coefficients of fd2talk, lips "
-        "included; both are rendered by the radiance field",
+        "included",
+    )
+    parser.add_argument(
+        "--renderer",
+        choices=("nerf", "diffusion"),
+        default="nerf",
+        help="what makes the frames: the radiance field (the default) or, with --method fd2talk, latent diffusion from "
+        "the warped image",
+    )
+    parser.add_argument(
+        "--refine",
+        choices=("off", "diffusion"),
+        default="off",
+        help="refine the frames of the radiance field by latent diffusion, or not (the default)",
     )
     parser.add_argument(
         "--pose",
@@ -151,6 +164,8 @@ def run_render(options: argparse.Namespace) -> None:
         end=options.end,
         liveliness=options.liveliness,
         method=options.method,
+        renderer=options.renderer,
+        refine=options.refine,
         max_side=options.max_side,
         codec=options.codec,
         settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},

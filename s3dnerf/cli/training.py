@@ -1,4 +1,4 @@
-"""The commands ``train``, ``train-sync`` and ``train-motion``."""
+"""The commands ``train``, ``train-sync``, ``train-motion`` and ``train-frames``."""
 
 from __future__ import annotations
 
@@ -146,18 +146,34 @@ def add_train_motion(commands: argparse._SubParsersAction[OneLineParser]) -> Non
         "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
         "the values of the settings file. Ctrl-C saves a checkpoint, from which --resume continues.",
         "  s3dnerf train-motion --data.root data/own\n"
-        "  s3dnerf train-motion --data.root data/own --model.layout one --out runs/one_transformer",
+        "  s3dnerf train-motion --data.root data/own --model.layout one --out runs/one_transformer\n"
+        "  s3dnerf train-motion --data.root data/own --refit s3dnerf/weights/fd2talk_motion --out models/refitted\n"
+        "  s3dnerf train-motion --data.root data/own --ablate --train.steps 300 --out outputs/motion_ablation",
         takes_settings=True,
         add_help=False,
     )
     add_run_options(parser, "fd2talk_motion.yaml")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--ablate",
+        action="store_true",
+        help="train and compare variants: without alignment mask, without lip expert, one transformer for both, and "
+        "expression alone; finished ones in OUT are not repeated",
+    )
+    instead.add_argument(
+        "--refit",
+        type=read_text,
+        metavar="DIR",
+        help="do not train: fit the sampling settings of this model (a folder or a hub id) on the people held out, and "
+        "save it in OUT",
+    )
 
 
 def run_train_motion(options: argparse.Namespace) -> None:
     """Train motion diffusion."""
     from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.media.files import refuse_inputs
-    from s3dnerf.training.motion import MotionConfig, train_motion
+    from s3dnerf.training.motion import MotionConfig, refit_sampling, train_motion
     from s3dnerf.training.processes import is_main_process, leave_processes
 
     config = load_config(MotionConfig, options.config, options.settings)
@@ -165,10 +181,64 @@ def run_train_motion(options: argparse.Namespace) -> None:
         options.parser.print_help()
         show_options(MotionConfig, config, prog=options.parser.prog)
     run_dir = options.out or Path("runs") / Path(options.config).stem
+    if options.ablate:
+        from s3dnerf.training.motion_ablation import run_motion_ablation
+
+        refuse_inputs(run_dir, [config.data.root])
+        print(run_motion_ablation(options.config, options.settings, run_dir).format_markdown())
+        return
+    if options.refit:
+        if options.resume or options.out is None:
+            raise ArgumentError(
+                "refit", None, "needs --out, and does not resume", "Name the folder of the fitted model."
+            )
+        refuse_inputs(run_dir, [options.refit])
+        refit_sampling(config, options.refit, run_dir)
+        return
     if not options.resume:
         refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
     with leave_processes():
         checkpoint = train_motion(config, run_dir=run_dir, resume=options.resume)
+        if is_main_process():
+            print(f"last checkpoint: {checkpoint}")
+
+
+def add_train_frames(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `train-frames`."""
+    parser = add_command(
+        commands,
+        "train-frames",
+        run_train_frames,
+        "Train frame diffusion (FD2Talk): frames from a portrait and motion, without a radiance field",
+        "Every setting can be given by its dotted name, such as --train.steps 1000; --help lists them all, with\n"
+        "the values of the settings file. Ctrl-C saves a checkpoint, from which --resume continues.",
+        "  s3dnerf train-frames --data.root data/own\n"
+        "  s3dnerf train-frames --data.root data/own --model.start noise --model.diffusion_steps 1000 "
+        "--model.sampling_steps 25 --out runs/from_noise",
+        takes_settings=True,
+        add_help=False,
+    )
+    add_run_options(parser, "fd2talk_frames.yaml")
+
+
+def run_train_frames(options: argparse.Namespace) -> None:
+    """Train frame diffusion."""
+    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.media.files import refuse_inputs
+    from s3dnerf.ops.backend import keep_freed_memory
+    from s3dnerf.training.frames import FrameConfig, train_frames
+    from s3dnerf.training.processes import is_main_process, leave_processes
+
+    config = load_config(FrameConfig, options.config, options.settings)
+    if options.help:
+        options.parser.print_help()
+        show_options(FrameConfig, config, prog=options.parser.prog)
+    keep_freed_memory()
+    run_dir = options.out or Path("runs") / Path(options.config).stem
+    if not options.resume:
+        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    with leave_processes():
+        checkpoint = train_frames(config, run_dir=run_dir, resume=options.resume)
         if is_main_process():
             print(f"last checkpoint: {checkpoint}")
 

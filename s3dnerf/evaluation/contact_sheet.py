@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -90,6 +90,24 @@ def draw_clip_sheet(
     header = _draw_labels(strips[0].shape[1], width, [f"{index / FPS:.2f} s" for index in moments])
     rows = [_draw_margin(strip, label) for strip, label in zip(strips, labels, strict=True)]
     return np.concatenate([_draw_title(title, rows[0].shape[1]), _draw_margin(header, ""), *rows], axis=0)
+
+
+def draw_row_sheet(
+    rows: Mapping[str, Sequence[np.ndarray]], moments: np.ndarray, title: str, side: int = FACE_SIDE
+) -> np.ndarray:
+    """Draw videos of one clip below each other, ``uint8 [H, W, 3]``.
+
+    Args:
+        rows: frames ``[H, W, 3]`` numbered ``moments`` by the name of the video, all of one size.
+        moments: frame numbers.
+        title: above the sheet.
+        side: height of the frames in pixels.
+    """
+    faces = {name: [_fit_height(frame, side) for frame in frames] for name, frames in rows.items()}
+    width = next(iter(faces.values()))[0].shape[1]
+    header = _draw_labels(width * len(moments), width, [f"{index / FPS:.2f} s" for index in moments])
+    strips = [_draw_margin(np.concatenate(frames, axis=1), name) for name, frames in faces.items()]
+    return np.concatenate([_draw_title(title, strips[0].shape[1]), _draw_margin(header, ""), *strips], axis=0)
 
 
 def stack_sheets(sheets: Sequence[np.ndarray]) -> np.ndarray:

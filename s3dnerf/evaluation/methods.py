@@ -63,23 +63,26 @@ class S3DNeRF:
 
     def reenact(self, image: np.ndarray, audio: np.ndarray, poses: HeadPose) -> Iterator[np.ndarray]:
         """Yield the frames."""
+        from s3dnerf.source_image import make_background
+        from s3dnerf.speech_motion import encode_audio
         from s3dnerf.talking_video import PhaseTimer
 
+        model = self.pipeline.model
         faces = detect_faces(image)
         if not faces:
             raise UserError("image", "shows no face", "Use a clip whose first frame shows a face.")
         box = choose_crop(poses, image.shape[:2])
         pose = crop_pose(poses, box)
         points = to_pixels(faces[0], image.shape[:2])[None]
-        face = replace(extract_face(image, points, box, self.pipeline.model.config.image_size), pose=pose[:1])
+        face = replace(extract_face(image, points, box, model.config.image_size), pose=pose[:1])
         identity = self.pipeline.encode_identity(face, 0)
         with TemporaryDirectory() as folder:
             sound = Path(folder) / "speech.wav"
             write_wav(sound, audio)
-            codes = self.pipeline.encode_audio(identity, sound, measure_level([audio]), len(pose))
+            codes = encode_audio(model, identity, sound, measure_level([audio]), len(pose))
         singles = (pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(face.eyes, 0)
-        background = self.pipeline.make_background(face, identity)
+        background = make_background(model, face, identity)
         for frame in self.pipeline.render_frames(identity, codes, singles, eyes, PhaseTimer(), background):
             yield paste_crop(image, frame, box)
 

@@ -43,8 +43,8 @@ class MotionReport:
             parts.append(format_estimates({row: summary[row] for row in (rows[0], *self.details)}))
         return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self.notes)])
 
-    def save(self, out: Path) -> None:
-        """Write OUT/motion.md, OUT/motion.csv (a line for each row and clip) and OUT/motion.json."""
+    def save(self, out: Path, stem: str = "motion") -> None:
+        """Write OUT/<stem>.md, OUT/<stem>.csv (a line for each row and clip) and OUT/<stem>.json."""
         table = io.StringIO()
         names = list_names([scores[0] for scores in self.clips.values()])
         writer = csv.writer(table, lineterminator="\n")
@@ -55,5 +55,5 @@ class MotionReport:
         stored = {"people": self.people, "scores": self.summarize(), "notes": self.notes}
         report = json.dumps(replace_nan(stored), indent=1)
         for name, text in (("md", self.format_markdown()), ("csv", table.getvalue()), ("json", report)):
-            with atomic_write(out / f"motion.{name}") as temporary:
+            with atomic_write(out / f"{stem}.{name}") as temporary:
                 temporary.write_text(text + "\n" * (name != "csv"), "utf-8")

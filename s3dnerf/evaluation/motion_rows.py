@@ -14,6 +14,9 @@ from s3dnerf.face.coefficients import MotionCoefficients, measure_pose_change, m
 from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion
 
 SEEDS = 4
+CLIP_SEEDS = 1000
+"""Distance between the seeds of two clips. With one seed, all clips would have the same noise, and what it happens to
+do, such as a blink, would be counted as many times as there are clips."""
 OURS, WRONG_SPEECH = "ours", "ours, wrong speech"
 Row = Sequence[MotionCoefficients]
 """Motion of each clip."""
@@ -82,7 +85,7 @@ def generate_rows(
         model: generates motion.
         speech: of each clip, ``[640 T]``.
         donors: for each clip, the number of the clip whose speech is the wrong one. It is repeated or cut to length.
-        seed: the first of ``SEEDS`` seeds.
+        seed: the first of ``SEEDS`` seeds. ``CLIP_SEEDS`` times the number of the clip is added to them.
         liveliness: see :class:`MotionModel`.
 
     Returns:
@@ -91,7 +94,10 @@ def generate_rows(
     names = {OURS: seed} | {f"{OURS}, seed {number}": number for number in range(seed + 1, seed + SEEDS)}
 
     def generate(recordings: Sequence[np.ndarray], number: int) -> Row:
-        return [model.generate(sound, len(sound) // 640, seed=number, liveliness=liveliness) for sound in recordings]
+        return [
+            model.generate(sound, len(sound) // 640, seed=number + CLIP_SEEDS * clip, liveliness=liveliness)
+            for clip, sound in enumerate(recordings)
+        ]
 
     rows: dict[str, Row] = {name: generate(speech, number) for name, number in names.items()}
     wrong = [np.resize(speech[donor], len(sound)) for donor, sound in zip(donors, speech, strict=True)]

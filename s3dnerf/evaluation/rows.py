@@ -2,8 +2,10 @@
 
 - ``ours``: the model, given only the first frame, the audio and the tracked head poses.
 - ``fd2talk``: the same with lips and face moved by the expression coefficients of FD2Talk.
-- ``frozen_mouth``: the same without lip motion, a baseline for what the given poses contribute.
-- ``frozen_pose``: the same without head motion, a baseline for what the lips contribute.
+- ``fd2talk_diffusion``: the same, with frames made by diffusion from the warped first frame.
+- ``refined``: ``ours`` with frames refined by diffusion.
+- ``frozen_mouth``: ``ours`` without lip motion, a baseline for what the given poses contribute.
+- ``frozen_pose``: ``ours`` without head motion, a baseline for what the lips contribute.
 - ``unmoved_portrait``: the first frame, repeated.
 - ``ground_truth``: the target frames, written by the same video writer: the upper bound of every row.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -30,8 +32,17 @@ from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.media.audio import read_clean_speech
 from s3dnerf.media.video import VideoWriter, stream_frames
 
-ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose", "unmoved_portrait", "ground_truth")
-MODEL_ROWS = ("ours", "fd2talk", "frozen_mouth", "frozen_pose")
+REENACTMENTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "fd2talk": {"method": "fd2talk"},
+    "fd2talk_diffusion": {"method": "fd2talk", "renderer": "diffusion"},
+    "refined": {"refine": "diffusion"},
+    "frozen_mouth": {"freeze_mouth": True},
+    "frozen_pose": {"freeze_pose": True},
+}
+"""Options of ``Reenactor.reenact`` by row."""
+MODEL_ROWS = tuple(REENACTMENTS)
+ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
 
 
 class Reenactor(Protocol):
@@ -47,6 +58,8 @@ class Reenactor(Protocol):
         seed: int = 0,
         landmarks: np.ndarray | None = None,
         method: str = "s3dnerf",
+        renderer: str = "nerf",
+        refine: str = "off",
     ) -> Iterator[np.ndarray]:
         """Yield frames ``uint8 [H, W, 3]`` in the framing and size of the video, 25 per second."""
 
@@ -83,7 +96,7 @@ class ClipJob:
 
     def run(self, rows: Sequence[str]) -> ClipResult:
         """Write and score the videos of ``rows``. Raises UserError if the clip cannot be used."""
-        sound = _find_sound(self.video)
+        sound = require_sound(self.video)
         target = self.scorer.read_target(self.video, self._stream_target, read_clean_speech(sound))
         track, timing = target.track, target.timing
         assert timing is not None, "clips without sound are refused"
@@ -113,12 +126,10 @@ class ClipJob:
         return self.pipeline.reenact(
             self.video,
             sound,
-            freeze_mouth=row == "frozen_mouth",
-            freeze_pose=row == "frozen_pose",
             max_frames=self.max_frames,
             seed=self.seed,
             landmarks=track.filled,
-            method="fd2talk" if row == "fd2talk" else "s3dnerf",
+            **REENACTMENTS[row],
         )
 
     def _write(self, path: Path, frames: Iterable[np.ndarray], sound: Path, count: int, row: str) -> None:
@@ -134,7 +145,8 @@ class ClipJob:
                 raise ValueError(f"{row} has {writer.frames} frames of {self.video}, which has {count}")
 
 
-def _find_sound(video: Path) -> Path:
+def require_sound(video: Path) -> Path:
+    """Return the file with the sound of a clip: the .wav beside it, or the clip. Raises UserError without sound."""
     sound = find_sound(video)
     if sound is None:
         raise UserError(video, "has no sound", "Put a .wav of the same name beside it.")

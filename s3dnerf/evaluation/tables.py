@@ -165,6 +165,8 @@ COLUMNS = (
 ROW_TITLES = {
     "ours": "ours",
     "fd2talk": "FD2Talk, by the radiance field",
+    "fd2talk_diffusion": "FD2Talk, by diffusion",
+    "refined": "ours, refined by diffusion",
     "frozen_mouth": "ours, frozen mouth",
     "frozen_pose": "ours, frozen pose",
     "unmoved_portrait": "unmoved portrait",

@@ -106,7 +106,7 @@ def iterate_blinks(openness0: np.ndarray, seed: int) -> Iterator[np.ndarray]:
         raise ValueError(f"expected the openness of two eyes, got shape {open_eyes.shape}")
     closed_eyes = np.minimum(open_eyes, np.float32(CLOSED_EYE_OPENNESS))
     rng = np.random.default_rng(seed)
-    profile = _blink_profile()
+    profile = make_blink_profile()
     # The first blink comes at a random time within a usual pause, as if the video had started earlier.
     pause = max(MIN_BLINK_PAUSE_SECONDS, rng.uniform(0.3, 1.0) * _sample_pause(rng))
     while True:
@@ -207,7 +207,7 @@ def _sample_pause(rng: np.random.Generator) -> float:
     return max(MIN_BLINK_PAUSE_SECONDS, rng.lognormal(mean, BLINK_PAUSE_SPREAD))
 
 
-def _blink_profile() -> np.ndarray:
+def make_blink_profile() -> np.ndarray:
     """Return how far the eyes are closed in each frame of a blink, ``float32 [8]``: up to 1, then down to above 0."""
     closing = _smoothstep(np.arange(1, BLINK_CLOSING_FRAMES + 1) / BLINK_CLOSING_FRAMES)
     opening = 1.0 - _smoothstep(np.arange(1, BLINK_OPENING_FRAMES + 1) / (BLINK_OPENING_FRAMES + 1))

@@ -34,6 +34,10 @@ OPERATORS = {
         Operator("add_residual", ("cpu",)),
         Operator("upsample_add", ("cpu",)),
         Operator("separable", ("cpu",)),
+        Operator("compose_layers", ("cpu",)),
+        Operator("composite_background", ("cpu",)),
+        Operator("place_samples", ("cpu",)),
+        Operator("stretch", ("cpu",)),
     )
 }
 

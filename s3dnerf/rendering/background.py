@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3dnerf.ops.image import upsample, warp_image
-
-UNCOVERED_FROM, UNCOVERED_TO = 0.4, 0.7
-"""Range of the decrease of opacity, from the source to the frame, over which the head uncovers the background. The flow
-of uncovered pixels is that of empty space, which is static."""
+from s3dnerf.ops.composite_background import composite_over, find_hidden
+from s3dnerf.ops.image import upsample
 
 INVISIBLE = 1 / 512
 """Largest alpha that 8 bits round to 0."""
@@ -41,7 +38,7 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
 
     Args:
         background: the background.
-        image: ``[B, 3, S, S]`` the frames.
+        image: ``[B, 3, S, S]`` the frames; values outside [0, 1] are clamped.
         flow: ``[B, 2, n, n]`` position in the source of the content of a pixel, minus its own (image coordinates).
         alpha: ``[B, 1, r, r]`` opacity of the field.
 
@@ -49,13 +46,8 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
         ``[B, 3, S, S]`` frames with the static background, or ``[B, 4, S, S]`` frames with straight alpha, black where
         they are transparent.
     """
-    size = background.person.shape[-1]
-    flow, alpha = upsample(flow, size // flow.shape[-1]), upsample(alpha, size // alpha.shape[-1])
-    known = torch.cat([background.person, background.head], dim=1).expand(len(image), -1, -1, -1)
-    person, head = warp_image(known, flow).split(1, dim=1)
-    uncovered = ((head - alpha - UNCOVERED_FROM) / (UNCOVERED_TO - UNCOVERED_FROM)).clamp(0.0, 1.0)
-    hidden = (1.0 - (1.0 - person) * (1.0 - background.inpainted)) * (1.0 - person * uncovered)
-    hidden = upsample(hidden, image.shape[-1] // size)
+    masks = (background.person, background.head, background.inpainted)
     if background.image is None:
-        return torch.cat([image * (hidden > INVISIBLE), hidden], dim=1)
-    return image.lerp(background.image, 1.0 - hidden)
+        hidden = upsample(find_hidden(flow, alpha, *masks), image.shape[-1] // background.person.shape[-1])
+        return torch.cat([image.clamp(0.0, 1.0) * (hidden > INVISIBLE), hidden], dim=1)
+    return composite_over(image, flow, alpha, background.image, *masks)

@@ -72,6 +72,8 @@ def place_foveated_rays(
     if not patches:
         nothing = camera.scale.new_zeros(len(camera.scale), 0)
         return FoveatedRays(nothing.long(), nothing, size)
+    if len(patches) == 1:
+        return FoveatedRays(*patches[0], size)
     cells, opacity = (torch.cat(parts, dim=1) for parts in zip(*patches, strict=True))
     # Patches overlap on a head that is turned far. They share the overlapping cells.
     covered = torch.zeros(len(cells), size * size, device=cells.device).scatter_add(1, cells, opacity)

@@ -22,14 +22,23 @@ NECK = (-0.8, -0.45)
 """Heights of chin and mouth, head space. Points below the first stay; points above the second move with the head."""
 
 
-def compute_plane_flow(frame: Camera, source: Camera, size: int) -> Tensor:
-    """Return the flow ``[B, 2, size, size]`` of the plane: position in the source minus position in the frame."""
+def measure_plane_flow(frame: Camera, source: Camera) -> Tensor:
+    """Measure the flow of the plane: position in the source minus position in the frame (image coordinates).
+
+    Returns:
+        ``[B, 3, 2]``: the flow at (0, 0), its change along u, and its change along v.
+    """
     # Both projections of the plane are affine, so three points determine the flow.
     corners = constant(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)), frame.scale.device, frame.scale.dtype)
-    places = project_points(intersect_plane(corners, frame, DEPTH), source)[..., :2]
-    middle, right, down = (places - corners)[..., None, None].unbind(1)
-    u, v = make_pixel_grid(size, size, places.device).to(places).unbind(-1)
-    return middle + (right - middle) * u + (down - middle) * v
+    places = project_points(intersect_plane(corners, frame, DEPTH), source)[..., :2] - corners
+    return torch.cat([places[:, :1], places[:, 1:] - places[:, :1]], dim=1)
+
+
+def compute_plane_flow(plane: Tensor, size: int) -> Tensor:
+    """Return the flow ``[B, 2, size, size]`` of a plane ``[B, 3, 2]`` of :func:`measure_plane_flow`."""
+    middle, right, down = plane[..., None, None].unbind(1)
+    u, v = make_pixel_grid(size, size, plane.device).to(plane).unbind(-1)
+    return middle + right * u + down * v
 
 
 def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
@@ -51,20 +60,19 @@ def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
     return matte * above.square() * (3.0 - 2.0 * above)
 
 
-def render_hair_layer(image: Tensor, hair: Tensor, frame: Camera, source: Camera) -> Tensor:
+def render_hair_layer(image: Tensor, hair: Tensor, plane: Tensor) -> Tensor:
     """Render the layer behind the radiance field.
 
     Args:
         image: ``[B, 3, n, n]`` sources.
         hair: ``[B, 1, n, n]`` masks from :func:`mask_hair`.
-        frame: cameras of the frames.
-        source: cameras of the sources.
+        plane: ``[B, 3, 2]`` flow of the plane, from :func:`measure_plane_flow`.
 
     Returns:
         ``[B, 6, n, n]``: colors of the source with the hair moved with the head, coverage by hair, and the flow of the
         hair (image coordinates).
     """
-    flow = compute_plane_flow(frame, source, image.shape[-1])
+    flow = compute_plane_flow(plane, image.shape[-1])
     coverage = warp_image(hair, flow)
     flow = coverage * flow
     return torch.cat([warp_image(image, flow), coverage, flow], dim=1)

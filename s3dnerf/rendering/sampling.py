@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s3dnerf.ops import place_samples as kernel
 from s3dnerf.ops.constant import constant
-from s3dnerf.rendering.rays import Rays
+from s3dnerf.rendering.rays import Rays, cast_rays
+from s3dnerf.structures import Camera
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,14 @@ def place_samples(
     positions = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
     deltas = (2.0 * margin / count)[..., None].expand_as(distances)
     return Samples(positions, deltas)
+
+
+def sample_rays(
+    points: Tensor, camera: Camera, count: int, generator: torch.Generator | None = None, prior: SurfacePrior = HEAD
+) -> Samples:
+    """Place ``count`` samples per ray through image coordinates ``points [B, R, 2]``, see :func:`place_samples`."""
+    parts = [camera.rotation, camera.scale, camera.center]
+    if generator is None and kernel.has_kernel(points, *parts):
+        ellipsoid = [*prior.center, *prior.radii, prior.inner_margin, prior.outer_margin]
+        return Samples(*kernel.place_samples(points, parts, count, ellipsoid))
+    return place_samples(cast_rays(points, camera), count, generator, prior)

@@ -23,7 +23,7 @@ from s3dnerf.data.tracks import load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.face.expression_basis import EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.sampling import make_scheduler
 from s3dnerf.models.sync_discriminator import SHIPPED, SyncDiscriminator, load_discriminator
@@ -118,13 +118,22 @@ class MotionConfig:
         return self
 
 
+@dataclass(frozen=True)
+class SplitClips:
+    """Clips of the training split in memory. They depend on the data and on the margins of the speech alone."""
+
+    trained: list[MotionClip]
+    held_out: list[MotionClip]
+    """Of the people held out, as recorded."""
+
+
 class MotionTrainer(TrainingLoop[MotionDiffusion]):
     """A training run of motion diffusion."""
 
     progress_metrics = ("denoising", "velocity", "lip_expert")
 
-    def __init__(self, config: MotionConfig, run_dir: Path) -> None:
-        """Prepare a run: read the clips and encode their speech.
+    def __init__(self, config: MotionConfig, run_dir: Path, clips: SplitClips | None = None) -> None:
+        """Prepare a run: read the clips and encode their speech, unless they are given.
 
         Raises:
             UserError: there are no usable clips, or too few people to hold some out.
@@ -135,29 +144,21 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         data = config.data
         discriminator = load_discriminator(config.sync_discriminator or SHIPPED)
         require_matching_tower(config.model, discriminator)
-        held_out = select_held_out(DataConfig(data.root, data.train_split, data.held_out_people))
-        self.processes.write(f"held out for validation: {', '.join(sorted(held_out)) or 'nobody'}")
-        clips = self.read_clips(lambda person: person not in held_out, data, discriminator)
-        if not clips:
+        if clips is None:
+            held_out = find_held_out(data)
+            self.processes.write(f"held out for validation: {', '.join(sorted(held_out)) or 'nobody'}")
+            trained = read_people(lambda person: person not in held_out, config, self.model, discriminator)
+            clips = SplitClips(trained, read_held_out(config, self.model, discriminator))
+        if not clips.trained:
             reason = f"has no clips of the split {data.train_split} with speech in sync of {data.min_frames} frames"
             raise UserError(data.root, reason, "Prepare more clips, or lower data.min_frames.")
-        plain = replace(data, augment=False)
-        self.held_out = self.read_clips(held_out.__contains__, plain, discriminator) if held_out else []
-        measure_statistics(clips, self.model)
+        self.split, self.held_out = clips, clips.held_out
+        measure_statistics(clips.trained, self.model)
         self.average.module.load_state_dict(self.model.state_dict())
-        self.data = MotionData(clips, data, self.model, config.seed)
+        self.data = MotionData(clips.trained, data, self.model, config.seed)
         self.scheduler = make_scheduler(config.model.diffusion_steps)
         self.signal = self.scheduler.alphas_cumprod.to(self.device)
         """``[steps]`` the square of the fraction of the motion that is left at each diffusion step."""
-
-    def read_clips(
-        self, select: Callable[[str], bool], data: MotionDataConfig, discriminator: SyncDiscriminator
-    ) -> list[MotionClip]:
-        """Read the clips of some people."""
-        offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
-        prepared = open_clips(data.root, data.train_split, select, offsets)
-        rows = spread_clips(prepared, prepared.find_speaking(data.min_frames), MAX_CLIPS)
-        return read_motion_clips(prepared, rows, data, self.model, discriminator, self.config.seed)
 
     def make_model(self) -> MotionDiffusion:
         """Return a new model. The lip expert is trained before all else, and frozen."""
@@ -266,6 +267,29 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         return found
 
 
+def read_people(
+    select: Callable[[str], bool], config: MotionConfig, model: MotionDiffusion, discriminator: SyncDiscriminator
+) -> list[MotionClip]:
+    """Read the clips of some people of the training split."""
+    data = config.data
+    offsets = load_sync_offsets(data.offsets, OFFSET_MARGIN)
+    prepared = open_clips(data.root, data.train_split, select, offsets)
+    rows = spread_clips(prepared, prepared.find_speaking(data.min_frames), MAX_CLIPS)
+    return read_motion_clips(prepared, rows, data, model, discriminator, config.seed)
+
+
+def read_held_out(config: MotionConfig, model: MotionDiffusion, discriminator: SyncDiscriminator) -> list[MotionClip]:
+    """Read the clips of the people held out, as recorded; empty if there are none."""
+    held_out = find_held_out(config.data)
+    plain = replace(config, data=replace(config.data, augment=False))
+    return read_people(held_out.__contains__, plain, model, discriminator) if held_out else []
+
+
+def find_held_out(data: MotionDataConfig) -> frozenset[str]:
+    """Return the people of the training split that are held out."""
+    return frozenset(select_held_out(DataConfig(data.root, data.train_split, data.held_out_people)))
+
+
 @torch.no_grad()
 def validate_motion(trainer: MotionTrainer, model: MotionDiffusion) -> dict[str, float]:
     """Return the losses over all windows of the held-out people, with and without speech."""
@@ -352,3 +376,23 @@ def train_motion(config: MotionConfig, run_dir: Path, resume: bool = False) -> P
     if Processes(config.train.device).is_main:
         check_run_folder(run_dir, resume, [config.data.root])
     return MotionTrainer(config, run_dir).run(config, resume)
+
+
+def refit_sampling(config: MotionConfig, checkpoint: str | Path, out: Path) -> MotionDiffusion:
+    """Fit the sampling settings of a trained model again, on the people held out, and save it in a folder.
+
+    Args:
+        config: settings of the data, and the seed.
+        checkpoint: folder or hub id of the model.
+        out: where the model is saved.
+
+    Raises:
+        UserError: no people are held out.
+    """
+    model = load_motion_diffusion(checkpoint)
+    clips = read_held_out(config, model, load_discriminator(config.sync_discriminator or SHIPPED))
+    if not clips:
+        raise UserError("data.held_out_people", "leaves nobody to fit to", "Hold some people out.")
+    model.config.sampling = fit_sampling(model, clips, config.seed)
+    model.save_pretrained(out)
+    return model

@@ -12,7 +12,7 @@ import pytest
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.benchmark_method import read_costs, read_input, run_method, summarize_costs
 from s3dnerf.evaluation.clip_list import read_manifest
-from s3dnerf.evaluation.methods import load_method, takes_poses
+from s3dnerf.evaluation.methods import S3DNeRF, load_method, takes_poses
 from s3dnerf.evaluation.protocol import hash_file, pair_speech, write_manifest
 from s3dnerf.evaluation.score import RealClips
 from s3dnerf.evaluation.score_jobs import ScoreSettings
@@ -136,3 +136,10 @@ def test_a_manifest_lists_people_frames_and_checksums(clips: Path, tmp_path: Pat
     assert entries["ann"]["speech"] == "ben.mp4" and entries["ben"]["identity"] == "ben"
     assert int(entries["ann"]["frames"]) == len(read_frames(both[0], range(16))) == 16
     assert entries["ann"]["sha256"] == hash_file(both[1])
+
+
+def test_our_model_is_a_method(one_thread: None, clips: Path) -> None:
+    given = read_input(clips / "ann.mp4", clips / "ann.mp4", ScoreSettings(max_frames=2))
+    frames = list(S3DNeRF().reenact(given.image, given.audio, given.poses))
+    assert [frame.shape for frame in frames] == [(256, 256, 3)] * 2
+    assert np.abs(frames[0].astype(int) - given.image).mean() < 12

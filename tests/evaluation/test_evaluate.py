@@ -22,7 +22,7 @@ class Replay:
     def reenact(self, video: Path, audio: Path | None, max_frames=None, **options) -> Iterator[np.ndarray]:
         self.calls.append({"video": video, "audio": audio, "max_frames": max_frames, **options})
         frames = stream_frames(video)
-        if options["freeze_pose"]:
+        if options.get("freeze_pose"):
             frames = repeat(next(frames), len(options["landmarks"]))
         return islice(frames, max_frames)
 
@@ -63,11 +63,14 @@ def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
 
 def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_clips):
     calls = replayed[2].calls
-    assert [(call["method"], call["freeze_mouth"], call["freeze_pose"]) for call in calls] == [
-        ("s3dnerf", False, False),
-        ("fd2talk", False, False),
-        ("s3dnerf", True, False),
-        ("s3dnerf", False, True),
+    options = ("method", "renderer", "refine", "freeze_mouth", "freeze_pose")
+    assert [tuple(call[name] for name in options if name in call) for call in calls] == [
+        (),
+        ("fd2talk",),
+        ("fd2talk", "diffusion"),
+        ("diffusion",),
+        (True,),
+        (True,),
     ]
     for call in calls:
         assert call["video"] == astronaut_clips / "astronaut.mp4"

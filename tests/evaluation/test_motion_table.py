@@ -61,7 +61,8 @@ def test_the_model_is_asked_for_seeds_wrong_speech_and_ten_minutes(
     compared: tuple[MotionReport, LoudnessModel, Path],
 ) -> None:
     _, model, _ = compared
-    assert [call[2] for call in model.calls] == [*np.repeat(np.arange(SEED, SEED + 4), 3), *[SEED] * 4]
+    seeds = [*range(SEED, SEED + 4), SEED]
+    assert [call[2] for call in model.calls] == [*(seed + 1000 * clip for seed in seeds for clip in range(3)), SEED]
     assert {call[3] for call in model.calls} == {LIVELINESS}
     assert [call[1] for call in model.calls] == [126] * 15 + [15000]
     assert all(len(speech) == 640 * frames for speech, frames, *_ in model.calls)

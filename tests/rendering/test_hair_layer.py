@@ -15,6 +15,7 @@ from s3dnerf.rendering.hair_layer import (
     composite_hair_layer,
     compute_plane_flow,
     mask_hair,
+    measure_plane_flow,
     render_hair_layer,
 )
 from s3dnerf.structures import Camera
@@ -31,12 +32,12 @@ def make_camera(yaw: float = 0.0, center: tuple[float, float] = (0.0, 0.0), scal
 
 
 def test_a_head_that_does_not_move_has_no_flow() -> None:
-    flow = compute_plane_flow(make_camera(0.3), make_camera(0.3), SIZE)
+    flow = compute_plane_flow(measure_plane_flow(make_camera(0.3), make_camera(0.3)), SIZE)
     assert flow.shape == (1, 2, SIZE, SIZE) and flow.abs().max() < 1e-12
 
 
 def test_a_shifted_head_has_the_shift_back_as_flow() -> None:
-    flow = compute_plane_flow(make_camera(center=(0.2, -0.1)), make_camera(), SIZE)
+    flow = compute_plane_flow(measure_plane_flow(make_camera(center=(0.2, -0.1)), make_camera()), SIZE)
     torch.testing.assert_close(flow[0, :, 3, 5], torch.tensor([-0.2, 0.1], dtype=torch.float64))
     assert flow.flatten(2).std(-1).max() < 1e-12
 
@@ -44,7 +45,7 @@ def test_a_shifted_head_has_the_shift_back_as_flow() -> None:
 def test_the_flow_of_a_turn_is_that_of_points_at_its_depth() -> None:
     # A head turned by yaw projects to u = scale (x cos + z sin); the source is frontal, with u = scale x.
     yaw = 0.4
-    flow = compute_plane_flow(make_camera(yaw), make_camera(), SIZE)
+    flow = compute_plane_flow(measure_plane_flow(make_camera(yaw), make_camera()), SIZE)
     u = make_pixel_grid(SIZE, SIZE)[0, :, 0].double()
     x = (u / SCALE - DEPTH * math.sin(yaw)) / math.cos(yaw)
     torch.testing.assert_close(flow[0, 0, 7], SCALE * x - u)
@@ -52,7 +53,7 @@ def test_the_flow_of_a_turn_is_that_of_points_at_its_depth() -> None:
 
 
 def test_a_head_seen_edge_on_stays_finite() -> None:
-    assert compute_plane_flow(make_camera(math.pi / 2), make_camera(), SIZE).isfinite().all()
+    assert compute_plane_flow(measure_plane_flow(make_camera(math.pi / 2), make_camera()), SIZE).isfinite().all()
 
 
 def test_what_is_above_the_neck_is_marked() -> None:
@@ -87,7 +88,9 @@ def scene() -> tuple[Tensor, Tensor]:
 def test_hair_moves_with_the_head_and_the_rest_stays(scene: tuple[Tensor, Tensor]) -> None:
     image, hair = scene
     cells = 5
-    behind = render_hair_layer(image, hair, make_camera(center=(cells * 2 / SIZE, 0.0)), make_camera())
+    behind = render_hair_layer(
+        image, hair, measure_plane_flow(make_camera(center=(cells * 2 / SIZE, 0.0)), make_camera())
+    )
     assert behind.shape == (1, 6, SIZE, SIZE)
     share = torch.zeros(SIZE, SIZE, dtype=torch.float64)
     share[4:10, 4 + cells : 10 + cells] = 1.0
@@ -99,7 +102,7 @@ def test_hair_moves_with_the_head_and_the_rest_stays(scene: tuple[Tensor, Tensor
 
 
 def test_rays_that_stop_hide_what_lies_behind(scene: tuple[Tensor, Tensor]) -> None:
-    behind = render_hair_layer(*scene, make_camera(center=(0.2, 0.1)), make_camera())
+    behind = render_hair_layer(*scene, measure_plane_flow(make_camera(center=(0.2, 0.1)), make_camera()))
     rendered = torch.rand(1, 8, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rendered[:, -3] = 1.0
     torch.testing.assert_close(composite_hair_layer(rendered, behind), rendered)
@@ -111,6 +114,6 @@ def test_rays_that_stop_hide_what_lies_behind(scene: tuple[Tensor, Tensor]) -> N
 
 
 def test_gradients_of_what_is_rendered_are_right(scene: tuple[Tensor, Tensor]) -> None:
-    behind = render_hair_layer(*scene, make_camera(0.2), make_camera())[..., :5, :5]
+    behind = render_hair_layer(*scene, measure_plane_flow(make_camera(0.2), make_camera()))[..., :5, :5]
     rendered = torch.rand(1, 7, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.autograd.gradcheck(composite_hair_layer, (rendered.requires_grad_(), behind))

@@ -23,7 +23,7 @@ from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.startup import measure_startup
 from s3dnerf.evaluation.benchmark.timing import force_backend
 from s3dnerf.media.image import write_image
-from s3dnerf.media.video import VideoWriter
+from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter
 from s3dnerf.metrics import measure_psnr
 from s3dnerf.models.s3dnerf import s3dnerf as model_module
 from s3dnerf.models.s3dnerf.deformation_field import CrossModalFacialDeformationField
@@ -37,10 +37,13 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("speech", S3DNeRF, "encode_speech"),
     ("deformation", S3DNeRF, "drive"),
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
+    ("samples along rays", model_module, "sample_rays"),
     ("lookup, MLP and compositing, fused", model_module, "render_rays"),
+    ("foveated rays and hair layer", model_module, "compose_rays"),
     ("warp of the photograph", model_module, "warp_source_image"),
     ("super-resolution", SuperResolution, "forward"),
     ("inside of the mouth", S3DNeRF, "composite_mouth_interior"),
+    ("background", model_module, "composite_background"),
     ("encoding to mp4", VideoWriter, "write"),
 )
 """Phases of a frame, and the functions that make them up. Functions that the model does not call are left out."""
@@ -90,7 +93,7 @@ def measure_render(
     frames: int = 75,
     device: str = "auto",
 ) -> list[Table]:
-    """Render frames into an mp4, with the start, the time of each phase, and compare with PyTorch's operators.
+    """Time the start, phases of frames in one thread, and all threads into an mp4; compare with PyTorch's operators.
 
     Args:
         image: a source image; None for the portrait of scikit-image.
@@ -111,7 +114,7 @@ def measure_render(
         startup = measure_startup(image, audio, checkpoint, frames, place.type)
         video = pipeline(image, audio)
         next(iter(video))
-        with profiler.profile():
+        with profiler.profile(), use_threads(1):
             begin = time.perf_counter()
             with video.open_file(Path(folder) / "video.mp4") as writer:
                 count = 0
@@ -119,6 +122,11 @@ def measure_render(
                     writer.write(frame)
                     count += 1
             total = time.perf_counter() - begin
+        begin = time.perf_counter()
+        with ThreadedVideoWriter(video.open_file(Path(folder) / "video.mp4")) as writer:
+            for frame in islice(video, frames):
+                writer.write(frame)
+        together = time.perf_counter() - begin
         comparison = _compare_renderings(video, min(count, 40))
     seconds = {**profiler.seconds, "all else": max(total - sum(profiler.seconds.values()), 0.0), "in all": total}
     rows = [
@@ -126,12 +134,25 @@ def measure_render(
         for phase, spent in seconds.items()
     ]
     width, height = video.size
-    machine = f"{width} x {height}, {torch.get_num_threads()} threads, {place.type}"
+    size, machine = f"{width} x {height}", f"{torch.get_num_threads()} threads, {place.type}"
+    rate = {"ms a frame": 1e3 * together / count, "frames a second": count / together}
     return [
         startup,
-        Table(f"Rendering, {count} frames {machine}", rows),
-        Table(f"Frames without the file, {machine}", comparison),
+        Table(f"Rendering, {count} frames {size}, one thread, {place.type}", rows),
+        Table(f"Speech to mp4, {size}, {machine}", [rate]),
+        Table(f"Frames without the file, {size}, {machine}", comparison),
     ]
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Set the number of PyTorch's threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

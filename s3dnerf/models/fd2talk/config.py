@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, ShareBelowOne, Text, Width
+from s3dnerf.constraints import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ShareBelowOne, Text, Width
 
 Frames = Annotated[int, Field(ge=0, le=250)]
 """Frames at 25 a second, up to ten seconds."""
@@ -64,7 +64,7 @@ class LipExpertConfig:
 
 @dataclass
 class MotionSamplingConfig:
-    """How motion is sampled. Training fits the speed and the guidance of the expression on people held out of it."""
+    """How motion is sampled. Training fits all but steps and guidance of the pose on people held out of it."""
 
     steps: Annotated[PositiveInt, Field(le=1000)] = 10
     """Denoising steps."""
@@ -72,8 +72,14 @@ class MotionSamplingConfig:
     """Scale of classifier-free guidance (Ho and Salimans, 2022) of pose, lids and gaze; 1 is none."""
     expression_guidance: NonNegativeFloat = 1.0
     """Likewise of the expression; lips open wider with more."""
+    expert_guidance: Share = 0.0
+    """Scale of the guidance of the lips by the lip expert, in the second half of the steps; 0 is none."""
     speed: PositiveFloat = 10.0
     """Mean speed of the head in degrees per second that the model is asked for at liveliness 1."""
+    brow_factor: PositiveFloat = 1.0
+    """Factor of the height of the brows over that of the mean face."""
+    fast_factor: Annotated[PositiveFloat, Field(ge=0.25, le=4.0)] = 1.0
+    """Factor of head motion above 1.5 Hz."""
 
 
 @dataclass
@@ -90,8 +96,9 @@ class MotionDiffusionConfig:
     """Speech features, see ``AudioEncoderConfig``."""
     pretrained: Text | None = None
     """Folder or hub name of the wav2vec 2.0 or HuBERT model."""
-    layout: Literal["two", "one"] = "two"
-    """"two": a transformer for expression and one for pose, eyes and gaze; "one": the pose transformer predicts all."""
+    layout: Literal["two", "one", "expression"] = "two"
+    """"two": a transformer for expression and one for pose, eyes and gaze; "one": the pose transformer predicts all;
+    "expression": there is no pose transformer, and head, eyes and gaze rest."""
     alignment_mask: bool = True
     """Whether a frame attends to its own speech only; otherwise to that of the whole window."""
     expression: MotionTransformerConfig = field(default_factory=MotionTransformerConfig)

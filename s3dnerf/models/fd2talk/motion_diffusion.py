@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from s3dnerf.config import check_config
+from s3dnerf.face.coefficients import CHANNELS
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
 from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
@@ -46,8 +48,9 @@ class MotionDiffusion(PretrainedModel):
         channels = self.speech.channels
         others = CHANNEL_COUNT if config.layout == "one" else CHANNEL_COUNT - EXPRESSION_SIZE
         aligned = config.alignment_mask
-        self.pose = MotionTransformer(config.pose, others, channels, aligned)
-        if config.layout == "two":
+        if config.layout != "expression":
+            self.pose = MotionTransformer(config.pose, others, channels, aligned)
+        if config.layout != "one":
             self.expression = MotionTransformer(config.expression, EXPRESSION_SIZE, channels, aligned)
         self.lip_expert = LipExpert(config.lip_expert, EXPRESSION_SIZE)
         for name in ("mean", "std", "rate_std"):
@@ -68,15 +71,22 @@ class MotionDiffusion(PretrainedModel):
         """
         if self.config.layout == "one":
             return self.pose(noisy, time, self.narrow(condition, self.config.pose))
-        parts = []
-        for transformer, columns in (
-            (self.expression, slice(0, EXPRESSION_SIZE)),
-            (self.pose, slice(EXPRESSION_SIZE, CHANNEL_COUNT)),
-        ):
-            own = self.narrow(condition, transformer.config)
-            own = replace(own, known=own.known[..., columns])
-            parts.append(transformer(noisy[..., columns], time, own))
-        return torch.cat(parts, dim=-1)
+        first, last = slice(0, EXPRESSION_SIZE), slice(EXPRESSION_SIZE, CHANNEL_COUNT)
+        expression = self.predict_part(self.expression, first, noisy, time, condition)
+        if self.config.layout == "expression":
+            rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))[last].expand_as(noisy[..., last])
+            others = torch.where(condition.is_known[..., None], condition.known[..., last], rest)
+        else:
+            others = self.predict_part(self.pose, last, noisy, time, condition)
+        return torch.cat([expression, others], dim=-1)
+
+    def predict_part(
+        self, transformer: MotionTransformer, columns: slice, noisy: Tensor, time: Tensor, condition: MotionCondition
+    ) -> Tensor:
+        """Predict the channels of one transformer."""
+        own = self.narrow(condition, transformer.config)
+        own = replace(own, known=own.known[..., columns])
+        return transformer(noisy[..., columns], time, own)
 
     def narrow(self, condition: MotionCondition, config: MotionTransformerConfig) -> MotionCondition:
         """Return the condition with the margins of speech that one transformer sees."""
@@ -95,6 +105,13 @@ class MotionDiffusion(PretrainedModel):
     def standardize_speed(self, speed: Tensor) -> Tensor:
         """Return the condition ``liveliness`` of mean speeds of the head in degrees per second."""
         return (speed.log() - self.log_speed_mean) / self.log_speed_std
+
+
+def make_rest() -> np.ndarray:
+    """Return the channels ``[34]`` of a face at rest in its source: no change, and eyes open as usual."""
+    rest = np.zeros(CHANNEL_COUNT, np.float32)
+    rest[CHANNELS["eyes"]] = 1.0
+    return rest
 
 
 def load_motion_diffusion(folder: str | Path = SHIPPED, device: torch.device | str = "cpu") -> MotionDiffusion:

@@ -17,11 +17,14 @@ from s3dnerf import limits
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients
 from s3dnerf.face.expression_basis import CHANNEL_COUNT
+from s3dnerf.models.fd2talk.calibration import FastMotionFilter, scale_brows
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.lids import LidRegulator
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, make_rest
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
 from s3dnerf.models.fd2talk.sampling import make_scheduler, sample_motion
+from s3dnerf.models.sync_discriminator import embed_moments, load_discriminator
 
 START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
@@ -82,10 +85,16 @@ class MotionGenerator:
         self.samples = 0
         self.features = model.speech.encode(np.zeros(0, np.float32), config.speech_past).to(self.device)
         """Features from ``speech_past`` frames before the next window on. What precedes the recording is silence."""
+        guided = sampling.expert_guidance > 0.0
+        self.discriminator = load_discriminator(device=self.device) if guided else None
+        """Embeds speech for the lip expert, if it guides the lips."""
+        self.lip_speech = torch.zeros(0, config.lip_expert.embedding, device=self.device)
+        """Its embeddings from the first frame of the next window on."""
         self.recent = torch.zeros(0, CHANNEL_COUNT, device=self.device)
         """Last standardized frames, with which the next window begins."""
         self.first: Tensor | None = None
         """First frame of the motion ``[34]``, standardized."""
+        self.fast_motion, self.lids = FastMotionFilter(sampling.fast_factor), LidRegulator(seed)
         self.windows = 0
         self.frames = 0
         """Frames that were returned."""
@@ -118,6 +127,9 @@ class MotionGenerator:
         while len(self.sound) >= size:
             block = torch.from_numpy(self.sound[:size].copy()).to(self.device)
             self.features = torch.cat([self.features, self.model.speech(block[None])[0]])
+            if self.discriminator is not None:
+                embedded = embed_moments(self.discriminator, self.sound[:size], CONTEXT + np.arange(BLOCK))
+                self.lip_speech = torch.cat([self.lip_speech, embedded.float()])
             self.sound = self.sound[hop:]
 
     def generate_windows(self) -> list[Tensor]:
@@ -139,11 +151,13 @@ class MotionGenerator:
             )
             rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
             noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng).to(self.device)
-            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler)[0]
+            guide = None if self.discriminator is None else self.lip_speech[None, : config.frames]
+            motion = sample_motion(self.model, condition, noise, self.sampling, self.scheduler, guide)[0]
             motion = smooth_join(motion, len(self.recent))
             parts.append(motion[len(self.recent) :])
             self.recent = motion[config.frames - config.known_frames :]
             self.features = self.features[config.frames - config.known_frames :]
+            self.lip_speech = self.lip_speech[config.frames - config.known_frames :]
             self.windows += 1
         return parts
 
@@ -155,6 +169,8 @@ class MotionGenerator:
             self.first = motion[0]
         rest = make_rest()
         values = self.model.restore(motion).cpu().numpy()
+        values[:, CHANNELS["expression"]] = scale_brows(values[:, CHANNELS["expression"]], self.sampling.brow_factor)
+        values[:, CHANNELS["pose"]] = self.fast_motion.apply(values[:, CHANNELS["pose"]])
         if len(motion):
             assert self.first is not None, "set with the first frame"
             start = self.model.restore(self.first).cpu().numpy() - rest
@@ -162,21 +178,17 @@ class MotionGenerator:
             values = values - compute_start_weight(self.frames + np.arange(len(values)))[:, None] * start
         factor = np.full(CHANNEL_COUNT, self.factor, np.float32)
         factor[CHANNELS["eyes"]] = 1.0
+        values = rest + factor * (values - rest)
+        values[:, CHANNELS["eyes"]] = self.lids.apply(values[:, CHANNELS["eyes"]])
         self.frames += len(values)
-        return MotionCoefficients.unflatten((rest + factor * (values - rest)).astype(np.float32))
-
-
-def make_rest() -> np.ndarray:
-    """Return the channels ``[34]`` of a face at rest in its source: no change, and eyes open as usual."""
-    rest = np.zeros(CHANNEL_COUNT, np.float32)
-    rest[CHANNELS["eyes"]] = 1.0
-    return rest
+        return MotionCoefficients.unflatten(values.astype(np.float32))
 
 
 def smooth_join(motion: Tensor, known: int) -> Tensor:
     """Let a window continue its known motion at the same place and speed.
 
-    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``.
+    What the first new frames deviate from that is taken back, and fades within ``JOIN_FRAMES``. Lids are left alone: a
+    blink that is under way must not go on for so long.
 
     Args:
         motion: ``[T, C]``.
@@ -191,7 +203,9 @@ def smooth_join(motion: Tensor, known: int) -> Tensor:
     progress = (frames / JOIN_FRAMES).clamp(max=1.0)
     weight = (1.0 - progress).square() * (1.0 + 2.0 * progress)
     slope = frames * (1.0 - progress).square()
-    return torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
+    smoothed = torch.cat([motion[:known], motion[known:] + weight[:, None] * gap + slope[:, None] * change])
+    smoothed[:, CHANNELS["eyes"]] = motion[:, CHANNELS["eyes"]]
+    return smoothed
 
 
 def compute_start_weight(frames: np.ndarray) -> np.ndarray:

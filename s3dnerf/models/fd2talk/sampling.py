@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from s3dnerf.face.coefficients import CHANNELS
-from s3dnerf.face.expression_basis import CHANNEL_COUNT
+from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
+from s3dnerf.models.fd2talk.lip_expert import LipExpert
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
+
+GUIDED_CHANGE = 0.1
+"""Standard deviations by which full guidance of the lip expert moves the expression in one step."""
 
 
 def make_scheduler(diffusion_steps: int) -> Any:
@@ -35,6 +40,7 @@ def sample_motion(
     noise: Tensor,
     sampling: MotionSamplingConfig,
     scheduler: Any | None = None,
+    lip_speech: Tensor | None = None,
 ) -> Tensor:
     """Sample B windows of motion.
 
@@ -44,6 +50,7 @@ def sample_motion(
         noise: ``[B, T, 34]`` standard normal; it determines the motion.
         sampling: steps and guidance.
         scheduler: see :func:`make_scheduler`; made by default.
+        lip_speech: ``[B, T, E]`` speech around each frame as the lip expert knows it, if it guides the lips.
 
     Returns:
         ``[B, T, 34]`` standardized motion.
@@ -51,9 +58,11 @@ def sample_motion(
     scheduler = scheduler or make_scheduler(model.config.diffusion_steps)
     scheduler.set_timesteps(sampling.steps)
     motion = noise
-    for step in scheduler.timesteps:
+    for number, step in enumerate(scheduler.timesteps):
         time = torch.full((len(noise),), float(step) / model.config.diffusion_steps, device=noise.device)
         clean = predict_guided(model, motion, time, condition, sampling)
+        if lip_speech is not None and 2 * number >= sampling.steps:
+            clean = guide_lips(model.lip_expert, clean, lip_speech, sampling.expert_guidance)
         motion = scheduler.step(clean, step, motion).prev_sample
     return torch.where(condition.is_known[..., None], condition.known, motion)
 
@@ -71,3 +80,23 @@ def predict_guided(
     guidance = torch.full((CHANNEL_COUNT,), sampling.guidance, device=noisy.device)
     guidance[CHANNELS["expression"]] = sampling.expression_guidance
     return unheard + guidance * (heard - unheard)
+
+
+def guide_lips(expert: LipExpert, clean: Tensor, lip_speech: Tensor, scale: float) -> Tensor:
+    """Move predicted expressions along the gradient by which they match the speech better.
+
+    Args:
+        expert: the lip expert.
+        clean: ``[B, T, 34]`` predicted standardized motion.
+        lip_speech: see :func:`sample_motion`.
+        scale: 1 moves the coefficients of a window by ``GUIDED_CHANGE`` standard deviations, root mean square.
+    """
+    half = expert.config.frames // 2
+    # Tensors of inference mode have no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        expression = clean[..., :EXPRESSION_SIZE].clone().requires_grad_()
+        speech = F.normalize(lip_speech[:, half : clean.shape[1] - half].clone(), dim=-1)
+        (gradient,) = torch.autograd.grad((expert(expression) * speech).sum(), expression)
+    size = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9)
+    guided = clean[..., :EXPRESSION_SIZE] + scale * GUIDED_CHANGE * gradient / size
+    return torch.cat([guided, clean[..., EXPRESSION_SIZE:]], dim=-1)

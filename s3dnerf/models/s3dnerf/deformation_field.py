@@ -25,6 +25,7 @@ from s3dnerf.models.layers import make_mlp, zero_initialize
 from s3dnerf.models.s3dnerf.lattice import Lattice
 from s3dnerf.models.s3dnerf.region_attention import RegionSlotAttention, RegionTokens
 from s3dnerf.ops.deformation import deform, run_network
+from s3dnerf.ops.stretch import add_stretch
 from s3dnerf.structures import Camera
 
 MAX_SPEECH_STEPS = 64
@@ -326,9 +327,7 @@ class CrossModalFacialDeformationField(nn.Module):
         of the deformation, which marks these places for the radiance field, is added to the first ambient coordinate.
         """
         deformation = self.network(points or self.encode_lattice(), codes)
-        stretch = self.lattice.measure_stretch(deformation.offsets.detach())
-        ambient = torch.cat([deformation.ambient[..., :1] + stretch, deformation.ambient[..., 1:]], dim=-1)
-        return torch.cat([deformation.offsets, ambient], dim=-1)
+        return add_stretch(deformation.offsets, deformation.ambient, self.lattice.heights, self.lattice.size)
 
 
 def encode_poses(source: Camera, target: Camera) -> Tensor:

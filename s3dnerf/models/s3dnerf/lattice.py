@@ -56,13 +56,7 @@ class Lattice(nn.Module):
         x, y, z = (low.long()[..., None, :] + corner).unbind(-1)
         return (z * self.size[1] + y) * self.size[0] + x, weights
 
-    def measure_stretch(self, offsets: Tensor) -> Tensor:
-        """Measure how much a deformation by ``offsets [B, points, 3]`` shrinks vertical distances.
-
-        Returns:
-            ``[B, points, 1]`` within [-1, 1.5]: 0 for a translation, 1 where a whole interval deforms to one height.
-        """
-        up = offsets[..., 1].unflatten(1, self.size[::-1])
-        heights = self.points[:, 1].view(self.size[::-1])[0, :, 0]
-        (slope,) = torch.gradient(up, spacing=(heights,), dim=2)
-        return -slope.flatten(1)[..., None].clamp(-1.5, 1.0)
+    @property
+    def heights(self) -> Tensor:
+        """``[size of y]`` heights of the points."""
+        return self.points[:, 1].view(self.size[::-1])[0, :, 0]

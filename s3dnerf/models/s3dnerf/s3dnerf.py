@@ -54,16 +54,16 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
 from s3dnerf.models.s3dnerf.source_expression import SourceExpression
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
-from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
+from s3dnerf.ops.image import downsample, make_pixel_grid
 from s3dnerf.ops.warp_source import warp_source_image
 from s3dnerf.paths import is_file
 from s3dnerf.rendering.background import Background, composite_background
-from s3dnerf.rendering.foveation import place_foveated_rays
-from s3dnerf.rendering.hair_layer import composite_hair_layer, mask_hair, render_hair_layer
+from s3dnerf.rendering.foveation import FoveatedRays, place_foveated_rays
+from s3dnerf.rendering.hair_layer import mask_hair
+from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.mouth_opening import UPPER_LIP, find_source_interior, measure_mouth_opening
-from s3dnerf.rendering.rays import cast_rays
-from s3dnerf.rendering.sampling import place_samples
-from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays
+from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, interpolate_lattice, render_rays
 from s3dnerf.structures import Camera, Source
 
 EARLY_STOP_EPS = 1e-3
@@ -241,19 +241,18 @@ class S3DNeRF(PretrainedModel):
         """
         codes = self.drive(identity, motion, eyes, camera, source_motion)
         field = self.deform_field(identity, codes, lattice)
-        coarse, fine = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
+        rays, foveated = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
-        image = downsample(image, 2).expand(len(fine), -1, -1, -1)
-        layer = render_hair_layer(image, identity.hair, camera, identity.camera)
-        coarse, fine = composite_hair_layer(coarse, downsample(layer, 2)), composite_hair_layer(fine, layer)
+        image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
+        coarse, fine = compose_rays(rays, foveated, image, identity.hair, camera, identity.camera)
         warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
         detail_scale = self.render_config.source_detail_scale
         image = self.super_resolution(coarse[:, :-2], inputs, warped, detail_scale).float()
         image = self.composite_mouth_interior(image, identity, field, camera)
         alpha, flow = coarse[:, -3:-2], fine[:, -2:]
         if background is not None:
-            image = composite_background(background, image.clamp(0.0, 1.0), flow, alpha)
+            image = composite_background(background, image, flow, alpha)
         return Rendering(image, warped, coarse[:, :3], fine[:, :3], alpha, flow, field.lattice)
 
     def drive(
@@ -291,22 +290,17 @@ class S3DNeRF(PretrainedModel):
 
     def render_volume(
         self, field: DeformedField, camera: Camera, size: int, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Render the fields with ``size`` rays per side: color, features, opacity and flow.
+    ) -> tuple[RayOutputs, FoveatedRays]:
+        """Render the fields with ``size`` rays per side, followed by the foveated rays.
 
-        Returns ``[B, 3 + features + 3, size, size]`` with these channels, and the same upsampled by two with the
-        foveated rays pasted in.
+        The values of a ray are color, features and its position in the source.
         """
         foveated = place_foveated_rays(camera, 2 * size)
         grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
         points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)
-        samples = place_samples(cast_rays(points, camera), self.config.samples, generator)
-        outputs = render_rays(field, samples.positions, samples.deltas, 0.0 if self.training else EARLY_STOP_EPS)
-        alpha = outputs.alpha[..., None]
-        flow = outputs.values[..., -2:] - alpha * points
-        rendered = torch.cat([outputs.values[..., :-2], alpha, flow], dim=-1).transpose(1, 2)
-        coarse = rendered[..., : size * size].unflatten(2, (size, size))
-        return coarse, foveated.paste(rendered[..., size * size :], upsample(coarse, 2))
+        samples = sample_rays(points, camera, self.config.samples, generator)
+        early_stop_eps = 0.0 if self.training else EARLY_STOP_EPS
+        return render_rays(field, samples.positions, samples.deltas, early_stop_eps), foveated
 
     def composite_mouth_interior(
         self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera

@@ -45,6 +45,16 @@ def test_a_stream_gives_bit_by_bit_what_a_recording_gives(small_model: MotionDif
     assert np.array_equal(np.concatenate([part.flatten() for part in parts]), whole)
 
 
+def test_a_stream_that_the_lip_expert_guides_gives_what_a_recording_gives(small_model: MotionDiffusion) -> None:
+    sampling = MotionSamplingConfig(steps=2, guidance=1.0, expert_guidance=1.0)
+    sound = make_sound(45)
+    whole = SpeechMotion(small_model, sampling).generate(sound, 45).flatten()
+    generator = MotionGenerator(small_model, sampling=sampling)
+    parts = [generator.feed(sound[:9000]), generator.feed(sound[9000:]), generator.finish()]
+    assert np.array_equal(np.concatenate([part.flatten() for part in parts]), whole)
+    assert not np.allclose(whole[:, :24], generate(small_model, sound)[:, :24], atol=1e-3)
+
+
 @pytest.mark.parametrize("frames", [0, 1, 19, 20, 21, 36, 53])
 def test_the_motion_is_as_long_as_the_recording(small_model: MotionDiffusion, frames: int) -> None:
     motion = generate(small_model, make_sound(frames))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import make_scheduler, predict_guided, sample_motion
+from s3dnerf.models.fd2talk.sampling import GUIDED_CHANGE, guide_lips, make_scheduler, predict_guided, sample_motion
 
 
 def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
@@ -100,3 +100,32 @@ def test_each_transformer_hears_its_own_margins(small_model: MotionDiffusion) ->
     after = small_model(noisy, time, replace(condition, speech=far))
     assert torch.equal(before[..., :24], after[..., :24])
     assert not torch.equal(before[..., 24:], after[..., 24:])
+
+
+def test_guidance_by_the_lip_expert_improves_its_match_and_moves_the_expression_only(
+    small_model: MotionDiffusion,
+) -> None:
+    expert, rng = small_model.lip_expert, torch.Generator().manual_seed(2)
+    clean, speech = torch.randn(2, 20, 34, generator=rng), torch.randn(2, 20, 128, generator=rng)
+
+    def match(motion: Tensor) -> Tensor:
+        voice = nn.functional.normalize(speech[:, 2:18], dim=-1)
+        return (expert(motion[..., :24]) * voice).sum(dim=-1).mean(dim=1)
+
+    with torch.inference_mode():
+        guided = guide_lips(expert, clean.clone(), speech.clone(), 0.5)
+        assert (match(guided) > match(clean)).all()
+    assert torch.equal(guided[..., 24:], clean[..., 24:])
+    change = (guided - clean)[..., :24].square().mean(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(change, torch.full((2,), 0.5 * GUIDED_CHANGE))
+    assert torch.equal(guide_lips(expert, clean, speech, 0.0), clean)
+
+
+def test_guidance_changes_the_second_half_of_the_steps(small_model: MotionDiffusion) -> None:
+    condition, noise = make_condition(small_model, known=4), torch.randn(2, 20, 34)
+    speech = torch.randn(2, 20, 128)
+    sampling = MotionSamplingConfig(steps=2, guidance=1.0, expert_guidance=1.0)
+    plain = sample_motion(small_model, condition, noise, sampling)
+    guided = sample_motion(small_model, condition, noise, sampling, lip_speech=speech)
+    assert torch.equal(guided[..., 24:], plain[..., 24:]) and torch.equal(guided[:, :4], plain[:, :4])
+    assert 0.01 < (guided - plain)[:, 4:, :24].abs().mean() < 3 * GUIDED_CHANGE
