@@ -23,7 +23,7 @@ COPY cuda_ext /source/cuda_ext
 ARG CUDA=
 RUN python3 /source/cuda_ext/build.py --out /native ${CUDA:+--cuda}
 
-FROM python:3.13-slim-trixie
+FROM python:3.12-slim-trixie
 ARG DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -34,8 +34,8 @@ ARG TORCH_INDEX=
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} --requirement /source/requirements/torch.txt
 COPY . /source
 RUN pip install --no-cache-dir /source && rm -r /source
-COPY --from=kernels /native /usr/local/lib/python3.13/site-packages/s3dnerf/native
-RUN python -m compileall -q /usr/local/lib/python3.13/site-packages/s3dnerf && useradd --uid 10001 s3dnerf
+COPY --from=kernels /native /usr/local/lib/python3.12/site-packages/s3dnerf/native
+RUN python -m compileall -q /usr/local/lib/python3.12/site-packages/s3dnerf && useradd --uid 10001 s3dnerf
 USER 10001
 # Nothing is downloaded, and what libraries cache goes to the one writable place.
 ENV HF_HUB_OFFLINE=1 HOME=/tmp XDG_CACHE_HOME=/tmp/cache PYTHONDONTWRITEBYTECODE=1

@@ -73,7 +73,7 @@ from s3dnerf.structures import Camera, HostCopy, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo, measure_time
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
-BATCH = {"cpu": 4, "cuda": 16}
+BATCH = {"cpu": 4, "cuda": 16, "mps": 16}
 """Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
 
 
@@ -432,7 +432,7 @@ class TalkingHeadPipeline:
                 batch = self.render_batch(identity, chunk, lattice, background)
             return batch if on_device else HostCopy(batch)
 
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             batches = map_in_threads(render, chunks)
         else:  # A GPU renders one batch while the host processes the frames of the previous one.
             batches = map(render, chunks) if on_device else delay_by_one(map(render, chunks))

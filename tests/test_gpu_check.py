@@ -125,4 +125,4 @@ def test_a_missing_gpu_is_one_line_and_no_section_runs(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert len(done.stderr.splitlines()) == 1 and "--device cuda" in done.stderr and "--device cpu" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "--device cuda" in done.stderr and "device cpu" in done.stderr

@@ -57,7 +57,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         nargs="+",
         metavar="ROW",
         help="only these rows of the table: ours, fd2talk, fd2talk_diffusion, refined, frozen_mouth, frozen_pose, "
-        "unmoved_portrait, ground_truth (default: all)",
+        "unmoved_portrait, ground_truth (default: all but fd2talk_diffusion and refined, which are slow)",
     )
     parser.add_argument(
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
@@ -84,7 +84,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     """Run the command `evaluate`."""
     from s3dnerf.evaluation.evaluate import evaluate_clips
-    from s3dnerf.evaluation.rows import ROWS
+    from s3dnerf.evaluation.rows import DEFAULT_ROWS
     from s3dnerf.ops.backend import keep_freed_memory
 
     keep_freed_memory()
@@ -101,7 +101,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         split=options.split,
         max_frames=options.max_frames,
         device=options.device,
-        rows=options.rows or ROWS,
+        rows=options.rows or DEFAULT_ROWS,
         seed=options.seed,
         weights_folder=options.weights_folder,
         fit_steps=options.fit_steps,

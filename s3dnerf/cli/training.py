@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from s3dnerf.cli.arguments import add_command
 from s3dnerf.errors import ArgumentError
 from s3dnerf.options import OneLineParser, read_path, read_text
+
+Settings = TypeVar("Settings")
 
 
 def add_train(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -32,26 +37,15 @@ def run_train(options: argparse.Namespace) -> None:
     """Train S3D-NeRF."""
     import cv2
 
-    from s3dnerf.config import find_config, load_config, show_options
-    from s3dnerf.media.files import refuse_inputs
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.training import S3DNeRFConfig, train
-    from s3dnerf.training.processes import is_main_process, leave_processes
 
-    config = load_config(S3DNeRFConfig, options.config, options.settings)
-    if options.help:
-        options.parser.print_help()
-        show_options(S3DNeRFConfig, config, prog=options.parser.prog)
+    config = load_settings(options, S3DNeRFConfig)
     keep_freed_memory()
     # Set before any worker process starts: a worker that inherits OpenCV's threads deadlocks when it sets their number.
     cv2.setNumThreads(1)
-    run_dir = options.out or Path("runs") / Path(options.config).stem
-    if not options.resume:
-        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
-    with leave_processes():
-        checkpoint = train(config, run_dir=run_dir, resume=options.resume)
-        if is_main_process():
-            print(f"last checkpoint: {checkpoint}")
+    run_dir = choose_run_dir(options)
+    run_training(options, partial(train, config), run_dir)
 
 
 def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -100,22 +94,16 @@ def add_train_sync(commands: argparse._SubParsersAction[OneLineParser]) -> None:
 
 def run_train_sync(options: argparse.Namespace) -> None:
     """Train or evaluate the sync discriminator, or estimate the offsets of clips."""
-    from s3dnerf.config import find_config, load_config, show_options
+    from s3dnerf.config import find_config
     from s3dnerf.evaluation.sync_discriminator import evaluate_discriminator, format_reports
     from s3dnerf.evaluation.sync_offsets import evaluate_offsets, format_offset_scores
-    from s3dnerf.media.files import check_output, refuse_inputs
+    from s3dnerf.media.files import check_output
     from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
-    from s3dnerf.training.processes import is_main_process, leave_processes
     from s3dnerf.training.sync import SyncConfig, train_sync
     from s3dnerf.training.sync_offsets import write_offsets
 
-    config = load_config(SyncConfig, options.config, options.settings)
-    if options.help:
-        options.parser.print_help()
-        show_options(SyncConfig, config, prog=options.parser.prog)
-    run_dir = options.out or Path("runs") / Path(options.config).stem
-    if not (options.resume or options.evaluate):
-        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+    config = load_settings(options, SyncConfig)
+    run_dir = choose_run_dir(options)
     if options.evaluate:
         model = load_discriminator(options.checkpoint or SHIPPED)
         print(format_reports(evaluate_discriminator(model, config.data.root, options.evaluate)))
@@ -127,13 +115,11 @@ def run_train_sync(options: argparse.Namespace) -> None:
             "checkpoint", None, "is for measuring a discriminator, and this would train one", "Add --evaluate."
         )
     elif options.offsets:
+        refuse_config(options, run_dir)
         check_output(options.offsets, [find_config(options.config), config.data.offsets], can_stream=True)
         write_offsets(config, run_dir, options.offsets)
     else:
-        with leave_processes():
-            checkpoint = train_sync(config, run_dir=run_dir, resume=options.resume)
-            if is_main_process():
-                print(f"last checkpoint: {checkpoint}")
+        run_training(options, partial(train_sync, config), run_dir)
 
 
 def add_train_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -171,16 +157,11 @@ def add_train_motion(commands: argparse._SubParsersAction[OneLineParser]) -> Non
 
 def run_train_motion(options: argparse.Namespace) -> None:
     """Train motion diffusion."""
-    from s3dnerf.config import find_config, load_config, show_options
     from s3dnerf.media.files import refuse_inputs
     from s3dnerf.training.motion import MotionConfig, refit_sampling, train_motion
-    from s3dnerf.training.processes import is_main_process, leave_processes
 
-    config = load_config(MotionConfig, options.config, options.settings)
-    if options.help:
-        options.parser.print_help()
-        show_options(MotionConfig, config, prog=options.parser.prog)
-    run_dir = options.out or Path("runs") / Path(options.config).stem
+    config = load_settings(options, MotionConfig)
+    run_dir = choose_run_dir(options)
     if options.ablate:
         from s3dnerf.training.motion_ablation import run_motion_ablation
 
@@ -195,12 +176,7 @@ def run_train_motion(options: argparse.Namespace) -> None:
         refuse_inputs(run_dir, [options.refit])
         refit_sampling(config, options.refit, run_dir)
         return
-    if not options.resume:
-        refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
-    with leave_processes():
-        checkpoint = train_motion(config, run_dir=run_dir, resume=options.resume)
-        if is_main_process():
-            print(f"last checkpoint: {checkpoint}")
+    run_training(options, partial(train_motion, config), run_dir)
 
 
 def add_train_frames(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -223,22 +199,47 @@ def add_train_frames(commands: argparse._SubParsersAction[OneLineParser]) -> Non
 
 def run_train_frames(options: argparse.Namespace) -> None:
     """Train frame diffusion."""
-    from s3dnerf.config import find_config, load_config, show_options
-    from s3dnerf.media.files import refuse_inputs
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.training.frames import FrameConfig, train_frames
-    from s3dnerf.training.processes import is_main_process, leave_processes
 
-    config = load_config(FrameConfig, options.config, options.settings)
+    config = load_settings(options, FrameConfig)
+    keep_freed_memory()
+    run_dir = choose_run_dir(options)
+    run_training(options, partial(train_frames, config), run_dir)
+
+
+def load_settings(options: argparse.Namespace, kind: type[Settings]) -> Settings:
+    """Return the settings of a run. With ``--help``, show all of them and exit."""
+    from s3dnerf.config import load_config, show_options
+
+    config = load_config(kind, options.config, options.settings)
     if options.help:
         options.parser.print_help()
-        show_options(FrameConfig, config, prog=options.parser.prog)
-    keep_freed_memory()
-    run_dir = options.out or Path("runs") / Path(options.config).stem
+        show_options(kind, config, prog=options.parser.prog)
+    return config
+
+
+def choose_run_dir(options: argparse.Namespace) -> Path:
+    """Return the folder of the run."""
+    return options.out or Path("runs") / Path(options.config).stem
+
+
+def refuse_config(options: argparse.Namespace, run_dir: Path) -> None:
+    """Raise UserError if a new run would overwrite its own settings file."""
+    from s3dnerf.config import find_config
+    from s3dnerf.media.files import refuse_inputs
+
     if not options.resume:
         refuse_inputs(run_dir / "config.yaml", [find_config(options.config)])
+
+
+def run_training(options: argparse.Namespace, train: Callable[..., Path], run_dir: Path) -> None:
+    """Train, in one or more processes, and print the last checkpoint."""
+    from s3dnerf.training.processes import is_main_process, leave_processes
+
+    refuse_config(options, run_dir)
     with leave_processes():
-        checkpoint = train_frames(config, run_dir=run_dir, resume=options.resume)
+        checkpoint = train(run_dir=run_dir, resume=options.resume)
         if is_main_process():
             print(f"last checkpoint: {checkpoint}")
 

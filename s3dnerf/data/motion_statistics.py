@@ -27,7 +27,7 @@ from s3dnerf.face.expression_basis import (
     remove_eye_motion,
 )
 from s3dnerf.face.mirror import mirror_landmarks
-from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, LIP_PAIRS, select_points
+from s3dnerf.face.points import measure_brow_height, measure_lip_height
 
 MIN_STD = 1e-4
 """Least standard deviation of a channel, so that it can be divided by."""
@@ -134,17 +134,6 @@ def measure_track_loss(track: ClipTrack, basis: ExpressionBasis) -> np.ndarray:
         np.corrcoef(measure(faces), measure(made))[0, 1] for measure in (measure_lip_height, measure_brow_height)
     )
     return np.array([loss, lips, brows])
-
-
-def measure_lip_height(faces: np.ndarray) -> np.ndarray:
-    """Return the gap between the inner lips of faces ``[T, P, 3]`` in head space."""
-    upper, lower = (select_points(faces, np.array(numbers)) for numbers in zip(*LIP_PAIRS, strict=True))
-    return (upper - lower)[..., 1].mean(axis=1)
-
-
-def measure_brow_height(faces: np.ndarray) -> np.ndarray:
-    """Return the height of the brows of faces ``[T, P, 3]`` in head space."""
-    return select_points(faces, (*BROW_LEFT, *BROW_RIGHT))[..., 1].mean(axis=1)
 
 
 def weigh_clips(clips: PreparedClips) -> np.ndarray:

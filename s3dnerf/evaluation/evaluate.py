@@ -13,7 +13,7 @@ from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
 from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
-from s3dnerf.evaluation.rows import MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
+from s3dnerf.evaluation.rows import DEFAULT_ROWS, MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
 from s3dnerf.evaluation.scorer import load_scorer
 from s3dnerf.evaluation.weights_folder import find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
@@ -32,7 +32,7 @@ def evaluate_clips(
     split: str | None = None,
     max_frames: int | None = None,
     device: str = "cpu",
-    rows: Sequence[str] = ROWS,
+    rows: Sequence[str] = DEFAULT_ROWS,
     seed: int = 0,
     pipeline: Reenactor | None = None,
     weights_folder: str | Path | None = None,
@@ -56,7 +56,7 @@ def evaluate_clips(
         split: evaluate only the clips of this split.
         max_frames: evaluate only so many frames of each clip, at 25 per second.
         device: where the model and the networks run.
-        rows: which of :data:`ROWS` to generate.
+        rows: which of :data:`ROWS` to generate. The default leaves out those of diffusion.
         seed: seed of the blinks.
         pipeline: used instead of loading the checkpoint.
         weights_folder: folder with the weights of public networks, see ``weights_folder.WEIGHTS_FILES``. Scores whose

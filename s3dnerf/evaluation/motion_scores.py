@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 
-from s3dnerf.data.motion_statistics import measure_brow_height, measure_lip_height
 from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.evaluation.estimates import NAN, Estimate
 from s3dnerf.evaluation.motion_judge import MotionJudge
@@ -16,6 +15,7 @@ from s3dnerf.evaluation.motion_rows import MotionModel, Row
 from s3dnerf.evaluation.motion_theval import measure_theval_motion
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
+from s3dnerf.face.points import measure_brow_height, measure_lip_height
 from s3dnerf.metrics import head_motion as metrics
 
 AXES = ("pitch", "yaw", "roll")

@@ -43,6 +43,8 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
+DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined"))
+"""Rows that every model has. Diffusion is slow, and makes frames of 256 pixels only."""
 
 
 class Reenactor(Protocol):

@@ -101,3 +101,14 @@ def spread_points(landmarks: np.ndarray) -> np.ndarray:
     mesh = np.full((*landmarks.shape[:-2], POINT_COUNT, landmarks.shape[-1]), np.nan, landmarks.dtype)
     mesh[..., KEPT_POINTS, :] = landmarks
     return mesh
+
+
+def measure_lip_height(faces: np.ndarray) -> np.ndarray:
+    """Return the gap between the inner lips of faces ``[T, P, 3]`` in head space."""
+    upper, lower = (select_points(faces, np.array(numbers)) for numbers in zip(*LIP_PAIRS, strict=True))
+    return (upper - lower)[..., 1].mean(axis=1)
+
+
+def measure_brow_height(faces: np.ndarray) -> np.ndarray:
+    """Return the height of the brows of faces ``[T, P, 3]`` in head space."""
+    return select_points(faces, (*BROW_LEFT, *BROW_RIGHT))[..., 1].mean(axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 SUBPIXEL_BITS = 4
@@ -19,6 +18,8 @@ def draw_face_region(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray
     Returns:
         ``bool [T, H, W]``, True in the face; all False in frames with fewer than three points.
     """
+    import cv2  # measures of landmarks alone do without it
+
     if landmarks.ndim != 3 or landmarks.shape[2] < 2:
         raise ValueError(f"expected landmarks [T, P, 2 or more], got {landmarks.shape}")
     region = np.zeros((len(landmarks), *size), np.uint8)

@@ -15,9 +15,9 @@ from scipy.signal import periodogram
 from tqdm import tqdm
 
 from s3dnerf.constants import FPS
-from s3dnerf.data.motion_statistics import measure_brow_height, measure_lip_height
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
+from s3dnerf.face.points import measure_brow_height, measure_lip_height
 from s3dnerf.metrics.head_motion import correlate
 from s3dnerf.models.fd2talk.calibration import FAST_HZ
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig

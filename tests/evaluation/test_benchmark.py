@@ -81,7 +81,8 @@ def test_without_a_compiler_or_a_package_the_reason_is_in_the_table(monkeypatch:
 
 
 def test_rendering_is_split_into_phases_and_compared() -> None:
-    phases, together, comparison = measure_render(frames=8, device="cpu")
+    startup, phases, together, comparison = measure_render(frames=8, device="cpu")
+    assert startup.rows
     rows = {row["phase"]: row["ms a frame"] for row in phases.rows}
     assert {"speech", "deformation", "super-resolution", "encoding to mp4", "all else", "in all"} <= set(rows)
     assert sum(rows.values()) - rows["in all"] == pytest.approx(rows["in all"], rel=0.02)

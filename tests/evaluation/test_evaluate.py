@@ -35,7 +35,7 @@ class Stop(Replay):
 @pytest.fixture(scope="module")
 def replayed(astronaut_clips, tmp_path_factory):
     pipeline, out = Replay(), tmp_path_factory.mktemp("out")
-    return evaluate_clips(astronaut_clips, out, seed=3, pipeline=pipeline), out, pipeline
+    return evaluate_clips(astronaut_clips, out, rows=ROWS, seed=3, pipeline=pipeline), out, pipeline
 
 
 def test_real_frames_score_as_ground_truth_does(replayed):

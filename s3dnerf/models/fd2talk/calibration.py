@@ -13,7 +13,7 @@ import numpy as np
 
 from s3dnerf.constants import FPS
 from s3dnerf.face.expression_basis import load_shipped_basis
-from s3dnerf.face.points import BROW_LEFT, BROW_RIGHT, LIP_PAIRS, select_points
+from s3dnerf.face.points import measure_brow_height, measure_lip_height
 
 FAST_HZ = 1.5
 """Frequency above which head motion counts as fast."""
@@ -36,9 +36,7 @@ def scale_brows(expression: np.ndarray, factor: float) -> np.ndarray:
 def make_brow_axes() -> tuple[np.ndarray, np.ndarray]:
     """Return how the coefficients change the height of the brows, and how to change it by 1 with the lips at rest."""
     components = load_shipped_basis().components
-    height = select_points(components, (*BROW_LEFT, *BROW_RIGHT))[..., 1].mean(axis=1)
-    upper, lower = (select_points(components, np.array(numbers)) for numbers in zip(*LIP_PAIRS, strict=True))
-    gap = (upper - lower)[..., 1].mean(axis=1)
+    height, gap = measure_brow_height(components), measure_lip_height(components)
     direction = height - (height @ gap) / (gap @ gap) * gap
     return height, direction / (height @ direction)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s3dnerf.data.motion_statistics import measure_brow_height, measure_lip_height
 from s3dnerf.face.expression_basis import load_shipped_basis
+from s3dnerf.face.points import measure_brow_height, measure_lip_height
 from s3dnerf.models.fd2talk.calibration import FastMotionFilter, scale_brows
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import s3dnerf
-from s3dnerf.data.motion_statistics import measure_lip_height
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
+from s3dnerf.face.points import measure_lip_height
 from s3dnerf.media.audio import measure_level, read_clean_speech, speech_gain
 from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
