@@ -14,7 +14,6 @@ namespace {
 constexpr int LANES = 16;  // channels are padded to multiples of this, of which the width of every variant is a divisor
 constexpr int BORDER = 2;  // pixels of zeros around a map: the radius of the largest filter
 constexpr int MAX_RESIDUAL = 4;
-constexpr int MAPS = MAX_RESIDUAL + 1;  // in turn the input and the output of a layer; older ones serve as residuals
 enum Activation { SLOPES, RELU, HARD_SWISH, NONE };
 enum Kind { DEPTHWISE, SEPARABLE, DENSE, GATE };
 
@@ -65,8 +64,16 @@ struct Layer {
     // Rows of the matrix of filters.
     int count_rows() const { return kind == DENSE ? kernel * kernel * inputs : inputs; }
 
-    // Channels of a pixel of the row that is multiplied by the filters.
-    int row_depth() const { return kind == DENSE ? pad_channels(count_rows()) : depth; }
+    // Floats of an image row with its padding, under the dense filters of an output row.
+    int image_row() const { return (stride * (output_width - 1) + kernel) * inputs; }
+
+    // Floats of scratch memory that each thread needs.
+    size_t count_scratch() const {
+        return kind == DENSE ? static_cast<size_t>(kernel) * image_row() : static_cast<size_t>(output_width) * depth;
+    }
+
+    // Whether the map is read where it lies: without a border, and with its pixels next to each other.
+    bool reads_in_place() const { return kind != DENSE && kernel == 1 && inputs == depth; }
 
     bool is_valid(bool is_first) const {
         if (kind == GATE) return inputs > 0 && inputs == outputs && begin > 0 && stride == 1 && residual == 0;
@@ -80,19 +87,22 @@ struct Layer {
     }
 };
 
-// A map with a border of zeros.
+// A map, with a border of zeros where a filter may reach beyond it.
 struct Map {
-    float* data;
+    float* origin;       // the first pixel inside the border
     int64_t row, pixel;  // floats between rows and pixels
 
-    float* at(int y, int x) const { return data + (y + BORDER) * row + (x + BORDER) * pixel; }
+    float* at(int y, int x) const { return origin + y * row + x * pixel; }
 };
 
 size_t count_floats(int height, int width, int depth) {
     return static_cast<size_t>(height + 2 * BORDER) * (width + 2 * BORDER) * depth;
 }
 
-Map shape_map(float* data, int width, int depth) { return {data, int64_t{width + 2 * BORDER} * depth, depth}; }
+Map shape_map(float* data, int width, int depth) {
+    const int64_t row = int64_t{width + 2 * BORDER} * depth;
+    return {data + BORDER * (row + depth), row, depth};
+}
 
 void clear_border(Map map, int y, int height, int width) {
     const size_t side = sizeof(float) * BORDER * map.pixel;
@@ -183,22 +193,19 @@ void activate_row(const Layer& layer, float* row) {
     }
 }
 
-// Collects the pixels under the filter at each position of an output row; zero beyond the image.
-void collect_patches(const Layer& layer, const float* image, int y, float* row) {
-    const int side = layer.kernel, depth = layer.row_depth();
-    for (int x = 0; x < layer.output_width; ++x) {
-        const int left = x * layer.stride - layer.begin;
-        const int from = left < 0 ? -left : 0, to = left + side > layer.width ? layer.width - left : side;
-        float* patch = row + static_cast<int64_t>(x) * depth;
-        for (int v = 0; v < side; ++v, patch += side * layer.inputs) {
-            const int above = y * layer.stride - layer.begin + v;
-            if (above < 0 || above >= layer.height || from > 0 || to < side) {
-                memset(patch, 0, sizeof(float) * side * layer.inputs);
-            }
-            if (above < 0 || above >= layer.height) continue;
-            const float* pixels = image + (static_cast<int64_t>(above) * layer.width + left + from) * layer.inputs;
-            memcpy(patch + from * layer.inputs, pixels, sizeof(float) * (to - from) * layer.inputs);
+// Copies the image rows under the filters of an output row; zero beyond the image.
+void copy_rows(const Layer& layer, const float* image, int y, float* rows) {
+    const int before = layer.begin * layer.inputs, inside = layer.width * layer.inputs, length = layer.image_row();
+    const int copied = inside < length - before ? inside : length - before;
+    for (int v = 0; v < layer.kernel; ++v, rows += length) {
+        const int above = y * layer.stride - layer.begin + v;
+        if (above < 0 || above >= layer.height) {
+            memset(rows, 0, sizeof(float) * length);
+            continue;
         }
+        memset(rows, 0, sizeof(float) * before);
+        memcpy(rows + before, image + static_cast<int64_t>(above) * inside, sizeof(float) * copied);
+        memset(rows + before + copied, 0, sizeof(float) * (length - before - copied));
     }
 }
 
@@ -231,24 +238,62 @@ void scale_row(const Layer& layer, Map input, Map output, int y, const float* fa
     }
 }
 
+// Multiplies a row of pixels by the filters. The dense filters need a product for each of their rows, in which the pixels
+// under a filter follow each other.
+template <class Epilogue>
+void multiply_row(const Layer& layer, const float* left, float* target, Epilogue epilogue) {
+    const auto keep = [](Pack sum) { return sum; };
+    const int width = layer.output_width, columns = layer.columns;
+    if (layer.kind != DENSE) {
+        multiply({left, layer.depth, 1}, {layer.filters, columns, layer.inputs}, width, columns, {layer.bias, 0},
+                 {target, columns}, epilogue);
+        return;
+    }
+    const int side = layer.kernel * layer.inputs, step = layer.stride * layer.inputs;
+    for (int v = 0; v < layer.kernel; ++v, left += layer.image_row()) {
+        const LeftMatrix pixels = {left, step, 1};
+        const RightMatrix filters = {layer.filters + int64_t{v} * side * columns, columns, side};
+        const Addend addend = v == 0 ? Addend{layer.bias, 0} : Addend{target, columns};
+        if (v < layer.kernel - 1) {
+            multiply(pixels, filters, width, columns, addend, {target, columns}, keep);
+        } else {
+            multiply(pixels, filters, width, columns, addend, {target, columns}, epilogue);
+        }
+    }
+}
+
 void compute_row(const Layer& layer, const float* image, Map input, Map skip, Map output, int y, float* scratch) {
     const float* left = input.at(y, 0);
     float* target = output.at(y, 0);
     if (layer.kind == DENSE) {
-        collect_patches(layer, image, y, scratch);
+        copy_rows(layer, image, y, scratch);
         left = scratch;
     } else if (layer.kernel > 1) {
         float* row = layer.kind == DEPTHWISE ? target : scratch;
         (layer.kernel == 3 ? convolve_row<3> : convolve_row<5>)(layer, input, y, row);
         left = row;
     }
-    if (layer.kind != DEPTHWISE) {
-        const auto keep = [](Pack sum) { return sum; };
-        multiply({left, layer.row_depth(), 1}, {layer.filters, layer.columns, layer.count_rows()}, layer.output_width,
-                 layer.columns, {layer.bias, 0}, {target, layer.columns}, keep);
+    if (layer.kind == DEPTHWISE) {
+        if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
+        return;
     }
-    if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
-    if (layer.kind != DEPTHWISE && layer.activation != NONE) activate_row(layer, target);
+    if (layer.residual == 0 && layer.activation == RELU) {
+        multiply_row(layer, left, target, [](Pack sum) { return activate(sum, RELU); });
+    } else if (layer.residual == 0 && layer.activation == HARD_SWISH) {
+        multiply_row(layer, left, target, [](Pack sum) { return activate(sum, HARD_SWISH); });
+    } else {
+        multiply_row(layer, left, target, [](Pack sum) { return sum; });
+        if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
+        if (layer.activation != NONE) activate_row(layer, target);
+    }
+}
+
+// Whether the map that layer `i` adds is there and has the size of its input.
+bool has_skip(const Layer* layers, int i) {
+    if (layers[i].residual == 0) return true;
+    if (layers[i].residual > i + 1) return false;
+    const Layer& before = layers[i + 1 - layers[i].residual];
+    return before.kind != DENSE && before.height == layers[i].height && before.width == layers[i].width;
 }
 
 }  // namespace
@@ -258,37 +303,36 @@ int separable_forward(const S3dSeparable& chain, int threads) {
     Layer* layers = static_cast<Layer*>(calloc(chain.layers, sizeof(Layer)));
     if (layers == nullptr) return S3D_NO_MEMORY;
     size_t floats = 0, row_floats = 0;
-    int most_channels = 0;
+    int most_channels = 0, maps = 2;
     const float* weights = chain.weights;
     for (int i = 0, height = chain.height, width = chain.width; i < chain.layers; ++i) {
         Layer& layer = layers[i];
         weights = layer.read(chain.plan + i * S3D_SEPARABLE_FIELDS, weights, height, width);
-        const bool follows = layer.residual <= i + 1 && (i == 0 || layer.inputs == layers[i - 1].outputs);
-        if (!layer.is_valid(i == 0) || !follows) {
+        const bool follows = i == 0 || layer.inputs == layers[i - 1].outputs;
+        if (!layer.is_valid(i == 0) || !follows || !has_skip(layers, i)) {
             free(layers);
             return S3D_BAD_SIZE;
         }
         height = layer.output_height, width = layer.output_width;
         const size_t before = layer.kind == DENSE ? 0 : count_floats(layer.height, layer.width, layer.depth);
         const size_t after = count_floats(height, width, layer.columns);
-        const size_t row = static_cast<size_t>(width) * layer.row_depth();
+        const size_t row = layer.count_scratch();
         most_channels = layer.depth > most_channels ? layer.depth : most_channels;
+        maps = layer.residual + 1 > maps ? layer.residual + 1 : maps;
         floats = before > floats ? before : floats;
         floats = after > floats ? after : floats;
         row_floats = row > row_floats ? row : row_floats;
     }
     floats = (floats + LANES - 1) / LANES * LANES;
-    float* memory = workspace.reserve(MAPS * floats + 3 * most_channels);
+    float* memory = workspace.reserve(maps * floats + 3 * most_channels);
     if (memory == nullptr) {
         free(layers);
         return S3D_NO_MEMORY;
     }
-    float* factors = memory + MAPS * floats;
+    float* factors = memory + maps * floats;
     int error = S3D_OK;
     const Layer &first = layers[0], &last = layers[chain.layers - 1];
-    const auto map_of = [&](int index, int width, int depth) {
-        return shape_map(memory + (index % MAPS) * floats, width, depth);
-    };
+    const bool is_copied = first.kind != DENSE && !first.reads_in_place(), is_padded = last.outputs < last.columns;
 #pragma omp parallel num_threads(threads)
     {
         float* scratch = allocate_zeros(row_floats);
@@ -297,11 +341,20 @@ int separable_forward(const S3dSeparable& chain, int threads) {
             error = S3D_NO_MEMORY;
         }
         for (int64_t item = 0; item < chain.batch; ++item) {
-            const Map start = map_of(0, first.width, first.depth);
             const float* image = chain.input + item * first.height * first.width * first.inputs;
-            const int copied = first.kind == DENSE ? 0 : first.height;
+            float* result = chain.output + item * last.output_height * last.output_width * last.outputs;
+            // The input of layer `index`.
+            const auto map_of = [&](int index) -> Map {
+                const bool is_end = index == chain.layers;
+                const int width = is_end ? last.output_width : layers[index].width;
+                const int depth = is_end ? last.columns : layers[index].depth;
+                if (index == 0 && first.reads_in_place()) return {const_cast<float*>(image), width * depth, depth};
+                if (is_end && !is_padded) return {result, width * depth, depth};
+                return shape_map(memory + (index % maps) * floats, width, depth);
+            };
+            const Map start = map_of(0), end = map_of(chain.layers);
 #pragma omp for schedule(static)
-            for (int y = 0; y < copied; ++y) {
+            for (int y = 0; y < (is_copied ? first.height : 0); ++y) {
                 const float* from = image + static_cast<int64_t>(y) * first.width * first.inputs;
                 for (int x = 0; x < first.width; ++x) {
                     float* to = start.at(y, x);
@@ -312,10 +365,8 @@ int separable_forward(const S3dSeparable& chain, int threads) {
             }
             for (int i = 0; i < chain.layers; ++i) {
                 const Layer& layer = layers[i];
-                const Map input = map_of(i, layer.width, layer.depth);
-                const Map output = map_of(i + 1, layer.output_width, layer.columns);
-                const int before = layer.residual > 1 ? i + 1 - layer.residual : i;
-                const Map skip = map_of(before, layers[before].width, layers[before].depth);
+                const Map input = map_of(i), output = map_of(i + 1);
+                const Map skip = layer.residual > 0 ? map_of(i + 1 - layer.residual) : input;
                 if (layer.kind == GATE) {
 #pragma omp single
                     compute_factors(layer, input, factors);
@@ -328,13 +379,12 @@ int separable_forward(const S3dSeparable& chain, int threads) {
                     } else {
                         compute_row(layer, image, input, skip, output, y, scratch);
                     }
-                    clear_border(output, y, layer.output_height, layer.output_width);
+                    if (i < chain.layers - 1) clear_border(output, y, layer.output_height, layer.output_width);
                 }
             }
-            const Map end = map_of(chain.layers, last.output_width, last.columns);
 #pragma omp for schedule(static)
-            for (int y = 0; y < last.output_height; ++y) {
-                float* to = chain.output + (item * last.output_height + y) * last.output_width * last.outputs;
+            for (int y = 0; y < (is_padded ? last.output_height : 0); ++y) {
+                float* to = result + static_cast<int64_t>(y) * last.output_width * last.outputs;
                 for (int x = 0; x < last.output_width; ++x) {
                     memcpy(to + x * last.outputs, end.at(y, x), sizeof(float) * last.outputs);
                 }

@@ -61,9 +61,9 @@ class SegmentationNetwork(nn.Module):
         x = F.relu(self.context(x)) * self.context_gate(x.mean((2, 3), keepdim=True)).sigmoid()
         for decoder, skip in zip(self.decoders, (small, medium, large), strict=True):
             x = decoder(x, skip)
-        # Patches of a transposed convolution whose stride is its size do not overlap.
-        weight = self.matte.weight.permute(1, 2, 3, 0).reshape(4, 16, 1, 1)
-        return F.pixel_shuffle(F.conv2d(x, weight, self.matte.bias.expand(4)), 2)[:, 0].sigmoid()
+        # Patches of a transposed convolution whose stride is its size do not overlap: one product gives all of them.
+        patches = F.linear(x.permute(0, 2, 3, 1), self.matte.weight.reshape(16, 4).t(), self.matte.bias.expand(4))
+        return patches.sigmoid().unflatten(-1, (2, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class Decoder(nn.Module):
