@@ -33,7 +33,7 @@ $(READY): requirements/torch.txt requirements/lock.txt pyproject.toml setup.py $
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/torch.txt --constraint requirements/lock.txt
 	$(PIP) install --requirement requirements/lock.txt
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) install --constraint requirements/lock.txt --no-build-isolation --editable .
 	@$(PY) -c 'import torch; print(f"torch=={torch.__version__}")' | grep "^$$(grep '^torch==' requirements/torch.txt)" \
 		|| { echo "another torch has replaced the pinned one"; exit 1; }
 	touch $@

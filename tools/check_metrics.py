@@ -105,7 +105,11 @@ def read_track(clip: Clip) -> np.ndarray:
 def track_by_mediapipe(frames: Iterable[np.ndarray]) -> np.ndarray:
     """Return the landmarks of frames ``uint8 [256, 256, 3]`` with THEval's settings, ``[T, 478, 2]`` in pixels."""
     found = []
-    import mediapipe
+    try:
+        import mediapipe
+    except ModuleNotFoundError as error:
+        hint = 'Run `pip install --no-deps mediapipe==0.10.21 absl-py flatbuffers matplotlib "protobuf<5"`.'
+        raise UserError("mediapipe", "is not installed; its landmarks are what ours are compared with", hint) from error
 
     solutions = mediapipe.solutions
     with solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:

@@ -132,7 +132,7 @@ def detect(network: NearNetwork | FarNetwork, images: Sequence[np.ndarray]) -> l
     for start in range(0, len(images), BATCH_WINDOWS):
         pixels = torch.from_numpy(np.stack(images[start : start + BATCH_WINDOWS]))
         batch = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             logits, boxes = network(batch)
             scores = logits.clamp(-100.0, 100.0).sigmoid().numpy()
         for score, box in zip(scores, boxes.numpy(), strict=True):

@@ -19,7 +19,7 @@ class PersonSegmenter:
         """Return the matte of an image, see :func:`segment_person`."""
         height, width = image.shape[:2]
         square = _resize(image, (SEGMENTATION_SIZE, SEGMENTATION_SIZE))
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             batch = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255.0
             matte = self._network(batch.contiguous(memory_format=torch.channels_last))[0].numpy()
         return cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -64,16 +64,11 @@ class FaceTracker:
         self._window = None
 
     def _find(self, frame: np.ndarray) -> np.ndarray | None:
-        passes = 1
-        if self._window is None:
-            self._window = find_face_window(self._detector, frame)
-            passes = SETTLING_PASSES
-        points = None
-        for _ in range(passes):
-            if self._window is None:
-                return None
-            points = fit_mesh(self._mesh, frame, self._window)
-            self._window = None if points is None else enclose_face(points)
+        window, passes = self._window, 1
+        if window is None:
+            window, passes = find_face_window(self._detector, frame), SETTLING_PASSES
+        points = None if window is None else fit_settled_mesh(self._mesh, frame, window, passes)
+        self._window = None if points is None else enclose_face(points)
         return points
 
 
@@ -113,6 +108,18 @@ def enclose_face(points: np.ndarray, margin: float = WINDOW_MARGIN) -> Window:
     return Window(center, margin * float((high - low).max()), float(np.arctan2(across[1], across[0])))
 
 
+def fit_settled_mesh(
+    mesh: MeshNetwork, frame: np.ndarray, window: Window, passes: int = SETTLING_PASSES
+) -> np.ndarray | None:
+    """Fit the mesh several times, each time in the window around the last fit, see :func:`fit_mesh`."""
+    points = fit_mesh(mesh, frame, window)
+    for _ in range(passes - 1):
+        if points is None:
+            return None
+        points = fit_mesh(mesh, frame, enclose_face(points))
+    return points
+
+
 def fit_mesh(mesh: MeshNetwork, frame: np.ndarray, window: Window) -> np.ndarray | None:
     """Return the landmarks ``float32 [P, 3]`` of the face in a window, pixels of the frame, or None without a face."""
     matrix = window.map_to_image(MESH_INPUT_SIZE)
@@ -121,7 +128,7 @@ def fit_mesh(mesh: MeshNetwork, frame: np.ndarray, window: Window) -> np.ndarray
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (MESH_INPUT_SIZE, MESH_INPUT_SIZE)
     crop = cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         found = mesh.locate(torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255.0)
         if float(found.presence[0]) <= MIN_PRESENCE:
             return None

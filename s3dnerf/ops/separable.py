@@ -167,7 +167,7 @@ class GateLayer(nn.Module):
 
     def __init__(self, channels: int, narrow: int) -> None:
         super().__init__()
-        self.outputs, self.narrow = channels, narrow
+        self.inputs, self.outputs, self.narrow = channels, channels, narrow
         self.squeeze, self.expand = nn.Conv2d(channels, narrow, 1), nn.Conv2d(narrow, channels, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage.data import astronaut
 
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
@@ -45,6 +46,11 @@ def test_outline_does_not_depend_on_the_image_size(matte: np.ndarray) -> None:
 
 def test_image_without_a_person_is_background() -> None:
     assert segment_person(np.zeros((64, 64, 3), np.uint8)).max() < 0.01
+
+
+def test_autocast_does_not_change_the_matte(matte: np.ndarray) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(segment_person(astronaut()[:256, 96:352]), matte)
 
 
 def test_matting_is_deterministic(matte: np.ndarray) -> None:

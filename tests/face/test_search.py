@@ -86,10 +86,30 @@ def test_rolled_heads_are_found(face: np.ndarray, degrees: int) -> None:
     assert np.linalg.norm(to_pixels(found, (512, 512))[:, :2] - expected, axis=1).mean() < 4.0
 
 
-def test_face_with_a_hidden_mouth_is_found(face: np.ndarray) -> None:
+HIDDEN = {
+    "mouth": (slice(125, None), slice(None)),
+    "left": (slice(None), slice(0, 128)),
+    "right": (slice(None), slice(128, None)),
+}
+
+
+@pytest.mark.parametrize("color", [0, 110, 240])
+@pytest.mark.parametrize("part", HIDDEN)
+def test_half_hidden_faces_are_found(face: np.ndarray, part: str, color: int) -> None:
     person = astronaut()[:256, 96:352].copy()
-    person[125:] = 110
+    person[HIDDEN[part]] = color
     (found,) = detect_faces(person)
     expected = to_pixels(face, (512, 512))[:, :2] - [96, 0]
     # The face is 160 pixels high.
     assert np.linalg.norm(to_pixels(found, (256, 256))[:, :2] - expected, axis=1).mean() < 8
+
+
+def test_face_of_40_pixels_in_a_photograph_of_24_megapixels() -> None:
+    picture = cv2.resize(coffee(), (6000, 4000))
+    # The face is 110 pixels high without the forehead, 160 with it.
+    side = 512 * 40 // 160
+    picture[2500 : 2500 + side, 4100 : 4100 + side] = cv2.resize(astronaut(), (side, side), cv2.INTER_AREA)
+    (found,) = detect_faces(picture)
+    points = to_pixels(found, picture.shape[:2])[:, :2] - [4100, 2500]
+    expected = to_pixels(detect_faces(astronaut())[0], (512, 512))[:, :2] * (side / 512)
+    assert np.linalg.norm(points - expected, axis=1).mean() < 2.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage.data import astronaut
 
 from s3dnerf.face.landmarks import to_pixels
@@ -53,6 +54,11 @@ def test_first_frame_is_settled() -> None:
     # The face is 160 pixels high; the first pass of the mesh differs from the eighth by 1.0 pixels.
     assert np.linalg.norm(found[0] - found[-1], axis=1).mean() < 0.5
     assert np.linalg.norm(again - found[-1], axis=1).mean() < 0.5
+
+
+def test_autocast_does_not_change_the_landmarks(face: np.ndarray) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(next(FaceTracker().track([astronaut()])), face)
 
 
 def test_reset_lets_the_tracker_find_a_face_elsewhere(face: np.ndarray) -> None:

@@ -29,6 +29,13 @@ CHAINS = {
         SeparableLayer(40, 32, kernel=1, residual=4),
         SeparableLayer(32, None, kernel=5, stride=2, middle="relu"),
     ],
+    # Input and output have whole packs of channels and are used where they lie.
+    "in place": lambda: [
+        SeparableLayer(16, 32, kernel=1, activation="hardswish"),
+        SeparableLayer(32, 16, activation="relu"),
+        SeparableLayer(16, 16, residual=3, activation="prelu"),
+    ],
+    "gate in place": lambda: [GateLayer(16, 4), SeparableLayer(16, 16, kernel=1, residual=2)],
     "depthwise": lambda: [SeparableLayer(16, None, middle="relu", residual=1)],
 }
 
@@ -83,7 +90,16 @@ def test_gradients_reach_the_input() -> None:
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 
-def test_wrong_plans_are_rejected() -> None:
-    chain = SeparableChain(SeparableLayer(16, 16), SeparableLayer(24, 16)).requires_grad_(False)
+WRONG_CHAINS = {
+    "channels": lambda: [SeparableLayer(16, 16), SeparableLayer(24, 16)],
+    "residual before the chain": lambda: [SeparableLayer(16, 16, residual=2)],
+    "residual of another size": lambda: [SeparableLayer(16, 16, stride=2), SeparableLayer(16, 16, residual=2)],
+    "residual of an image": lambda: [StemLayer(16, 16), SeparableLayer(16, 16, residual=2)],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CHAINS)
+def test_wrong_plans_are_rejected(name: str) -> None:
+    chain = SeparableChain(*WRONG_CHAINS[name]()).requires_grad_(False)
     with pytest.raises(RuntimeError, match="out of range"):
         chain(torch.randn(1, 16, 8, 8))
