@@ -26,7 +26,8 @@ MAX_DISAGREEMENT = 0.05
 """Largest mean distance between two fits of one face, relative to the side of the window."""
 MIN_NEAR_SCORE, MIN_FAR_SCORE = 0.75, 0.6
 """Smallest scores of the detectors in the centered window, of which one must be reached. The near one gives faces up to
-0.88, side views of 56 degrees 0.80, and cups and cats up to 0.69; the far one half-hidden faces 0.61 to 0.82, cups 0.51."""
+0.88, side views of 56 degrees 0.80, and cups and cats up to 0.69; the far one half-hidden faces 0.61 to 0.82, and cups
+0.51."""
 UPRIGHT, ROLLED = (0,), (1, 3, 2)
 """Quarter turns at which windows are searched."""
 SEARCHES = (
