@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from s3dnerf.errors import UserError
     from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
     from s3dnerf.pipeline import TalkingHeadPipeline
+    from s3dnerf.render_options import RenderOptions
     from s3dnerf.talking_video import TalkingVideo
 
 __version__ = "0.1.0"
-__all__ = ["S3DNeRF", "TalkingHeadPipeline", "TalkingVideo", "UserError", "__version__", "load_config"]
+__all__ = ["RenderOptions", "S3DNeRF", "TalkingHeadPipeline", "TalkingVideo", "UserError", "__version__", "load_config"]
 
 _HOMES = {
+    "RenderOptions": "s3dnerf.render_options",
     "S3DNeRF": "s3dnerf.models.s3dnerf.s3dnerf",
     "TalkingHeadPipeline": "s3dnerf.pipeline",
     "TalkingVideo": "s3dnerf.talking_video",

@@ -14,6 +14,8 @@ MAX_INT = 2**31 - 1
 """Larger counts overflow the 32-bit sizes of the kernels."""
 MAX_SEED = 2**63 - 1
 """The largest seed that both NumPy and PyTorch accept."""
+MAX_LIVELINESS = 2.0
+"""Largest factor of the head's speed in motion from speech."""
 SIMILARITY = 0.7
 """Minimum similarity (as of difflib) of a word and its suggestion. At 0.7, "cpu" is not suggested for "gpu"."""
 
@@ -85,8 +87,12 @@ STEPS = IntRange(2, 1_000_000)
 """Training steps of a benchmark. Two kinds of steps alternate, and both are measured."""
 POINTS = IntRange(64, 2**28)
 """Points of a benchmark. The smallest case needs 48."""
+RESOLUTION = IntRange(16, 512)
+"""Grid cells along the height of a mesh."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
+SECONDS = IntRange(10, 24 * 3600)
+"""Length of a measured live session."""
 
 
 def require_number(name: str, value: object, minimum: float, maximum: float) -> float:
@@ -100,11 +106,12 @@ def require_number(name: str, value: object, minimum: float, maximum: float) -> 
     return number
 
 
-def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise ArgumentError with ``name`` if a value is none of ``choices``."""
-    choices = list(choices)
-    if value not in choices:
-        raise ArgumentError(name, str(value), "is not known", f"{suggest(value, choices)}Use {' or '.join(choices)}.")
+    known = list(choices)
+    if value not in known:
+        words = [str(choice) for choice in known]
+        raise ArgumentError(name, str(value), "is not known", f"{suggest(value, words)}Use {' or '.join(words)}.")
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

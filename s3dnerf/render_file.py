@@ -12,68 +12,50 @@ from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
 from s3dnerf.memory import measure_peak_memory
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import MOTIONS, TRANSPARENT, check_options, check_renderer
+from s3dnerf.render_options import TRANSPARENT, RenderOptions
 
 
 def render(
     image: str | Path,
     audio: str | Path,
     out: str | Path,
+    options: RenderOptions | None = None,
+    *,
     checkpoint: str | Path | None = None,
-    size: int | None = None,
-    pose: str = "idle",
-    turn: tuple[float, float] = (0.0, 0.0),
-    blink: str = "auto",
-    background: str = "keep",
-    framing: str = "crop",
-    seed: int = 0,
     device: str = "auto",
-    face: int | None = None,
     fit_steps: int = 0,
+    settings: Mapping[str, float] | None = None,
     start: str | Path | None = None,
     end: str | Path | None = None,
-    settings: Mapping[str, float] | None = None,
-    liveliness: float = 1.0,
-    method: str = "s3dnerf",
-    renderer: str = "nerf",
-    refine: str = "off",
-    max_side: int = 1920,
     codec: str = "h264",
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
-    ``start`` is a file with the end state of the previous utterance. The end state of this one is written to ``end``.
+    Args:
+        image: the portrait.
+        audio: the speech.
+        out: see ``TalkingVideo.save``.
+        options: what the video shows.
+        checkpoint: see ``TalkingHeadPipeline.from_pretrained``, as device, fit_steps and settings.
+        device: where to compute.
+        fit_steps: steps of fitting to the portrait.
+        settings: inference settings.
+        start: file with the end state of the previous utterance.
+        end: file to write the end state of this one to.
+        codec: see ``TalkingVideo.save``.
     """
     begin = time.perf_counter()
-    check_options(pose, turn, blink, background, framing, size, face, seed, max_side)
-    check_renderer(method, renderer, refine, background, start is not None)
+    options = (options or RenderOptions()).check(continues=start is not None)
     require_file(audio, "speech")
     require_file(image, "image")
-    inputs = [image, audio, start, *([] if pose in MOTIONS else [pose])]
-    check_video_output(out, inputs, codec, background == TRANSPARENT)
+    inputs = [image, audio, start, *options.inputs]
+    check_video_output(out, inputs, codec, options.background == TRANSPARENT)
     if end is not None:
         check_output(end, [*inputs, out])
     state = None if start is None else read_state(start)
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
     loading = time.perf_counter() - begin
-    video = pipeline(
-        image,
-        audio,
-        pose=pose,
-        turn=turn,
-        blink=blink,
-        background=background,
-        framing=framing,
-        size=size,
-        face=face,
-        seed=seed,
-        start=state,
-        liveliness=liveliness,
-        method=method,
-        renderer=renderer,
-        refine=refine,
-        max_side=max_side,
-    )
+    video = pipeline(image, audio, options, start=state)
     video.save(out, progress=True, codec=codec)
     if end is not None:
         write_state(end, video.end_state)

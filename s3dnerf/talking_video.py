@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from s3dnerf.constants import FPS
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.limits import require_choice
 from s3dnerf.media.memory import Media
@@ -74,6 +75,8 @@ class TalkingVideo:
     """Device that renders. If it is a GPU with a video encoder, that encoder writes H.264 and HEVC."""
     alpha: bool = False
     """Whether frames have transparency as a fourth channel, not multiplied into the color."""
+    fps: int = FPS
+    """Frames per second."""
 
     @property
     def end_state(self) -> MotionState:
@@ -87,7 +90,7 @@ class TalkingVideo:
         return self.ends[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [height, width, 3]`` one by one, at 25 frames per second; see :meth:`iterate`."""
+        """Render frames ``uint8 [height, width, 3]`` one by one; see :meth:`iterate`."""
         return self.iterate()
 
     def iterate(self, output_type: str = "np") -> Iterator[Any]:
@@ -135,5 +138,5 @@ class TalkingVideo:
     def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
         """Return a writer for the frames and the speech, as a context manager."""
         hardware = self.device.type == "cuda"
-        options: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
-        return open_video(path, self.size, self.audio, **options)
+        encoding: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
+        return open_video(path, self.size, self.audio, fps=self.fps, **encoding)

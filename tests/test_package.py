@@ -17,7 +17,7 @@ PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
     {
-        *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
+        *("config", "constants", "constraints", "limits", "keyframes", "options", "render_options", "paths", "hub"),
         *(
             "errors",
             "failures",
@@ -35,17 +35,12 @@ FLOORS = (
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
     {
-        "training",
-        "fitting",
-        "framing",
-        "pipeline",
-        "source_image",
-        "render_file",
-        "speech_motion",
-        "sync_embedder",
-        "talking_video",
+        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion"),
+        *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
+        *("control", "geometry", "mesh", "motion_file"),
+        "live",
     },
-    {"evaluation"},
+    {"evaluation", "serving"},
     {"cli", "__main__"},
 )
 

@@ -32,6 +32,8 @@ def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "--kernels also torch.compile of each operator, which takes minutes",
     )
     parser.add_argument("--render", action="store_true", help="a whole frame, by phase")
+    parser.add_argument("--stream", action="store_true", help="the latency of live sessions, at their own pace")
+    add_int(parser, "--seconds", limits.SECONDS, default=30, help="length of a live session")
     parser.add_argument(
         "--train", type=read_path, metavar="DIR", help="a training step on the prepared clips in this folder"
     )
@@ -63,6 +65,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
         default_inputs,
         measure_kernels,
         measure_render,
+        measure_streaming,
         measure_super_resolution,
         measure_training,
         write_json,
@@ -70,8 +73,10 @@ def run_benchmark(options: argparse.Namespace) -> None:
     from s3dnerf.media.files import check_output
     from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
-    if not (options.kernels or options.libraries or options.render or options.train):
-        raise UserError("s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render or --train DIR.")
+    if not (options.kernels or options.libraries or options.render or options.stream or options.train):
+        raise UserError(
+            "s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render, --stream or --train DIR."
+        )
     if options.json:
         check_output(options.json, [options.image, options.audio], can_stream=True)
     tables = []
@@ -83,6 +88,9 @@ def run_benchmark(options: argparse.Namespace) -> None:
     if options.render:
         given = (options.image, options.audio, options.checkpoint, options.frames, options.device)
         tables += show(measure_render(*given))
+    if options.stream:
+        given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
+        tables += show([measure_streaming(*given)])
     if options.train:
         tables += show(measure_training(S3DNeRFTrainer, options.train, options.steps, device=options.device))
     if options.json:

@@ -75,9 +75,9 @@ def run_evaluate_motion(options: argparse.Namespace) -> None:
     """Run the command `evaluate-motion`."""
     from s3dnerf.evaluation.motion_table import evaluate_motion
     from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, load_motion_diffusion
-    from s3dnerf.models.fd2talk.motion_generator import MAX_LIVELINESS, SpeechMotion
+    from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
 
-    liveliness = limits.require_number("liveliness", options.liveliness, 0.0, MAX_LIVELINESS)
+    liveliness = limits.require_number("liveliness", options.liveliness, 0.0, limits.MAX_LIVELINESS)
     model = SpeechMotion(load_motion_diffusion(options.checkpoint or SHIPPED))
     splits = options.split, options.reference
     report = evaluate_motion(options.clips, options.out, *splits, options.max_clips, model, options.seed, liveliness)

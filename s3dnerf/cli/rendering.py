@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from typing import Any
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
+from s3dnerf.errors import ArgumentError
 from s3dnerf.options import OneLineParser, add_int, name_output, read_path, read_text
+from s3dnerf.render_options import RenderOptions
 
 RENDER_SETTINGS = {
     "motion_scale": "scale of the motion of lips and jaw about its mean; 1 renders what speech asks for",
@@ -49,86 +53,8 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "--codec", choices=("h264", "hevc"), default="h264", help="codec of the video; WebM always has VP9"
     )
     parser.add_argument("--checkpoint", **CHECKPOINT)
-    add_int(
-        parser,
-        "--size",
-        limits.SIZE,
-        help="side of the square around the head in pixels, an even number from 16 to 4096 (default: the model's own, "
-        "256 for the shipped weights); ignored with --framing picture, which keeps the size of the image",
-    )
-    add_int(
-        parser,
-        "--max-side",
-        limits.MAX_SIDE,
-        default=1920,
-        help="with --framing picture, the largest side of the video in pixels, 64 to 4096; larger images are reduced",
-    )
-    parser.add_argument(
-        "--framing",
-        choices=("crop", "picture"),
-        default="crop",
-        help="the square around the head, or the whole image with the head composited into it",
-    )
-    parser.add_argument(
-        "--method",
-        choices=("s3dnerf", "fd2talk"),
-        default="s3dnerf",
-        help="what moves the face: s3dnerf from speech (the default), or the expression coefficients of fd2talk, lips "
-        "included",
-    )
-    parser.add_argument(
-        "--renderer",
-        choices=("nerf", "diffusion"),
-        default="nerf",
-        help="what makes the frames: the radiance field (the default) or, with --method fd2talk, latent diffusion from "
-        "the warped image",
-    )
-    parser.add_argument(
-        "--refine",
-        choices=("off", "diffusion"),
-        default="off",
-        help="refine the frames of the radiance field by latent diffusion, or not (the default)",
-    )
-    parser.add_argument(
-        "--pose",
-        type=read_text,
-        default="idle",
-        metavar="POSE",
-        help="head motion: static is still, idle sways a little, speech moves head, lids and brows as people do who "
-        "say this, and a video file provides its own motion",
-    )
-    parser.add_argument(
-        "--turn",
-        type=float,
-        nargs=2,
-        default=(0.0, 0.0),
-        metavar=("RIGHT", "UP"),
-        help="rotate the head by this many degrees to the viewer's right and up, -40 to 40 each (default: 0 0)",
-    )
-    parser.add_argument(
-        "--liveliness",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="with --pose speech, how lively the head is: 0 (still) to 2 (twice as fast as usual)",
-    )
-    parser.add_argument("--blink", choices=("auto", "off"), default="auto", help="blink at random, or never")
-    parser.add_argument(
-        "--background",
-        type=read_text,
-        default="keep",
-        metavar="COLOR",
-        help="keep the background of the image, which is static, or replace it with a color such as green or #00ff00; "
-        "transparent needs a .webm or PNG output",
-    )
-    add_int(
-        parser,
-        "--face",
-        limits.FACE,
-        help="which face of several to use; 1 is the largest (default: the largest)",
-    )
+    add_render_options(parser)
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
-    add_int(parser, "--seed", limits.SEED, default=0, help="seed of motion and blinks, 0 or more")
     parser.add_argument(
         "--start", type=read_path, metavar="FILE", help="continue from the end state of another video (JSON)"
     )
@@ -149,24 +75,105 @@ def run_render(options: argparse.Namespace) -> None:
         image=options.image,
         audio=options.audio,
         out=options.out or name_output(options.image, options.audio),
+        options=read_render_options(options),
         checkpoint=options.checkpoint,
-        size=options.size,
-        pose=options.pose,
-        turn=tuple(options.turn),
-        blink=options.blink,
-        background=options.background,
-        framing=options.framing,
-        seed=options.seed,
         device=options.device,
-        face=options.face,
         fit_steps=options.fit_steps,
         start=options.start,
         end=options.end,
-        liveliness=options.liveliness,
-        method=options.method,
-        renderer=options.renderer,
-        refine=options.refine,
-        max_side=options.max_side,
         codec=options.codec,
         settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
     )
+
+
+def add_render_options(parser: argparse.ArgumentParser) -> None:
+    """Add the fields of ``RenderOptions``, with dashes, as options of a command."""
+    for part in fields(RenderOptions):
+        name, rules = f"--{part.name.replace('_', '-')}", part.metadata
+        shared: dict[str, Any] = {"default": part.default, "help": rules["help"]}
+        if isinstance(part.default, bool):
+            parser.add_argument(name, action="store_true", help=rules["help"])
+        elif rules["choices"] is not None:
+            parser.add_argument(name, type=type(part.default), choices=rules["choices"], **shared)
+        elif rules["whole"] is not None:
+            add_int(parser, name, rules["whole"], **shared)
+        elif rules["number"] is not None:
+            parser.add_argument(name, type=float, metavar="X", **shared)
+        elif isinstance(part.default, tuple):
+            shared |= {"type": float, "nargs": len(part.default)}
+            parser.add_argument(name, metavar=rules["metavar"], **shared)
+        else:
+            parser.add_argument(name, type=read_text, metavar=rules["metavar"], **shared)
+
+
+def read_render_options(options: argparse.Namespace) -> RenderOptions:
+    """Return the rendering options among those of a command."""
+    values = {part.name: getattr(options, part.name) for part in fields(RenderOptions)}
+    values["turn"] = tuple(values["turn"])
+    return RenderOptions().change(**values)
+
+
+def add_extract_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `extract-motion`."""
+    parser = add_command(
+        commands,
+        "extract-motion",
+        run_extract_motion,
+        "Save the head motion of a video, for `render --pose`",
+        "Tracks the head once, so that any number of videos can move like it.",
+        "  s3dnerf extract-motion --video nodding.mp4 --out nodding.safetensors\n"
+        "  s3dnerf render --image portrait.png --audio speech.wav --pose nodding.safetensors",
+    )
+    parser.add_argument("--video", type=read_path, required=True, metavar="FILE", help="a video of a person")
+    parser.add_argument("--out", type=read_path, required=True, metavar="FILE", help="the file to write, .safetensors")
+
+
+def run_extract_motion(options: argparse.Namespace) -> None:
+    """Track the head of a video and save its motion."""
+    from s3dnerf.face.driving_video import read_driving_motion
+    from s3dnerf.face.motion_file import SUFFIX, write_motion
+    from s3dnerf.media.files import check_output, require_file
+
+    require_file(options.video, "video")
+    check_output(options.out, [options.video])
+    if options.out.suffix != SUFFIX:
+        raise ArgumentError("out", str(options.out), "is no file of head motion", f"Let its name end in {SUFFIX}.")
+    driving = read_driving_motion(options.video)
+    write_motion(options.out, driving.pose)
+    notes = driving.describe()
+    print(f"{options.out}: {len(driving.pose)} frames{f'; {notes}' if notes else ''}")
+
+
+def add_mesh(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `mesh`."""
+    parser = add_command(
+        commands,
+        "mesh",
+        run_mesh,
+        "Save the head of a portrait as a triangle mesh",
+        "Writes the front of the head, as the radiance field has it, with the colors of the photograph, in head units\n"
+        "with y up and z toward the viewer. The back is flat. Needs the extra s3dnerf[mesh].",
+        "  s3dnerf mesh --image portrait.png --out head.glb",
+    )
+    parser.add_argument("--image", type=read_path, required=True, metavar="FILE", help="the portrait")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="FILE", help="the file to write: .ply, .glb, .obj or .stl"
+    )
+    add_int(parser, "--resolution", limits.RESOLUTION, default=160, help="grid cells along the height of the head")
+    add_int(parser, "--face", limits.FACE, help="which face of several to use (default: the largest)")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+
+
+def run_mesh(options: argparse.Namespace) -> None:
+    """Make and save a mesh."""
+    from s3dnerf.media.files import require_file
+    from s3dnerf.mesh import check_mesh_output, make_mesh, save_mesh
+    from s3dnerf.pipeline import TalkingHeadPipeline
+
+    require_file(options.image, "image")
+    check_mesh_output(options.out)
+    pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, "cpu")
+    portrait = pipeline.encode_portrait(options.image, RenderOptions(face=options.face))
+    mesh = make_mesh(pipeline.model, portrait, options.resolution)
+    save_mesh(mesh, options.out)
+    print(f"{options.out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")

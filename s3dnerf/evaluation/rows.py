@@ -39,30 +39,19 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "refined": {"refine": "diffusion"},
     "frozen_mouth": {"freeze_mouth": True},
     "frozen_pose": {"freeze_pose": True},
+    "enlarged": {"shows_detail": False},
 }
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
-DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined"))
-"""Rows that every model has. Diffusion is slow, and makes frames of 256 pixels only."""
+DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined", "enlarged"))
+"""Rows that every model has. Diffusion is slow and makes frames of 256 pixels only; "enlarged" is for larger clips."""
 
 
 class Reenactor(Protocol):
     """The part of ``TalkingHeadPipeline`` that evaluation uses."""
 
-    def reenact(
-        self,
-        video: Path,
-        audio: Path | None,
-        freeze_mouth: bool = False,
-        freeze_pose: bool = False,
-        max_frames: int | None = None,
-        seed: int = 0,
-        landmarks: np.ndarray | None = None,
-        method: str = "s3dnerf",
-        renderer: str = "nerf",
-        refine: str = "off",
-    ) -> Iterator[np.ndarray]:
+    def reenact(self, video: Path, audio: Path | None, **options: Any) -> Iterator[np.ndarray]:
         """Yield frames ``uint8 [H, W, 3]`` in the framing and size of the video, 25 per second."""
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +20,7 @@ from s3dnerf.media.container import decode_tolerantly, find_audio_stream, find_s
 from s3dnerf.media.downmix import StereoStatistics, downmix_matrix
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.memory import Media
+from s3dnerf.media.rumble import remove_rumble
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 MIN_SECONDS = 0.2
@@ -33,7 +33,6 @@ _ACTIVE_RANGE = 10.0 ** (-30.0 / 10.0)
 _GAP_SECONDS = 0.05
 _LONGEST_GAP = 600.0
 _LONGEST_OVERLAP = 1.0
-_SETTLING = SAMPLE_RATE // 20
 _STEREO_SECONDS = 60.0
 
 
@@ -96,34 +95,6 @@ def read_clean_speech(path: Media) -> np.ndarray:
 def read_speech(path: Media) -> np.ndarray:
     """Read all of ``stream_speech``, ``float32 [n]``; n may be 0."""
     return np.concatenate([np.zeros(0, np.float32), *stream_speech(path)])
-
-
-def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Remove frequencies below speech, such as DC offset, wind and traffic, from 16 kHz blocks ``float32 [n]``.
-
-    This is a fourth-order Butterworth high-pass at 25 Hz: -74 dB at 3 Hz, 0 dB at 100 Hz and above, where its delay is
-    at most 1.1 ms. Rumble 22 dB louder than the speech does not change the lips (correlation 0.999; 0.92 at second
-    order). The filter is initialized with the mean of the first 50 ms, so that an offset causes no click.
-    """
-    # It takes long to import.
-    from scipy.signal import sosfilt, sosfilt_zi
-
-    filter_, state, waiting = _design_rumble_filter(), None, np.zeros(0, np.float32)
-
-    def begin() -> tuple[np.ndarray, np.ndarray]:
-        return sosfilt(filter_, waiting, zi=sosfilt_zi(filter_) * waiting.mean(dtype=np.float64))
-
-    for block in blocks:
-        if state is not None:
-            filtered, state = sosfilt(filter_, block, zi=state)
-            yield filtered.astype(np.float32)
-            continue
-        waiting = np.concatenate([waiting, block])
-        if len(waiting) >= _SETTLING:
-            filtered, state = begin()
-            yield filtered.astype(np.float32)
-    if state is None and len(waiting):
-        yield begin()[0].astype(np.float32)
 
 
 def fit_length(blocks: Iterable[np.ndarray], samples: int | None) -> Iterator[np.ndarray]:
@@ -208,26 +179,44 @@ def stream_speech_windows(blocks: Iterable[np.ndarray], window: int) -> Iterator
 
     There are ``count_frames(samples)`` windows. One block and one window are held at a time.
     """
-    origin = min(0, SAMPLES_PER_FRAME // 2 - window // 2)  # sample number of buffer[0]
-    buffer = np.zeros(-origin, np.float32)
-    total = frame = 0
-
-    def start() -> int:
-        return frame * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2 - window // 2 - origin
-
+    cutter = SpeechWindows(window)
     for block in blocks:
-        total += len(block)
-        buffer = np.concatenate([buffer, block])
-        while start() + window <= len(buffer):
-            yield buffer[start() : start() + window].copy()
-            frame += 1
-        dropped = min(start(), len(buffer))
-        buffer = buffer[dropped:]
-        origin += dropped
-    while frame < count_frames(total):
-        piece = buffer[start() : start() + window]
-        yield np.pad(piece, (0, window - len(piece)))
-        frame += 1
+        yield from cutter.feed(block)
+    yield from cutter.finish()
+
+
+class SpeechWindows:
+    """Cuts the windows of frames 0, 1, ... from sound that comes in blocks, see ``cut_speech_window``."""
+
+    def __init__(self, window: int) -> None:
+        """Take the number of samples of a window."""
+        self.window = window
+        self.samples = self.frames = 0
+        """Samples that came, and windows that were cut."""
+        self._origin = min(0, SAMPLES_PER_FRAME // 2 - window // 2)  # sample number of buffer[0]
+        self._buffer = np.zeros(-self._origin, np.float32)
+
+    def feed(self, block: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the windows that ``block [n]`` completes."""
+        self.samples += len(block)
+        self._buffer = np.concatenate([self._buffer, block])
+        while self._start() + self.window <= len(self._buffer):
+            start = self._start()
+            self.frames += 1
+            yield self._buffer[start : start + self.window].copy()
+        dropped = min(self._start(), len(self._buffer))
+        self._buffer = self._buffer[dropped:]
+        self._origin += dropped
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """Yield the other windows, of all frames of the sound; silence follows it."""
+        while self.frames < count_frames(self.samples):
+            piece = self._buffer[self._start() : self._start() + self.window]
+            self.frames += 1
+            yield np.pad(piece, (0, self.window - len(piece)))
+
+    def _start(self) -> int:
+        return self.frames * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2 - self.window // 2 - self._origin
 
 
 def write_wav(path: str | Path, speech: np.ndarray) -> None:
@@ -282,13 +271,6 @@ def _active_rms(energy: np.ndarray) -> float:
         return 0.0
     active = energy[energy >= np.percentile(energy, 95) * _ACTIVE_RANGE]
     return float(np.sqrt(np.mean(active, dtype=np.float64)))
-
-
-@cache
-def _design_rumble_filter() -> np.ndarray:
-    from scipy.signal import butter
-
-    return butter(4, 25.0, "highpass", fs=SAMPLE_RATE, output="sos")
 
 
 def _choose_stereo_weights(path: Media) -> np.ndarray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ from s3dnerf.evaluation.benchmark import (
     operators,
 )
 from s3dnerf.evaluation.benchmark.operators import make_cases
+from s3dnerf.evaluation.benchmark.streaming import measure_session
 from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
 
@@ -120,3 +123,44 @@ def test_a_backend_is_forced_inside_the_block_only() -> None:
     with force_backend("pytorch"):
         assert choose_backend("field", "cpu") == "pytorch"
     assert choose_backend("field", "cpu") == before
+
+
+class EvenSession:
+    """Shows a frame for each of the sound, three frames later; every frame takes 10 ms of a clock that it moves."""
+
+    lookahead_seconds = 0.12
+
+    def __init__(self, lost: int = 0) -> None:
+        self.time, self.heard, self.shown, self.lost, self.ended = 0.0, 0, lost, lost, False
+
+    def feed(self, block: np.ndarray) -> None:
+        assert len(block) == 640
+        self.heard += 1
+
+    def finish(self) -> None:
+        self.ended = True
+
+    def frames(self) -> Iterator[int]:
+        while self.shown < self.heard - (0 if self.ended else 3):
+            self.shown += 1
+            self.time += 0.01
+            yield self.shown
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def test_latencies_of_an_hour_are_those_of_the_session() -> None:
+    session = EvenSession()
+    measured = measure_session(session, np.zeros(6400, np.float32), 3600 * 25, lambda: session.time, session.sleep)
+    assert measured["latency median, s"] == pytest.approx(3 * 0.04 + 0.01)
+    assert measured["p99, s"] == pytest.approx(3 * 0.04 + 0.01)
+    assert measured["drift, s"] == pytest.approx(0.0, abs=1e-6)
+    assert measured["busy, %"] == pytest.approx(25.0, abs=0.1)
+    assert measured["frames missing"] == 0
+
+
+def test_frames_that_never_come_are_counted() -> None:
+    session = EvenSession(lost=2)
+    measured = measure_session(session, np.zeros(640, np.float32), 100, lambda: session.time, session.sleep)
+    assert measured["frames missing"] == 2

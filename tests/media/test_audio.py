@@ -23,7 +23,6 @@ from s3dnerf.media.audio import (
     cut_speech_window,
     measure_level,
     read_speech,
-    remove_rumble,
     speech_gain,
     stream_audio,
     stream_speech,
@@ -31,6 +30,7 @@ from s3dnerf.media.audio import (
     write_flac,
     write_wav,
 )
+from s3dnerf.media.rumble import remove_rumble
 
 RATES = [8000, 16000, 22050, 44100, 48000]
 SECONDS = 1.5

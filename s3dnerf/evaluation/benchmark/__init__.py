@@ -1,9 +1,10 @@
-"""Benchmarks of this machine: operators, the super-resolution network, rendering and training."""
+"""Benchmarks of this machine: operators, the super-resolution network, rendering, live sessions and training."""
 
 from .networks import measure_super_resolution
 from .operators import measure_kernels
 from .rendering import PhaseProfiler, default_inputs, measure_render
 from .report import Table, describe_machine, write_json
+from .streaming import measure_streaming
 from .timing import force_backend
 from .training import measure_training
 
@@ -15,6 +16,7 @@ __all__ = [
     "force_backend",
     "measure_kernels",
     "measure_render",
+    "measure_streaming",
     "measure_super_resolution",
     "measure_training",
     "write_json",

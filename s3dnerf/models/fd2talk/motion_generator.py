@@ -30,8 +30,6 @@ START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
 JOIN_FRAMES = 12
 """Frames after which a window moves as it was sampled."""
-MAX_LIVELINESS = 2.0
-"""Largest factor of the head's speed."""
 LIVELINESS_RANGE = 1.5
 """Standard deviations of the log speed within which the model is asked for it; beyond them, motion is scaled."""
 
@@ -68,8 +66,8 @@ class MotionGenerator:
             ValueError: the liveliness is out of range.
         """
         limits.SEED.require("seed", seed)
-        if not 0.0 <= liveliness <= MAX_LIVELINESS:
-            raise ValueError(f"liveliness must be 0 to {MAX_LIVELINESS:g}, got {liveliness}")
+        if not 0.0 <= liveliness <= limits.MAX_LIVELINESS:
+            raise ValueError(f"liveliness must be 0 to {limits.MAX_LIVELINESS:g}, got {liveliness}")
         self.model, self.seed = model, seed
         self.sampling = sampling = sampling or model.config.sampling
         self.device = model.mean.device

@@ -197,7 +197,11 @@ class S3DNeRF(PretrainedModel):
         The codes are smoothed in time. Those of lips and jaw are scaled about their mean over the recording.
         """
         motion = smooth_gaussian(motion, self.render_config.motion_smoothing)
-        scaled = motion.mean(dim=0, keepdim=True).lerp(motion, self.render_config.motion_scale)
+        return self.scale_motion(motion, motion.mean(dim=0, keepdim=True))
+
+    def scale_motion(self, motion: Tensor, mean: Tensor) -> Tensor:
+        """Scale the motion codes ``[T, R, code]`` of lips and jaw about their ``mean [1, R, code]``."""
+        scaled = mean.lerp(motion, self.render_config.motion_scale)
         moved = torch.arange(motion.shape[1], device=motion.device) <= REGIONS.index("jaw_and_cheeks")
         return torch.where(moved[:, None], scaled, motion)
 

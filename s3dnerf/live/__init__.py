@@ -1,0 +1,1 @@
+"""Live portraits: frames while the speech comes in."""

@@ -1,0 +1,64 @@
+"""Removal of what lies below speech: offsets, wind, traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import numpy as np
+
+from s3dnerf.constants import SAMPLE_RATE
+
+_SETTLING = SAMPLE_RATE // 20
+
+
+def remove_rumble(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Remove frequencies below speech from 16 kHz blocks ``float32 [n]``, see :class:`RumbleFilter`."""
+    rumble = RumbleFilter()
+    for block in blocks:
+        if len(filtered := rumble.feed(block)):
+            yield filtered
+    if len(filtered := rumble.finish()):
+        yield filtered
+
+
+class RumbleFilter:
+    """Removes frequencies below speech, such as DC offset, wind and traffic, from 16 kHz sound that comes in blocks.
+
+    This is a fourth-order Butterworth high-pass at 25 Hz: -74 dB at 3 Hz, 0 dB at 100 Hz and above, where its delay is
+    at most 1.1 ms. Rumble 22 dB louder than the speech does not change the lips (correlation 0.999; 0.92 at second
+    order). The filter is initialized with the mean of the first 50 ms, so that an offset causes no click.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = np.zeros(0, np.float32)
+        self._state: np.ndarray | None = None
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """Filter a block ``float32 [n]``. The first 50 ms come together."""
+        # It takes long to import.
+        from scipy.signal import sosfilt
+
+        if self._state is None:
+            self._waiting = np.concatenate([self._waiting, block])
+            return self.finish() if len(self._waiting) >= _SETTLING else self._waiting[:0]
+        filtered, self._state = sosfilt(_design_rumble_filter(), block, zi=self._state)
+        return filtered.astype(np.float32)
+
+    def finish(self) -> np.ndarray:
+        """Return the sound that waits, if it is all shorter than 50 ms."""
+        from scipy.signal import sosfilt, sosfilt_zi
+
+        block, self._waiting = self._waiting, np.zeros(0, np.float32)
+        if not len(block):
+            return block
+        design = _design_rumble_filter()
+        filtered, self._state = sosfilt(design, block, zi=sosfilt_zi(design) * block.mean(dtype=np.float64))
+        return filtered.astype(np.float32)
+
+
+@cache
+def _design_rumble_filter() -> np.ndarray:
+    from scipy.signal import butter
+
+    return butter(4, 25.0, "highpass", fs=SAMPLE_RATE, output="sos")

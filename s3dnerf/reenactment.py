@@ -1,0 +1,99 @@
+"""Reenactment: a clip from its own first frame, its sound and its tracked head poses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from s3dnerf import limits
+from s3dnerf.diffusion_frames import diffuse_frames, refine_frames
+from s3dnerf.face.crop import CropPaster
+from s3dnerf.face.motion import iterate_blinks
+from s3dnerf.face.points import POINT_COUNT
+from s3dnerf.face.portrait import extract_face
+from s3dnerf.face.video import track_head
+from s3dnerf.framing import choose_pasted_size
+from s3dnerf.media.audio import measure_level, stream_clean_speech
+from s3dnerf.media.memory import AudioInput, to_media
+from s3dnerf.media.video import stream_frames
+from s3dnerf.models.fd2talk.frame_renderer import list_expressions
+from s3dnerf.render_options import RenderOptions
+from s3dnerf.source_image import make_background
+from s3dnerf.speech_motion import encode_audio
+from s3dnerf.talking_video import PhaseTimer
+
+if TYPE_CHECKING:
+    from s3dnerf.pipeline import TalkingHeadPipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReenactmentOptions:
+    """How a clip is reenacted."""
+
+    freeze_mouth: bool = False
+    """Hold the speech of the first frame."""
+    freeze_pose: bool = False
+    """Hold the head pose of the first frame."""
+    max_frames: int | None = None
+    """Maximum number of frames, counted from the first."""
+    seed: int = 0
+    """Seed of the blinks, 0 or more."""
+    landmarks: np.ndarray | None = None
+    """``[T, 478, 3]`` landmarks of the clip if already tracked (normalized image coordinates)."""
+    method: str = "s3dnerf"
+    """What moves the face, see ``RenderOptions``."""
+    renderer: str = "nerf"
+    """See ``RenderOptions``."""
+    refine: str = "off"
+    """See ``RenderOptions``."""
+    shows_detail: bool = True
+    """Show the photograph's own detail where the clip has more pixels than the model renders."""
+
+
+def reenact(
+    pipeline: TalkingHeadPipeline, video: str | Path, audio: AudioInput | None, options: ReenactmentOptions
+) -> Iterator[np.ndarray]:
+    """Yield the frames of a reenacted clip, see ``TalkingHeadPipeline.reenact``."""
+    method, renderer, refine, seed = options.method, options.renderer, options.refine, options.seed
+    pipeline.check_options(RenderOptions(method=method, renderer=renderer, refine=refine, seed=seed))
+    if options.max_frames is not None:
+        limits.REENACTED_FRAMES.require("max_frames", options.max_frames)
+    landmarks = options.landmarks
+    if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
+        raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
+    head = track_head(video, landmarks=landmarks, max_frames=options.max_frames)
+    first = next(stream_frames(video))
+    found = extract_face(first, head.landmarks[:1], head.crop, pipeline.model.config.image_size)
+    pose, found = head.pose, replace(found, pose=head.pose[:1])
+
+    sound = to_media(audio or video, "audio")
+    level = measure_level(stream_clean_speech(sound))
+    poses = (pose[:1] if options.freeze_pose else pose[index : index + 1] for index in range(len(pose)))
+    eyes = iterate_blinks(found.eyes, seed)
+    blocks = pipeline.generate_motion(sound, level, seed, frames=len(pose))
+    if renderer == "diffusion":
+        expressions = list_expressions(blocks)
+        shown = repeat(next(expressions)) if options.freeze_mouth else expressions
+        frames = diffuse_frames(pipeline.frame_diffusion, found, shown, poses, eyes, seed, PhaseTimer())
+    else:
+        identity = pipeline.encode_identity(found, seed)
+        size = choose_pasted_size(head.crop.side) if options.shows_detail and refine == "off" else None
+        background = make_background(pipeline.model, found, identity, size=size)
+        if method == "fd2talk":
+            codes = pipeline.encode_expression(blocks)
+        else:
+            codes = encode_audio(pipeline.model, identity, sound, level, len(pose))
+        heard: Iterable[torch.Tensor] = repeat(codes[0]) if options.freeze_mouth else codes
+        motion = zip(heard, poses, eyes, strict=False)
+        frames = pipeline.render_frames(identity, motion, PhaseTimer(), background)
+    if refine == "diffusion":
+        frames = refine_frames(pipeline.frame_diffusion, found, frames, seed, PhaseTimer())
+    paster = CropPaster(first, head.crop)
+    for frame in frames:
+        yield paster.paste(frame)
