@@ -62,7 +62,9 @@ class SegmentationNetwork(nn.Module):
         for decoder, skip in zip(self.decoders, (small, medium, large), strict=True):
             x = decoder(x, skip)
         # Patches of a transposed convolution whose stride is its size do not overlap: one product gives all of them.
-        patches = F.linear(x.permute(0, 2, 3, 1), self.matte.weight.reshape(16, 4).t(), self.matte.bias.expand(4))
+        weight, bias = self.matte.weight.reshape(16, 4).t(), self.matte.bias
+        assert bias is not None
+        patches = F.linear(x.permute(0, 2, 3, 1), weight, bias.expand(4))
         return patches.sigmoid().unflatten(-1, (2, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import c_int32, c_int64
 from ctypes import c_void_p as pointer
 from typing import Any
@@ -190,9 +190,10 @@ class GateLayer(nn.Module):
         return pad_lanes([squeeze, self.squeeze.bias, expand, self.expand.bias])
 
 
-def pad_lanes(parts: list[Tensor]) -> list[Tensor]:
+def pad_lanes(parts: Sequence[Tensor | None]) -> list[Tensor]:
     """Pad the last dimensions to whole packs and flatten each tensor."""
-    return [F.pad(part.detach().float(), (0, -part.shape[-1] % LANES)).flatten() for part in parts]
+    tensors = (part.detach().float() for part in parts if part is not None)
+    return [F.pad(part, (0, -part.shape[-1] % LANES)).flatten() for part in tensors]
 
 
 class SeparableChain(nn.Sequential):
