@@ -123,7 +123,7 @@ class TalkingHeadPipeline:
 
     def __call__(
         self,
-        image: ImageInput,
+        image: ImageInput | EncodedPortrait,
         audio: AudioInput,
         options: RenderOptions | None = None,
         *,
@@ -134,7 +134,8 @@ class TalkingHeadPipeline:
 
         Args:
             image: source image with a face, in frontal to three-quarter view: a path, the bytes of a file, an image of
-                Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`.
+                Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`;
+                or what ``encode_portrait`` returned for the same framing, size, face and background.
             audio: any file that ffmpeg reads, as a path or as bytes; or ``(samples, rate)``.
             options: what the video shows, see :class:`s3dnerf.render_options.RenderOptions`.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
@@ -152,7 +153,7 @@ class TalkingHeadPipeline:
         with timer("reading speech"):
             level = measure_level(stream_clean_speech(sound))
             check_speech(sound, level)
-        portrait = self.encode_portrait(image, options, timer)
+        portrait = image if isinstance(image, EncodedPortrait) else self.encode_portrait(image, options, timer)
         with timer("finding the face"):
             head = portrait.choose_head_motion(options)
         utterance = Utterance(portrait, options, head, sound, level, start)

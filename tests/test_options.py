@@ -33,6 +33,7 @@ COMMANDS = (
     "train-motion",
     "train-frames",
     "render",
+    "batch",
     "evaluate",
     "score",
     "benchmark-method",

@@ -37,7 +37,7 @@ FLOORS = (
     {
         *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion"),
         *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
-        "live",
+        *("live", "batch"),
     },
     {"evaluation", "serving"},
     {"cli", "__main__"},

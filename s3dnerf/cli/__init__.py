@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from s3dnerf import __version__
+from s3dnerf.cli.batch import add_batch
 from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
 from s3dnerf.cli.evaluation import (
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_motion(commands)
     add_train_frames(commands)
     add_render(commands)
+    add_batch(commands)
     add_evaluate(commands)
     add_score(commands)
     add_benchmark_method(commands)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -81,7 +83,16 @@ def _run_pool(
 def _start_worker() -> None:
     # The main process handles Ctrl-C and lets clips in progress finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
     limit_threads()
+
+
+def _end_with_main_process() -> None:
+    """End this process when the main one is killed; otherwise it would wait for work forever."""
+    main = multiprocessing.parent_process()
+    assert main is not None, "the engine starts this process"
+    main.join()
+    os._exit(1)
 
 
 def limit_threads() -> None:
