@@ -41,6 +41,7 @@ COMMANDS = (
     "evaluate-motion",
     "ablate",
     "benchmark",
+    "push",
     "doctor",
 )
 LONG = "x" * 300

@@ -35,7 +35,7 @@ FLOORS = (
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
     {
-        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion"),
+        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion", "publishing"),
         *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
         *("live", "batch"),
     },
