@@ -37,6 +37,8 @@ EXTRAS = {
     "skimage": "eval",
     "c2pa": "provenance",
     "cryptography": "provenance",
+    "onnx": "export",
+    "onnxruntime": "export",
 }
 """Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13

@@ -42,6 +42,7 @@ COMMANDS = (
     "ablate",
     "benchmark",
     "push",
+    "export",
     "doctor",
 )
 LONG = "x" * 300

@@ -39,7 +39,7 @@ FLOORS = (
         *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
         *("live", "batch"),
     },
-    {"evaluation", "serving"},
+    {"evaluation", "serving", "onnx_export"},
     {"cli", "__main__"},
 )
 

@@ -23,7 +23,7 @@ from s3dnerf.cli.evaluation import (
     add_score,
 )
 from s3dnerf.cli.motion import add_evaluate_motion
-from s3dnerf.cli.publishing import add_push
+from s3dnerf.cli.publishing import add_export, add_push
 from s3dnerf.cli.rendering import add_render
 from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
 from s3dnerf.errors import ArgumentError, UserError
@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate_motion(commands)
     add_ablate(commands)
     add_push(commands)
+    add_export(commands)
     add_benchmark(commands)
     add_doctor(commands)
     return parser
