@@ -10,9 +10,13 @@ import numpy as np
 from s3dnerf.face.crop import CropPaster, limit_image_size
 from s3dnerf.face.portrait import Face
 from s3dnerf.media.image import resize_image
+from s3dnerf.render_options import RenderOptions
 
 MOST_PIXELS = 36_864 * 256
 """Most pixels of a frame: the limit of H.264 level 5.1, which players support."""
+
+LARGEST_PASTED = 512
+"""Largest side of squares that are pasted into a picture: their detail costs time with every pixel."""
 
 log = logging.getLogger(__name__)
 
@@ -25,31 +29,51 @@ class Framing:
     """Width and height of the frames."""
     paster: CropPaster | None = None
     """Pastes squares into the picture, if all of it is shown."""
+    beside: np.ndarray | None = None
+    """``uint8 [height, width / 2, 3]`` the source, shown to the left of the frame."""
 
     def is_square(self, side: int) -> bool:
         """Tell whether squares of this side are the frames themselves."""
-        return self.paster is None and self.size == (side, side)
+        return self.paster is None and self.beside is None and self.size == (side, side)
 
     def compose(self, square: np.ndarray) -> np.ndarray:
         """Return the frame ``uint8 [height, width, C]`` of a rendered square ``uint8 [S, S, C]``."""
         if self.paster is not None:
-            return self.paster.paste(square)
-        return square if self.is_square(len(square)) else resize_image(square, self.size[0])
+            frame = self.paster.paste(square)
+        else:
+            frame = square if len(square) == self.size[1] else resize_image(square, self.size[1])
+        return frame if self.beside is None else np.concatenate([self.beside, frame], axis=1)
 
 
-def choose_framing(framing: str, face: Face, side: int, max_side: int) -> Framing:
+def choose_size(face: Face, options: RenderOptions) -> int | None:
+    """Return the side of the rendered squares in pixels; None for the model's own."""
+    if options.refine != "off" or options.show != "color":
+        return None
+    if options.framing == "crop":
+        return options.size
+    return choose_pasted_size(face.crop.side)
+
+
+def choose_pasted_size(side: float) -> int:
+    """Return the side in pixels of the rendered square that is pasted into a square of ``side`` pixels."""
+    return min(round(side), LARGEST_PASTED)
+
+
+def choose_framing(face: Face, options: RenderOptions, side: int) -> Framing:
     """Return the framing of a source.
 
     Args:
-        framing: "crop" or "picture".
         face: the source.
-        side: side of the frames of "crop".
-        max_side: largest side of the frames of "picture". A larger picture is downsampled.
+        options: checked ones; they decide what is shown, and the largest side of a picture. A larger picture is
+            downsampled.
+        side: side of the frames of the framing "crop".
     """
-    if framing == "crop":
-        return Framing((side, side))
-    picture, box = limit_image_size(face.picture, face.crop, max_side, MOST_PIXELS)
+    if options.framing == "crop":
+        beside = resize_image(face.image, side) if options.side_by_side else None
+        return Framing((side * (1 if beside is None else 2), side), beside=beside)
+    picture, box = limit_image_size(face.picture, face.crop, options.max_side, MOST_PIXELS)
     height, width = picture.shape[:2]
     if picture is not face.picture:
         log.info("the picture is shown in %d x %d pixels (of %d x %d)", width, height, *face.picture.shape[1::-1])
-    return Framing((width, height), CropPaster(picture, box))
+    beside = picture.copy() if options.side_by_side else None
+    return Framing((width * (1 if beside is None else 2), height), CropPaster(picture, box), beside)

@@ -87,6 +87,8 @@ STEPS = IntRange(2, 1_000_000)
 """Training steps of a benchmark. Two kinds of steps alternate, and both are measured."""
 POINTS = IntRange(64, 2**28)
 """Points of a benchmark. The smallest case needs 48."""
+RESOLUTION = IntRange(16, 512)
+"""Grid cells along the height of a mesh."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
 SECONDS = IntRange(10, 24 * 3600)
@@ -104,11 +106,12 @@ def require_number(name: str, value: object, minimum: float, maximum: float) -> 
     return number
 
 
-def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise ArgumentError with ``name`` if a value is none of ``choices``."""
-    choices = list(choices)
-    if value not in choices:
-        raise ArgumentError(name, str(value), "is not known", f"{suggest(value, choices)}Use {' or '.join(choices)}.")
+    known = list(choices)
+    if value not in known:
+        words = [str(choice) for choice in known]
+        raise ArgumentError(name, str(value), "is not known", f"{suggest(value, words)}Use {' or '.join(words)}.")
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

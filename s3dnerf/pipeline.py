@@ -22,6 +22,7 @@ import torch
 
 from s3dnerf import limits
 from s3dnerf.config import from_dict, to_dict
+from s3dnerf.control import MotionFrame, count_output_frames
 from s3dnerf.device import choose_device
 from s3dnerf.encoded_portrait import EncodedPortrait
 from s3dnerf.errors import ArgumentError
@@ -30,7 +31,8 @@ from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.fitting import fit_identity
-from s3dnerf.framing import choose_framing
+from s3dnerf.framing import choose_framing, choose_size
+from s3dnerf.geometry import draw_geometry, render_depth
 from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.media.audio import SpeechLevel, check_speech, count_frames, measure_level, stream_clean_speech
 from s3dnerf.media.image import WHITE, ImageInput
@@ -48,6 +50,7 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.reenactment import ReenactmentOptions, reenact
 from s3dnerf.render_options import TRANSPARENT, RenderOptions, combine_options, parse_color
 from s3dnerf.rendering.background import Background
+from s3dnerf.rendering.photo_detail import add_photo_detail
 from s3dnerf.rendering.threads import delay_by_one, map_in_threads
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.speech_motion import encode_expression, stream_motion
@@ -159,7 +162,7 @@ class TalkingHeadPipeline:
         utterance = Utterance(portrait, options, head, sound, level, start)
         files = [Path(value) for value in (image, audio) if isinstance(value, (str, Path))]
         return TalkingVideo(
-            count_frames(level.samples),
+            count_output_frames(count_frames(level.samples), options.fps),
             portrait.framing.size,
             sound,
             timer,
@@ -168,6 +171,7 @@ class TalkingHeadPipeline:
             utterance.ends,
             self.device,
             options.background == TRANSPARENT,
+            options.fps,
             Provenance(self.weights, options.seed),
         )
 
@@ -229,8 +233,10 @@ class TalkingHeadPipeline:
         if options.renderer == "nerf":
             with timer("encoding identity"):
                 identity = self.encode_identity(found, options.seed)
-                scene = make_background(self.model, found, identity, options.background)
-        shown = choose_framing(options.framing, found, options.size or side, options.max_side)
+                scene = make_background(self.model, found, identity, options.background, choose_size(found, options))
+        shown = choose_framing(found, options, options.size or side)
+        if scene is not None and scene.detail is not None and options.show == "color":
+            side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.
         return EncodedPortrait(replace(found, picture=found.image), identity, scene, shown, side)
 
@@ -284,26 +290,26 @@ class TalkingHeadPipeline:
     def render_frames(
         self,
         identity: Identity,
-        motion: Iterable[torch.Tensor],
-        poses: Iterator[HeadPose],
-        eyes: Iterator[np.ndarray],
+        frames: Iterable[MotionFrame],
         timer: PhaseTimer,
         background: Background,
         *,
         on_device: bool = False,
+        show: str = "color",
     ) -> Iterator[Any]:
-        """Render frames ``uint8 [S, S, C]`` in small batches, until the motion ``[R, code]`` or the poses end.
+        """Render frames ``uint8 [S, S, C]`` in small batches, until the motion ends.
 
-        They are arrays, or with ``on_device`` tensors that stay on the device.
+        They are arrays, or with ``on_device`` tensors that stay on the device. ``show`` is an option of
+        ``RenderOptions``.
         """
-        together = zip(motion, poses, eyes, strict=False)
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
-        chunks = iter(lambda: list(islice(together, self.batch)), [])
+        iterator = iter(frames)
+        chunks = iter(lambda: list(islice(iterator, self.batch)), [])
 
-        def render(chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]]) -> HostCopy | torch.Tensor:
+        def render(chunk: list[MotionFrame]) -> HostCopy | torch.Tensor:
             with torch.inference_mode(), self.autocast():
-                batch = self.render_batch(identity, chunk, lattice, background)
+                batch = self.render_batch(identity, chunk, lattice, background, show)
             return batch if on_device else HostCopy(batch)
 
         if self.device.type == "cpu":
@@ -313,17 +319,18 @@ class TalkingHeadPipeline:
         while True:
             with timer("rendering"):
                 batch = next(batches, None)
-                frames = batch.wait() if isinstance(batch, HostCopy) else batch
-            if frames is None:
+                frames_of_batch = batch.wait() if isinstance(batch, HostCopy) else batch
+            if frames_of_batch is None:
                 return
-            yield from frames
+            yield from frames_of_batch
 
     def render_batch(
         self,
         identity: Identity,
-        chunk: list[tuple[torch.Tensor, HeadPose, np.ndarray]],
+        chunk: list[MotionFrame],
         lattice: PositionFeatures,
         background: Background,
+        show: str = "color",
     ) -> torch.Tensor:
         """Render a few frames at once: ``uint8 [n, S, S, C]``, on the device."""
         motion, poses, eyes = zip(*chunk, strict=True)
@@ -331,8 +338,17 @@ class TalkingHeadPipeline:
         camera = Camera.from_numpy(HeadPose.concatenate(poses), self.device)
         openness = copy_to_device(np.stack(eyes), self.device)
         openness = self.model.prepare_eyes(identity, openness)
-        rendering = self.model(identity, torch.stack(motion), openness, camera, lattice=lattice, background=background)
-        return (255.0 * rendering.image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+        codes = torch.stack(motion)
+        if show == "color":
+            frame = self.model(identity, codes, openness, camera, lattice=lattice, background=background)
+            image = frame.image
+            if background.detail is not None:
+                hidden = background.find_hidden(frame.flow, frame.alpha)
+                image = add_photo_detail(background.detail, image, frame.warped, frame.flow, hidden)
+        else:
+            depth, alpha = render_depth(self.model, identity, codes, openness, camera, lattice)
+            image = draw_geometry(show, depth, alpha, camera, identity.image.shape[-1])
+        return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""

@@ -18,6 +18,7 @@ from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import extract_face
 from s3dnerf.face.video import track_head
+from s3dnerf.framing import choose_pasted_size
 from s3dnerf.media.audio import measure_level, stream_clean_speech
 from s3dnerf.media.memory import AudioInput, to_media
 from s3dnerf.media.video import stream_frames
@@ -51,6 +52,8 @@ class ReenactmentOptions:
     """See ``RenderOptions``."""
     refine: str = "off"
     """See ``RenderOptions``."""
+    shows_detail: bool = True
+    """Show the photograph's own detail where the clip has more pixels than the model renders."""
 
 
 def reenact(
@@ -80,13 +83,15 @@ def reenact(
         frames = diffuse_frames(pipeline.frame_diffusion, found, shown, poses, eyes, seed, PhaseTimer())
     else:
         identity = pipeline.encode_identity(found, seed)
-        background = make_background(pipeline.model, found, identity)
+        size = choose_pasted_size(head.crop.side) if options.shows_detail and refine == "off" else None
+        background = make_background(pipeline.model, found, identity, size=size)
         if method == "fd2talk":
             codes = pipeline.encode_expression(blocks)
         else:
             codes = encode_audio(pipeline.model, identity, sound, level, len(pose))
         heard: Iterable[torch.Tensor] = repeat(codes[0]) if options.freeze_mouth else codes
-        frames = pipeline.render_frames(identity, heard, poses, eyes, PhaseTimer(), background)
+        motion = zip(heard, poses, eyes, strict=False)
+        frames = pipeline.render_frames(identity, motion, PhaseTimer(), background)
     if refine == "diffusion":
         frames = refine_frames(pipeline.frame_diffusion, found, frames, seed, PhaseTimer())
     paster = CropPaster(first, head.crop)

@@ -17,10 +17,13 @@ MOTIONS = ("static", "idle", "speech")
 METHODS = ("s3dnerf", "fd2talk")
 RENDERERS = ("nerf", "diffusion")
 REFINEMENTS = ("off", "diffusion")
-BLINKS = ("auto", "off")
+SHOWN = ("color", "depth", "normals")
+RATES = (24, 25, 30, 50, 60)
 FRAMINGS = ("crop", "picture")
-KEEP, TRANSPARENT = "keep", "transparent"
+KEEP, TRANSPARENT, BLUR = "keep", "transparent", "blur"
 """Backgrounds that are no color."""
+MAX_BLINK_RATE = 60.0
+"""Blinks a minute."""
 MAX_TURN = 40.0
 """Degrees. Beyond this, most of the visible surface is not in the source image."""
 
@@ -29,7 +32,7 @@ def _option(
     default: Any,
     text: str,
     *,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str, ...] | tuple[int, ...] | None = None,
     whole: IntRange | None = None,
     number: tuple[float, float] | None = None,
     metavar: str | tuple[str, ...] | None = None,
@@ -99,13 +102,38 @@ class RenderOptions:
         "with --pose speech, how lively the head is: 0 (still) to 2 (twice as fast as usual)",
         number=(0.0, limits.MAX_LIVELINESS),
     )
-    blink: str = _option("auto", "blink at random, or never", choices=BLINKS)
-    background: str = _option(
-        KEEP,
-        "keep the background of the image, which is static, or replace it with a color such as green or #00ff00; "
-        "transparent needs a .webm or PNG output",
-        metavar="COLOR",
+    camera: str | Path | None = _option(
+        None,
+        "turn the view in the course of the video: orbit, or a JSON file of key frames with seconds, yaw, pitch, roll "
+        "(degrees) and zoom",
+        metavar="CAMERA",
     )
+    lip_scale: float = _option(
+        1.0, "how far the mouth moves: 0 keeps it closed, 1 is as the speech asks for", number=(0.0, 3.0)
+    )
+    expression_scale: float = _option(
+        1.0, "how far eyes and brows move from the expression in the image", number=(0.0, 3.0)
+    )
+    blink: str | float | Path = _option(
+        "auto",
+        "blink at random, never (off), so many times a minute, or at the seconds listed in a JSON file",
+        metavar="BLINK",
+    )
+    overrides: str | Path | None = _option(
+        None,
+        "a JSON file of key frames with seconds and lip_scale, expression_scale or eye_openness, which change in the "
+        "course of the video",
+        metavar="FILE",
+    )
+    background: str | Path = _option(
+        KEEP,
+        "keep the background of the image, which is static; blur it; or replace it with a color such as green or "
+        "#00ff00, or with another image; transparent needs a .webm or PNG output",
+        metavar="BACKGROUND",
+    )
+    fps: int = _option(25, "frames per second: 24, 25, 30, 50 or 60", metavar="N", choices=RATES)
+    show: str = _option("color", "what the frames show: the person, its depth or its normals", choices=SHOWN)
+    side_by_side: bool = _option(False, "show the image to the left of the video")
     face: int | None = _option(
         None, "which face of several to use; 1 is the largest (default: the largest)", whole=limits.FACE
     )
@@ -143,17 +171,42 @@ class RenderOptions:
                 limits.require_number(part.name, value, *rules["number"])
         check_turn(self.turn)
         check_pose(self.pose)
-        parse_color(self.background)
+        check_blink(self.blink)
+        for name in ("camera", "overrides"):
+            value = getattr(self, name)
+            if value is not None and (name, value) != ("camera", "orbit") and not is_file(value):
+                raise ArgumentError(name, str(value), "is no file", "Name a JSON file of key frames.")
+        self._check_background()
+        check_renderer(self.method, self.renderer, self.refine, str(self.background), continues)
+        self._check_field()
+        return self
+
+    def _check_background(self) -> None:
+        if self.background not in (KEEP, TRANSPARENT, BLUR) and not is_named_file(self.background):
+            parse_color(self.background)
         if self.framing == "picture" and self.background != KEEP:
             reason = "cannot replace that of a whole picture"
-            raise ArgumentError("background", self.background, reason, "Use the framing crop.")
-        check_renderer(self.method, self.renderer, self.refine, self.background, continues)
-        return self
+            raise ArgumentError("background", str(self.background), reason, "Use the framing crop.")
+        if self.side_by_side and self.background == TRANSPARENT:
+            raise ArgumentError("side_by_side", None, "needs a background", "Use another background.")
+
+    def _check_field(self) -> None:
+        """Check what only the radiance field can do."""
+        if self.show != "color" and (self.refine, self.background, self.framing) != ("off", KEEP, "crop"):
+            hint = "Leave out refine, background and framing."
+            raise ArgumentError("show", self.show, "shows the geometry of the head alone", hint)
+        if self.renderer == "nerf":
+            return
+        for name in ("camera", "overrides", "lip_scale", "expression_scale", "show", "fps"):
+            if getattr(self, name) != RenderOptions.__dataclass_fields__[name].default:
+                hint = "Use the renderer nerf."
+                raise ArgumentError(name, str(getattr(self, name)), "needs the radiance field", hint)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Files that the options name."""
-        return () if self.pose in MOTIONS else (Path(self.pose),)
+        values = [None if self.pose in MOTIONS else self.pose, self.camera, self.overrides, self.blink, self.background]
+        return tuple(Path(value) for value in values if isinstance(value, (str, Path)) and is_named_file(value))
 
 
 def combine_options(options: RenderOptions | None, changes: Mapping[str, Any]) -> RenderOptions:
@@ -202,23 +255,49 @@ def check_pose(pose: str | Path) -> None:
         raise ArgumentError("pose", str(pose), "is no video file", hint)
 
 
-def parse_color(background: str) -> tuple[int, int, int] | None:
+def is_named_file(value: object) -> bool:
+    """Tell whether the value of an option is the path of a file."""
+    return isinstance(value, (str, Path)) and is_file(value)
+
+
+def parse_color(background: str | Path) -> tuple[int, int, int] | None:
     """Return the RGB values, 0 to 255, of the name or hexadecimal code of a color; None for other backgrounds.
 
     Raises:
-        ArgumentError: it is neither "keep", "transparent" nor a color.
+        ArgumentError: it is neither "keep", "blur", "transparent", a file nor a color.
     """
-    if background in (KEEP, TRANSPARENT):
+    if background in (KEEP, TRANSPARENT, BLUR) or is_named_file(background):
         return None
     # It takes long to import, and most commands need no color.
     from PIL import ImageColor
 
-    question = limits.suggest(background, (KEEP, TRANSPARENT, *ImageColor.colormap))
-    hint = f'{question}Use keep, transparent, or a color such as green or "#00ff00".'
+    question = limits.suggest(background, (KEEP, BLUR, TRANSPARENT, *ImageColor.colormap))
+    hint = f'{question}Use keep, blur, transparent, the path of an image, or a color such as green or "#00ff00".'
     try:
-        color = ImageColor.getrgb(background)
+        color = ImageColor.getrgb(str(background) if isinstance(background, str) else "")
     except (ValueError, AttributeError, TypeError) as error:
         raise ArgumentError("background", str(background), "is not a color", hint) from error
     if len(color) != 3 or max(color) > 255:
         raise ArgumentError("background", str(background), "is not a color of three values up to 255", hint)
     return color
+
+
+def check_blink(blink: object) -> None:
+    """Raise ArgumentError unless ``blink`` is "auto", "off", a rate or a file."""
+    if blink in ("auto", "off"):
+        return
+    question = limits.suggest(blink, ("auto", "off"))
+    hint = f"{question}Use auto, off, blinks a minute (0 to {MAX_BLINK_RATE:g}), or a JSON file with a list of seconds."
+    rate = read_rate(blink)
+    if rate is None and not is_named_file(blink):
+        raise ArgumentError("blink", str(blink), "is not known", hint)
+    if rate is not None and not 0.0 <= rate <= MAX_BLINK_RATE:
+        raise ArgumentError("blink", str(blink), "is out of range", hint)
+
+
+def read_rate(blink: object) -> float | None:
+    """Return the blinks a minute; None if it is no number."""
+    try:
+        return None if isinstance(blink, bool) else float(blink)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None

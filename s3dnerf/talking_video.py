@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from s3dnerf.constants import FPS
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.limits import require_choice
 from s3dnerf.media.credentials import ContentCredentials
@@ -77,6 +78,8 @@ class TalkingVideo:
     """Device that renders. If it is a GPU with a video encoder, that encoder writes H.264 and HEVC."""
     alpha: bool = False
     """Whether frames have transparency as a fourth channel, not multiplied into the color."""
+    fps: int = FPS
+    """Frames per second."""
     provenance: Provenance = field(default_factory=Provenance)
     """How it is generated; the metadata of its file."""
 
@@ -92,7 +95,7 @@ class TalkingVideo:
         return self.ends[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Render frames ``uint8 [height, width, 3]`` one by one, at 25 frames per second; see :meth:`iterate`."""
+        """Render frames ``uint8 [height, width, 3]`` one by one; see :meth:`iterate`."""
         return self.iterate()
 
     def iterate(self, output_type: str = "np") -> Iterator[Any]:
@@ -162,6 +165,6 @@ class TalkingVideo:
     def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
         """Return a writer for the frames and the speech, as a context manager."""
         hardware = self.device.type == "cuda"
-        options: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
-        options["tags"] = self.provenance.tags
-        return open_video(path, self.size, self.audio, **options)
+        encoding: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
+        encoding["tags"] = self.provenance.tags
+        return open_video(path, self.size, self.audio, fps=self.fps, **encoding)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from s3dnerf.constants import FPS
+from s3dnerf.control import MotionFrame, choose_blinks, read_controls, resample_motion
 from s3dnerf.diffusion_frames import diffuse_frames, refine_frames
 from s3dnerf.encoded_portrait import EncodedPortrait
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.motion_state import (
     MotionState,
     blend_eye_openness,
@@ -26,6 +27,7 @@ from s3dnerf.face.motion_state import (
 from s3dnerf.media.audio import SpeechLevel
 from s3dnerf.media.memory import Media
 from s3dnerf.models.fd2talk.frame_renderer import list_expressions
+from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.speech_motion import drive_portrait, encode_audio, replace_brows
 from s3dnerf.talking_video import PhaseTimer
@@ -58,11 +60,13 @@ class Utterance:
         """
         self.portrait, self.options, self.head_motion = portrait, options, head_motion
         self.sound, self.level, self.start = sound, level, start
+        self.controls = read_controls(options)
+        choose_blinks(portrait.face.eyes, options.blink, options.seed)  # reads a file while errors are expected
         self.ends: deque[MotionState] = deque(maxlen=1)
         """State at the end of the last complete rendering."""
         # Number of frames of head motion and of blinks already used. A different motion starts at its first frame.
         # Motion from speech begins anew with each recording.
-        seed, pose, blink = options.seed, str(options.pose), options.blink
+        seed, pose, blink = options.seed, str(options.pose), str(options.blink)
         same_pose = start is not None and pose != "speech" and (start.pose, start.seed) == (pose, seed)
         same_blink = start is not None and (start.blink, start.seed) == (blink, seed)
         self.passed = 0 if start is None else max(1, start.pose_frames) if same_pose else 1
@@ -84,7 +88,7 @@ class Utterance:
             else:
                 assert identity is not None, "speech is encoded for the radiance field"
                 motion = encode_audio(pipeline.model, identity, self.sound, self.level)
-        blinks = iterate_blinks(face.eyes, options.seed) if options.blink == "auto" else repeat(face.eyes)
+        blinks = choose_blinks(face.eyes, options.blink, options.seed)
         blinks = islice(blinks, max(0, self.blinked - 1), None)
         if start is not None:
             motion = blend_mouth_motion(motion, start)
@@ -110,12 +114,25 @@ class Utterance:
             rendered = diffuse_frames(pipeline.frame_diffusion, face, expressions, *kept, options.seed, timer)
         else:
             keep = on_device and portrait.framing.is_square(portrait.side) and options.refine == "off"
-            rendered = pipeline.render_frames(identity, codes, *kept, timer, portrait.background, on_device=keep)
+            frames = self.control(zip(codes, *kept, strict=False), pipeline, identity)
+            rendered = pipeline.render_frames(
+                identity, frames, timer, portrait.background, on_device=keep, show=options.show
+            )
         if options.refine == "diffusion":
             rendered = refine_frames(pipeline.frame_diffusion, face, rendered, options.seed, timer)
         for frame in rendered:
             yield frame if isinstance(frame, torch.Tensor) else portrait.framing.compose(frame)
         self.ends.append(self.describe_end(last_pose[0], last_eyes[0], motion))
+
+    def control(
+        self, frames: Iterator[MotionFrame], pipeline: TalkingHeadPipeline, identity: Identity
+    ) -> Iterator[MotionFrame]:
+        """Apply the controls and the frame rate to a motion of 25 frames per second."""
+        if self.controls.has_effect:
+            with torch.inference_mode(), pipeline.autocast():
+                silence = pipeline.model.encode_silence(identity)[0].float()
+            frames = self.controls.apply(frames, silence, identity.source_motion[0].float(), self.portrait.face.pose)
+        return frames if self.options.fps == FPS else resample_motion(frames, self.options.fps)
 
     def describe_end(self, pose: HeadPose, eyes: np.ndarray, motion: torch.Tensor) -> MotionState:
         """Return the state after all frames, from the last pose and eyes, and all motion codes ``[T, R, code]``."""
@@ -125,7 +142,7 @@ class Utterance:
             pose=str(options.pose),
             seed=options.seed,
             pose_frames=self.passed + len(motion),
-            blink=options.blink,
+            blink=str(options.blink),
             blink_frames=self.blinked + len(motion),
             turn=tuple(turn.tolist()),
             shift=tuple(shift.tolist()),

@@ -75,7 +75,7 @@ def test_wrong_options_are_refused_in_one_line(capsys: pytest.CaptureFixture[str
     assert "--image, --audio" in complain(capsys, "render")
     files = ("--image", "a.png", "--audio", "b.wav")
     assert "unknown option --speed" in complain(capsys, "render", *files, "--speed", "2")
-    assert "invalid choice: 'never'" in complain(capsys, "render", *files, "--blink", "never")
+    assert "invalid choice: 'never'" in complain(capsys, "render", *files, "--refine", "never")
     assert "--size big: is not a whole number" in complain(capsys, "render", *files, "--size", "big")
 
 

@@ -10,6 +10,7 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox, apply_crop
 from s3dnerf.face.portrait import Face
 from s3dnerf.framing import choose_framing
+from s3dnerf.render_options import RenderOptions
 
 POSE = HeadPose(np.eye(3)[None], np.ones(1), np.zeros((1, 2)))
 
@@ -30,25 +31,25 @@ def large() -> Face:
 
 
 def test_a_large_picture_is_shown_in_the_size_that_players_play(large: Face) -> None:
-    shown = choose_framing("picture", large, 256, 1920)
+    shown = choose_framing(large, RenderOptions(framing="picture", max_side=1920), 256)
     assert shown.size == (1920, 1280)
     frame = shown.compose(large.image)
     assert frame.shape == (1280, 1920, 3)
     expected = cv2.resize(large.picture, (1920, 1280), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(frame - expected).mean() < 1.0
-    assert choose_framing("picture", large, 256, 1000).size == (1000, 666)
-    assert choose_framing("crop", large, 256, 1920).size == (256, 256)
+    assert choose_framing(large, RenderOptions(framing="picture", max_side=1000), 256).size == (1000, 666)
+    assert choose_framing(large, RenderOptions(framing="crop", max_side=1920), 256).size == (256, 256)
 
 
 def test_a_small_picture_keeps_its_size() -> None:
     face = make_face(480, 640)
-    shown = choose_framing("picture", face, 256, 1920)
+    shown = choose_framing(face, RenderOptions(framing="picture", max_side=1920), 256)
     assert shown.size == (640, 480)
     assert np.abs(shown.compose(face.image).astype(int) - face.picture).mean() < 2.0
 
 
 def test_the_border_of_the_square_is_not_seen(large: Face) -> None:
-    shown = choose_framing("picture", large, 256, 1920)
+    shown = choose_framing(large, RenderOptions(framing="picture", max_side=1920), 256)
     # Brighter by 24 levels, as no rendering differs from its source along the border.
     frame = shown.compose(np.clip(large.image.astype(int) + 24, 0, 255).astype(np.uint8)).astype(float)
     box, ratio = large.crop, 1920 / 6000

@@ -17,7 +17,7 @@ PACKAGE = Path(s3dnerf.__file__).parent
 
 FLOORS = (
     {
-        *("config", "constants", "constraints", "limits", "options", "render_options", "paths", "hub"),
+        *("config", "constants", "constraints", "limits", "keyframes", "options", "render_options", "paths", "hub"),
         *(
             "errors",
             "failures",
@@ -37,6 +37,7 @@ FLOORS = (
     {
         *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion", "publishing"),
         *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
+        *("control", "geometry", "mesh", "motion_file"),
         *("live", "batch"),
     },
     {"evaluation", "serving", "onnx_export"},

@@ -26,6 +26,7 @@ import s3dnerf
 from s3dnerf import cli, pipeline
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.crop import apply_crop
 from s3dnerf.face.head_motion import choose_head_motion
 from s3dnerf.face.motion_state import MotionState, read_state
 from s3dnerf.face.portrait import check_face, find_face
@@ -397,6 +398,17 @@ def test_another_size(still: TalkingHeadPipeline, say: Callable[..., TalkingVide
     assert video.size == (96, 96) and frame.shape == (96, 96, 3)
     small = cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(small - next(iter(say(still, pose="static")))).mean() < 3
+
+
+def test_larger_frames_show_the_detail_of_the_photograph(
+    still: TalkingHeadPipeline, say: Callable[..., TalkingVideo], files: Path
+) -> None:
+    face = find_face(files / "portrait.png", SIDE)
+    photo = apply_crop(face.picture, face.crop, 2 * SIDE).astype(int)
+    shown, small = (next(iter(say(still, size=size, pose="static", blink="off"))) for size in (2 * SIDE, SIDE))
+    enlarged = cv2.resize(small, (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_CUBIC)
+    # Without motion, the model shows the source nearly as it is.
+    assert np.abs(shown - photo).mean() < 0.4 * np.abs(enlarged - photo).mean()
 
 
 def test_head_is_put_back_into_the_whole_picture(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from s3dnerf import RenderOptions, TalkingHeadPipeline, limits
-from s3dnerf.constants import FPS
 from s3dnerf.render_options import MAX_TURN
 
 CATEGORY = "s3dnerf"
@@ -84,7 +83,7 @@ class RenderS3DNeRF:
             count()
         shown = torch.stack(frames)
         opaque = shown[..., 3] if shown.shape[-1] == 4 else torch.ones(shown.shape[:3])
-        return shown[..., :3].contiguous(), 1.0 - opaque, audio, float(FPS)
+        return shown[..., :3].contiguous(), 1.0 - opaque, audio, float(video.fps)
 
 
 def describe_option(part: Field[Any]) -> Inputs:

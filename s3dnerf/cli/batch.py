@@ -17,8 +17,12 @@ from s3dnerf.cli.rendering import (
     read_inference_settings,
     read_render_options,
 )
+from s3dnerf.errors import ArgumentError
 from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 from s3dnerf.render_options import RenderOptions
+
+FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+"""Cells of options without a value."""
 
 
 def add_batch(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -118,8 +122,18 @@ def make_row_parser(defaults: RenderOptions) -> Callable[[Mapping[str, str]], Re
         words: list[str] = []
         for name, cell in cells.items():
             option = f"--{name.replace('_', '-')}"
-            # Values may begin with a dash.
-            words += [f"{option}={cell}"] if counts[name] is None else [option, *cell.split()]
+            if counts[name] == 0:
+                words += [option] * read_flag(name, cell)
+            else:
+                # Values may begin with a dash.
+                words += [f"{option}={cell}"] if counts[name] is None else [option, *cell.split()]
         return read_render_options(parser.parse_args(words)).check()
 
     return parse
+
+
+def read_flag(name: str, cell: str) -> bool:
+    """Return whether a cell says yes. Raises ArgumentError if it says neither yes nor no."""
+    if cell.lower() not in FLAGS:
+        raise ArgumentError(name, cell, "is neither yes nor no", f"Use one of {', '.join(FLAGS)}.")
+    return FLAGS[cell.lower()]

@@ -144,8 +144,10 @@ def add_render_options(parser: argparse.ArgumentParser) -> None:
     for part in fields(RenderOptions):
         name, rules = f"--{part.name.replace('_', '-')}", part.metadata
         shared: dict[str, Any] = {"default": part.default, "help": rules["help"]}
-        if rules["choices"] is not None:
-            parser.add_argument(name, choices=rules["choices"], **shared)
+        if isinstance(part.default, bool):
+            parser.add_argument(name, action="store_true", help=rules["help"])
+        elif rules["choices"] is not None:
+            parser.add_argument(name, type=type(part.default), choices=rules["choices"], **shared)
         elif rules["whole"] is not None:
             add_int(parser, name, rules["whole"], **shared)
         elif rules["number"] is not None:
@@ -162,3 +164,69 @@ def read_render_options(options: argparse.Namespace) -> RenderOptions:
     values = {part.name: getattr(options, part.name) for part in fields(RenderOptions)}
     values["turn"] = tuple(values["turn"])
     return RenderOptions().change(**values)
+
+
+def add_extract_motion(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `extract-motion`."""
+    parser = add_command(
+        commands,
+        "extract-motion",
+        run_extract_motion,
+        "Save the head motion of a video, for `render --pose`",
+        "Tracks the head once, so that any number of videos can move like it.",
+        "  s3dnerf extract-motion --video nodding.mp4 --out nodding.safetensors\n"
+        "  s3dnerf render --image portrait.png --audio speech.wav --pose nodding.safetensors",
+    )
+    parser.add_argument("--video", type=read_path, required=True, metavar="FILE", help="a video of a person")
+    parser.add_argument("--out", type=read_path, required=True, metavar="FILE", help="the file to write, .safetensors")
+
+
+def run_extract_motion(options: argparse.Namespace) -> None:
+    """Track the head of a video and save its motion."""
+    from s3dnerf.face.driving_video import read_driving_motion
+    from s3dnerf.face.motion_file import SUFFIX, write_motion
+    from s3dnerf.media.files import check_output, require_file
+
+    require_file(options.video, "video")
+    check_output(options.out, [options.video])
+    if options.out.suffix != SUFFIX:
+        raise ArgumentError("out", str(options.out), "is no file of head motion", f"Let its name end in {SUFFIX}.")
+    driving = read_driving_motion(options.video)
+    write_motion(options.out, driving.pose)
+    notes = driving.describe()
+    print(f"{options.out}: {len(driving.pose)} frames{f'; {notes}' if notes else ''}")
+
+
+def add_mesh(commands: argparse._SubParsersAction[OneLineParser]) -> None:
+    """Add the command `mesh`."""
+    parser = add_command(
+        commands,
+        "mesh",
+        run_mesh,
+        "Save the head of a portrait as a triangle mesh",
+        "Writes the front of the head, as the radiance field has it, with the colors of the photograph, in head units\n"
+        "with y up and z toward the viewer. The back is flat. Needs the extra s3dnerf[mesh].",
+        "  s3dnerf mesh --image portrait.png --out head.glb",
+    )
+    parser.add_argument("--image", type=read_path, required=True, metavar="FILE", help="the portrait")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="FILE", help="the file to write: .ply, .glb, .obj or .stl"
+    )
+    add_int(parser, "--resolution", limits.RESOLUTION, default=160, help="grid cells along the height of the head")
+    add_int(parser, "--face", limits.FACE, help="which face of several to use (default: the largest)")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
+
+
+def run_mesh(options: argparse.Namespace) -> None:
+    """Make and save a mesh."""
+    from s3dnerf.media.files import require_file
+    from s3dnerf.mesh import check_mesh_output, make_mesh, save_mesh
+    from s3dnerf.pipeline import TalkingHeadPipeline
+
+    require_file(options.image, "image")
+    check_mesh_output(options.out)
+    pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, "cpu")
+    portrait = pipeline.encode_portrait(options.image, RenderOptions(face=options.face))
+    mesh = make_mesh(pipeline.model, portrait, options.resolution)
+    save_mesh(mesh, options.out)
+    print(f"{options.out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")

@@ -82,7 +82,8 @@ class S3DNeRF:
         singles = (pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(face.eyes, 0)
         background = make_background(model, face, identity)
-        for frame in self.pipeline.render_frames(identity, codes, singles, eyes, PhaseTimer(), background):
+        motion = zip(codes, singles, eyes, strict=False)
+        for frame in self.pipeline.render_frames(identity, motion, PhaseTimer(), background):
             yield paste_crop(image, frame, box)
 
 

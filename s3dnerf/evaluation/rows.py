@@ -39,12 +39,13 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "refined": {"refine": "diffusion"},
     "frozen_mouth": {"freeze_mouth": True},
     "frozen_pose": {"freeze_pose": True},
+    "enlarged": {"shows_detail": False},
 }
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
-DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined"))
-"""Rows that every model has. Diffusion is slow, and makes frames of 256 pixels only."""
+DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined", "enlarged"))
+"""Rows that every model has. Diffusion is slow and makes frames of 256 pixels only; "enlarged" is for larger clips."""
 
 
 class Reenactor(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.motion import iterate_idle_motion, iterate_ping_pong, transfer_motion
+from s3dnerf.face.motion_file import SUFFIX, read_motion
 from s3dnerf.face.motion_limits import limit_motion
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,13 @@ def choose_head_motion(
         return lambda start=0: repeat(first)
     if pose == "idle":
         return lambda start=0: iterate_idle_motion(first, seed, start=start)
+    path = Path(pose)
+    if path.suffix == SUFFIX:
+        held = limit_motion(source or first, transfer_motion(first, read_motion(path)))
+        return lambda start=0: iterate_ping_pong(held.motion, start)
     # The tracker of videos takes long to import, and only a video needs it.
     from s3dnerf.face.driving_video import read_driving_motion
 
-    path = Path(pose)
     driving = read_driving_motion(path)
     held = limit_motion(source or first, transfer_motion(first, driving.pose))
     held_back = held.describe()

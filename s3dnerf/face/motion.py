@@ -6,7 +6,7 @@ seed. Poses of one frame are a ``HeadPose`` with T = 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -87,7 +87,7 @@ def iterate_idle_motion(
         frame += 1
 
 
-def iterate_blinks(openness0: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def iterate_blinks(openness0: np.ndarray, seed: int, period: float | None = None) -> Iterator[np.ndarray]:
     """Yield the openness of both eyes, ``float32 [2]``, at 25 frames per second without end.
 
     Eyes keep ``openness0`` between blinks. Pauses are log-normal with a mean of about 3.5 s. A blink closes both eyes
@@ -97,6 +97,7 @@ def iterate_blinks(openness0: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     Args:
         openness0: ``[2]`` openness between blinks.
         seed: determines the pauses.
+        period: mean seconds from the start of a blink to the start of the next one; by default, those of people.
 
     Raises:
         ValueError: ``openness0`` has another shape.
@@ -107,14 +108,38 @@ def iterate_blinks(openness0: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     closed_eyes = np.minimum(open_eyes, np.float32(CLOSED_EYE_OPENNESS))
     rng = np.random.default_rng(seed)
     profile = make_blink_profile()
+    mean = BLINK_PAUSE_SECONDS if period is None else max(period - len(profile) / FPS, MIN_BLINK_PAUSE_SECONDS)
     # The first blink comes at a random time within a usual pause, as if the video had started earlier.
-    pause = max(MIN_BLINK_PAUSE_SECONDS, rng.uniform(0.3, 1.0) * _sample_pause(rng))
+    pause = max(MIN_BLINK_PAUSE_SECONDS, rng.uniform(0.3, 1.0) * _sample_pause(rng, mean))
     while True:
         for _ in range(round(pause * FPS)):
             yield open_eyes.copy()
         for closedness in profile:
             yield open_eyes + closedness * (closed_eyes - open_eyes)
-        pause = _sample_pause(rng)
+        pause = _sample_pause(rng, mean)
+
+
+def iterate_timed_blinks(openness0: np.ndarray, times: Iterable[float]) -> Iterator[np.ndarray]:
+    """Yield the openness of both eyes, ``float32 [2]``, at 25 frames per second without end; they blink at given times.
+
+    Args:
+        openness0: ``[2]`` openness between blinks.
+        times: seconds at which blinks begin, in order; one that begins before the previous one ended is left out.
+    """
+    open_eyes = np.asarray(openness0, np.float32)
+    closed_eyes = np.minimum(open_eyes, np.float32(CLOSED_EYE_OPENNESS))
+    frame = 0
+    for seconds in times:
+        start = round(seconds * FPS)
+        if start < frame:
+            continue
+        for _ in range(start - frame):
+            yield open_eyes.copy()
+        for closedness in make_blink_profile():
+            yield open_eyes + closedness * (closed_eyes - open_eyes)
+        frame = start + BLINK_CLOSING_FRAMES + BLINK_OPENING_FRAMES
+    while True:
+        yield open_eyes.copy()
 
 
 def transfer_motion(pose0: HeadPose, driver: HeadPose) -> HeadPose:
@@ -188,6 +213,12 @@ def rotate_head(pose: HeadPose, right: float, up: float) -> HeadPose:
     return _offset_pose(pose, np.radians([-up, right, 0.0, 0.0, 0.0, 0.0]))
 
 
+def move_head(pose: HeadPose, yaw: float, pitch: float, roll: float, zoom: float) -> HeadPose:
+    """Rotate the head of one frame about its neck by degrees to the viewer's right, up and clockwise, and scale it."""
+    _require_one_frame(pose)
+    return _offset_pose(pose, np.array([*np.radians([-pitch, yaw, -roll]), 0.0, 0.0, np.log(zoom)]))
+
+
 def _offset_pose(pose0: HeadPose, offset: np.ndarray) -> HeadPose:
     """Rotate the head of ``pose0`` about its neck and shift it; ``offset [6]`` as in ``IdleMotionRange.as_array``."""
     start = pose0.rotation[0].astype(np.float64)
@@ -202,9 +233,8 @@ def _offset_pose(pose0: HeadPose, offset: np.ndarray) -> HeadPose:
     )
 
 
-def _sample_pause(rng: np.random.Generator) -> float:
-    mean = np.log(BLINK_PAUSE_SECONDS) - BLINK_PAUSE_SPREAD**2 / 2
-    return max(MIN_BLINK_PAUSE_SECONDS, rng.lognormal(mean, BLINK_PAUSE_SPREAD))
+def _sample_pause(rng: np.random.Generator, mean: float) -> float:
+    return max(MIN_BLINK_PAUSE_SECONDS, rng.lognormal(np.log(mean) - BLINK_PAUSE_SPREAD**2 / 2, BLINK_PAUSE_SPREAD))
 
 
 def make_blink_profile() -> np.ndarray:

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from s3dnerf.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from s3dnerf.control import MotionFrame, choose_blinks, read_controls
 from s3dnerf.encoded_portrait import EncodedPortrait
 from s3dnerf.errors import ArgumentError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
-from s3dnerf.face.motion import iterate_blinks, iterate_idle_motion
+from s3dnerf.face.motion import iterate_idle_motion
 from s3dnerf.face.motion_state import (
     MOUTH_BLEND_FRAMES,
     MotionState,
@@ -130,6 +131,8 @@ class TalkingHeadSession:
         if portrait.identity is None or portrait.background is None or options.method != "s3dnerf":
             name = "renderer" if portrait.identity is None else "method"
             raise ArgumentError(name, getattr(options, name), "needs a whole recording", "Leave it out in a session.")
+        if options.fps != FPS:
+            raise ArgumentError("fps", options.fps, "needs a whole recording", f"Use {FPS} in a session.")
         if options.refine != "off":
             raise ArgumentError("refine", options.refine, "is slower than real time", "Leave it out in a session.")
         self.pipeline, self.portrait, self.options = pipeline, portrait, options
@@ -141,8 +144,8 @@ class TalkingHeadSession:
         self.first = portrait.choose_first_pose(options)
         head_motion = portrait.choose_head_motion(options)
         self.head_motion = None if head_motion is None else head_motion(0)
-        blinks = iterate_blinks(portrait.face.eyes, options.seed)
-        self.blinks = blinks if options.blink == "auto" else repeat(portrait.face.eyes)
+        self.blinks = choose_blinks(portrait.face.eyes, options.blink, options.seed)
+        self.controls = read_controls(options)
         self.utterances = self.frames_shown = 0
         self.last_codes: Tensor | None = None
         self.last_pose, self.last_eyes = self.first, portrait.face.eyes
@@ -177,7 +180,7 @@ class TalkingHeadSession:
             pose=str(self.options.pose),
             seed=self.options.seed,
             pose_frames=self.frames_shown,
-            blink=self.options.blink,
+            blink=str(self.options.blink),
             blink_frames=self.frames_shown,
             turn=tuple(turn.tolist()),
             shift=tuple(shift.tolist()),
@@ -310,6 +313,7 @@ class TalkingHeadSession:
         if segment.poses is None or segment.eyes is None:
             self._start_motion(segment)
         assert segment.poses is not None and segment.eyes is not None, "started above"
+        face = self.portrait.face
         codes = [segment.codes.popleft() for _ in range(count)]
         if segment.brows is not None:
             codes = list(replace_brows(codes, segment.brows))
@@ -320,22 +324,25 @@ class TalkingHeadSession:
         poses, eyes = list(islice(segment.poses, count)), list(islice(segment.eyes, count))
         sounds = self._take_sound(segment, count)
         segment.shown += count
-        frames = self._render_frames(list(zip(codes, poses, eyes, strict=True)))
+        motion: Iterator[MotionFrame] = zip(codes, poses, eyes, strict=True)
+        if self.controls.has_effect:
+            source_motion = self.identity.source_motion[0].float()
+            motion = self.controls.apply(motion, self.silence, source_motion, face.pose, self.frames_shown)
+        frames = self._render_frames(list(motion))
         for code, pose, openness, sound, frame in zip(codes, poses, eyes, sounds, frames, strict=True):
             self.last_codes, self.last_pose, self.last_eyes = code, pose, openness
             self.frames_shown += 1
             yield LiveFrame(self.portrait.framing.compose(frame), sound)
 
-    def _render_frames(self, chunk: list[tuple[Tensor, HeadPose, np.ndarray]]) -> Iterator[np.ndarray]:
+    def _render_frames(self, chunk: list[MotionFrame]) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [S, S, C]``. A few are rendered by all threads together, many by each thread some."""
         if len(chunk) > self.pipeline.batch:
-            codes, poses, eyes = zip(*chunk, strict=True)
-            yield from self.pipeline.render_frames(
-                self.identity, codes, iter(poses), iter(eyes), PhaseTimer(), self.background
-            )
+            show = self.options.show
+            yield from self.pipeline.render_frames(self.identity, chunk, PhaseTimer(), self.background, show=show)
             return
         with torch.inference_mode(), self.pipeline.autocast():
-            batch = HostCopy(self.pipeline.render_batch(self.identity, chunk, self.lattice, self.background))
+            shown = (self.identity, chunk, self.lattice, self.background, self.options.show)
+            batch = HostCopy(self.pipeline.render_batch(*shown))
         yield from batch.wait()
 
     @staticmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from s3dnerf.ops.composite_background import composite_over, find_hidden
 from s3dnerf.ops.image import upsample
+from s3dnerf.rendering.photo_detail import PhotoDetail
 
 INVISIBLE = 1 / 512
 """Largest alpha that 8 bits round to 0."""
@@ -31,6 +32,17 @@ class Background:
     """``[1, 1, h, h]`` fraction of each background pixel that is inpainted. There the frame is preferred."""
     head: Tensor
     """``[1, 1, h, h]`` opacity of the field when the source itself is rendered."""
+    detail: PhotoDetail | None = None
+    """Detail of the photograph, if frames are larger than the model renders."""
+
+    def find_hidden(self, flow: Tensor, alpha: Tensor) -> Tensor:
+        """Return the fraction ``[B, 1, h, h]`` of the background that the person hides in a frame.
+
+        Args:
+            flow: see :func:`composite_background`.
+            alpha: see :func:`composite_background`.
+        """
+        return find_hidden(flow, alpha, self.person, self.head, self.inpainted)
 
 
 def composite_background(background: Background, image: Tensor, flow: Tensor, alpha: Tensor) -> Tensor:
@@ -46,8 +58,8 @@ def composite_background(background: Background, image: Tensor, flow: Tensor, al
         ``[B, 3, S, S]`` frames with the static background, or ``[B, 4, S, S]`` frames with straight alpha, black where
         they are transparent.
     """
-    masks = (background.person, background.head, background.inpainted)
     if background.image is None:
-        hidden = upsample(find_hidden(flow, alpha, *masks), image.shape[-1] // background.person.shape[-1])
+        hidden = upsample(background.find_hidden(flow, alpha), image.shape[-1] // background.person.shape[-1])
         return torch.cat([image.clamp(0.0, 1.0) * (hidden > INVISIBLE), hidden], dim=1)
+    masks = (background.person, background.head, background.inpainted)
     return composite_over(image, flow, alpha, background.image, *masks)

@@ -253,9 +253,9 @@ class FrameGroup:
         with torch.inference_mode():
             codes = pipeline.model.prepare_motion(pipeline.model.motion_encoder(displacement).float())
         poses = (self.pose[row : row + 1] for row in range(1, len(self.pose)))
-        frames = pipeline.render_frames(
-            identity, codes, poses, iter(self.eyes[1:]), PhaseTimer(), make_background(pipeline.model, face, identity)
-        )
+        motion = zip(codes, poses, self.eyes[1:], strict=False)
+        background = make_background(pipeline.model, face, identity)
+        frames = pipeline.render_frames(identity, motion, PhaseTimer(), background)
         regions = np.zeros((len(self.target), REGION_COUNT, size // LATENT_STRIDE, size // LATENT_STRIDE), np.uint8)
         return self.join(np.stack(list(frames)), regions, True)
 

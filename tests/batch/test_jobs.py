@@ -23,10 +23,10 @@ def read(folder: Path, *lines: str) -> list[Job]:
 def test_cells_are_options_and_empty_cells_are_defaults(tmp_path: Path) -> None:
     jobs = read(
         tmp_path,
-        "\ufeffimage,audio,out,turn,pose,max-side,liveliness,blink",
-        "a b.png,a.wav,out/1.mp4,-20 5,static,,,",
+        "\ufeffimage,audio,out,turn,pose,max-side,liveliness,blink,side_by_side,fps",
+        "a b.png,a.wav,out/1.mp4,-20 5,static,,,,no,",
         "",
-        '"c,d.png",a.wav,out/2.mp4,,speech,640,0.5,auto',
+        '"c,d.png",a.wav,out/2.mp4,,speech,640,0.5,auto,yes,50',
     )
     assert jobs == [
         Job(2, Path("a b.png"), Path("a.wav"), Path("out/1.mp4"), DEFAULTS.change(turn=(-20.0, 5.0), pose="static")),
@@ -35,7 +35,7 @@ def test_cells_are_options_and_empty_cells_are_defaults(tmp_path: Path) -> None:
             Path("c,d.png"),
             Path("a.wav"),
             Path("out/2.mp4"),
-            RenderOptions(pose="speech", max_side=640, liveliness=0.5),
+            RenderOptions(pose="speech", max_side=640, liveliness=0.5, side_by_side=True, fps=50),
         ),
     ]
 
@@ -48,15 +48,18 @@ def test_cells_are_options_and_empty_cells_are_defaults(tmp_path: Path) -> None:
         ("a.png,a.wav,x.mp4,,none.mp4,", "is no video file"),
         ("a.png,a.wav,x.mp4,,,many", "--face many: is not a whole number"),
         ("a.png,a.wav,x.mp4,,,0", "--face 0: is too small"),
+        ("a.png,a.wav,x.mp4,,,,maybe", "--side-by-side maybe: is neither yes nor no"),
         ("a.png,,x.mp4,,,", "the column audio is empty"),
         ("a.png,a.wav", "the column out is empty"),
-        ("a.png,a.wav,x.mp4,,,,1,2", "more cells"),
+        ("a.png,a.wav,x.mp4,,,,,1,2", "more cells"),
         ("a.png,a.wav,good.mp4,,,", "is written by line 3 too"),
         ("a.png,a.wav,./b.png,,,", "is read by line 3"),
     ],
 )
 def test_rows_with_mistakes_get_a_reason_and_the_others_stay(row: str, reason: str, tmp_path: Path) -> None:
-    good, bad = read(tmp_path, "image,audio,out,turn,pose,face", "# ,,,,,", "b.png,a.wav,good.mp4,,,", row)[1:]
+    good, bad = read(
+        tmp_path, "image,audio,out,turn,pose,face,side-by-side", "# ,,,,,", "b.png,a.wav,good.mp4,,,", row
+    )[1:]
     assert good.reason is None and good.line == 3
     assert bad.reason is not None and reason in bad.reason and len(bad.reason.splitlines()) == 1
 

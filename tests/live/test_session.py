@@ -263,7 +263,7 @@ def test_speech_that_nobody_takes_is_refused(pipeline: TalkingHeadPipeline, port
         session.feed(np.zeros(640, np.float32))
 
 
-@pytest.mark.parametrize("options", [{"method": "fd2talk"}, {"size": 17}, {"nothing": 1}])
+@pytest.mark.parametrize("options", [{"method": "fd2talk"}, {"size": 17}, {"nothing": 1}, {"fps": 50}])
 def test_options_of_whole_recordings_are_refused(
     options: dict[str, object], pipeline: TalkingHeadPipeline, portrait: EncodedPortrait
 ) -> None:

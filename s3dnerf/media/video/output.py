@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from s3dnerf.constants import FPS
 from s3dnerf.media.files import check_output
 from s3dnerf.media.memory import Media
 from s3dnerf.media.video.sequence import SequenceWriter, is_sequence
@@ -26,6 +27,7 @@ def open_video(
     size: tuple[int, int],
     audio: Media | None = None,
     *,
+    fps: int = FPS,
     codec: str = "h264",
     alpha: bool = False,
     hardware: bool = False,
@@ -38,6 +40,7 @@ def open_video(
         path: a video file, or a sequence of PNG files such as "frames/%05d.png", which has no sound.
         size: (width, height) of the frames.
         audio: the sound.
+        fps: frames per second.
         codec: "h264" or "hevc".
         alpha: whether frames are RGBA.
         hardware: encode on the GPU where :func:`choose_encoder` finds an encoder there.
@@ -51,4 +54,4 @@ def open_video(
         return SequenceWriter(path, size, 4 if alpha else 3)
     found = choose_video_format(path, codec, alpha)
     found = replace(found, video=choose_encoder(found, size, hardware), tags=tuple((tags or {}).items()))
-    return VideoWriter(path, size, audio=audio, preset=preset, video_format=found)
+    return VideoWriter(path, size, fps, audio=audio, preset=preset, video_format=found)

@@ -1,0 +1,73 @@
+"""Frames larger than the model renders, with the photograph's own detail.
+
+The model renders frames of its own size. What a larger photograph shows beyond that size is moved along the rendered
+flow and added to the enlarged frame, except where the frame shows something else than the photograph, such as teeth
+behind lips that part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3dnerf.ops.image import warp_image
+
+DISTRUST = 0.08
+"""Difference of a frame from the warped source, in [0, 1], at which its detail has faded to 1 / e."""
+
+
+@dataclass(frozen=True)
+class PhotoDetail:
+    """What a photograph shows beyond the size of the model."""
+
+    moving: Tensor
+    """``[1, 3, N, N]`` detail that moves with the head."""
+    static: Tensor
+    """``[1, 3, N, N]`` detail of the background."""
+
+    @property
+    def side(self) -> int:
+        """Side N of the enlarged frames."""
+        return self.moving.shape[-1]
+
+
+def take_detail(photo: Tensor, reduced: Tensor) -> Tensor:
+    """Return what ``photo [1, 3, N, N]`` shows beyond its reduced version ``[1, 3, S, S]``, ``[1, 3, N, N]``."""
+    return photo - enlarge(reduced, photo.shape[-1])
+
+
+def enlarge(image: Tensor, side: int) -> Tensor:
+    """Enlarge ``image [B, C, S, S]`` to ``[B, C, side, side]`` by cubic interpolation."""
+    return F.interpolate(image, size=(side, side), mode="bicubic", align_corners=False)
+
+
+def add_photo_detail(detail: PhotoDetail, image: Tensor, warped: Tensor, flow: Tensor, hidden: Tensor) -> Tensor:
+    """Enlarge frames and add the detail of the photograph.
+
+    A frame that shows the source itself becomes the photograph itself.
+
+    Args:
+        detail: of the source.
+        image: ``[B, C, S, S]`` frames in [0, 1]; a fourth channel is transparency.
+        warped: ``[B, 3, S, S]`` the source warped by the flow.
+        flow: ``[B, 2, n, n]`` position in the source of the content of a pixel, minus its own (image coordinates).
+        hidden: ``[B, 1, h, h]`` how far the person hides the background.
+
+    Returns:
+        ``[B, C, N, N]`` in [0, 1].
+    """
+    side = detail.side
+    change = (image[:, :3] - warped).abs().mean(dim=1, keepdim=True)
+    # A single pixel that differs is noise; a mouth is not.
+    trust = torch.exp(-(F.avg_pool2d(change, 3, 1, 1) / DISTRUST).square())
+    moving = F.interpolate(hidden, size=trust.shape[-2:], mode="bilinear", align_corners=False)
+    weights = torch.cat([moving * trust, 1.0 - moving], dim=1)
+    weights = F.interpolate(weights, size=(side, side), mode="bilinear", align_corners=False)
+    flow = F.interpolate(flow.float(), size=(side, side), mode="bilinear", align_corners=False)
+    moved = warp_image(detail.moving.expand(len(image), -1, -1, -1), flow)
+    large = enlarge(image.float(), side)
+    large[:, :3] += weights[:, :1] * moved + weights[:, 1:] * detail.static
+    return large.clamp_(0.0, 1.0)
