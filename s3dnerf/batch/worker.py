@@ -22,7 +22,9 @@ from s3dnerf.render_options import TRANSPARENT, RenderOptions
 
 MAX_PORTRAITS = 8
 """Encoded portraits that a process keeps; one takes some megabytes."""
-_MOTION_OPTIONS = ("pose", "turn", "liveliness", "blink", "seed")
+_MOTION_OPTIONS = (
+    *("pose", "turn", "camera", "liveliness", "blink", "lip_scale", "expression_scale", "overrides", "fps", "seed"),
+)
 """Options that an encoded portrait does not depend on, unless it is fitted, which uses the seed."""
 
 

@@ -71,7 +71,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_portrait_is_encoded_once_for_options_that_do_not_change_it(inputs: Path, checkpoint: Path) -> None:
     worker = Worker(BatchSettings(checkpoint, device="cpu"))
     files = Path("face.png"), Path("speech.wav")
-    for number, options in enumerate(({}, {"turn": (10, 0)}, {"seed": 3, "blink": "off"}, {"background": "green"})):
+    for number, options in enumerate(
+        ({}, {"turn": (10, 0)}, {"seed": 3, "blink": "off", "lip_scale": 0.5}, {"background": "green"})
+    ):
         assert worker.render(Job(2, *files, Path(f"{number}.mp4"), RenderOptions(**options))) == FRAMES
     assert worker.encoded == 2
     assert probe_video("1.mp4").frames == FRAMES
