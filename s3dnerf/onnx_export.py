@@ -31,6 +31,8 @@ OPSET = 20
 """The first one that samples volumes, which the deformation needs."""
 OUTPUT = "frames"
 """Name of the output, ``uint8 [1, S, S, 3]``."""
+_TORCH: Any = torch
+"""PyTorch with functions that its type stubs leave out."""
 FRAME_INPUTS = ("motion", "eyes", "rotation", "scale", "center")
 
 
@@ -63,12 +65,12 @@ class ExportableFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SIZES:
             # Otherwise a traced size is a tensor, which `round`, `range` and `interpolate` do not take.
-            state = torch._C._get_tracing_state()
-            torch._C._set_tracing_state(None)
+            state = _TORCH._C._get_tracing_state()
+            _TORCH._C._set_tracing_state(None)
             try:
                 return func(*args, **kwargs)
             finally:
-                torch._C._set_tracing_state(state)
+                _TORCH._C._set_tracing_state(state)
         return _REPLACEMENTS.get(func, func)(*args, **kwargs)
 
 
@@ -138,11 +140,11 @@ def register_operators() -> Iterator[None]:
     """Tell PyTorch's exporter how to write our operators, inside the block."""
     try:
         for name, write in _OPERATORS.items():
-            torch.onnx.register_custom_op_symbolic(f"aten::{name}", write, OPSET)
+            _TORCH.onnx.register_custom_op_symbolic(f"aten::{name}", write, OPSET)
         yield
     finally:
         for name in _OPERATORS:
-            torch.onnx.unregister_custom_op_symbolic(f"aten::{name}", OPSET)
+            _TORCH.onnx.unregister_custom_op_symbolic(f"aten::{name}", OPSET)
 
 
 def export_renderer(model: S3DNeRF, out: str | Path) -> list[str]:
