@@ -187,14 +187,15 @@ class TalkingHeadPipeline:
 
         Args:
             image: as in ``__call__``, or what ``encode_portrait`` returned for the same options.
-            options: what frames show. Head motion from speech ("speech") needs to hear about five seconds ahead.
+            options: what frames show. Head motion from speech ("speech") needs to hear about five seconds ahead, so
+                the default is "idle" here.
             level: loudness of the speech if it is known; by default it is estimated as the speech comes.
             changes: options by their names.
 
         Raises:
             UserError: there is no usable face, or an option is out of range or needs a whole recording.
         """
-        options = self.check_options(combine_options(options, changes))
+        options = self.check_options(combine_options(options or RenderOptions(pose="idle"), changes))
         portrait = image if isinstance(image, EncodedPortrait) else self.encode_portrait(image, options)
         return TalkingHeadSession(self, portrait, options, level)
 

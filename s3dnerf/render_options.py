@@ -87,9 +87,9 @@ class RenderOptions:
         choices=REFINEMENTS,
     )
     pose: str | Path = _option(
-        "idle",
-        "head motion: static is still, idle sways a little, speech moves head, lids and brows as people do who say "
-        "this, and a video file provides its own motion",
+        "speech",
+        "head motion: speech moves head, lids and brows as people do who say this (the default), idle sways a little, "
+        "static is still, and a video file provides its own motion",
         metavar="POSE",
     )
     turn: tuple[float, float] = _option(

@@ -39,7 +39,7 @@ from s3dnerf.models.fd2talk.frame_config import FrameAutoencoderConfig, FrameDen
 from s3dnerf.models.fd2talk.frame_diffusion import FrameDiffusion
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.render_options import parse_color
+from s3dnerf.render_options import RenderOptions, parse_color
 from s3dnerf.rendering.threads import MOST_THREADS
 from s3dnerf.talking_video import TalkingVideo
 from s3dnerf.training.config import S3DNeRFConfig
@@ -104,7 +104,7 @@ def say(files: Path) -> Callable[..., TalkingVideo]:
     """Returns a function that runs a pipeline on the second of speech."""
 
     def make(speaker: TalkingHeadPipeline, **options: object) -> TalkingVideo:
-        given = {"image": files / "portrait.png", "audio": files / "second.wav", **options}
+        given = {"image": files / "portrait.png", "audio": files / "second.wav", "pose": "idle", **options}
         return speaker(given.pop("image"), given.pop("audio"), **given)
 
     return make
@@ -194,6 +194,14 @@ def test_speech_moves_head_and_lids_from_where_they_are_in_the_portrait(
     # Brows and lids move too, which only a model that deforms faces shows.
     held = [list(say(lively, pose="speech", seed=1, liveliness=x, blink="off")) for x in (0.0, 2.0)]
     assert not np.array_equal(held[0][-1], held[1][-1])
+
+
+def test_motion_from_speech_is_the_default_but_not_of_sessions(
+    lively: TalkingHeadPipeline, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RenderOptions().pose == "speech"
+    assert lively.stream(files / "portrait.png").options.pose == "idle"
+    assert lively.stream(files / "portrait.png", RenderOptions(seed=1)).options.pose == "speech"
 
 
 def test_without_liveliness_the_head_is_still(still: TalkingHeadPipeline, say: Callable[..., TalkingVideo]) -> None:
@@ -486,7 +494,7 @@ def test_an_utterance_goes_on_from_the_one_before(
 
 def test_end_states_are_written_and_read_by_the_command(checkpoint: Path, files: Path, tmp_path: Path) -> None:
     words = ["render", "--image", files / "portrait.png", "--audio", files / "second.wav", "--checkpoint", checkpoint]
-    words = [*map(str, words), "--device", "cpu", "--out"]
+    words = [*map(str, words), "--device", "cpu", "--pose", "idle", "--out"]
     state = tmp_path / "state.json"
     assert cli.main([*words, str(tmp_path / "a.mp4"), "--end", str(state)]) == 0
     kept = state.read_text()
@@ -770,7 +778,7 @@ folder = sys.argv[1]
 config = load_config(S3DNeRFConfig, "smoke.yaml", ["--model.ray_size", "8", "--adversarial.start", "1"])
 pipeline = TalkingHeadPipeline(S3DNeRF(config.model), batch=16)
 for name in ("short", "long"):
-    pipeline(f"{folder}/portrait.png", f"{folder}/{name}.wav").save(f"{folder}/{name}.mp4")
+    pipeline(f"{folder}/portrait.png", f"{folder}/{name}.wav", pose="idle").save(f"{folder}/{name}.mp4")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -150,15 +150,15 @@ def add_train_motion(commands: argparse._SubParsersAction[OneLineParser]) -> Non
         "--refit",
         type=read_text,
         metavar="DIR",
-        help="do not train: fit the sampling settings of this model (a folder or a hub id) on the people held out, and "
-        "save it in OUT",
+        help="do not train: fit the sampling settings of this model (a folder or a hub id) to all people of the "
+        "training split, and save it in OUT",
     )
 
 
 def run_train_motion(options: argparse.Namespace) -> None:
     """Train motion diffusion."""
     from s3dnerf.media.files import refuse_inputs
-    from s3dnerf.training.motion import MotionConfig, refit_sampling, train_motion
+    from s3dnerf.training.motion import MotionConfig, train_motion
 
     config = load_settings(options, MotionConfig)
     run_dir = choose_run_dir(options)
@@ -173,8 +173,10 @@ def run_train_motion(options: argparse.Namespace) -> None:
             raise ArgumentError(
                 "refit", None, "needs --out, and does not resume", "Name the folder of the fitted model."
             )
+        from s3dnerf.training.motion_sampling import refit_sampling
+
         refuse_inputs(run_dir, [options.refit])
-        refit_sampling(config, options.refit, run_dir)
+        refit_sampling(config.data, options.refit, run_dir, config.seed)
         return
     run_training(options, partial(train_motion, config), run_dir)
 

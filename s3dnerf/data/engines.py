@@ -1,27 +1,34 @@
 """Engines that apply a function to many items: processes of this machine, or a Ray cluster.
 
-An item whose process dies (a crash, out of memory) gets :class:`WorkerDied` as its result and stops no other.
+An item whose process dies (a crash, out of memory) gets :class:`WorkerDied` as its result and stops no other. Worker
+processes end with the main process, however it ends.
 """
 
 from __future__ import annotations
 
+import _thread
 import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
+from tqdm import tqdm
 
 from s3dnerf.errors import UserError
-from s3dnerf.interruption import keep_handlers
+from s3dnerf.interruption import Interrupted, keep_handlers, raise_on_signals
 
 LOCAL_RAY = "local"
 """Address that starts a Ray cluster on this machine for the time of the run."""
@@ -29,6 +36,8 @@ OBJECT_STORE_BYTES = 2**27
 """Memory of a local cluster for arguments and results, which are small."""
 RAY_ATTEMPTS = 2
 """Times that an item is tried on a Ray cluster: a process may die because its machine goes."""
+CLEANUP_SECONDS = 5.0
+"""Time for a worker to remove its part files when the main process has ended."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,6 +51,8 @@ def run_in_processes(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result | WorkerDied[Result]]]:
     """Apply ``function`` to items in several processes and yield each with its result, as they are done.
+
+    If this process is interrupted or killed, the others remove their part files and end as well.
 
     Args:
         function: what to do; picklable.
@@ -64,35 +75,57 @@ def _run_pool(
     futures: dict[Future[Result], Item] = {}
     # Fresh processes, because the tracker's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)
+    # The system closes this end of the pipe when this process ends in whatever way, and the workers notice.
+    lifeline, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(workers, len(waiting)), mp_context=context, initializer=_start_worker, initargs=(lifeline,)
+    )
+    run_item = partial(_run_item, function)
     try:
         while waiting or futures:
             while waiting and len(futures) < 2 * workers:
-                futures[pool.submit(function, waiting[0])] = waiting[0]
+                futures[pool.submit(run_item, waiting[0])] = waiting[0]
                 waiting.popleft()
             for future in wait(futures, return_when=FIRST_COMPLETED).done:
                 result = future.result()
                 yield futures.pop(future), result
     except BrokenProcessPool:
         return list(futures.values())
+    except BaseException:
+        held.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        held.close()
+        lifeline.close()
     return []
 
 
-def _start_worker() -> None:
-    # The main process handles Ctrl-C and lets clips in progress finish.
+def _start_worker(lifeline: Connection) -> None:
+    # Ctrl-C reaches all processes of a terminal; the main process handles it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
     limit_threads()
+    # By default tqdm makes a semaphore, which is reported as leaked when the process ends abruptly.
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_end_with_main_process, args=(lifeline,), daemon=True).start()
 
 
-def _end_with_main_process() -> None:
-    """End this process when the main one is killed; otherwise it would wait for work forever."""
-    main = multiprocessing.parent_process()
-    assert main is not None, "the engine starts this process"
-    main.join()
+def _end_with_main_process(lifeline: Connection) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()  # nothing is ever sent
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        _thread.interrupt_main(signal.SIGTERM)
+        time.sleep(CLEANUP_SECONDS)
     os._exit(1)
+
+
+def _run_item(function: Callable[[Item], Result], item: Item) -> Result:
+    try:
+        with raise_on_signals():
+            return function(item)
+    except Interrupted:
+        # Part files are removed, and nobody waits for a result.
+        os._exit(1)
 
 
 def limit_threads() -> None:

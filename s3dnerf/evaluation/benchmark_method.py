@@ -216,7 +216,7 @@ def summarize_costs(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float
     frames = sum(run["frames"] for run in runs)
     summary = {
         "seconds a frame": sum(run["seconds"] for run in runs) / frames,
-        "seconds to load": max(run["loading"] for run in runs),
+        "seconds to load": round(max(run["loading"] for run in runs), 3),
         "peak memory (MB)": max(run["memory"] for run in runs) / 1e6,
         "of this before it was loaded (MB)": max(run["memory_before"] for run in runs) / 1e6,
     }

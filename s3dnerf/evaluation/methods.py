@@ -1,4 +1,4 @@
-"""Talking-head methods of any kind, as ``benchmark-method`` runs them, and ours as one of them.
+"""Talking-head methods of any kind, as ``benchmark-method`` runs them: ours, and baselines to set beside it.
 
 A method is a class without required arguments. A *posed* one is given the head poses of the real clip, a *free* one
 moves the head by itself::
@@ -16,12 +16,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -31,7 +32,12 @@ from s3dnerf.face.crop import choose_crop, crop_pose, paste_crop
 from s3dnerf.face.landmarks import detect_faces, to_pixels
 from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.portrait import extract_face
-from s3dnerf.media.audio import measure_level, write_wav
+from s3dnerf.media.audio import SpeechLevel, measure_level, write_wav
+
+if TYPE_CHECKING:
+    import torch
+
+    from s3dnerf.models.s3dnerf.identity import Identity
 
 
 class PosedMethod(Protocol):
@@ -63,7 +69,6 @@ class S3DNeRF:
     def reenact(self, image: np.ndarray, audio: np.ndarray, poses: HeadPose) -> Iterator[np.ndarray]:
         """Yield the frames."""
         from s3dnerf.source_image import make_background
-        from s3dnerf.speech_motion import encode_audio
         from s3dnerf.talking_video import PhaseTimer
 
         model = self.pipeline.model
@@ -78,13 +83,45 @@ class S3DNeRF:
         with TemporaryDirectory() as folder:
             sound = Path(folder) / "speech.wav"
             write_wav(sound, audio)
-            codes = encode_audio(model, identity, sound, measure_level([audio]), len(pose))
+            codes = self.encode_motion(identity, sound, measure_level([audio]), len(pose))
         singles = (pose[index : index + 1] for index in range(len(pose)))
         eyes = iterate_blinks(face.eyes, 0)
         background = make_background(model, face, identity)
         motion = zip(codes, singles, eyes, strict=False)
         for frame in self.pipeline.render_frames(identity, motion, PhaseTimer(), background):
             yield paste_crop(image, frame, box)
+
+    def encode_motion(
+        self, identity: Identity, sound: Path, level: SpeechLevel, frames: int
+    ) -> torch.Tensor | Sequence[torch.Tensor]:
+        """Return the motion codes ``[R, code]`` of all frames."""
+        from s3dnerf.speech_motion import encode_audio
+
+        return encode_audio(self.pipeline.model, identity, sound, level, frames)
+
+
+class FrozenMouth(S3DNeRF):
+    """Our model with the face of the first frame: what the poses alone are worth."""
+
+    def encode_motion(self, identity: Identity, sound: Path, level: SpeechLevel, frames: int) -> Sequence[torch.Tensor]:
+        """Return the motion codes ``[R, code]`` of the first frame for all frames."""
+        return [super().encode_motion(identity, sound, level, frames)[0]] * frames
+
+
+class FD2Talk(S3DNeRF):
+    """Our model with lips and face moved by the expression of FD2Talk."""
+
+    def encode_motion(self, identity: Identity, sound: Path, level: SpeechLevel, frames: int) -> torch.Tensor:
+        """Return the motion codes ``[T, R, code]``."""
+        return self.pipeline.encode_expression(self.pipeline.generate_motion(sound, level, 0, frames=frames))
+
+
+class UnmovedPortrait:
+    """The image, repeated."""
+
+    def reenact(self, image: np.ndarray, audio: np.ndarray, poses: HeadPose) -> Iterator[np.ndarray]:
+        """Yield the frames."""
+        yield from repeat(image, len(poses))
 
 
 def load_method(name: str) -> type[Method]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from s3dnerf.metrics.face_descriptor import INSTALL_COMMAND, has_face_descriptor
 
 OVERVIEW_SHEETS = 24
 """Maximum number of sheets on the overview; every video has a sheet of its own."""
+SAVE_SECONDS = 60.0
 DIED = "the process that scored it ended abruptly (out of memory?)"
 
 
@@ -194,12 +196,15 @@ def run_jobs(
 def collect(
     done: Iterable[tuple[ScoreJob, dict[str, VideoResult]]], count: int, report: ScoreReport, out: Path
 ) -> None:
-    """Add results to a report as they come, in the order of the clips, and save it after each."""
+    """Add results to a report as they come, and save it every minute: its intervals take seconds."""
+    saved = time.monotonic()
     with tqdm(total=count, desc="score", unit="clip") as bar:
         for job, results in done:
             for method, result in results.items():
                 report.add(method, job.clip, result)
-            report.save(out)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                report.save(out)
+                saved = time.monotonic()
             failed = sum(map(len, report.failed.values()))
             bar.set_postfix_str(f"{failed} videos not scored" if failed else "", refresh=False)
             bar.update()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +103,29 @@ def run_job(job: ScoreJob, settings: ScoreSettings) -> dict[str, VideoResult]:
     except Exception as error:
         reason = f"its real clip cannot be used: {describe_error(error)}"
         return {method: VideoResult(reason=reason) for method in stores}
-    for method, path in job.generated.items():
+    show = cache(partial(show_real, target))
+    for method in job.generated:
         if method not in results:
-            results[method] = score_video(scorer, target, real, path, job, method, settings)
+            results[method] = score_video(scorer, target, real, show, job, method, settings)
             if results[method].reason is None:
                 stores[method].save(results[method])
     return results
 
 
 def score_video(
-    scorer: Scorer, target: Target, real: FramedVideo, path: Path, job: ScoreJob, method: str, settings: ScoreSettings
+    scorer: Scorer,
+    target: Target,
+    real: FramedVideo,
+    show: Callable[[int], ShownReal],
+    job: ScoreJob,
+    method: str,
+    settings: ScoreSettings,
 ) -> VideoResult:
-    """Score one video and draw its contact sheet; what is wrong with the video alone becomes its result."""
-    started = time.process_time()
+    """Score one video and draw its contact sheet; what is wrong with the video alone becomes its result.
+
+    ``show`` is :func:`show_real` of the target.
+    """
+    started, path = time.process_time(), job.generated[method]
     try:
         video = frame_generated(path, settings.crop, real)
         frames, notes = match_length(path, video, len(target), settings.task)
@@ -125,15 +135,15 @@ def score_video(
         if speech is not None:
             offset = None if target.timing is None else target.timing.offset
             timing = SpeechTiming(find_speech_pauses(speech, frames), offset)
-        moments = select_sheet_frames(target.track)
+        shown = show(frames)
+        moments = shown.moments
         measurement = scorer.score(target, video, speech, timing, moments.tolist(), FrameMeasures())
-        real_frames = target.keep_frames(moments.tolist())
-        others = measurement.of_frames | measure_identity(target.track, measurement, moments, real_frames)
+        others = measurement.of_frames | measure_identity(shown, measurement)
         pair = ScoredPair(target.track, measurement.track, target.speech, speech)
         scores = measure_pair(measurement.scores, pair, settings.task, others)
         if not measurement.track.found.any():
             notes.append("no frame shows a face: only its pictures are scored")
-        sheet = draw_clip_sheet(real_frames, measurement.sampled, target.track, moments, job.clip, method)
+        sheet = draw_clip_sheet(shown.frames, measurement.sampled, target.track, moments, job.clip, method)
         write_image(job.out / "sheets" / method / f"{job.clip}.png", sheet)
         features_path(job.out, method, job.clip).unlink(missing_ok=True)
         if measurement.features is not None:
@@ -188,20 +198,38 @@ def score_real(scorer: Scorer, target: Target, task: str) -> dict[str, float | N
     return {name: scores[name] for name in names}
 
 
-def measure_identity(
-    real: FaceTrack, measurement: Measurement, moments: np.ndarray, real_frames: Sequence[np.ndarray]
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class ShownReal:
+    """The frames of a real clip that its contact sheets show."""
+
+    moments: np.ndarray
+    """Their numbers, see ``select_sheet_frames``."""
+    frames: list[np.ndarray]
+    descriptors: np.ndarray | None
+    """Of the faces in every other one; None without dlib's network."""
+
+
+def show_real(target: Target, frames: int) -> ShownReal:
+    """Choose the frames of the contact sheets of videos that share the first ``frames`` frames of a real clip."""
+    target = target.cut(frames)
+    moments = select_sheet_frames(target.track)
+    shown = target.keep_frames(moments.tolist())
+    return ShownReal(moments, shown, describe_faces(shown, target.track, moments) if has_face_descriptor() else None)
+
+
+def measure_identity(shown: ShownReal, measurement: Measurement) -> dict[str, float]:
     """Measure the identity distance in every other frame of the contact sheet; empty without dlib's network."""
-    if not has_face_descriptor():
+    if shown.descriptors is None:
         return {}
+    generated = describe_faces(measurement.sampled, measurement.track, shown.moments)
+    return {"identity_distance": mean_ignoring_nan(measure_identity_distance(shown.descriptors, generated))}
+
+
+def describe_faces(frames: Sequence[np.ndarray], track: FaceTrack, moments: np.ndarray) -> np.ndarray:
+    """Return dlib's descriptors of the faces in every other frame of the contact sheet."""
     chosen = slice(None, None, 2)
-    descriptors = [
-        load_descriptor().embed_frames(
-            np.stack(frames[chosen]), to_pixels(track.fine[moments[chosen]], track.size)[..., :2]
-        )
-        for frames, track in ((real_frames, real), (measurement.sampled, measurement.track))
-    ]
-    return {"identity_distance": mean_ignoring_nan(measure_identity_distance(*descriptors))}
+    points = to_pixels(track.fine[moments[chosen]], track.size)[..., :2]
+    return load_descriptor().embed_frames(np.stack(frames[chosen]), points)
 
 
 @cache

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class ScoreReport:
         known |= {name for values in self.of_sets.values() for name in values}
         return [measure for measure in choose_measures(self.settings.task) if measure.name in known]
 
+    @property
+    def undefined(self) -> list[Measure]:
+        """Measures that are undefined in every video."""
+        clips = [values for by_clip in self.scores.values() for values in by_clip.values()]
+        known = {name for values in clips for name, value in values.items() if value is not None and isfinite(value)}
+        known |= {name for values in self.of_sets.values() for name in values}
+        return [measure for measure in self.measures if measure.name not in known]
+
     def add(self, method: str, clip: str, result: VideoResult) -> None:
         """Add what became of a video."""
         if result.reason is not None:
@@ -94,7 +103,10 @@ class ScoreReport:
         return means | {name: (value, NAN, NAN) for name, value in self.of_sets.get(method, {}).items()}
 
     def compare(self, other: str) -> dict[str, Estimate]:
-        """Estimate the mean over people of the first method minus another one, over the clips that both have."""
+        """Estimate the mean over people of the first method minus another one, over the clips that both have.
+
+        Differences are taken clip by clip, so that what clips have in common does not widen their intervals.
+        """
         first, second = self.scores[next(iter(self.methods))], self.scores[other]
         clips = [clip for clip in first if clip in second]
         people = [self.people[clip] for clip in clips]
@@ -129,7 +141,7 @@ class ScoreReport:
 
     def format_means(self, details: bool = False) -> str:
         """Return the means of all methods as a Markdown table, with the measures that are details if wanted."""
-        measures = [one for one in self.measures if details or not one.column.is_detail]
+        measures = self._select_measures(details)
         rows = {}
         for method in (REAL_METHOD, *self.methods):
             means = self.estimate(method)
@@ -137,11 +149,14 @@ class ScoreReport:
         return format_estimates(rows)
 
     def format_differences(self, details: bool = False) -> str:
-        """Return the differences from each other method as a Markdown table; empty for one method."""
+        """Return the differences from each other method as a Markdown table; with details, from the real clips too.
+
+        Empty if there is nothing to compare with.
+        """
         first, *others = self.methods
-        measures = [one for one in self.measures if details or not one.column.is_detail]
+        measures = self._select_measures(details)
         columns = {}
-        for other in others:
+        for other in [*others, REAL_METHOD] if details else others:
             differences = self.compare(other)
             columns[f"minus {other}"] = {one.heading: differences[one.name] for one in measures}
         return format_estimates(columns, first) if columns else ""
@@ -176,13 +191,13 @@ class ScoreReport:
         lines = []
         for method in (REAL_METHOD, *self.methods):
             lines += [f"{method}/{clip}: not scored: {reason}" for clip, reason in sorted(self.failed[method].items())]
-            lines += [
-                f"{method}/{name}: not scored: no real clip of this name" for name in self.unmatched.get(method, ())
-            ]
             if names := self.unmatched.get(method):
                 lines.append(f"{method}: not scored: no real clip of the name of {', '.join(names)}")
             for clip, result in sorted(self.results[method].items()):
                 lines += [f"{method}/{clip}: {note}" for note in result.notes]
+        if undefined := self.undefined:
+            headings = ", ".join(measure.heading for measure in undefined)
+            lines.append(f"undefined in every video (too short, or without pauses): {headings}")
         return lines
 
     def format_summary(self) -> str:
@@ -201,6 +216,11 @@ class ScoreReport:
             with atomic_write(out / name) as part:
                 part.write_text(text, "utf-8")
 
+    def _select_measures(self, details: bool) -> list[Measure]:
+        """Return the measures of a table: those with values, and the details if wanted."""
+        undefined = self.undefined
+        return [one for one in self.measures if one not in undefined and (details or not one.column.is_detail)]
+
     def _format_markdown(self) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in asdict(self.settings).items() if value is not None)
         parts = [
@@ -215,8 +235,8 @@ class ScoreReport:
         if differences := self.format_differences(details=True):
             parts += [
                 "## Differences",
-                "On the clips that both methods have. An interval without 0 is a difference that other people can be "
-                "expected to show.",
+                "Clip by clip, on the clips that both methods have. An interval without 0 is a difference that other "
+                "people can be expected to show. The real clips have the measures that need no second video.",
                 differences,
             ]
         if self.costs:
@@ -268,7 +288,9 @@ class ScoreReport:
             "settings": asdict(self.settings),
             "people": self.people,
             "methods": methods,
-            "differences": {other: _describe_estimates(self.compare(other)) for other in list(self.methods)[1:]},
+            "differences": {
+                other: _describe_estimates(self.compare(other)) for other in [*list(self.methods)[1:], REAL_METHOD]
+            },
             "core_seconds_per_second": self.core_seconds_per_second,
             "missing": self.missing,
             "measures": {

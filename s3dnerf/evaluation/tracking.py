@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 
 from s3dnerf.face.camera import fit_head_pose
-from s3dnerf.face.landmarks import POINT_COUNT, FaceTracker, load_mediapipe, to_pixels
+from s3dnerf.face.landmarks import (
+    POINT_COUNT,
+    FaceTracker,
+    load_mediapipe,
+    run_graph,
+    suppress_native_log,
+    to_pixels,
+    warm_up,
+)
 from s3dnerf.face.points import LIP_PAIRS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.metrics import FACE_POINT_COUNT
@@ -77,7 +85,10 @@ class FaceTrackRecorder:
     def __init__(self) -> None:
         face_mesh = load_mediapipe().solutions.face_mesh
         self._fine_tracker = FaceTracker()
-        self._plain_mesh = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1, refine_landmarks=False)
+        with suppress_native_log():
+            self._plain_mesh = warm_up(
+                face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1, refine_landmarks=False)
+            )
         self._fine: list[np.ndarray] = []
         self._plain: list[np.ndarray] = []
         self._size = (0, 0)
@@ -108,7 +119,7 @@ class FaceTrackRecorder:
         side = max(height, width)
         # The mesh rotates its search window in normalized coordinates, which is only correct for square images.
         square = cv2.copyMakeBorder(frame, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT)
-        faces = self._plain_mesh.process(square).multi_face_landmarks
+        faces = run_graph(self._plain_mesh, square).multi_face_landmarks
         if not faces:
             return np.full((FACE_POINT_COUNT, 2), np.nan, np.float32)
         points = np.array([(point.x, point.y) for point in faces[0].landmark], np.float32)

@@ -36,7 +36,7 @@ class MotionState:
     """The end of an utterance, in plain numbers, so that it can be stored as JSON and used for other source images."""
 
     pose: str
-    """The requested head motion: static, idle or the path of a video."""
+    """The requested head motion: static, idle, speech or the path of a video."""
     seed: int
     pose_frames: int
     """Frames of that motion that have passed."""

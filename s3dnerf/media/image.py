@@ -27,7 +27,7 @@ WHITE = (255, 255, 255)
 ROUNDING = 1e-3
 """By how much floats may leave [0, 1], as they do after resizing."""
 _WRITABLE: dict[str, dict[str, Any]] = {
-    ".png": {},
+    ".png": {"compress_level": 4},  # 3% larger than with Pillow's 6, and twice as fast
     ".jpg": {"quality": 95},
     ".jpeg": {"quality": 95},
     ".webp": {"quality": 95},

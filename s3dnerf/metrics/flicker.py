@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from s3dnerf.constants import LUMA_WEIGHTS
-
-from .image import scale_to_white
+from .image import scale_to_gray
 
 
 def measure_temporal_gradient(frames: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
@@ -64,7 +62,7 @@ def measure_flicker(frames: np.ndarray, region: np.ndarray | None = None) -> np.
 def _to_gray(frames: np.ndarray) -> np.ndarray:
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"expected frames [T, H, W, 3], got {frames.shape}")
-    return scale_to_white(frames) @ np.array(LUMA_WEIGHTS)
+    return scale_to_gray(frames)
 
 
 def _average(changes: np.ndarray, region: np.ndarray | None, span: int = 1) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
+from s3dnerf.constants import LUMA_WEIGHTS
+
 WHITE = 255.0
-SSIM_WINDOW = 7
+SSIM_WINDOW, GAUSSIAN_WINDOW = 7, 11
 GAUSSIAN_SIGMA = 1.5
+LUMINANCE_CONSTANT, CONTRAST_CONSTANT = (0.01 * WHITE) ** 2, (0.03 * WHITE) ** 2
 
 
 def measure_psnr(target: np.ndarray, generated: np.ndarray) -> np.ndarray:
@@ -44,18 +48,24 @@ def measure_ssim(target: np.ndarray, generated: np.ndarray, gaussian: bool = Fal
     Returns:
         ``float64 [T]``, at most 1.
     """
-    from skimage.metrics import structural_similarity
-
     target, generated = _pair_frames(target, generated)
-    if gaussian:
-        window = {"gaussian_weights": True, "sigma": GAUSSIAN_SIGMA, "use_sample_covariance": False}
-    else:
-        window = {"win_size": SSIM_WINDOW, "use_sample_covariance": True}
-    compare = [
-        structural_similarity(a, b, channel_axis=-1, data_range=WHITE, **window)
-        for a, b in zip(target, generated, strict=True)
-    ]
-    return np.array(compare, np.float64)
+    size = GAUSSIAN_WINDOW if gaussian else SSIM_WINDOW
+    sample = 1.0 if gaussian else size**2 / (size**2 - 1)
+    inner = slice(size // 2, -(size // 2))
+
+    def average(values: np.ndarray) -> np.ndarray:
+        if gaussian:
+            return cv2.GaussianBlur(values, (size, size), GAUSSIAN_SIGMA)[inner, inner]
+        return cv2.blur(values, (size, size))[inner, inner]
+
+    scores = []
+    for a, b in zip(target, generated, strict=True):
+        mean_a, mean_b = average(a), average(b)
+        product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+        covariance, variances = sample * (average(a * b) - product), sample * (average(a * a + b * b) - squares)
+        numerator = (2.0 * product + LUMINANCE_CONSTANT) * (2.0 * covariance + CONTRAST_CONSTANT)
+        scores.append((numerator / ((squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT))).mean())
+    return np.array(scores, np.float64)
 
 
 def _pair_frames(target: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,3 +84,9 @@ def scale_to_white(frames: np.ndarray) -> np.ndarray:
     if np.issubdtype(frames.dtype, np.floating):
         return frames.astype(np.float64) * WHITE
     raise ValueError(f"expected uint8 or float frames, got {frames.dtype}")
+
+
+def scale_to_gray(frames: np.ndarray) -> np.ndarray:
+    """Return frames as gray levels ``float64 [T, H, W]`` in [0, 255], from uint8 or from float in [0, 1]."""
+    weights = np.array([LUMA_WEIGHTS])
+    return np.stack([cv2.transform(frame, weights) for frame in scale_to_white(frames)])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
-from s3dnerf.constants import LUMA_WEIGHTS
-
-from .image import scale_to_white
+from .image import scale_to_gray
 
 BLOCK = 64
 EDGE_SHARE = 0.002
@@ -20,7 +18,7 @@ NOTICEABLE_PERCENT = 63
 """Percentage of detection of blur of the just noticeable width, 1 - 1/e."""
 SOBEL_THRESHOLD = 2.0
 LONGEST_RUN = 100
-CANNY_SIGMA = 2.0**0.5
+CANNY_SIGMA, CANNY_WINDOW = 2.0**0.5, 13
 CANNY_QUANTILE, CANNY_LOW_SHARE = 0.7, 0.4
 
 
@@ -81,7 +79,7 @@ def measure_rms_gradient(frames: np.ndarray) -> np.ndarray:
     Returns:
         ``float64 [T]`` in gray levels per pixel.
     """
-    return np.sqrt(_measure_squared_gradient(scale_to_white(frames)).mean(axis=(1, 2)))
+    return np.sqrt(_measure_squared_gradient(scale_to_gray(frames)).mean(axis=(1, 2)))
 
 
 def measure_split_gradient(frames: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +94,9 @@ def measure_split_gradient(frames: np.ndarray, region: np.ndarray) -> tuple[np.n
     Returns:
         Inside and outside, ``float64 [T]`` in gray levels per pixel. NaN for an empty part, both for an empty region.
     """
-    whites = scale_to_white(frames)
-    _check_region(region, whites[..., 0])
-    squares = _measure_squared_gradient(whites)
+    grays = scale_to_gray(frames)
+    _check_region(region, grays)
+    squares = _measure_squared_gradient(grays)
     values = []
     for part in (region, ~region):
         counted = part[:, 1:, 1:] & part[:, 1:, :-1] & part[:, :-1, 1:]
@@ -123,7 +121,7 @@ def measure_edge_widths(gray: np.ndarray) -> np.ndarray:
 
 def _to_gray_levels(frames: np.ndarray) -> np.ndarray:
     """Return frames in rounded gray levels ``[T, H, W]``, at least one block wide and high."""
-    grays: np.ndarray = np.rint(scale_to_white(frames) @ np.array(LUMA_WEIGHTS))
+    grays: np.ndarray = np.rint(scale_to_gray(frames))
     if min(grays.shape[1:]) < BLOCK:
         raise ValueError(f"expected frames of at least {BLOCK} x {BLOCK} pixels, got {grays.shape[1:]}")
     return grays
@@ -134,9 +132,8 @@ def _check_region(region: np.ndarray, grays: np.ndarray) -> None:
         raise ValueError(f"expected a region bool {list(grays.shape)}, got {region.dtype} {list(region.shape)}")
 
 
-def _measure_squared_gradient(whites: np.ndarray) -> np.ndarray:
-    """Compute the squared gradient of frames ``[T, H, W, 3]``, from each pixel to those to the left and above."""
-    grays = whites @ np.array(LUMA_WEIGHTS)
+def _measure_squared_gradient(grays: np.ndarray) -> np.ndarray:
+    """Compute the squared gradient of gray levels ``[T, H, W]``, from each pixel to those to the left and above."""
     across = np.diff(grays, axis=2)[:, 1:]
     down = np.diff(grays, axis=1)[:, :, 1:]
     return across**2 + down**2
@@ -165,7 +162,7 @@ def _measure_spans(steps: np.ndarray) -> np.ndarray:
     Step k leads from pixel k to k + 1. The steps to the pixel's own neighbors always count; beyond them the
     run ends at the first step that is false.
     """
-    before = np.zeros((steps.shape[0], steps.shape[1] + 1), int)
+    before = np.zeros((steps.shape[0], steps.shape[1] + 1), np.int32)
     after = before.copy()
     before[:, 2:] = _count_run_up_to(steps)[:, :-1]
     after[:, :-2] = _count_run_up_to(steps[:, ::-1])[:, ::-1][:, 1:]
@@ -174,12 +171,12 @@ def _measure_spans(steps: np.ndarray) -> np.ndarray:
 
 def _count_run_up_to(steps: np.ndarray) -> np.ndarray:
     """Return the length of the run of true values that ends at each element of a row."""
-    place = np.arange(steps.shape[1])
+    place = np.arange(steps.shape[1], dtype=np.int32)
     return place - np.maximum.accumulate(np.where(steps, -1, place), axis=1)
 
 
 def _find_sobel_edges(gray: np.ndarray) -> np.ndarray:
-    across, down = (np.abs(ndimage.sobel(gray, axis, mode="nearest")) / 8.0 for axis in (1, 0))
+    across, down = (np.abs(slope) / 8.0 for slope in _differentiate(gray))
     edges = np.zeros(gray.shape, bool)
     here = across[1:-1, 1:-1]
     # The later one of two equal neighbors is the maximum, so that an ideal step has an edge.
@@ -189,11 +186,17 @@ def _find_sobel_edges(gray: np.ndarray) -> np.ndarray:
     return edges
 
 
+def _differentiate(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Apply Sobel's filters along and across the rows of ``[H, W]``."""
+    across, down = (cv2.Sobel(gray, cv2.CV_64F, *axes, borderType=cv2.BORDER_REPLICATE) for axes in ((1, 0), (0, 1)))
+    return across, down
+
+
 def _find_canny_edges(gray: np.ndarray) -> np.ndarray:
     from skimage.feature import canny
 
-    smooth = ndimage.gaussian_filter(gray, CANNY_SIGMA, mode="nearest")
-    slope = np.hypot(*(ndimage.sobel(smooth, axis, mode="nearest") for axis in (0, 1)))
+    smooth = cv2.GaussianBlur(gray, (CANNY_WINDOW, CANNY_WINDOW), CANNY_SIGMA, borderType=cv2.BORDER_REPLICATE)
+    slope = np.hypot(*_differentiate(smooth))
     high = float(np.quantile(slope, CANNY_QUANTILE))
     return canny(gray, CANNY_SIGMA, CANNY_LOW_SHARE * high, high, mode="nearest")
 

@@ -23,9 +23,9 @@ from s3dnerf.data.tracks import load_sync_offsets
 from s3dnerf.errors import UserError
 from s3dnerf.face.expression_basis import EXPRESSION_SIZE
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import make_scheduler
+from s3dnerf.models.fd2talk.noise_schedule import NoiseSchedule
 from s3dnerf.models.sync_discriminator import SHIPPED, SyncDiscriminator, load_discriminator
 from s3dnerf.optimization import step_optimizer
 from s3dnerf.structures import map_tensors
@@ -156,8 +156,7 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
         measure_statistics(clips.trained, self.model)
         self.average.module.load_state_dict(self.model.state_dict())
         self.data = MotionData(clips.trained, data, self.model, config.seed)
-        self.scheduler = make_scheduler(config.model.diffusion_steps)
-        self.signal = self.scheduler.alphas_cumprod.to(self.device)
+        self.signal = NoiseSchedule(config.model.diffusion_steps).signal.to(self.device)
         """``[steps]`` the square of the fraction of the motion that is left at each diffusion step."""
 
     def make_model(self) -> MotionDiffusion:
@@ -184,7 +183,7 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
             tqdm.write("no sampling settings are fitted, because no people are held out (data.held_out_people)")
             return
         model = self.averaged_model.eval()
-        model.config.sampling = fit_sampling(model, self.held_out, self.seed)
+        model.config.sampling = fit_sampling(model, [clip.spoken for clip in self.held_out], self.seed)
 
     def iterate_batches(self) -> Iterator[list[MotionBatch]]:
         """Yield the batches of this process in every remaining step."""
@@ -376,23 +375,3 @@ def train_motion(config: MotionConfig, run_dir: Path, resume: bool = False) -> P
     if Processes(config.train.device).is_main:
         check_run_folder(run_dir, resume, [config.data.root])
     return MotionTrainer(config, run_dir).run(config, resume)
-
-
-def refit_sampling(config: MotionConfig, checkpoint: str | Path, out: Path) -> MotionDiffusion:
-    """Fit the sampling settings of a trained model again, on the people held out, and save it in a folder.
-
-    Args:
-        config: settings of the data, and the seed.
-        checkpoint: folder or hub id of the model.
-        out: where the model is saved.
-
-    Raises:
-        UserError: no people are held out.
-    """
-    model = load_motion_diffusion(checkpoint)
-    clips = read_held_out(config, model, load_discriminator(config.sync_discriminator or SHIPPED))
-    if not clips:
-        raise UserError("data.held_out_people", "leaves nobody to fit to", "Hold some people out.")
-    model.config.sampling = fit_sampling(model, clips, config.seed)
-    model.save_pretrained(out)
-    return model

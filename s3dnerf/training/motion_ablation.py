@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from s3dnerf.config import load_config, to_dict
 from s3dnerf.errors import UserError
-from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.media.files import atomic_write
 from s3dnerf.training.motion import MotionConfig, MotionTrainer, SplitClips, validate_motion
 from s3dnerf.training.motion_sampling import generate_all, measure_amounts, measure_lip_agreement
@@ -92,10 +91,10 @@ def run_motion_ablation(config: str | Path, words: Sequence[str], out: Path) -> 
 
 def measure_variant(trainer: MotionTrainer) -> dict[str, float]:
     """Measure a trained model on the people held out: losses with and without speech, and generated motion."""
-    model, clips = trainer.averaged_model.eval(), trainer.split.held_out
+    model, clips = trainer.averaged_model.eval(), [clip.spoken for clip in trainer.held_out]
     found = {f"{name}, loss": value for name, value in validate_motion(trainer, model).items()}
     people = [clip.person for clip in clips]
-    real = [MotionCoefficients.unflatten(clip.versions[0].motion) for clip in clips]
+    real = [clip.motion for clip in clips]
     generated = generate_all(model, clips, model.config.sampling, trainer.seed)
     amounts = measure_amounts(generated, people) / measure_amounts(real, people)
     return {

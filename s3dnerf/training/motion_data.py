@@ -87,6 +87,22 @@ class MotionClip:
     speed: float
     """Mean speed of the head in degrees per second."""
 
+    @property
+    def spoken(self) -> SpokenClip:
+        """Speech and motion as recorded."""
+        assert self.track.speech is not None, "silent clips are not trained on"
+        return SpokenClip(self.person, self.track.speech, MotionCoefficients.unflatten(self.versions[0].motion))
+
+
+@dataclass(frozen=True)
+class SpokenClip:
+    """A person who speaks."""
+
+    person: str
+    speech: np.ndarray
+    """``float32 [samples]`` 16 kHz at the normal level."""
+    motion: MotionCoefficients
+
 
 @dataclass(frozen=True)
 class MotionBatch:

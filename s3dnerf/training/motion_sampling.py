@@ -1,31 +1,39 @@
-"""Fit of the sampling settings of motion diffusion to people who are not trained on.
+"""Fit of the sampling settings of motion diffusion to people.
 
-Guidance of the expression makes lips open wider; it is chosen so that they open as wide as real ones. The speed that
-the model is asked for is chosen so that heads move as fast as real ones, and factors of brows and fast head motion so
-that these have their real amplitude.
+Guidance of the expression makes lips open wider; it is chosen so that they open about as wide as real ones. The speed
+that the model is asked for is chosen so that heads move as fast as real ones, and factors of brows and fast head motion
+so that these have their real amplitude.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy.signal import periodogram
 from tqdm import tqdm
 
 from s3dnerf.constants import FPS
-from s3dnerf.face.coefficients import MotionCoefficients
+from s3dnerf.data.clips import open_clips
+from s3dnerf.data.config import OFFSET_MARGIN
+from s3dnerf.data.tracks import load_sync_offsets
+from s3dnerf.errors import UserError
+from s3dnerf.face.coefficients import MotionCoefficients, compute_coefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.points import measure_brow_height, measure_lip_height
 from s3dnerf.metrics.head_motion import correlate
 from s3dnerf.models.fd2talk.calibration import FAST_HZ
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
-from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
+from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
-from s3dnerf.training.motion_data import MotionClip, measure_speed
+from s3dnerf.training.motion_data import MotionDataConfig, SpokenClip, measure_speed, spread_clips
 
-GUIDANCES = (0.8, 1.0, 1.25)
+GUIDANCES = (0.8, 1.25)
+"""Guidance of the expression that is tried if lips open too wide or too little without; it takes twice the time."""
+LIPS_TOLERANCE = 0.15
+"""Relative deviation of lip motion from real motion that needs no guidance."""
 SPEEDS, FACTORS = (2.0, 60.0), (0.5, 2.5)
 """Ranges of the fitted speed in degrees per second, and of the factors."""
 EXPERT_GUIDANCE = 1.0
@@ -35,35 +43,45 @@ MIN_GAIN = 0.02
 ROUNDS = 2
 """Corrections of speed and factors, for the best guidance."""
 MIN_AMOUNT = 1e-6
+MAX_FITTED_CLIPS = 100
+"""Maximum number of clips to which sampling settings are fitted again, about; they are spread over all people."""
 
 
-def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int) -> MotionSamplingConfig:
+def fit_sampling(
+    model: MotionDiffusion, clips: Sequence[SpokenClip], seed: int, tries_expert: bool = True
+) -> MotionSamplingConfig:
     """Return the sampling settings with which a model moves as much as the people of clips.
 
     Args:
         model: in evaluation mode.
-        clips: of people who are not trained on.
+        clips: of several people.
         seed: of the motion.
+        tries_expert: whether guidance by the lip expert is tried; otherwise it stays off.
     """
     people = [clip.person for clip in clips]
-    motions = [MotionCoefficients.unflatten(clip.versions[0].motion) for clip in clips]
+    motions = [clip.motion for clip in clips]
     real = measure_amounts(motions, people)
-    bar = tqdm(total=len(GUIDANCES) + 1 + ROUNDS, desc="fitting sampling settings", dynamic_ncols=True)
+    bar = tqdm(desc="fitting sampling settings", unit="trial", dynamic_ncols=True)
 
-    def compare(sampling: MotionSamplingConfig) -> tuple[MotionSamplingConfig, MotionAmounts, float]:
+    def compare(sampling: MotionSamplingConfig) -> Trial:
         generated = generate_all(model, clips, sampling, seed)
         bar.update()
         agreement = measure_lip_agreement(motions, generated, people)
-        return sampling, measure_amounts(generated, people) / real, agreement
+        return Trial(sampling, measure_amounts(generated, people) / real, agreement)
 
     plain = replace(model.config.sampling, speed=real.speed, brow_factor=1.0, fast_factor=1.0, expert_guidance=0.0)
-    found = [compare(replace(plain, expression_guidance=guidance)) for guidance in GUIDANCES]
-    # All count as ratios, so twice as much is as wrong as half as much.
-    unguided = min(found, key=lambda one: abs(np.log(one[1].lips)))
-    guided = compare(replace(unguided[0], expert_guidance=EXPERT_GUIDANCE))
-    found = [guided if guided[2] >= unguided[2] + MIN_GAIN else unguided]
+    best = compare(replace(plain, expression_guidance=1.0))
+    if abs(np.log(best.moved.lips)) > np.log(1.0 + LIPS_TOLERANCE):
+        guided = [compare(replace(plain, expression_guidance=guidance)) for guidance in GUIDANCES]
+        # All count as ratios, so twice as much is as wrong as half as much.
+        best = min([best, *guided], key=lambda trial: abs(np.log(trial.moved.lips)))
+    if tries_expert:
+        guided_by_expert = compare(replace(best.sampling, expert_guidance=EXPERT_GUIDANCE))
+        tqdm.write(f"lip opening r {best.agreement:.3f}; {guided_by_expert.agreement:.3f} guided by the lip expert")
+        best = guided_by_expert if guided_by_expert.agreement >= best.agreement + MIN_GAIN else best
+    found = [best]
     for _ in range(ROUNDS):
-        sampling, moved, _ = found[-1]
+        sampling, moved = found[-1].sampling, found[-1].moved
         sampling = replace(
             sampling,
             speed=limit(sampling.speed / moved.speed, SPEEDS),
@@ -72,14 +90,55 @@ def fit_sampling(model: MotionDiffusion, clips: Sequence[MotionClip], seed: int)
         )
         found.append(compare(sampling))
     bar.close()
-    best, moved, agreement = min(found, key=lambda one: sum(abs(np.log(ratio)) for ratio in vars(one[1]).values()))
-    settings = ", ".join(f"{name} {value:.3g}" for name, value in vars(best).items())
+    best = min(found, key=lambda trial: sum(abs(np.log(ratio)) for ratio in vars(trial.moved).values()))
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in vars(best.sampling).items())
     tqdm.write(
-        f"sampling: {settings}. On people held out, heads move {moved.speed:.2f}, lips {moved.lips:.2f}, brows "
-        f"{moved.brows:.2f} and fast motion {moved.fast:.2f} times as much as real ones. Lip opening r "
-        f"{agreement:.3f}; {guided[2]:.3f} with guidance by the lip expert, {unguided[2]:.3f} without"
+        f"sampling: {settings}. {len(set(people))} people: heads move {best.moved.speed:.2f}, lips "
+        f"{best.moved.lips:.2f}, brows {best.moved.brows:.2f} and fast motion {best.moved.fast:.2f} times as much as "
+        f"real ones. Lip opening r {best.agreement:.3f}"
     )
-    return best
+    return best.sampling
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Sampling settings that were tried."""
+
+    sampling: MotionSamplingConfig
+    moved: MotionAmounts
+    """Amounts of the generated motion over those of the real one."""
+    agreement: float
+    """Correlation of generated and real lip openings."""
+
+
+def refit_sampling(data: MotionDataConfig, checkpoint: str | Path, out: Path, seed: int = 0) -> MotionDiffusion:
+    """Fit the sampling settings of a trained model again, to all people of the training split, and save it in a folder.
+
+    Training fits them to the few people held out. How much people move differs much between them, and a model trained
+    on a person does not move as much as that person does, so all of them are the better sample.
+
+    Args:
+        data: where the clips come from.
+        checkpoint: folder or hub id of the model.
+        out: where the model is saved.
+        seed: of the motion.
+
+    Raises:
+        UserError: there are no usable clips.
+    """
+    model = load_motion_diffusion(checkpoint)
+    prepared = open_clips(data.root, data.train_split, offsets=load_sync_offsets(data.offsets, OFFSET_MARGIN))
+    clips = []
+    for row in spread_clips(prepared, prepared.find_speaking(data.min_frames), MAX_FITTED_CLIPS).tolist():
+        track = prepared.load_track(row)
+        assert track.speech is not None, "silent clips do not speak"
+        clips.append(SpokenClip(track.clip.person, track.speech, compute_coefficients(track)))
+    if not clips:
+        reason = f"has no clips of the split {data.train_split} with speech in sync of {data.min_frames} frames"
+        raise UserError(data.root, reason, "Prepare more clips, or lower data.min_frames.")
+    model.config.sampling = fit_sampling(model, clips, seed, tries_expert=False)
+    model.save_pretrained(out)
+    return model
 
 
 @dataclass(frozen=True)
@@ -135,14 +194,11 @@ def limit(value: float, bounds: tuple[float, float]) -> float:
 
 
 def generate_all(
-    model: MotionDiffusion, clips: Sequence[MotionClip], sampling: MotionSamplingConfig, seed: int
+    model: MotionDiffusion, clips: Sequence[SpokenClip], sampling: MotionSamplingConfig, seed: int
 ) -> list[MotionCoefficients]:
     """Generate the motion of each clip from its speech."""
-    generator, motions = SpeechMotion(model, sampling), []
-    for number, clip in enumerate(clips):
-        assert clip.track.speech is not None, "silent clips are not trained on"
-        motions.append(generator.generate(clip.track.speech, len(clip.versions[0].motion), seed + number))
-    return motions
+    generator = SpeechMotion(model, sampling)
+    return [generator.generate(clip.speech, len(clip.motion), seed + number) for number, clip in enumerate(clips)]
 
 
 def average(people: Sequence[str], values: Sequence[float]) -> float:

@@ -84,7 +84,7 @@ def test_without_a_compiler_or_a_package_the_reason_is_in_the_table(monkeypatch:
 
 
 def test_rendering_is_split_into_phases_and_compared() -> None:
-    startup, phases, together, comparison = measure_render(frames=8, device="cpu")
+    startup, phases, together, comparison, poses = measure_render(frames=8, device="cpu")
     assert startup.rows
     rows = {row["phase"]: row["ms a frame"] for row in phases.rows}
     assert {"speech", "deformation", "super-resolution", "encoding to mp4", "all else", "in all"} <= set(rows)
@@ -92,6 +92,8 @@ def test_rendering_is_split_into_phases_and_compared() -> None:
     assert together.rows[0]["ms a frame"] > 0
     # Both backends render the same frames.
     assert comparison.rows[0]["PSNR between them, dB"] > 45
+    assert [row["--pose"] for row in poses.rows] == ["idle", "speech"]
+    assert poses.rows[0]["times idle"] == 1.0 and poses.rows[1]["ms a frame"] > 0
 
 
 def test_both_backends_have_the_same_training_losses(drawn_clips: Path) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s3dnerf.cli import main
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.benchmark_method import read_costs, read_input, run_method, summarize_costs
+from s3dnerf.evaluation.benchmark_method import benchmark_method, read_costs, read_input, run_method, summarize_costs
 from s3dnerf.evaluation.clip_list import read_manifest
-from s3dnerf.evaluation.methods import S3DNeRF, load_method, takes_poses
+from s3dnerf.evaluation.methods import FD2Talk, FrozenMouth, S3DNeRF, load_method, takes_poses
 from s3dnerf.evaluation.protocol import hash_file, pair_speech, write_manifest
 from s3dnerf.evaluation.score import RealClips
 from s3dnerf.evaluation.score_jobs import ScoreSettings
 from s3dnerf.face.camera import HeadPose
-from s3dnerf.media.video import probe_video, read_frames
+from s3dnerf.media.audio import read_speech
+from s3dnerf.media.video import VideoWriter, probe_video, read_frames
+from s3dnerf.pipeline import TalkingHeadPipeline
 
 FRAMES = 6
 MODULE = """
@@ -112,6 +115,40 @@ def test_wrong_numbers_of_frames_are_refused(clips: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "videos" / "ann.mp4").exists()
 
 
+@pytest.mark.slow
+def test_the_command_runs_and_scores_free_and_cross_speech(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MODULE, "utf-8")
+    shutil.copytree(clips, "people")
+    loud = np.where(np.arange(640 * FRAMES) % 1280 < 640, 0.2, 0.02) * np.sin(np.arange(640 * FRAMES) * 0.1)
+    with VideoWriter("people/ben.mp4", (256, 256), audio=loud.astype(np.float32), crf=10) as writer:
+        for frame in read_frames("people/ann.mp4", range(FRAMES)):
+            writer.write(frame)
+    shared = ["--real", "people", "--max-frames", str(FRAMES), "--workers", "1"]
+    assert main(["benchmark-method", "mine.py:Free", "--out", "free", "--only", "ben", *shared]) == 0
+    # Without poses the head moves by itself: lips are compared, frames are not.
+    printed = capsys.readouterr().out
+    assert "seconds a frame" in printed and "lip soft-DTW" in printed and "PSNR" not in printed
+    crossed = ["--task", "cross", "--out", "cross", "--against", "free/videos/Free"]
+    assert main(["benchmark-method", "mine.py:Still", *crossed, *shared]) == 0
+    printed = capsys.readouterr().out
+    assert "minus Free" in printed and "lip soft-DTW" not in printed
+    assert "Free/ann: not scored: missing" in printed and "Free/ben: not scored" not in printed
+    # Each speaks with the sound of the other.
+    sounds = {name: read_speech(Path(f"cross/videos/Still/{name}.mp4"))[: 640 * FRAMES] for name in ("ann", "ben")}
+    assert np.corrcoef(sounds["ann"], loud)[0, 1] > 0.9 > abs(np.corrcoef(sounds["ben"], loud)[0, 1])
+
+
+@pytest.mark.parametrize(("name", "task"), [("Free", "self"), ("Still", "free")])
+def test_tasks_and_poses_must_agree(clips: Path, tmp_path: Path, name: str, task: str) -> None:
+    (tmp_path / "mine.py").write_text(MODULE, "utf-8")
+    with pytest.raises(UserError, match="poses"):
+        benchmark_method(f"{tmp_path}/mine.py:{name}", RealClips(clips), tmp_path / "out", ScoreSettings(task))
+    assert not (tmp_path / "out").exists()
+
+
 def test_cross_speech_is_of_the_next_person(tmp_path: Path) -> None:
     clips = [tmp_path / f"{name}.mp4" for name in ("a1", "a2", "b1")]
     listed = {"a1": {"identity": "a"}, "a2": {"identity": "a"}, "b1": {"identity": "b"}}
@@ -138,8 +175,18 @@ def test_a_manifest_lists_people_frames_and_checksums(clips: Path, tmp_path: Pat
     assert entries["ann"]["sha256"] == hash_file(both[1])
 
 
-def test_our_model_is_a_method(one_thread: None, clips: Path) -> None:
-    given = read_input(clips / "ann.mp4", clips / "ann.mp4", ScoreSettings(max_frames=2))
-    frames = list(S3DNeRF().reenact(given.image, given.audio, given.poses))
-    assert [frame.shape for frame in frames] == [(256, 256, 3)] * 2
-    assert np.abs(frames[0].astype(int) - given.image).mean() < 12
+def test_our_model_is_a_method(one_thread: None, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = TalkingHeadPipeline.from_pretrained(device="cpu")
+    monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda **_: pipeline)
+    given = read_input(clips / "ann.mp4", clips / "ann.mp4", ScoreSettings(max_frames=3))
+    made = {}
+    for method in (S3DNeRF, FrozenMouth, FD2Talk):
+        frames = list(method().reenact(given.image, given.audio, given.poses))
+        assert [frame.shape for frame in frames] == [(256, 256, 3)] * 3
+        assert np.abs(frames[0].astype(int) - given.image).mean() < 12
+        made[method] = np.stack(frames).astype(int)
+    # They begin with the same speech, and only the face differs later.
+    assert np.array_equal(made[S3DNeRF][0], made[FrozenMouth][0])
+    assert not np.array_equal(made[S3DNeRF][2], made[FrozenMouth][2])
+    assert not np.array_equal(made[S3DNeRF][2], made[FD2Talk][2])
+    assert np.abs(made[S3DNeRF][2] - made[FD2Talk][2])[:8].max() <= 2

@@ -111,6 +111,15 @@ def test_sound_is_that_of_the_video(scored: tuple[ScoreReport, Path]) -> None:
     assert "no sound" in report.results[method]["silent"].notes[0]
 
 
+def test_what_no_video_has_is_named_and_not_a_row_of_dashes(scored: tuple[ScoreReport, Path]) -> None:
+    # Eight frames are too few for the search of an offset.
+    report, (method,) = scored[0], scored[0].methods
+    assert np.isnan(report.scores[method]["same"]["sync_confidence"])
+    assert "sync_confidence" in {measure.name for measure in report.undefined}
+    *table, problems = report.format_summary().split("\n\n")
+    assert "sync conf." in problems and "sync conf." not in "".join(table)
+
+
 def test_files_hold_all_scores(scored: tuple[ScoreReport, Path]) -> None:
     report, out = scored
     (method,) = report.methods
@@ -143,7 +152,14 @@ def test_two_methods_are_compared_over_people(scored: tuple[ScoreReport, Path], 
     compared.scores["ours"] = {"same": {"psnr": 30.0}, "large": {"psnr": 40.0}, "cut": {"psnr": 1.0}}
     compared.scores["theirs"] = {"same": {"psnr": 29.0}, "large": {"psnr": 37.0}, "silent": {"psnr": 99.0}}
     assert compared.compare("theirs")["psnr"] == (2.0, 1.0, 3.0)
-    assert "minus theirs" in compared.format_differences()
+    assert "minus theirs" in compared.format_differences() and "minus real" not in compared.format_differences()
+    # Every person loses a little, and people differ by far more: only the difference has an interval without 0.
+    compared.scores["ours"] = {"same": {"cpbd": 0.1}, "large": {"cpbd": 0.5}, "cut": {"cpbd": 0.9}}
+    compared.scores["real"] = {"same": {"cpbd": 0.11}, "large": {"cpbd": 0.52}, "cut": {"cpbd": 0.91}}
+    (ours, low, high), real = compared.estimate("ours")["cpbd"], compared.estimate("real")["cpbd"]
+    assert low < real[0] < high and real[0] > ours
+    assert compared.compare("real")["cpbd"][2] < 0
+    assert "minus real" in compared.format_differences(details=True)
 
 
 def test_other_files_than_the_manifest_names_are_refused(real: Path, stranger: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
+import cv2
 import numpy as np
 import pytest
+from skimage.data import astronaut
+from skimage.metrics import structural_similarity
 
 from s3dnerf.metrics import measure_psnr, measure_ssim
 
@@ -38,6 +41,20 @@ def test_a_single_image_gives_one_value(pictures):
 def test_ssim_of_identical_and_inverted_images(pictures, gaussian):
     np.testing.assert_allclose(measure_ssim(pictures, pictures, gaussian), 1.0)
     assert (measure_ssim(pictures, 255 - pictures, gaussian) < -0.7).all()
+
+
+@pytest.mark.parametrize(
+    ("gaussian", "window"),
+    [
+        (False, {"win_size": 7}),
+        (True, {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}),
+    ],
+)
+def test_ssim_is_that_of_scikit_image(gaussian, window):
+    photo = astronaut()[:90, 100:221]
+    blurred = cv2.GaussianBlur(photo, (0, 0), 1.0)
+    expected = structural_similarity(photo, blurred, channel_axis=-1, data_range=255, **window)
+    np.testing.assert_allclose(measure_ssim(photo, blurred, gaussian), [expected], rtol=1e-9)
 
 
 def test_ssim_of_flat_images_is_the_luminance_term():

@@ -13,8 +13,9 @@ from s3dnerf.config import load_config, to_dict
 from s3dnerf.errors import UserError
 from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, load_motion_diffusion
 from s3dnerf.training import motion_ablation
-from s3dnerf.training.motion import MotionConfig, refit_sampling
+from s3dnerf.training.motion import MotionConfig
 from s3dnerf.training.motion_ablation import VARIANTS, run_motion_ablation
+from s3dnerf.training.motion_sampling import refit_sampling
 
 WORDS = (
     *("--model.frames", "20", "--model.known_frames", "4", "--data.min_frames", "20", "--data.versions", "1"),
@@ -84,12 +85,14 @@ def test_a_trained_model_is_fitted_again(ablated, tmp_path: Path) -> None:
     config = load_config(MotionConfig, "fd2talk_motion.yaml", words)
     trained = next((out / "full" / "checkpoints").glob("*/model"))
     model = load_motion_diffusion(trained)
-    fitted = refit_sampling(config, trained, tmp_path / "fitted")
+    fitted = refit_sampling(config.data, trained, tmp_path / "fitted")
     stored = load_motion_diffusion(tmp_path / "fitted")
-    # The run fitted them in the same way.
-    assert stored.config == fitted.config == model.config
+    assert stored.config == fitted.config
+    # To other people than the run.
+    sampling, before = stored.config.sampling, model.config.sampling
+    assert sampling.speed != before.speed and sampling.steps == before.steps and sampling.expert_guidance == 0.0
     for name, value in model.state_dict().items():
         assert torch.equal(stored.state_dict()[name], value)
-    nobody = load_config(MotionConfig, "fd2talk_motion.yaml", [*words, "--data.held_out_people", "0"])
-    with pytest.raises(UserError, match="nobody"):
-        refit_sampling(nobody, SHIPPED, tmp_path / "none")
+    nobody = load_config(MotionConfig, "fd2talk_motion.yaml", [*words, "--data.min_frames", "9999"])
+    with pytest.raises(UserError, match="no clips"):
+        refit_sampling(nobody.data, SHIPPED, tmp_path / "none")

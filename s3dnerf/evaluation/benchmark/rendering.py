@@ -18,10 +18,12 @@ import torch
 
 import s3dnerf
 from s3dnerf import limits
+from s3dnerf.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
 from s3dnerf.evaluation.benchmark.report import Table
 from s3dnerf.evaluation.benchmark.startup import measure_startup
 from s3dnerf.evaluation.benchmark.timing import force_backend
+from s3dnerf.media.audio import read_speech
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import ThreadedVideoWriter, VideoWriter
 from s3dnerf.metrics import measure_psnr
@@ -47,6 +49,8 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("encoding to mp4", VideoWriter, "write"),
 )
 """Phases of a frame, and the functions that make them up. Functions that the model does not call are left out."""
+POSES = ("idle", "speech")
+"""Head motions whose cost is compared."""
 
 
 class PhaseProfiler:
@@ -128,6 +132,7 @@ def measure_render(
                 writer.write(frame)
         together = time.perf_counter() - begin
         comparison = _compare_renderings(video, min(count, 40))
+        poses = _compare_poses(pipeline, image, audio, count)
     seconds = {**profiler.seconds, "all else": max(total - sum(profiler.seconds.values()), 0.0), "in all": total}
     rows = [
         {"phase": phase, "ms a frame": 1e3 * spent / count, "frames a second": count / spent}
@@ -141,6 +146,7 @@ def measure_render(
         Table(f"Rendering, {count} frames {size}, one thread, {place.type}", rows),
         Table(f"Speech to mp4, {size}, {machine}", [rate]),
         Table(f"Frames without the file, {size}, {machine}", comparison),
+        Table(f"Head motion, speech of {count} frames to mp4, one thread, {place.type}", poses),
     ]
 
 
@@ -165,6 +171,29 @@ def default_inputs(image: Path | None = None, audio: Path | None = None) -> Iter
             image = Path(folder) / "portrait.png"
             write_image(image, astronaut())
         yield image, audio or Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
+
+
+def _compare_poses(pipeline: TalkingHeadPipeline, image: Path, audio: Path, frames: int) -> list[dict[str, Any]]:
+    """Render a recording of so many frames with motion that ignores the speech and with motion from it, in turns.
+
+    The best of three counts, and on the CPU the time of all threads, as motion is generated beside the rendering.
+    """
+    clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
+    sound = read_speech(audio)[: frames * SAMPLES_PER_FRAME], SAMPLE_RATE
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, use_threads(1):
+        videos = {pose: pipeline(image, sound, pose=pose) for pose in POSES}
+        for pose, video in 3 * tuple(videos.items()):
+            begin = clock()
+            with video.open_file(Path(folder) / "video.mp4") as writer:
+                for frame in video:
+                    writer.write(frame)
+            seconds[pose] = min(clock() - begin, seconds.get(pose, math.inf))
+    first = seconds[POSES[0]]
+    return [
+        {"--pose": pose, "ms a frame": 1e3 * spent / frames, f"times {POSES[0]}": spent / first}
+        for pose, spent in seconds.items()
+    ]
 
 
 def _compare_renderings(video: TalkingVideo, frames: int) -> list[dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from s3dnerf.models.fd2talk.frame_config import FrameDiffusionConfig
 from s3dnerf.models.fd2talk.frame_diffusion import FrameCondition, FrameDiffusion
-from s3dnerf.models.fd2talk.sampling import make_scheduler
+from s3dnerf.models.fd2talk.noise_schedule import NoiseSchedule
 
 FIRST_SHIFT, LAST_SHIFT = 0.04, 0.999
 """Fractions of the way from the frame to the coarse frame at the first and last step of :class:`ResidualShift`."""
@@ -62,22 +62,20 @@ class NoiseDiffusion:
 
     def __init__(self, steps: int, sampling_steps: int) -> None:
         self.steps, self.sampling_steps = steps, sampling_steps
-        self.scheduler: Any = make_scheduler(steps)
-        self.signal = self.scheduler.alphas_cumprod
+        self.schedule = NoiseSchedule(steps)
 
     def add_noise(self, clean: Tensor, coarse: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         """See :class:`FrameScheduler`."""
-        signal = self.signal.to(clean.device)[step][:, None, None, None]
+        signal = self.schedule.signal.to(clean.device)[step][:, None, None, None]
         return signal.sqrt() * clean + (1.0 - signal).sqrt() * noise
 
     @torch.inference_mode()
     def sample(self, model: FrameDiffusion, condition: FrameCondition, noise: Tensor) -> Tensor:
         """See :class:`FrameScheduler`."""
-        self.scheduler.set_timesteps(self.sampling_steps)
         latents = noise
-        for step in self.scheduler.timesteps:
-            clean = model(latents, step.expand(len(noise)).to(noise.device), condition)
-            latents = self.scheduler.step(clean, step, latents).prev_sample
+        for step in self.schedule.choose_steps(self.sampling_steps):
+            clean = model(latents, torch.full((len(noise),), step, device=noise.device), condition)
+            latents = self.schedule.denoise(latents, clean, step, self.sampling_steps)
         return latents
 
 

@@ -8,8 +8,9 @@ a 3DMM (:mod:`s3dnerf.face.coefficients`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,14 +19,43 @@ from torch import Tensor
 from s3dnerf.config import check_config
 from s3dnerf.face.coefficients import CHANNELS
 from s3dnerf.face.expression_basis import CHANNEL_COUNT, EXPRESSION_SIZE
-from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionTransformerConfig
+from s3dnerf.models.fd2talk.config import MotionDiffusionConfig
 from s3dnerf.models.fd2talk.frame_speech import FrameSpeech
 from s3dnerf.models.fd2talk.lip_expert import LipExpert
-from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition, MotionTransformer, PreparedCondition
 from s3dnerf.models.pretrained import PretrainedModel, load_model
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "fd2talk_motion"
 """Folder of the model that ships with the package."""
+
+
+EXPRESSION, OTHERS = slice(0, EXPRESSION_SIZE), slice(EXPRESSION_SIZE, CHANNEL_COUNT)
+COLUMNS = {
+    "two": {"expression": EXPRESSION, "pose": OTHERS},
+    "one": {"pose": slice(0, CHANNEL_COUNT)},
+    "expression": {"expression": EXPRESSION},
+}
+"""Channels that each transformer predicts, by the layout of the model."""
+
+
+@dataclass(frozen=True)
+class PreparedPart:
+    """A condition as one transformer takes it, which is the same for all noise levels."""
+
+    condition: PreparedCondition
+    """Of B windows; with guidance, of 2 B: as they are, and once more without speech."""
+    guidance: Tensor | None
+    """``[C]`` scale of classifier-free guidance, if there is any."""
+
+
+@dataclass(frozen=True)
+class PreparedMotion:
+    """A condition as the transformers take it, which is the same for all noise levels."""
+
+    known: Tensor
+    """``[B, T, 34]`` known motion; a face at rest where it is not known."""
+    parts: dict[str, PreparedPart]
+    """By transformer."""
 
 
 class MotionDiffusion(PretrainedModel):
@@ -36,6 +66,8 @@ class MotionDiffusion(PretrainedModel):
     std: Tensor
     rate_std: Tensor
     """``[34]`` standard deviation of the change per frame of standardized motion."""
+    rest: Tensor
+    """``[34]`` channels of a face at rest."""
     log_speed_mean: Tensor
     log_speed_std: Tensor
 
@@ -55,6 +87,7 @@ class MotionDiffusion(PretrainedModel):
         self.lip_expert = LipExpert(config.lip_expert, EXPRESSION_SIZE)
         for name in ("mean", "std", "rate_std"):
             self.register_buffer(name, torch.zeros(CHANNEL_COUNT) if name == "mean" else torch.ones(CHANNEL_COUNT))
+        self.register_buffer("rest", torch.from_numpy(make_rest()), persistent=False)
         self.register_buffer("log_speed_mean", torch.zeros(()))
         self.register_buffer("log_speed_std", torch.ones(()))
 
@@ -69,30 +102,49 @@ class MotionDiffusion(PretrainedModel):
         Returns:
             ``[B, T, 34]`` standardized motion.
         """
-        if self.config.layout == "one":
-            return self.pose(noisy, time, self.narrow(condition, self.config.pose))
-        first, last = slice(0, EXPRESSION_SIZE), slice(EXPRESSION_SIZE, CHANNEL_COUNT)
-        expression = self.predict_part(self.expression, first, noisy, time, condition)
-        if self.config.layout == "expression":
-            rest = self.standardize(torch.from_numpy(make_rest()).to(noisy))[last].expand_as(noisy[..., last])
-            others = torch.where(condition.is_known[..., None], condition.known[..., last], rest)
-        else:
-            others = self.predict_part(self.pose, last, noisy, time, condition)
-        return torch.cat([expression, others], dim=-1)
+        return self.denoise(noisy, time, self.prepare(condition))
 
-    def predict_part(
-        self, transformer: MotionTransformer, columns: slice, noisy: Tensor, time: Tensor, condition: MotionCondition
-    ) -> Tensor:
-        """Predict the channels of one transformer."""
-        own = self.narrow(condition, transformer.config)
-        own = replace(own, known=own.known[..., columns])
-        return transformer(noisy[..., columns], time, own)
+    def prepare(self, condition: MotionCondition, guidance: Tensor | None = None) -> PreparedMotion:
+        """Compute what does not depend on the noise, once for all steps of sampling.
 
-    def narrow(self, condition: MotionCondition, config: MotionTransformerConfig) -> MotionCondition:
-        """Return the condition with the margins of speech that one transformer sees."""
-        first = self.config.speech_past - config.speech_past
-        last = condition.speech.shape[1] - (self.config.speech_future - config.speech_future)
-        return replace(condition, speech=condition.speech[:, first:last])
+        Args:
+            condition: of B windows.
+            guidance: ``[34]`` scale of classifier-free guidance on speech (Ho and Salimans, 2022), 1 by default. A
+                transformer whose channels all have 1 predicts half as many windows.
+        """
+        parts = {}
+        for name, columns in COLUMNS[self.config.layout].items():
+            scale = None if guidance is None or bool((guidance[columns] == 1.0).all()) else guidance[columns]
+            windows = condition if scale is None else repeat_without_speech(condition)
+            parts[name] = PreparedPart(self.prepare_part(name, columns, windows), scale)
+        rest = self.standardize(self.rest)
+        return PreparedMotion(torch.where(condition.is_known[..., None], condition.known, rest), parts)
+
+    def prepare_part(self, name: str, columns: slice, condition: MotionCondition) -> PreparedCondition:
+        """Prepare the condition of one transformer: its channels, and the speech that it hears."""
+        transformer = self.get_transformer(name)
+        first = self.config.speech_past - transformer.config.speech_past
+        last = condition.speech.shape[1] - (self.config.speech_future - transformer.config.speech_future)
+        known = condition.known[..., columns]
+        return transformer.prepare(replace(condition, known=known, speech=condition.speech[:, first:last]))
+
+    def denoise(self, noisy: Tensor, time: Tensor, prepared: PreparedMotion) -> Tensor:
+        """Predict clean motion, see :meth:`forward`, under a prepared condition."""
+        clean = prepared.known.clone()
+        for name, columns in COLUMNS[self.config.layout].items():
+            own, part, times = prepared.parts[name], noisy[..., columns], time
+            if own.guidance is not None:
+                part, times = part.repeat(2, 1, 1), time.repeat(2)
+            predicted = self.get_transformer(name).denoise(part, times, own.condition)
+            if own.guidance is not None:
+                heard, unheard = predicted.chunk(2)
+                predicted = unheard + own.guidance * (heard - unheard)
+            clean[..., columns] = predicted
+        return clean
+
+    def get_transformer(self, name: str) -> MotionTransformer:
+        """Return the transformer of a name in ``COLUMNS``."""
+        return cast(MotionTransformer, getattr(self, name))
 
     def standardize(self, motion: Tensor) -> Tensor:
         """Standardize motion coefficients ``[..., 34]`` by the statistics of the training data."""
@@ -105,6 +157,13 @@ class MotionDiffusion(PretrainedModel):
     def standardize_speed(self, speed: Tensor) -> Tensor:
         """Return the condition ``liveliness`` of mean speeds of the head in degrees per second."""
         return (speed.log() - self.log_speed_mean) / self.log_speed_std
+
+
+def repeat_without_speech(condition: MotionCondition) -> MotionCondition:
+    """Return the condition of 2 B windows: as they are, and once more without speech."""
+    twice = {item.name: torch.cat([getattr(condition, item.name)] * 2) for item in fields(condition)}
+    twice["has_speech"] = torch.cat([condition.has_speech, torch.zeros_like(condition.has_speech)])
+    return MotionCondition(**twice)
 
 
 def make_rest() -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,34 @@ class MotionCondition:
     """``bool [B, T]``."""
     valid: Tensor
     """``bool [B, T]``: other frames are padding, which no frame attends to."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What the frames of B windows attend to in one block, apart from the motion itself."""
+
+    key: Tensor
+    """``[B, heads, past + T + future, width / heads]`` of the speech."""
+    value: Tensor
+    """Of the same shape."""
+    motion_bias: Tensor
+    """``[B, heads, T, T]``, minus infinity where a frame does not attend."""
+    speech_bias: Tensor
+    """``[1, heads, T, past + T + future]``, likewise."""
+
+
+@dataclass(frozen=True)
+class PreparedCondition:
+    """A condition as the layers of one transformer take it, which is the same for all noise levels."""
+
+    known: Tensor
+    """``[B, T, C]``."""
+    is_known: Tensor
+    """``bool [B, T, 1]``."""
+    state: Tensor
+    """``[B, T, width]`` speech of each frame and liveliness."""
+    attended: tuple[Attended, ...]
+    """Of each block."""
 
 
 class MotionTransformer(nn.Module):
@@ -73,19 +102,32 @@ class MotionTransformer(nn.Module):
         Returns:
             ``[B, T, C]``; the known motion where it is known.
         """
-        known = condition.is_known[..., None]
-        x = self.enter(torch.cat([torch.where(known, condition.known, noisy), known.to(noisy)], dim=-1))
+        return self.denoise(noisy, time, self.prepare(condition))
+
+    def prepare(self, condition: MotionCondition) -> PreparedCondition:
+        """Compute what does not depend on the noise, once for all steps of sampling."""
         speech = self.enter_speech(self.drop_speech(condition.speech))
         speech = torch.where(condition.has_speech[:, None, None], speech, self.no_speech.to(speech))
-        past, frames = self.config.speech_past, noisy.shape[1]
-        state = self.embed_time(encode_time(time)) + self.embed_liveliness(condition.liveliness[:, None])
-        state = F.silu(state[:, None] + speech[:, past : past + frames])
-        modulation = self.modulate(state)
+        past, frames = self.config.speech_past, condition.known.shape[1]
         near = self.mask_motion(condition.valid)
-        aligned = self.mask_speech(frames, noisy.device)
-        for block in self.blocks:
-            x = block(x, speech, modulation, near, aligned)
-        return torch.where(known, condition.known, self.leave(self.leave_norm(x)).to(noisy))
+        aligned = self.mask_speech(frames, speech.device)
+        blocks = cast("list[MotionBlock]", list(self.blocks))
+        return PreparedCondition(
+            condition.known,
+            condition.is_known[..., None],
+            self.embed_liveliness(condition.liveliness[:, None])[:, None] + speech[:, past : past + frames],
+            tuple(block.prepare(speech, near, aligned) for block in blocks),
+        )
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: PreparedCondition) -> Tensor:
+        """Predict clean motion, see :meth:`forward`, under a prepared condition."""
+        is_known = condition.is_known
+        x = self.enter(torch.cat([torch.where(is_known, condition.known, noisy), is_known.to(noisy)], dim=-1))
+        modulation = self.modulate(F.silu(self.embed_time(encode_time(time))[:, None] + condition.state))
+        modulation = modulation.unflatten(-1, (MODULATIONS, -1))
+        for block, attended in zip(self.blocks, condition.attended, strict=True):
+            x = block(x, modulation, attended)
+        return torch.where(is_known, condition.known, self.leave(self.leave_norm(x)).to(noisy))
 
     def mask_motion(self, valid: Tensor) -> Tensor:
         """Return which frames attend to which, ``bool [B, 1, T, T]``; every frame attends to itself."""
@@ -123,14 +165,33 @@ class MotionBlock(nn.Module):
         )
         self.table = nn.Parameter(torch.randn(MODULATIONS, width) / math.sqrt(width))
 
-    def forward(self, x: Tensor, speech: Tensor, modulation: Tensor, near: Tensor, aligned: Tensor) -> Tensor:
-        """Return the next ``x [B, T, width]``."""
+    def prepare(self, speech: Tensor, near: Tensor, aligned: Tensor) -> Attended:
+        """Compute keys and values of the speech ``[B, past + T + future, width]``, and biases.
+
+        Args:
+            speech: of the window and its margins.
+            near: which frames attend to which, ``bool [B, 1, T, T]``.
+            aligned: which frames attend to which speech, ``bool [T, past + T + future]``.
+        """
+        frames = torch.arange(aligned.shape[0], device=speech.device)
+        key, value = self.split_heads(self.to_key_value(speech), 2)
+        distances = (frames - frames[:, None]).clamp(-self.reach, self.reach) + self.reach
+        lead = torch.arange(aligned.shape[1], device=speech.device) - frames[:, None]
+        lead = lead.clamp(0, self.past + self.future)
+        return Attended(
+            key,
+            value,
+            torch.where(near, self.motion_bias[:, distances], -torch.inf).to(key),
+            torch.where(aligned, self.speech_bias[:, lead], -torch.inf)[None].to(key),
+        )
+
+    def forward(self, x: Tensor, modulation: Tensor, attended: Attended) -> Tensor:
+        """Return the next ``x [B, T, width]``; ``modulation`` is ``[B, T, MODULATIONS, width]``."""
         # The table differs from block to block; the modulation is shared by them (Chen et al., 2023).
-        parts = modulation.unflatten(-1, (MODULATIONS, -1)) + self.table
-        shifts, scales, gates = parts.unflatten(-2, (3, 3)).unbind(-3)
+        shifts, scales, gates = (modulation + self.table).unflatten(-2, (3, 3)).unbind(-3)
         layers: tuple[Callable[[Tensor], Tensor], ...] = (
-            lambda hidden: self.attend_motion(hidden, near),
-            lambda hidden: self.attend_speech(hidden, speech, aligned),
+            lambda hidden: self.attend_motion(hidden, attended),
+            lambda hidden: self.attend_speech(hidden, attended),
             self.mlp,
         )
         for place, layer in enumerate(layers):
@@ -138,22 +199,17 @@ class MotionBlock(nn.Module):
             x = x + gates[..., place, :] * layer(hidden)
         return x
 
-    def attend_motion(self, hidden: Tensor, near: Tensor) -> Tensor:
+    def attend_motion(self, hidden: Tensor, attended: Attended) -> Tensor:
         """Attend to nearby frames; the bias depends on the distance."""
         query, key, value = self.split_heads(self.to_attention(hidden), 3)
-        places = torch.arange(hidden.shape[1], device=hidden.device)
-        distances = (places - places[:, None]).clamp(-self.reach, self.reach) + self.reach
-        bias = torch.where(near, self.motion_bias[:, distances], -torch.inf).to(query.dtype)
-        return self.from_attention(join_heads(F.scaled_dot_product_attention(query, key, value, bias)))
+        mixed = F.scaled_dot_product_attention(query, key, value, attended.motion_bias)
+        return self.from_attention(join_heads(mixed))
 
-    def attend_speech(self, hidden: Tensor, speech: Tensor, aligned: Tensor) -> Tensor:
+    def attend_speech(self, hidden: Tensor, attended: Attended) -> Tensor:
         """Attend to the speech that the alignment mask shows; the bias depends on its lead."""
         (query,) = self.split_heads(self.to_query(hidden), 1)
-        key, value = self.split_heads(self.to_key_value(speech), 2)
-        places = torch.arange(speech.shape[1], device=hidden.device)
-        lead = (places - torch.arange(hidden.shape[1], device=hidden.device)[:, None]).clamp(0, self.past + self.future)
-        bias = torch.where(aligned, self.speech_bias[:, lead], -torch.inf).to(query.dtype)
-        return self.from_speech(join_heads(F.scaled_dot_product_attention(query, key, value, bias)))
+        mixed = F.scaled_dot_product_attention(query, attended.key, attended.value, attended.speech_bias)
+        return self.from_speech(join_heads(mixed))
 
     def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split ``[B, T, parts * width]`` into ``parts`` tensors ``[B, heads, T, width / heads]``."""

@@ -1,9 +1,6 @@
-"""Sampling of motion windows with the samplers of ``diffusers``, which is imported when they are made."""
+"""Sampling of motion windows by DDIM with classifier-free guidance."""
 
 from __future__ import annotations
-
-from dataclasses import fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +12,10 @@ from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.lip_expert import LipExpert
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
+from s3dnerf.models.fd2talk.noise_schedule import NoiseSchedule
 
 GUIDED_CHANGE = 0.1
 """Standard deviations by which full guidance of the lip expert moves the expression in one step."""
-
-
-def make_scheduler(diffusion_steps: int) -> Any:
-    """Return a DDIM scheduler (Song et al., 2021) with a cosine schedule that predicts clean motion."""
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    return DDIMScheduler(
-        num_train_timesteps=diffusion_steps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample",
-        clip_sample=False,
-        timestep_spacing="trailing",
-    )
 
 
 @torch.inference_mode()
@@ -39,7 +24,6 @@ def sample_motion(
     condition: MotionCondition,
     noise: Tensor,
     sampling: MotionSamplingConfig,
-    scheduler: Any | None = None,
     lip_speech: Tensor | None = None,
 ) -> Tensor:
     """Sample B windows of motion.
@@ -49,37 +33,28 @@ def sample_motion(
         condition: of B windows of T frames.
         noise: ``[B, T, 34]`` standard normal; it determines the motion.
         sampling: steps and guidance.
-        scheduler: see :func:`make_scheduler`; made by default.
         lip_speech: ``[B, T, E]`` speech around each frame as the lip expert knows it, if it guides the lips.
 
     Returns:
         ``[B, T, 34]`` standardized motion.
     """
-    scheduler = scheduler or make_scheduler(model.config.diffusion_steps)
-    scheduler.set_timesteps(sampling.steps)
+    schedule = NoiseSchedule(model.config.diffusion_steps)
+    prepared = model.prepare(condition, make_guidance(sampling).to(noise.device))
     motion = noise
-    for number, step in enumerate(scheduler.timesteps):
-        time = torch.full((len(noise),), float(step) / model.config.diffusion_steps, device=noise.device)
-        clean = predict_guided(model, motion, time, condition, sampling)
+    for number, step in enumerate(schedule.choose_steps(sampling.steps)):
+        time = torch.full((len(noise),), step / schedule.steps, device=noise.device)
+        clean = model.denoise(motion, time, prepared)
         if lip_speech is not None and 2 * number >= sampling.steps:
             clean = guide_lips(model.lip_expert, clean, lip_speech, sampling.expert_guidance)
-        motion = scheduler.step(clean, step, motion).prev_sample
+        motion = schedule.denoise(motion, clean, step, sampling.steps)
     return torch.where(condition.is_known[..., None], condition.known, motion)
 
 
-def predict_guided(
-    model: MotionDiffusion, noisy: Tensor, time: Tensor, condition: MotionCondition, sampling: MotionSamplingConfig
-) -> Tensor:
-    """Predict clean motion with classifier-free guidance on speech: ``unheard + guidance (heard - unheard)``."""
-    if sampling.guidance == sampling.expression_guidance == 1.0:
-        return model(noisy, time, condition)
-    twice = {item.name: torch.cat([getattr(condition, item.name)] * 2) for item in fields(condition)}
-    twice["has_speech"] = torch.cat([condition.has_speech, torch.zeros_like(condition.has_speech)])
-    both = model(noisy.repeat(2, 1, 1), time.repeat(2), MotionCondition(**twice))
-    heard, unheard = both.chunk(2)
-    guidance = torch.full((CHANNEL_COUNT,), sampling.guidance, device=noisy.device)
+def make_guidance(sampling: MotionSamplingConfig) -> Tensor:
+    """Return the scale of classifier-free guidance of each channel, ``[34]``; 1 is none."""
+    guidance = torch.full((CHANNEL_COUNT,), sampling.guidance)
     guidance[CHANNELS["expression"]] = sampling.expression_guidance
-    return unheard + guidance * (heard - unheard)
+    return guidance
 
 
 def guide_lips(expert: LipExpert, clean: Tensor, lip_speech: Tensor, scale: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.coefficients import MotionCoefficients
+from s3dnerf.models.fd2talk import motion_generator
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_generator import (
@@ -19,6 +20,8 @@ from s3dnerf.models.fd2talk.motion_generator import (
     make_rest,
     smooth_join,
 )
+from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
+from s3dnerf.models.fd2talk.sampling import sample_motion
 
 SAMPLING = MotionSamplingConfig(steps=2, guidance=1.0)
 
@@ -59,6 +62,20 @@ def test_a_stream_that_the_lip_expert_guides_gives_what_a_recording_gives(small_
 def test_the_motion_is_as_long_as_the_recording(small_model: MotionDiffusion, frames: int) -> None:
     motion = generate(small_model, make_sound(frames))
     assert motion.shape == (frames, 34) and np.isfinite(motion).all()
+
+
+def test_the_last_window_ends_with_the_recording(small_model: MotionDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+
+    def record(model: MotionDiffusion, condition: MotionCondition, noise: torch.Tensor, *rest: object) -> torch.Tensor:
+        lengths.append(noise.shape[1])
+        return sample_motion(model, condition, noise, *rest)
+
+    monkeypatch.setattr(motion_generator, "sample_motion", record)
+    for frames, expected in ((15, [15]), (36, [20, 20]), (51, [20, 20, 19]), (53, [20, 20, 20, 16])):
+        lengths.clear()
+        generate(small_model, make_sound(frames))
+        assert lengths == expected
 
 
 def test_part_of_a_frame_counts_as_one(small_model: MotionDiffusion) -> None:
@@ -128,8 +145,8 @@ def test_memory_does_not_grow_with_the_recording(small_model: MotionDiffusion) -
     generator = MotionGenerator(small_model, sampling=SAMPLING)
     for second in range(12):
         generator.feed(make_sound(25, second))
-        assert len(generator.sound) < (25 + 24) * 640
-        # A window with its margins, and the blocks that are not yet enough for the next one.
+        # The speech of the next window with its margins, whole blocks of it, and their context.
+        assert len(generator.sound) < (25 + 25 + 24) * 640
         assert len(generator.features) < 20 + 2 + 4 + 25
 
 

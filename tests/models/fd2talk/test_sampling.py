@@ -1,4 +1,4 @@
-"""Sampling: the schedule inverts noise, guidance, known frames, seeds."""
+"""Sampling: noise is inverted, guidance, known frames, seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from s3dnerf.models.fd2talk.config import MotionDiffusionConfig, MotionSamplingConfig
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion
 from s3dnerf.models.fd2talk.motion_transformer import MotionCondition
-from s3dnerf.models.fd2talk.sampling import GUIDED_CHANGE, guide_lips, make_scheduler, predict_guided, sample_motion
+from s3dnerf.models.fd2talk.sampling import GUIDED_CHANGE, guide_lips, make_guidance, sample_motion
 
 
 def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
@@ -29,47 +29,42 @@ def make_condition(model: MotionDiffusion, known: int = 0) -> MotionCondition:
     )
 
 
-class Oracle(nn.Module):
-    """Always predicts the same motion, with another one if speech is hidden."""
+class Oracle:
+    """Always predicts the same motion."""
 
     config = MotionDiffusionConfig()
 
-    def __init__(self, heard: Tensor, hidden: Tensor) -> None:
-        super().__init__()
-        self.heard, self.hidden = heard, hidden
+    def __init__(self, motion: Tensor) -> None:
+        self.motion = motion
 
-    def forward(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
-        return torch.where(condition.has_speech[:, None, None], self.heard, self.hidden).expand_as(noisy)
+    def prepare(self, condition: MotionCondition, guidance: Tensor) -> MotionCondition:
+        return condition
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: MotionCondition) -> Tensor:
+        return self.motion.expand_as(noisy)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 50])
 def test_a_perfect_prediction_is_sampled_exactly(small_model: MotionDiffusion, steps: int) -> None:
     motion = torch.randn(20, 34, generator=torch.Generator().manual_seed(3))
-    oracle = Oracle(motion, torch.zeros(20, 34))
-    condition = make_condition(small_model)
+    oracle, condition = Oracle(motion), make_condition(small_model)
     noise = torch.randn(2, 20, 34)
     sampled = sample_motion(oracle, condition, noise, MotionSamplingConfig(steps=steps, guidance=1.0))
     assert torch.allclose(sampled, motion.expand(2, 20, 34), atol=1e-5)
 
 
 def test_guidance_extrapolates_from_hidden_to_heard_speech(small_model: MotionDiffusion) -> None:
-    heard, hidden = torch.full((20, 34), 3.0), torch.full((20, 34), 1.0)
-    condition = make_condition(small_model)
-    arguments = torch.zeros(2, 20, 34), torch.zeros(2), condition
-    oracle = Oracle(heard, hidden)
-    for guidance, expected in ((0.0, 1.0), (1.0, 3.0), (2.0, 5.0)):
-        sampling = MotionSamplingConfig(guidance=guidance, expression_guidance=1.0)
-        clean = predict_guided(oracle, *arguments, sampling)
-        assert torch.allclose(clean[..., 24:], torch.full((2, 20, 10), expected))
-        assert torch.allclose(clean[..., :24], torch.full((2, 20, 24), 3.0))
-
-
-def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal() -> None:
-    signal = make_scheduler(1000).alphas_cumprod.double()
-    times = (torch.arange(1, 1001, dtype=torch.float64) / 1000 + 0.008) / 1.008
-    expected = (times * torch.pi / 2).cos().square() / torch.tensor(0.008 / 1.008 * torch.pi / 2).cos().square()
-    # The schedule limits each step to 0.999, which only the last one reaches.
-    assert torch.allclose(signal[:-1], expected[:-1], atol=1e-4)
+    condition = make_condition(small_model, known=4)
+    noisy, time = torch.randn(2, 20, 34, generator=torch.Generator().manual_seed(6)), torch.full((2,), 0.4)
+    heard = small_model(noisy, time, condition)
+    hidden = small_model(noisy, time, replace(condition, has_speech=torch.zeros(2, dtype=torch.bool)))
+    assert (heard - hidden)[:, 4:].abs().mean() > 0.01
+    for scales in ((1.0, 1.0), (1.0, 2.0), (0.5, 1.0), (0.0, 3.0)):
+        sampling = MotionSamplingConfig(expression_guidance=scales[0], guidance=scales[1])
+        guidance = make_guidance(sampling)
+        assert guidance.tolist() == [scales[0]] * 24 + [scales[1]] * 10
+        clean = small_model.denoise(noisy, time, small_model.prepare(condition, guidance))
+        torch.testing.assert_close(clean, hidden + guidance * (heard - hidden), atol=1e-5, rtol=0)
 
 
 def test_known_frames_are_kept_and_noise_determines_the_motion(small_model: MotionDiffusion) -> None:
