@@ -35,6 +35,10 @@ EXTRAS = {
     "transformers": "train",
     "tyro": "train",
     "skimage": "eval",
+    "c2pa": "provenance",
+    "cryptography": "provenance",
+    "onnx": "export",
+    "onnxruntime": "export",
 }
 """Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13

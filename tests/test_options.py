@@ -33,6 +33,7 @@ COMMANDS = (
     "train-motion",
     "train-frames",
     "render",
+    "batch",
     "evaluate",
     "score",
     "benchmark-method",
@@ -40,6 +41,8 @@ COMMANDS = (
     "evaluate-motion",
     "ablate",
     "benchmark",
+    "push",
+    "export",
     "doctor",
 )
 LONG = "x" * 300

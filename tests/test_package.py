@@ -35,12 +35,12 @@ FLOORS = (
     {"structures", "encoding", "rendering", "face"},
     {"models", "data"},
     {
-        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion"),
+        *("training", "fitting", "framing", "pipeline", "source_image", "render_file", "speech_motion", "publishing"),
         *("sync_embedder", "talking_video", "encoded_portrait", "diffusion_frames", "reenactment", "utterance"),
         *("control", "geometry", "mesh", "motion_file"),
-        "live",
+        *("live", "batch"),
     },
-    {"evaluation", "serving"},
+    {"evaluation", "serving", "onnx_export"},
     {"cli", "__main__"},
 )
 
