@@ -1,4 +1,5 @@
-# `make demo` and `make test` need a Debian machine with Python 3.11 or 3.12, pip and make; all else they install.
+# `make demo` and `make test` need a Debian machine with Python 3.11 or 3.12, pip and make; all else they install. The test
+# of the page runs where there is a browser (apt-get install chromium), and says so where there is none.
 
 PYTHON ?= python3
 VENV   ?= .venv

@@ -46,7 +46,7 @@ setup(
     # The settings files live at the top of the repository; an installed package carries them inside.
     package_dir={"s3dnerf.configs": "configs"},
     package_data={
-        "s3dnerf": ["py.typed", "assets/*", "weights/**/*", "face/*.npy"],
+        "s3dnerf": ["py.typed", "assets/*", "weights/**/*", "face/*.npy", "serving/static/*"],
         "s3dnerf.configs": ["*.yaml"],
     },
     cmdclass={"build_py": BuildWithKernels},

@@ -39,6 +39,11 @@ EXTRAS = {
     "cryptography": "provenance",
     "onnx": "export",
     "onnxruntime": "export",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "starlette": "serve",
+    "prometheus_client": "serve",
+    "aiortc": "serve",
 }
 """Modules that the core does not need, and the extra that brings them."""
 SIGPIPE_EXIT_CODE = 128 + 13

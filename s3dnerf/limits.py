@@ -91,6 +91,8 @@ RESOLUTION = IntRange(16, 512)
 """Grid cells along the height of a mesh."""
 REPEATS = IntRange(1, 1_000_000)
 FRAMES = IntRange(1, 1_000_000)
+SESSIONS = IntRange(1, 100)
+"""Live sessions at once in a benchmark."""
 SECONDS = IntRange(10, 24 * 3600)
 """Length of a measured live session."""
 

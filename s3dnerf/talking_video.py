@@ -127,6 +127,7 @@ class TalkingVideo:
         *,
         watermark: str | None = None,
         credentials: ContentCredentials | None = None,
+        on_frame: Callable[[], None] | None = None,
     ) -> Path:
         """Render into a file with the speech as its audio track. The file appears when it is complete.
 
@@ -139,6 +140,7 @@ class TalkingVideo:
             codec: "h264" or "hevc". WebM always has VP9.
             watermark: a short text in the lower right corner of every frame.
             credentials: key and certificate that sign the file, .mp4, .m4v or .mov.
+            on_frame: called after each frame. If it raises, no file is written.
 
         Raises:
             UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format; the
@@ -147,20 +149,29 @@ class TalkingVideo:
         check_video_output(path, self.inputs, codec, self.alpha)
         mark = None if watermark is None else Watermark(watermark, self.size)
         if credentials is None:
-            self._write(path, progress, codec, mark)
+            self._write(path, progress, codec, mark, on_frame)
             return Path(path)
         credentials.check(path)
         with credentials.sign_output(path, self.provenance) as unsigned:
-            self._write(unsigned, progress, codec, mark)
+            self._write(unsigned, progress, codec, mark, on_frame)
         return Path(path)
 
-    def _write(self, path: str | Path, progress: bool, codec: str, mark: Watermark | None) -> None:
+    def _write(
+        self,
+        path: str | Path,
+        progress: bool,
+        codec: str,
+        mark: Watermark | None,
+        on_frame: Callable[[], None] | None,
+    ) -> None:
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
         writer = ThreadedVideoWriter(self.open_file(path, codec), measure=lambda: self.timer("writing"))
         with bar, writer:
             for frame in self:
                 writer.write(frame if mark is None else mark.draw(frame))
                 bar.update()
+                if on_frame is not None:
+                    on_frame()
 
     def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
         """Return a writer for the frames and the speech, as a context manager."""

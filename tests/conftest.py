@@ -42,6 +42,8 @@ SLOW_MODULES = (
         "face/test_driving_video",
         "media/test_video",
     ),
+    *("serving/test_render_routes", "serving/test_websocket", "serving/test_webrtc", "serving/test_process"),
+    "serving/test_page",
 )
 """Modules whose tests `make test-fast` leaves out."""
 REAL_DATA = {"shared_data", "real_clips_folder", "real_prepared_clips"}

@@ -43,6 +43,8 @@ COMMANDS = (
     "benchmark",
     "push",
     "export",
+    "serve",
+    "demo",
     "doctor",
 )
 LONG = "x" * 300

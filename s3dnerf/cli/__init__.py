@@ -25,6 +25,7 @@ from s3dnerf.cli.evaluation import (
 from s3dnerf.cli.motion import add_evaluate_motion
 from s3dnerf.cli.publishing import add_export, add_push
 from s3dnerf.cli.rendering import add_extract_motion, add_mesh, add_render
+from s3dnerf.cli.serving import add_demo, add_serve
 from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
 from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.failures import explain_failures
@@ -90,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_batch(commands)
     add_extract_motion(commands)
     add_mesh(commands)
+    add_serve(commands)
+    add_demo(commands)
     add_evaluate(commands)
     add_score(commands)
     add_benchmark_method(commands)

@@ -33,6 +33,12 @@ def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument("--render", action="store_true", help="a whole frame, by phase")
     parser.add_argument("--stream", action="store_true", help="the latency of live sessions, at their own pace")
+    add_int(
+        parser,
+        "--sessions",
+        limits.SESSIONS,
+        help="how many live sessions at once `s3dnerf serve` holds on this machine; N is the most to try",
+    )
     add_int(parser, "--seconds", limits.SECONDS, default=30, help="length of a live session")
     parser.add_argument(
         "--train", type=read_path, metavar="DIR", help="a training step on the prepared clips in this folder"
@@ -65,6 +71,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
         default_inputs,
         measure_kernels,
         measure_render,
+        measure_sessions,
         measure_streaming,
         measure_super_resolution,
         measure_training,
@@ -73,9 +80,12 @@ def run_benchmark(options: argparse.Namespace) -> None:
     from s3dnerf.media.files import check_output
     from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
-    if not (options.kernels or options.libraries or options.render or options.stream or options.train):
+    wanted = (options.kernels, options.libraries, options.render, options.stream, options.sessions, options.train)
+    if not any(wanted):
         raise UserError(
-            "s3dnerf benchmark", "has nothing to measure", "Name --kernels, --render, --stream or --train DIR."
+            "s3dnerf benchmark",
+            "has nothing to measure",
+            "Name --kernels, --render, --stream, --sessions N or --train DIR.",
         )
     if options.json:
         check_output(options.json, [options.image, options.audio], can_stream=True)
@@ -91,6 +101,9 @@ def run_benchmark(options: argparse.Namespace) -> None:
     if options.stream:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
         tables += show([measure_streaming(*given)])
+    if options.sessions:
+        given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
+        tables += show([measure_sessions(options.sessions, *given)])
     if options.train:
         tables += show(measure_training(S3DNeRFTrainer, options.train, options.steps, device=options.device))
     if options.json:

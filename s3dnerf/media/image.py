@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -65,7 +67,23 @@ def read_image(image: ImageInput, argument: str = "image", over: tuple[int, int,
     raise ArgumentError(argument, None, f"is of type {type(image).__name__}, which is no image", hint)
 
 
+def read_picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file as it is stored, without decoding its pixels.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    with _open_picture(require_file(path, "image"), path) as image:
+        return image.size
+
+
 def _read_file(file: Path | io.BytesIO, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
+    with _open_picture(file, name) as image:
+        return _decode(image, name, over)
+
+
+@contextmanager
+def _open_picture(file: Path | io.BytesIO, name: Path | str) -> Iterator[Image.Image]:
     if _read_brand(file) in HEIF_BRANDS:
         # Apple's format; Pillow itself reads AVIF.
         from pillow_heif import register_heif_opener
@@ -73,7 +91,7 @@ def _read_file(file: Path | io.BytesIO, name: Path | str, over: tuple[int, int, 
         register_heif_opener()
     try:
         with Image.open(file) as image:
-            return _decode(image, name, over)
+            yield image
     except UnidentifiedImageError as error:
         raise UserError(
             name, "is not a picture that can be read", "Use a PNG, JPEG, WebP, HEIC or AVIF file."

@@ -1,0 +1,129 @@
+"""Routes of pictures, rendering jobs and stills, and of the state of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, Response
+
+from s3dnerf.errors import ArgumentError
+from s3dnerf.limits import require_choice
+from s3dnerf.render_options import TRANSPARENT
+from s3dnerf.serving.errors import RequestError
+from s3dnerf.serving.forms import choose_picture, open_form
+from s3dnerf.serving.jobs import DONE, ENDED, RUNNING, WAITING, Job
+from s3dnerf.serving.options import describe_options, make_schema
+from s3dnerf.serving.server import Server
+from s3dnerf.serving.uploads import check_picture, remove_files
+
+FORMATS = {"mp4": "video/mp4", "webm": "video/webm"}
+IMAGE = "the portrait: PNG, JPEG, WebP, HEIC or AVIF"
+AUDIO = "the speech: an audio or video file"
+MOTION = "a driving video, in place of the option pose"
+PORTRAIT = "id of a picture from POST /v1/portraits, in place of image"
+FORMAT = "mp4 (the default) or webm, which can be transparent"
+RENDER_FORM = make_schema(
+    {"image": IMAGE, "audio": AUDIO, "motion": MOTION}, {"portrait": PORTRAIT, "format": FORMAT}, ("audio",)
+)
+STILL_FORM = make_schema({"image": IMAGE}, {"portrait": PORTRAIT}, ())
+PICTURE_FORM = make_schema({"image": IMAGE}, {}, ("image",))
+
+
+def add_render_routes(app: FastAPI, server: Server) -> None:
+    """Add the routes to an application."""
+
+    @app.post("/v1/portraits", status_code=201, tags=["pictures"], openapi_extra=PICTURE_FORM)
+    async def upload_portrait(request: Request) -> dict[str, Any]:
+        """Upload a picture once, for stills, live sessions and any number of videos."""
+        async with open_form(request, server, ("image",), ()) as form:
+            if "image" not in form.files:
+                raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"image: is missing. Send {IMAGE}.")
+            file = form.files["image"]
+            width, height = await asyncio.to_thread(check_picture, file, server.settings)
+            await asyncio.to_thread(server.renderer.encode, file, form.options)
+            server.storage.keep_picture(file)
+        return {"id": file.id, "width": width, "height": height}
+
+    @app.delete("/v1/portraits/{id}", status_code=204, tags=["pictures"])
+    async def delete_portrait(id: str) -> None:
+        """Remove an uploaded picture."""
+        server.storage.remove_picture(id)
+
+    @app.post("/v1/stills", tags=["pictures"], openapi_extra=STILL_FORM, response_class=Response)
+    async def render_still(request: Request) -> Response:
+        """Render one frame without speech, as JPEG, or PNG if it is transparent."""
+        async with open_form(request, server, ("image",), ("portrait",)) as form:
+            image = choose_picture(form, server)
+            try:
+                data = await asyncio.to_thread(server.renderer.render_still, image, form.options)
+            finally:
+                remove_files([image])
+        return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
+
+    @app.post("/v1/render", status_code=202, tags=["videos"], openapi_extra=RENDER_FORM)
+    async def start_render(request: Request) -> dict[str, Any]:
+        """Start to render a video; the answer has its id."""
+        client = request.client.host if request.client else ""
+        server.jobs.check_room(client)
+        async with open_form(request, server, ("image", "audio", "motion"), ("portrait", "format")) as form:
+            if "audio" not in form.files:
+                raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"audio: is missing. Send {AUDIO}.")
+            transparent = form.options.background == TRANSPARENT
+            suffix = form.texts.get("format", "webm" if transparent else "mp4")
+            require_choice("format", suffix, FORMATS)
+            if transparent and suffix != "webm":
+                raise ArgumentError("format", suffix, "has no transparency", "Use webm.")
+            image = choose_picture(form, server)
+            result = server.storage.name_file(f".{suffix}")
+            job = Job(client, form.options, image, form.files["audio"], form.files.get("motion"), result)
+            try:
+                server.jobs.submit(job)
+            except BaseException:
+                remove_files([image])
+                raise
+        return job.describe()
+
+    @app.get("/v1/render/{id}", tags=["videos"])
+    async def show_render(id: str) -> dict[str, Any]:
+        """Show how far a video is."""
+        return server.jobs.find(id).describe()
+
+    @app.get("/v1/render/{id}/result", tags=["videos"], response_class=FileResponse)
+    async def download_render(id: str) -> FileResponse:
+        """Download a video that is done."""
+        job = server.jobs.find(id)
+        if job.state not in ENDED:
+            raise RequestError(HTTPStatus.CONFLICT, "The video is not done yet. Ask for its progress first.")
+        if job.state != DONE:
+            raise RequestError(HTTPStatus.CONFLICT, f"There is no video: {job.error or 'the job was cancelled.'}")
+        suffix = job.result.suffix
+        return FileResponse(job.result, media_type=FORMATS[suffix[1:]], filename=f"talking{suffix}")
+
+    @app.delete("/v1/render/{id}", status_code=204, tags=["videos"])
+    async def delete_render(id: str) -> None:
+        """Cancel a video, or remove it after it is done."""
+        server.jobs.remove(id)
+
+    @app.get("/v1/options", tags=["server"])
+    async def list_options() -> list[dict[str, Any]]:
+        """List the rendering options: name, help, kind, default and allowed values."""
+        return describe_options()
+
+    @app.get("/healthz", tags=["server"])
+    async def show_health() -> dict[str, Any]:
+        """Tell that the server works, and what it does."""
+        return {
+            "status": "ok",
+            "jobs_running": server.jobs.count(RUNNING),
+            "jobs_waiting": server.jobs.count(WAITING),
+            "live_sessions": server.sessions.open,
+            "live_sessions_limit": server.settings.live_sessions,
+        }
+
+    @app.get("/metrics", tags=["server"], response_class=Response)
+    async def show_metrics() -> Response:
+        """Return measurements in the format of Prometheus."""
+        return Response(server.metrics.format(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,70 @@
+"""Running the server until it is stopped."""
+
+from __future__ import annotations
+
+import uvicorn
+from fastapi import FastAPI
+
+from s3dnerf.errors import ArgumentError
+from s3dnerf.interruption import Interrupted
+from s3dnerf.serving.websocket import MAX_MESSAGE
+
+CLOSE_SECONDS = 5
+"""How long responses that are being sent may go on after SIGTERM."""
+MAX_CONNECTIONS = 200
+"""Connections at once; further ones get 503."""
+
+
+def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -> None:
+    """Serve an application until SIGTERM or Ctrl-C, which end it in an orderly way.
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: port to listen on; 0 chooses a free one.
+        verbose: whether each request is logged.
+
+    Raises:
+        ArgumentError: the address cannot be used.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="info" if verbose else "warning",
+        ws_max_size=MAX_MESSAGE,
+        # Frames are compressed already.
+        ws_per_message_deflate=False,
+        # A client that sends faster than frames are rendered is not read from, so its answers to pings come late.
+        # Silent clients are sent away by `idle_seconds`.
+        ws_ping_timeout=None,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+        limit_concurrency=MAX_CONNECTIONS,
+        server_header=False,
+    )
+    server = _AnnouncedServer(config)
+    try:
+        server.run()
+    except (KeyboardInterrupt, Interrupted):
+        # uvicorn sends the signal again after an orderly end.
+        if not server.was_started:
+            raise
+    except SystemExit as left:
+        reason = "cannot be listened on"
+        raise ArgumentError("port", f"{host}:{port}", reason, "Choose another port or address.") from left
+    print("s3dnerf: stopped", flush=True)
+
+
+class _AnnouncedServer(uvicorn.Server):
+    """Prints the address when connections are accepted."""
+
+    was_started = False
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if not self.started:
+            return
+        self.was_started = True
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"s3dnerf: http://{shown}:{port} (end with Ctrl-C)", flush=True)

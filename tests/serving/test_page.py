@@ -1,0 +1,175 @@
+"""The page of ``s3dnerf demo`` in a real browser: upload, render, play, turn, download, live, refusals, two users."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from s3dnerf.media.video import probe_video
+from s3dnerf.serving.application import make_application
+from s3dnerf.serving.settings import ServerSettings
+from tests.serving.conftest import CachedPipeline, encode_wav, wait_for
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = ("--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+PATIENCE_MS = 120_000
+"""Browser and model share the cores with other tests."""
+
+
+@pytest.fixture(scope="module")
+def address(tiny_pipeline: CachedPipeline) -> Iterator[str]:
+    """Serve the page on a port of this machine."""
+    settings = ServerSettings(stop_seconds=1, live_sessions=1, sound_seconds=4)
+    config = uvicorn.Config(make_application(tiny_pipeline, settings, page=True), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def open_page(address: str) -> Iterator[Callable]:
+    """Open the page in a window of its own."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser ({', '.join(BROWSERS)}) is on the PATH; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(SWITCHES))
+
+        def open_page() -> object:
+            # Conditions to wait for are evaluated in the page, which its policy forbids.
+            page = browser.new_context(bypass_csp=True).new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            page.problems = []
+            page.on("pageerror", lambda error: page.problems.append(str(error)))
+            page.goto(address)
+            page.wait_for_selector("body[data-ready=yes]")
+            return page
+
+        yield open_page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(picture: bytes, sound: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    content = {"face.jpg": picture, "speech.wav": encode_wav(sound), "text.jpg": b"no picture"}
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    return {name: str(folder / name) for name in content}
+
+
+def choose(page: object, inputs: dict[str, str], image: str = "face.jpg") -> None:
+    page.set_input_files("#image", inputs[image])
+    page.set_input_files("#audio", inputs["speech.wav"])
+
+
+def test_a_video_is_rendered_played_turned_and_downloaded(
+    open_page: Callable, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    page = open_page()
+    page.click("#render")
+    assert "picture" in page.inner_text("#message")
+    choose(page, inputs)
+    assert page.evaluate("document.getElementById('portrait').naturalWidth") == 340
+    page.select_option("#option-pose", "static")
+    page.fill("#option-turn input >> nth=0", "10")
+    page.click("#render")
+    page.wait_for_selector("#download:not(.hidden)", state="visible")
+    assert page.inner_text("#message") == "" and "30 of 30" in page.inner_text("#status")
+    page.evaluate("document.getElementById('result').muted = true; document.getElementById('result').play()")
+    page.wait_for_function("document.getElementById('result').currentTime > 0.3")
+    assert page.evaluate("document.getElementById('result').duration") == pytest.approx(1.2, abs=0.1)
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "talking.mp4")
+    assert probe_video(tmp_path / "talking.mp4").has_audio
+    pixels = []
+    for turn in ("-30", "30"):
+        page.fill("#turn", turn)
+        page.wait_for_selector(f"#still[data-turn='{turn}']")
+        pixels.append(page.evaluate(READ_STILL))
+    assert page.inner_text("#turned") == "30°"
+    assert np.abs(np.subtract(*pixels)).mean() > 1
+    assert page.problems == []
+
+
+READ_STILL = """async () => {
+  const still = document.getElementById("still");
+  await still.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [still.naturalWidth, still.naturalHeight];
+  const context = canvas.getContext("2d");
+  context.drawImage(still, 0, 0);
+  return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+def test_wrong_files_are_explained(open_page: Callable, inputs: dict[str, str]) -> None:
+    page = open_page()
+    choose(page, inputs, "text.jpg")
+    page.click("#render")
+    page.wait_for_function("document.getElementById('message').textContent !== ''")
+    assert "image: is not a picture" in page.inner_text("#message")
+    assert page.is_enabled("#render")
+    page.click("#example-audio")
+    page.click("#example-image")
+    page.wait_for_function("document.getElementById('portrait').naturalWidth === 512")
+    page.click("#render")
+    page.wait_for_function("document.getElementById('message').textContent !== ''")
+    assert "longer than the limit of 4 s" in page.inner_text("#message")
+
+
+def test_two_users_render_at_once(open_page: Callable, inputs: dict[str, str]) -> None:
+    pages = [open_page(), open_page()]
+    for page in pages:
+        choose(page, inputs)
+        page.click("#render")
+    results = []
+    for page in pages:
+        page.wait_for_selector("#download:not(.hidden)", state="visible")
+        results.append(page.get_attribute("#download", "href"))
+    assert results[0] != results[1]
+
+
+def test_the_face_is_live_and_a_second_user_is_told_to_wait(
+    open_page: Callable, inputs: dict[str, str], address: str
+) -> None:
+    page, other = open_page(), open_page()
+    for one in (page, other):
+        one.set_input_files("#image", inputs["face.jpg"])
+    page.click("#start")
+    page.wait_for_function("document.getElementById('live').videoWidth > 0")
+    page.wait_for_function("document.getElementById('live').currentTime > 0.5")
+    tracks = "document.getElementById('live').srcObject.getTracks().map((track) => track.kind).sort().join()"
+    assert page.evaluate(tracks) == "audio,video"
+    other.click("#start")
+    other.wait_for_function("document.getElementById('message').textContent !== ''")
+    assert "1 live sessions" in other.inner_text("#message")
+    page.click("#stop")
+    page.wait_for_selector("#start:enabled")
+    other.wait_for_timeout(500)
+    wait_for(lambda: '"live_sessions":0' in other.request.get(f"{address}/healthz").text())
+    assert page.problems == other.problems == []
+
+
+def test_the_page_is_there_only_when_it_is_asked_for(start: Callable[..., TestClient]) -> None:
+    assert start().get("/").status_code == 404
+    client = start(page=True)
+    answer = client.get("/")
+    assert answer.status_code == 200 and "default-src 'self'" in answer.headers["content-security-policy"]
+    assert client.get("/examples/speech.wav").headers["content-type"] == "audio/wav"
+    assert client.get("/static/../page.py").status_code == 404
