@@ -102,8 +102,8 @@ class AttentionMesh(nn.Module):
         lips, left, right = sample_regions(features, matrix, shift).unbind(1)
         lips = _predict(self.lip_points, self.lips(lips))
         (left_eye, left_iris), (right_eye, right_iris) = self.left_eye(left), self.right_eye(right)
-        for numbers, eye in ((IRIS_LEFT, EYE_LEFT), (IRIS_RIGHT, EYE_RIGHT)):
-            points[:, numbers, 2] = points[:, eye, 2].mean(1, keepdims=True)
+        for iris, eye in ((IRIS_LEFT, EYE_LEFT), (IRIS_RIGHT, EYE_RIGHT)):
+            points[:, iris, 2] = points[:, eye, 2].mean(1, keepdims=True)
         # The outputs are in pixels of a window that is four times as large, like the input.
         scale = np.float32(MESH_INPUT_SIZE / FEATURE_SIZE)
         for numbers, region, found in (
