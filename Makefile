@@ -30,12 +30,11 @@ sanitize: setup ## Run the tests of the CPU kernels under AddressSanitizer and U
 	$(PY) tools/sanitize.py
 
 # PyTorch comes first and by itself, so that no other requirement can choose another build of it.
-$(READY): requirements/torch.txt requirements/lock.txt requirements/mediapipe.txt pyproject.toml setup.py $(KERNELS)
+$(READY): requirements/torch.txt requirements/lock.txt pyproject.toml setup.py $(KERNELS)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/torch.txt --constraint requirements/lock.txt
 	$(PIP) install --requirement requirements/lock.txt
-	$(PIP) install --no-deps --requirement requirements/mediapipe.txt
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) install --constraint requirements/lock.txt --no-build-isolation --editable .
 	@$(PY) -c 'import torch; print(f"torch=={torch.__version__}")' | grep "^$$(grep '^torch==' requirements/torch.txt)" \
 		|| { echo "another torch has replaced the pinned one"; exit 1; }
 	touch $@

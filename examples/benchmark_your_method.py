@@ -23,8 +23,9 @@ from s3dnerf.evaluation.score_jobs import ScoreSettings
 from s3dnerf.evaluation.score_report import ScoreReport
 from s3dnerf.evaluation.scorer import find_sound
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, project, to_head_space
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import LIPS_INNER
+from s3dnerf.face.search import detect_faces
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video import VideoWriter, stream_frames
 from s3dnerf.metrics import measure_loudness

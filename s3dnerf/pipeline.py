@@ -37,6 +37,7 @@ from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.media.audio import SpeechLevel, check_speech, count_frames, measure_level, stream_clean_speech
 from s3dnerf.media.image import WHITE, ImageInput
 from s3dnerf.media.memory import AudioInput, Media, to_media
+from s3dnerf.media.provenance import Provenance
 from s3dnerf.models.fd2talk.frame_diffusion import FrameDiffusion, load_frame_diffusion
 from s3dnerf.models.fd2talk.motion_diffusion import MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import MotionGenerator
@@ -66,7 +67,12 @@ class TalkingHeadPipeline:
     """A trained model with preprocessing, motion generation and compositing."""
 
     def __init__(
-        self, model: S3DNeRF, device: str | torch.device = "cpu", batch: int | None = None, fit_steps: int = 0
+        self,
+        model: S3DNeRF,
+        device: str | torch.device = "cpu",
+        batch: int | None = None,
+        fit_steps: int = 0,
+        weights: str = "unnamed",
     ) -> None:
         """Build a pipeline around a model.
 
@@ -75,12 +81,14 @@ class TalkingHeadPipeline:
             device: device to run on: "auto", "cpu", "cuda" or "cuda:1".
             batch: frames rendered per batch. None uses the value of :data:`BATCH` for the device.
             fit_steps: optimization steps by which each identity is fitted to its source (see ``fit_identity``).
+            weights: name of the weights, for the metadata of videos.
 
         Raises:
             UserError: the device does not exist, or a number is out of range.
         """
         self.fit_steps = limits.FIT_STEPS.require("fit_steps", fit_steps)
         self.device = choose_device(device)
+        self.weights = weights
         self.model = model.to(self.device).eval()
         self.batch = BATCH[self.device.type] if batch is None else limits.BATCH.require("batch", batch)
 
@@ -107,13 +115,14 @@ class TalkingHeadPipeline:
         """
         limits.FIT_STEPS.require("fit_steps", fit_steps)
         place = choose_device(device)
+        name = name_weights(checkpoint)
         if checkpoint is None:
             checkpoint = SHIPPED_WEIGHTS
         elif is_folder(Path(checkpoint) / "model"):
             checkpoint = Path(checkpoint) / "model"
         model = S3DNeRF.load(checkpoint)
         model.render_config = from_dict(RenderConfig, {**to_dict(model.render_config), **(settings or {})}, "settings")
-        return cls(model, place, fit_steps=fit_steps)
+        return cls(model, place, fit_steps=fit_steps, weights=name)
 
     def __call__(
         self,
@@ -128,8 +137,8 @@ class TalkingHeadPipeline:
 
         Args:
             image: source image with a face, in frontal to three-quarter view: a path, the bytes of a file, an image of
-                Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``, see
-                :func:`s3dnerf.media.image.read_image`; or what ``encode_portrait`` returned for the same options.
+                Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`;
+                or what ``encode_portrait`` returned for the same framing, size, face and background.
             audio: any file that ffmpeg reads, as a path or as bytes; or ``(samples, rate)``.
             options: what the video shows, see :class:`s3dnerf.render_options.RenderOptions`.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
@@ -163,6 +172,7 @@ class TalkingHeadPipeline:
             self.device,
             options.background == TRANSPARENT,
             options.fps,
+            Provenance(self.weights, options.seed),
         )
 
     def stream(
@@ -344,3 +354,13 @@ class TalkingHeadPipeline:
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""
         return mixed_precision(self.device)
+
+
+def name_weights(checkpoint: str | Path | None) -> str:
+    """Return the name of weights: "base" for the shipped ones, the name of a folder without its path, or a hub id."""
+    if checkpoint is None:
+        return SHIPPED_WEIGHTS.name
+    if not is_folder(checkpoint):
+        return str(checkpoint)
+    folder = Path(checkpoint).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name

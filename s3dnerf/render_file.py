@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s3dnerf.face.motion_state import read_state, write_state
+from s3dnerf.media.credentials import ContentCredentials
 from s3dnerf.media.files import check_output, is_stream, require_file
 from s3dnerf.media.video import check_video_output
+from s3dnerf.media.watermark import check_watermark
 from s3dnerf.memory import measure_peak_memory
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import TRANSPARENT, RenderOptions
@@ -28,6 +30,8 @@ def render(
     start: str | Path | None = None,
     end: str | Path | None = None,
     codec: str = "h264",
+    watermark: str | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Path:
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
@@ -42,21 +46,29 @@ def render(
         settings: inference settings.
         start: file with the end state of the previous utterance.
         end: file to write the end state of this one to.
-        codec: see ``TalkingVideo.save``.
+        codec: see ``TalkingVideo.save``, as watermark and credentials.
+        watermark: text in a corner of the frames.
+        credentials: what the file is signed with.
     """
     begin = time.perf_counter()
     options = (options or RenderOptions()).check(continues=start is not None)
     require_file(audio, "speech")
     require_file(image, "image")
     inputs = [image, audio, start, *options.inputs]
+    if credentials is not None:
+        inputs += [credentials.key, credentials.certificate]
     check_video_output(out, inputs, codec, options.background == TRANSPARENT)
+    if watermark is not None:
+        check_watermark(watermark)
+    if credentials is not None:
+        credentials.check(out)
     if end is not None:
         check_output(end, [*inputs, out])
     state = None if start is None else read_state(start)
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
     loading = time.perf_counter() - begin
     video = pipeline(image, audio, options, start=state)
-    video.save(out, progress=True, codec=codec)
+    video.save(out, progress=True, codec=codec, watermark=watermark, credentials=credentials)
     if end is not None:
         write_state(end, video.end_state)
     total = time.perf_counter() - begin

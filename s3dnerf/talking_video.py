@@ -18,8 +18,11 @@ from tqdm import tqdm
 from s3dnerf.constants import FPS
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.limits import require_choice
+from s3dnerf.media.credentials import ContentCredentials
 from s3dnerf.media.memory import Media
+from s3dnerf.media.provenance import Provenance
 from s3dnerf.media.video import SequenceWriter, ThreadedVideoWriter, VideoWriter, check_video_output, open_video
+from s3dnerf.media.watermark import Watermark
 
 OUTPUT_TYPES = ("np", "pt", "pil")
 CPU = torch.device("cpu")
@@ -77,6 +80,8 @@ class TalkingVideo:
     """Whether frames have transparency as a fourth channel, not multiplied into the color."""
     fps: int = FPS
     """Frames per second."""
+    provenance: Provenance = field(default_factory=Provenance)
+    """How it is generated; the metadata of its file."""
 
     @property
     def end_state(self) -> MotionState:
@@ -119,33 +124,58 @@ class TalkingVideo:
         path: str | Path,
         progress: bool = False,
         codec: str = "h264",
+        *,
+        watermark: str | None = None,
+        credentials: ContentCredentials | None = None,
         on_frame: Callable[[], None] | None = None,
     ) -> Path:
         """Render into a file with the speech as its audio track. The file appears when it is complete.
+
+        The metadata of a video file say that it is generated, by which version, weights and seed.
 
         Args:
             path: the video, or a sequence of PNG files such as "frames/%05d.png", which has no sound. The suffix of a
                 video is .mp4, .m4v, .mov or .mkv, or .webm, which can have transparency.
             progress: whether to show a progress bar.
             codec: "h264" or "hevc". WebM always has VP9.
+            watermark: a short text in the lower right corner of every frame.
+            credentials: key and certificate that sign the file, .mp4, .m4v or .mov.
             on_frame: called after each frame. If it raises, no file is written.
 
         Raises:
-            UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format.
+            UserError: the output is one of the inputs, cannot be written, or its suffix is not a video format; the
+                watermark cannot be drawn; or the file cannot be signed.
         """
         check_video_output(path, self.inputs, codec, self.alpha)
+        mark = None if watermark is None else Watermark(watermark, self.size)
+        if credentials is None:
+            self._write(path, progress, codec, mark, on_frame)
+            return Path(path)
+        credentials.check(path)
+        with credentials.sign_output(path, self.provenance) as unsigned:
+            self._write(unsigned, progress, codec, mark, on_frame)
+        return Path(path)
+
+    def _write(
+        self,
+        path: str | Path,
+        progress: bool,
+        codec: str,
+        mark: Watermark | None,
+        on_frame: Callable[[], None] | None,
+    ) -> None:
         bar = tqdm(total=self.frames, unit="frame", desc=Path(path).name, disable=not progress)
         writer = ThreadedVideoWriter(self.open_file(path, codec), measure=lambda: self.timer("writing"))
         with bar, writer:
             for frame in self:
-                writer.write(frame)
+                writer.write(frame if mark is None else mark.draw(frame))
                 bar.update()
                 if on_frame is not None:
                     on_frame()
-        return Path(path)
 
     def open_file(self, path: str | Path, codec: str = "h264") -> VideoWriter | SequenceWriter:
         """Return a writer for the frames and the speech, as a context manager."""
         hardware = self.device.type == "cuda"
         encoding: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
+        encoding["tags"] = self.provenance.tags
         return open_video(path, self.size, self.audio, fps=self.fps, **encoding)

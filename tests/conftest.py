@@ -35,7 +35,13 @@ SLOW_MODULES = (
     *("evaluation/test_motion_table", "evaluation/test_audio_driven", "training/test_motion_ablation"),
     *("evaluation/test_motion_table", "evaluation/test_score", "evaluation/test_benchmark_method"),
     *("evaluation/test_tracking", "evaluation/test_sync_discriminator", "evaluation/test_sync_offsets"),
-    *("models/s3dnerf/test_deformation_variants", "face/test_landmarks", "face/test_driving_video", "media/test_video"),
+    *(
+        "models/s3dnerf/test_deformation_variants",
+        "face/test_search",
+        "face/test_tracker",
+        "face/test_driving_video",
+        "media/test_video",
+    ),
     *("serving/test_render_routes", "serving/test_websocket", "serving/test_webrtc", "serving/test_process"),
     "serving/test_page",
 )

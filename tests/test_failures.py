@@ -47,7 +47,7 @@ FAILURES = [
     (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "workers"),
     (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "space"),
     (ImportError("libGL.so.1: cannot open shared object file: No such file or directory"), "libGL.so.1"),
-    (ModuleNotFoundError("No module named 'mediapipe'", name="mediapipe"), "mediapipe"),
+    (ModuleNotFoundError("No module named 'diffusers'", name="diffusers"), "diffusers"),
 ]
 
 

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 from s3dnerf import cli
 from s3dnerf.errors import UserError
 from s3dnerf.face import portrait
-from s3dnerf.face.landmarks import detect_faces
+from s3dnerf.face.search import detect_faces
 from s3dnerf.media.audio import write_wav
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video

@@ -32,6 +32,7 @@ from s3dnerf.face.motion_state import MotionState, read_state
 from s3dnerf.face.portrait import check_face, find_face
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import write_image
+from s3dnerf.media.provenance import Provenance
 from s3dnerf.media.video import VideoWriter, probe_video, read_frames, stream_frames
 from s3dnerf.metrics.image import measure_psnr
 from s3dnerf.models.fd2talk.frame_config import FrameAutoencoderConfig, FrameDenoiserConfig, FrameDiffusionConfig
@@ -813,3 +814,24 @@ def test_the_command_line_passes_settings_of_inference(monkeypatch: pytest.Monke
     assert cli.main([*words, "--motion-scale", "1.3", "--source-detail-scale", "0.5"]) == 0
     assert cli.main(words) == 0
     assert passed == [{"motion_scale": 1.3, "source_detail_scale": 0.5}, {}]
+
+
+def test_videos_name_their_weights_and_seed(
+    checkpoint: Path, still: TalkingHeadPipeline, say: Callable[..., TalkingVideo], tmp_path: Path
+) -> None:
+    assert say(still, seed=5).provenance == Provenance("unnamed", 5)
+    named = TalkingHeadPipeline.from_pretrained(checkpoint, "cpu")
+    assert named.weights == checkpoint.name
+    path = say(named, seed=6).save(tmp_path / "a.mp4")
+    with av.open(str(path)) as container:
+        assert container.metadata["comment"].endswith(f"weights: {checkpoint.name}; seed: 6")
+    assert [pipeline.name_weights(given) for given in (None, "user/model")] == ["base", "user/model"]
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    assert pipeline.name_weights(tmp_path / "run" / "model") == "run"
+
+
+def test_key_and_certificate_come_together(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["render", "--image", str(files / "portrait.png"), "--audio", str(files / "second.wav")]
+    assert cli.main([*words, "--sign-key", "key.pem"]) == 2
+    assert "--sign-cert: is missing" in capsys.readouterr().err
+    assert cli.main([*words, "--watermark", " "]) == 2

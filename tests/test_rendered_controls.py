@@ -15,8 +15,9 @@ from skimage.data import astronaut
 import s3dnerf
 from s3dnerf.encoded_portrait import EncodedPortrait
 from s3dnerf.errors import UserError
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.search import detect_faces
 from s3dnerf.geometry import measure_normals, render_depth
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.image import write_image

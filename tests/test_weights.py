@@ -13,9 +13,10 @@ from torch import Tensor
 
 import s3dnerf
 from s3dnerf.face.camera import fit_head_pose
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.portrait import Face, find_face
 from s3dnerf.face.regions import measure_lip_opening
+from s3dnerf.face.search import detect_faces
 from s3dnerf.face.video import track_landmarks
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image

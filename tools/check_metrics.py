@@ -25,7 +25,7 @@ from s3dnerf.data.clip import Clip, load_clip
 from s3dnerf.data.clips import open_clips
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import load_canonical_face
-from s3dnerf.face.landmarks import load_mediapipe, suppress_native_log, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import POINT_COUNT, spread_points
 from s3dnerf.media.audio import measure_level
 from s3dnerf.media.files import atomic_write
@@ -105,8 +105,14 @@ def read_track(clip: Clip) -> np.ndarray:
 def track_by_mediapipe(frames: Iterable[np.ndarray]) -> np.ndarray:
     """Return the landmarks of frames ``uint8 [256, 256, 3]`` with THEval's settings, ``[T, 478, 2]`` in pixels."""
     found = []
-    solutions = load_mediapipe().solutions
-    with suppress_native_log(), solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
+    try:
+        import mediapipe
+    except ModuleNotFoundError as error:
+        hint = 'Run `pip install --no-deps mediapipe==0.10.21 absl-py flatbuffers matplotlib "protobuf<5"`.'
+        raise UserError("mediapipe", "is not installed; its landmarks are what ours are compared with", hint) from error
+
+    solutions = mediapipe.solutions
+    with solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
         for frame in frames:
             faces = mesh.process(frame).multi_face_landmarks
             points = [(point.x, point.y) for point in faces[0].landmark] if faces else [(np.nan, np.nan)] * POINT_COUNT

@@ -44,6 +44,7 @@ struct Kernels {
     int (*convolution_backward)(const S3dConvolution&, int);
     int (*add_residual_forward)(const S3dAddResidual&, int);
     int (*upsample_add_forward)(const S3dUpsampleAdd&, int);
+    int (*separable_forward)(const S3dSeparable&, int);
     int (*compose_layers_forward)(const S3dComposeLayers&, int);
     int (*composite_background_forward)(const S3dCompositeBackground&, int);
     int (*place_samples_forward)(const S3dPlaceSamples&, int);
@@ -67,6 +68,7 @@ struct Kernels {
      variant::convolution_backward,         \
      variant::add_residual_forward,         \
      variant::upsample_add_forward,         \
+     variant::separable_forward,            \
      variant::compose_layers_forward,       \
      variant::composite_background_forward, \
      variant::place_samples_forward,        \
@@ -179,6 +181,9 @@ int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads) {
 }
 int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads) {
     return chosen->upsample_add_forward(*maps, threads);
+}
+int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads) {
+    return chosen->separable_forward(*chain, threads);
 }
 int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads) {
     return chosen->compose_layers_forward(*layers, threads);

@@ -20,6 +20,7 @@
     int convolution_backward(const S3dConvolution&, int threads);                 \
     int add_residual_forward(const S3dAddResidual&, int threads);                 \
     int upsample_add_forward(const S3dUpsampleAdd&, int threads);                 \
+    int separable_forward(const S3dSeparable&, int threads);                      \
     int compose_layers_forward(const S3dComposeLayers&, int threads);             \
     int composite_background_forward(const S3dCompositeBackground&, int threads); \
     int place_samples_forward(const S3dPlaceSamples&, int threads);               \

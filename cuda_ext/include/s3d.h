@@ -181,6 +181,18 @@ typedef struct {
     void* output;        // like addend
 } S3dUpsampleAdd;
 
+#define S3D_SEPARABLE_FIELDS 9
+
+typedef struct {
+    int64_t batch;
+    int32_t height, width;  // of the input
+    int32_t layers;
+    const int32_t* plan;   // [layers, S3D_SEPARABLE_FIELDS], see separable.cpp
+    const float* weights;  // of all layers in turn, channels padded to multiples of 16
+    const float* input;    // [batch, height, width, inputs of the first layer]
+    float* output;         // [batch, output height, output width, outputs of the last layer]
+} S3dSeparable;
+
 typedef struct {
     int64_t batch, foveated;            // frames, and foveated rays per frame
     int32_t size;                       // rays of a frame are size x size, followed by the foveated ones
@@ -258,6 +270,7 @@ S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
 S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
 S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
+S3D_API int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads);
 S3D_API int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads);
 S3D_API int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads);
 S3D_API int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads);

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from s3dnerf import __version__
+from s3dnerf.cli.batch import add_batch
 from s3dnerf.cli.data import add_fit_coefficients, add_prepare
 from s3dnerf.cli.diagnostics import add_benchmark, add_doctor
 from s3dnerf.cli.evaluation import (
@@ -22,6 +23,7 @@ from s3dnerf.cli.evaluation import (
     add_score,
 )
 from s3dnerf.cli.motion import add_evaluate_motion
+from s3dnerf.cli.publishing import add_export, add_push
 from s3dnerf.cli.rendering import add_extract_motion, add_mesh, add_render
 from s3dnerf.cli.serving import add_demo, add_serve
 from s3dnerf.cli.training import add_train, add_train_frames, add_train_motion, add_train_sync
@@ -86,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_motion(commands)
     add_train_frames(commands)
     add_render(commands)
+    add_batch(commands)
     add_extract_motion(commands)
     add_mesh(commands)
     add_serve(commands)
@@ -96,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_benchmark_manifest(commands)
     add_evaluate_motion(commands)
     add_ablate(commands)
+    add_push(commands)
+    add_export(commands)
     add_benchmark(commands)
     add_doctor(commands)
     return parser

@@ -1,16 +1,19 @@
-"""The command ``render``."""
+"""The command ``render``, and options that it shares with ``batch``."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
 from s3dnerf.errors import ArgumentError
 from s3dnerf.options import OneLineParser, add_int, name_output, read_path, read_text
 from s3dnerf.render_options import RenderOptions
+
+if TYPE_CHECKING:
+    from s3dnerf.media.credentials import ContentCredentials
 
 RENDER_SETTINGS = {
     "motion_scale": "scale of the motion of lips and jaw about its mean; 1 renders what speech asks for",
@@ -52,6 +55,7 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser.add_argument(
         "--codec", choices=("h264", "hevc"), default="h264", help="codec of the video; WebM always has VP9"
     )
+    add_provenance_options(parser)
     parser.add_argument("--checkpoint", **CHECKPOINT)
     add_render_options(parser)
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
@@ -60,9 +64,7 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument("--end", type=read_path, metavar="FILE", help="write the end state for the next video (JSON)")
     parser.add_argument("--device", **DEVICE)
-    inference = parser.add_argument_group("settings of inference (default: those stored with the weights)")
-    for name, text in RENDER_SETTINGS.items():
-        inference.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", dest=name, help=text)
+    add_inference_settings(parser)
 
 
 def run_render(options: argparse.Namespace) -> None:
@@ -82,8 +84,59 @@ def run_render(options: argparse.Namespace) -> None:
         start=options.start,
         end=options.end,
         codec=options.codec,
-        settings={name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None},
+        watermark=options.watermark,
+        credentials=read_credentials(options),
+        settings=read_inference_settings(options),
     )
+
+
+def add_provenance_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that mark a video as generated."""
+    parser.add_argument(
+        "--watermark",
+        type=read_text,
+        metavar="TEXT",
+        help="a short text to show in the lower right corner of every frame, such as AI-generated",
+    )
+    parser.add_argument(
+        "--sign-key",
+        type=read_path,
+        metavar="FILE",
+        help="private key (PEM) that signs C2PA content credentials into an .mp4, .m4v or .mov file",
+    )
+    parser.add_argument(
+        "--sign-cert", type=read_path, metavar="FILE", help="its chain of certificates (PEM), that of the key first"
+    )
+
+
+def read_credentials(options: argparse.Namespace) -> ContentCredentials | None:
+    """Return the key and the certificate of a command, or None if it has none.
+
+    Raises:
+        ArgumentError: there is one without the other.
+    """
+    files = {"sign_key": options.sign_key, "sign_cert": options.sign_cert}
+    missing = [name for name, path in files.items() if path is None]
+    if len(missing) == 1:
+        reason = "is missing, and content credentials need a key and its certificate"
+        raise ArgumentError(missing[0], None, reason, "Give both options, or neither.")
+    if missing:
+        return None
+    from s3dnerf.media.credentials import ContentCredentials
+
+    return ContentCredentials(options.sign_key, options.sign_cert)
+
+
+def add_inference_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the settings that replace those stored with the weights."""
+    inference = parser.add_argument_group("settings of inference (default: those stored with the weights)")
+    for name, text in RENDER_SETTINGS.items():
+        inference.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", dest=name, help=text)
+
+
+def read_inference_settings(options: argparse.Namespace) -> dict[str, float]:
+    """Return the settings among the options of a command."""
+    return {name: getattr(options, name) for name in RENDER_SETTINGS if getattr(options, name) is not None}
 
 
 def add_render_options(parser: argparse.ArgumentParser) -> None:

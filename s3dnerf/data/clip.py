@@ -32,7 +32,7 @@ from s3dnerf.data.clip_files import SHARD_HINT, ClipFiles, FolderFiles
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
-from s3dnerf.face.matting import open_segmenter
+from s3dnerf.face.matting import PersonSegmenter
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.media.audio import read_flac, write_flac
 from s3dnerf.media.files import atomic_write, atomic_write_folder
@@ -149,7 +149,6 @@ def save_clip(clip: Clip, frames: Iterable[np.ndarray], speech: np.ndarray | Non
 
     Raises:
         ValueError: the number of frames is not ``clip.frames``.
-        UserError: mediapipe, which computes the mattes, is missing.
     """
     with atomic_write_folder(clip.path) as part:
         _write_images(part, clip, frames)
@@ -284,11 +283,11 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
     with (
         VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE, preset=VIDEO_PRESET) as writer,
         zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
-        open_segmenter() as segment,
     ):
+        segmenter = PersonSegmenter()
         for frame in frames:
             writer.write(frame)
-            matte = cv2.resize(segment(frame), half, interpolation=cv2.INTER_AREA)
+            matte = cv2.resize(segmenter.segment(frame), half, interpolation=cv2.INTER_AREA)
             with mattes.open(f"{count}.npy", "w") as file:
                 np.lib.format.write_array(file, np.round(255.0 * matte).astype(np.uint8), allow_pickle=False)
             count += 1

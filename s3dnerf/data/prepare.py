@@ -20,7 +20,6 @@ from s3dnerf.data.sync_offset import Sync, SyncEmbedder, determine_sync, shift_s
 from s3dnerf.data.videos import VideoEntry, find_videos
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_depth
-from s3dnerf.face.landmarks import load_mediapipe
 from s3dnerf.face.lips import fuse_video_lips
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
@@ -97,8 +96,8 @@ def prepare_videos(
             be picklable.
 
     Raises:
-        UserError: a setting is out of range, there is no video, the manifest cannot be read, the face tracker is
-            missing, ``out`` cannot be written or holds these clips in another size, or Ray cannot be used.
+        UserError: a setting is out of range, there is no video, the manifest cannot be read, ``out`` cannot be
+            written or holds these clips in another size, or Ray cannot be used.
     """
     check_settings(size, workers)
     out = Path(out)
@@ -111,8 +110,6 @@ def prepare_videos(
     try:
         make_folder(out)
         todo = _select_entries(entries, out, size, report, has_default_split=manifest is None)
-        if todo:
-            load_mediapipe()  # Fails here if it is missing, so that videos are not reported as failed.
         _run(todo, ClipJob(Path.cwd() / out, size, load_embedder, Path.cwd()), report, workers, ray)
     except OSError as error:
         raise UserError(out, f"cannot be written ({error.strerror})", "Free some space, then run again.") from error

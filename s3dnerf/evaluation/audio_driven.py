@@ -215,10 +215,10 @@ class AudioDrivenJob:
         return islice(stream_frames(self.video, FPS), count)
 
     def _track(self, frames: Iterable[np.ndarray], row: str) -> FaceTrack:
-        with FaceTrackRecorder() as recorder:
-            for frame in tqdm(frames, desc=f"{self.video.stem}: tracking {row}", unit="frame", leave=False):
-                recorder.add(frame)
-            return recorder.finish()
+        recorder = FaceTrackRecorder()
+        for frame in tqdm(frames, desc=f"{self.video.stem}: tracking {row}", unit="frame", leave=False):
+            recorder.add(frame)
+        return recorder.finish()
 
     def _render(self, path: Path, row: str, source: Path, sound: Path, count: int) -> None:
         how = AUDIO_DRIVEN_ROWS[row]

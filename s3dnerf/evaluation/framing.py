@@ -19,7 +19,8 @@ from s3dnerf.errors import UserError
 from s3dnerf.evaluation.tracking import EVALUATION_SIDE, evaluation_size
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop
-from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.media.image import resize_image
 from s3dnerf.media.video import stream_frames
 
@@ -93,13 +94,13 @@ def locate_head(path: Path, max_frames: int | None = None) -> CropBox:
         UserError: the video cannot be read, or shows no face.
     """
     points, size = [], (0, 0)
-    with FaceTracker() as tracker:
-        frames = islice(stream_frames(path, FPS), 0, max_frames, LOCATED_EVERY)
-        for frame in frames:
-            size = frame.shape[:2]
-            landmarks = next(tracker.track([frame]))
-            if landmarks is not None:
-                points.append(to_pixels(landmarks, size))
+    tracker = FaceTracker()
+    frames = islice(stream_frames(path, FPS), 0, max_frames, LOCATED_EVERY)
+    for frame in frames:
+        size = frame.shape[:2]
+        landmarks = next(tracker.track([frame]))
+        if landmarks is not None:
+            points.append(to_pixels(landmarks, size))
     if not points:
         raise UserError(path, "shows no face", "Use a video of one person's face.")
     return choose_crop(fit_head_pose(np.stack(points)), size)

@@ -29,9 +29,10 @@ import numpy as np
 from s3dnerf.errors import UserError, first_line
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import choose_crop, crop_pose, paste_crop
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.portrait import extract_face
+from s3dnerf.face.search import detect_faces
 from s3dnerf.media.audio import SpeechLevel, measure_level, write_wav
 
 if TYPE_CHECKING:

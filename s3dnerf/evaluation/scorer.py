@@ -86,11 +86,11 @@ class Scorer:
         Raises:
             UserError: the clip is broken or too short, or shows no face in its first frame.
         """
-        with FaceTrackRecorder() as recorder:
-            description = f"{video.stem}: tracking"
-            for frame in tqdm(open_frames(), description, unit="frame", leave=False, disable=not show_progress):
-                recorder.add(frame)
-            track = recorder.finish()
+        recorder = FaceTrackRecorder()
+        description = f"{video.stem}: tracking"
+        for frame in tqdm(open_frames(), description, unit="frame", leave=False, disable=not show_progress):
+            recorder.add(frame)
+        track = recorder.finish()
         if len(track) < MIN_FRAMES:
             raise UserError(video, f"has only {len(track)} frames", f"Use clips of {MIN_FRAMES} or more.")
         if not track.found[0]:

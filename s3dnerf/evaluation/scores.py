@@ -135,22 +135,22 @@ def measure_clip(
     wanted = set(sampled_at)
     sampled: dict[int, np.ndarray] = {}
     images = ImageScores(target_track)
-    with FaceTrackRecorder() as recorder:
-        for index, (a, b) in enumerate(zip_longest(target, generated)):
-            if a is None or b is None:
-                shorter = "target" if a is None else "generated"
-                raise ValueError(f"the {shorter} video ends first, after {index} frames")
-            # The writer pads odd sides by one column or row.
-            b = b[: a.shape[0], : a.shape[1]]
-            points = recorder.add(b)
-            if index in wanted:
-                sampled[index] = b
-            scaled = resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b))
-            if index > 0:
-                images.add(*scaled, index, points)
-            if frame_measures is not None:
-                frame_measures.add(scaled[1], points, scaled[0])
-        track = recorder.finish()
+    recorder = FaceTrackRecorder()
+    for index, (a, b) in enumerate(zip_longest(target, generated)):
+        if a is None or b is None:
+            shorter = "target" if a is None else "generated"
+            raise ValueError(f"the {shorter} video ends first, after {index} frames")
+        # The writer pads odd sides by one column or row.
+        b = b[: a.shape[0], : a.shape[1]]
+        points = recorder.add(b)
+        if index in wanted:
+            sampled[index] = b
+        scaled = resize_image(a, evaluation_size(a)), resize_image(b, evaluation_size(b))
+        if index > 0:
+            images.add(*scaled, index, points)
+        if frame_measures is not None:
+            frame_measures.add(scaled[1], points, scaled[0])
+    track = recorder.finish()
     scores = Scores(**images.finish(), **compare_tracks(target_track, track, timing))
     of_frames = {} if frame_measures is None else frame_measures.finish()
     return Measurement(scores, track, [sampled[index] for index in sorted(sampled)], of_frames=of_frames)

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 
-import cv2
 import numpy as np
 
 from s3dnerf.face.camera import fit_head_pose
-from s3dnerf.face.landmarks import (
-    POINT_COUNT,
-    FaceTracker,
-    load_mediapipe,
-    run_graph,
-    suppress_native_log,
-    to_pixels,
-    warm_up,
-)
-from s3dnerf.face.points import LIP_PAIRS
+from s3dnerf.face.face_mesh import FaceMesh
+from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.points import LIP_PAIRS, POINT_COUNT
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.metrics import FACE_POINT_COUNT
 
 EVALUATION_SIDE = 256
@@ -76,29 +68,17 @@ class FaceTrack:
 
 
 class FaceTrackRecorder:
-    """Context manager that records the ``FaceTrack`` of a video frame by frame.
+    """Records the ``FaceTrack`` of a video frame by frame.
 
     It keeps about 10 kB of landmarks per frame and no images. Each video needs a new one, since both meshes track the
     face from frame to frame.
     """
 
     def __init__(self) -> None:
-        face_mesh = load_mediapipe().solutions.face_mesh
-        self._fine_tracker = FaceTracker()
-        with suppress_native_log():
-            self._plain_mesh = warm_up(
-                face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1, refine_landmarks=False)
-            )
+        self._fine_tracker, self._plain_tracker = FaceTracker(), FaceTracker(FaceMesh())
         self._fine: list[np.ndarray] = []
         self._plain: list[np.ndarray] = []
         self._size = (0, 0)
-
-    def __enter__(self) -> FaceTrackRecorder:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._fine_tracker.close()
-        self._plain_mesh.close()
 
     def add(self, frame: np.ndarray) -> np.ndarray:
         """Track the next frame ``uint8 [H, W, 3]`` and return its plain mesh, ``float32 [468, 2]``."""
@@ -115,15 +95,10 @@ class FaceTrackRecorder:
         return FaceTrack(np.stack(self._fine), np.stack(self._plain), self._size)
 
     def _track_plain(self, frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
-        side = max(height, width)
-        # The mesh rotates its search window in normalized coordinates, which is only correct for square images.
-        square = cv2.copyMakeBorder(frame, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT)
-        faces = run_graph(self._plain_mesh, square).multi_face_landmarks
-        if not faces:
+        landmarks = next(self._plain_tracker.track([frame]))
+        if landmarks is None:
             return np.full((FACE_POINT_COUNT, 2), np.nan, np.float32)
-        points = np.array([(point.x, point.y) for point in faces[0].landmark], np.float32)
-        return points * (side * EVALUATION_SIDE / min(height, width)) - 0.5
+        return to_pixels(landmarks, self._size)[:, :2]
 
 
 def evaluation_size(frame: np.ndarray) -> tuple[int, int]:

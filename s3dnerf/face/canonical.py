@@ -16,8 +16,8 @@ import numpy as np
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_similarity
-from s3dnerf.face.landmarks import FaceTracker
 from s3dnerf.face.points import LIP_PAIRS, RIGID_POINTS
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.video import stream_frames
 
@@ -164,9 +164,8 @@ def track_identities(clips: Path, manifest: Path) -> list[np.ndarray]:
         for row in csv.DictReader(file):
             video = clips / Path(row["file"]).name
             if row["split"] == "train" and video.is_file():
-                with FaceTracker() as tracker:
-                    detections = tracker.track(stream_frames(video))
-                    identities.setdefault(row["identity"], []).extend(one for one in detections if one is not None)
+                detections = FaceTracker().track(stream_frames(video))
+                identities.setdefault(row["identity"], []).extend(one for one in detections if one is not None)
     if not identities:
         raise UserError(clips, "holds no video of a train person of the manifest", "Check both paths.")
     return [np.stack(frames) for frames in identities.values()]

@@ -11,7 +11,7 @@ import numpy as np
 
 from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
-from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.registration import REGISTRATION_SIZE, register_head_poses
 from s3dnerf.face.shots import (
     CutCandidate,
@@ -21,6 +21,7 @@ from s3dnerf.face.shots import (
     interpolate_pose_gaps,
     measure_frame_differences,
 )
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.face.video import MIN_FACE_RATIO, interpolate_landmarks, too_few_faces
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.video import probe_video, stream_frames
@@ -100,10 +101,10 @@ def track_shots(path: Path, candidates: list[CutCandidate]) -> Iterator[np.ndarr
     """Track the face of a video and restart the tracker at each possible cut."""
     starts = [candidate.frame for candidate in candidates]
     frames = stream_frames(path)
-    with FaceTracker() as tracker:
-        for start, stop in zip([0, *starts], [*starts, None], strict=True):
-            yield from tracker.track(islice(frames, None if stop is None else stop - start))
-            tracker.reset()
+    tracker = FaceTracker()
+    for start, stop in zip([0, *starts], [*starts, None], strict=True):
+        yield from tracker.track(islice(frames, None if stop is None else stop - start))
+        tracker.reset()
 
 
 def estimate_shot_poses(

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.ops.separable import SeparableChain, SeparableLayer
+
 FACE_MESH_WEIGHTS = Path(__file__).parents[1] / "weights" / "face_mesh" / "face_mesh.safetensors"
 MESH_INPUT_SIZE = 192
 """Side of the network's input in pixels."""
@@ -47,10 +49,24 @@ class FaceMeshOutput:
     """Feature maps ``[B, C, h, h]`` after each stage, 96 to 3 cells a side."""
 
 
-class FaceMesh(nn.Module):
-    """The plain mesh (468 points, no lip refinement) with fixed weights."""
+@dataclass(frozen=True)
+class MeshPoints:
+    """Landmarks of the face that fills the network's input."""
 
-    def __init__(self) -> None:
+    points: Tensor
+    """``[B, P, 3]`` in pixels of the input; depth toward the viewer is negative."""
+    presence: Tensor
+    """``[B]`` probability that the input shows a face."""
+
+
+class FaceMesh(nn.Module):
+    """The plain mesh (468 points, no lip refinement) with fixed weights.
+
+    Args:
+        pretrained: load the shipped weights.
+    """
+
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, stride=2)
         self.stem_activation = nn.PReLU(16)
@@ -60,12 +76,20 @@ class FaceMesh(nn.Module):
             for index, channels in enumerate(outputs):
                 blocks.append(BlazeBlock(width, channels, downsample=stage > 0 and index == 0))
                 width = channels
-            stages.append(nn.Sequential(*blocks))
+            stages.append(SeparableChain(*blocks))
         self.stages = nn.ModuleList(stages)
         self.head = nn.Sequential(
             nn.Conv2d(width, 32, 1), nn.PReLU(32), BlazeBlock(32, 32), nn.Conv2d(32, 3 * MESH_POINT_COUNT, 3)
         )
-        self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH_WEIGHTS).items()})
+        self.presence = nn.Sequential(
+            BlazeBlock(width, width, downsample=True),
+            nn.Conv2d(width, 32, 1),
+            nn.PReLU(32),
+            BlazeBlock(32, 32),
+            nn.Conv2d(32, 1, 3),
+        )
+        if pretrained:
+            self.load_state_dict({name: value.float() for name, value in load_file(FACE_MESH_WEIGHTS).items()})
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, window: FaceWindow) -> FaceMeshOutput:
@@ -75,35 +99,31 @@ class FaceMesh(nn.Module):
             image: ``[B, 3, H, H]`` in [0, 1].
             window: location of the faces.
         """
-        crop = crop_face_window(image.float(), window).contiguous(memory_format=torch.channels_last)
+        features = self._extract_features(crop_face_window(image.float(), window))
+        points = self.head(features[-1]).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))[..., :2].float()
+        return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
+
+    def locate(self, crop: Tensor) -> MeshPoints:
+        """Detect the landmarks of the face that fills a crop ``[B, 3, 192, 192]`` in [0, 1]."""
+        features = self._extract_features(crop)
+        points = self.head(features[-1]).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))
+        return MeshPoints(points, self.presence(features[-2]).flatten().sigmoid())
+
+    def _extract_features(self, crop: Tensor) -> list[Tensor]:
+        crop = crop.contiguous(memory_format=torch.channels_last)
         x = self.stem_activation(self.stem(pad_for_stride(crop, 3)))
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        points = self.head(x).flatten(1).unflatten(1, (MESH_POINT_COUNT, 3))[..., :2].float()
-        return FaceMeshOutput(window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window), features)
+        return features
 
 
-class BlazeBlock(nn.Module):
+class BlazeBlock(SeparableLayer):
     """A depthwise separable convolution with a residual connection; may halve the resolution and add channels."""
 
-    def __init__(self, inputs: int, outputs: int, downsample: bool = False) -> None:
-        super().__init__()
-        self.downsample, self.added = downsample, outputs - inputs
-        stride, padding = (2, 0) if downsample else (1, 1)
-        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding, groups=inputs)
-        self.pointwise = nn.Conv2d(inputs, outputs, 1)
-        self.activation = nn.PReLU(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, inputs, h, h]`` to ``[B, outputs, h, h]``, or ``[B, outputs, h / 2, h / 2]``."""
-        residual = self.pointwise(self.depthwise(pad_for_stride(x, 3) if self.downsample else x))
-        if self.downsample:
-            x = F.max_pool2d(x, 2)
-        if self.added:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.added))
-        return self.activation(x + residual)
+    def __init__(self, inputs: int, outputs: int, downsample: bool = False, activation: str = "prelu") -> None:
+        super().__init__(inputs, outputs, stride=2 if downsample else 1, residual=1, activation=activation)
 
 
 def pad_for_stride(x: Tensor, kernel: int) -> Tensor:

@@ -41,7 +41,7 @@ def fuse_lip_landmarks(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray
     face, corners = (torch.from_numpy(select_points(landmarks, numbers)[..., :2]).float() for numbers in groups)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
     left, right = corners.unbind(1)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         plain = mesh(batch, compute_face_window(face, (left, right))).points.numpy()[:, LIP_POINTS]
     refined = landmarks[:, LIP_POINTS, :2]
     fused = landmarks.copy()

@@ -1,36 +1,28 @@
-"""Person mattes, from the segmentation model that mediapipe ships."""
+"""Person mattes, from MediaPipe's segmentation network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import cv2
 import numpy as np
+import torch
 
-from s3dnerf.face.landmarks import load_mediapipe, run_graph, suppress_native_log, warm_up
-
-GENERAL_MODEL = 0
-"""Mediapipe's number of the model for square images; it works at 256 x 256 pixels."""
+from s3dnerf.face.segmentation import SEGMENTATION_SIZE, SegmentationNetwork
 
 
-@contextmanager
-def open_segmenter() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Load the model once for many images; yields a function like :func:`segment_person`.
+class PersonSegmenter:
+    """Separates people from the background in many images; loads the network once."""
 
-    Raises:
-        UserError: mediapipe is missing.
-    """
-    segmentation = load_mediapipe().solutions.selfie_segmentation
-    with suppress_native_log():
-        graph = warm_up(segmentation.SelfieSegmentation(model_selection=GENERAL_MODEL))
-    with graph:
+    def __init__(self) -> None:
+        self._network = SegmentationNetwork()
 
-        def segment(image: np.ndarray) -> np.ndarray:
-            mask = run_graph(graph, np.ascontiguousarray(image)).segmentation_mask
-            return np.clip(mask, 0.0, 1.0).astype(np.float32)
-
-        yield segment
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Return the matte of an image, see :func:`segment_person`."""
+        height, width = image.shape[:2]
+        square = _resize(image, (SEGMENTATION_SIZE, SEGMENTATION_SIZE))
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            batch = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255.0
+            matte = self._network(batch.contiguous(memory_format=torch.channels_last))[0].numpy()
+        return cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def segment_person(image: np.ndarray) -> np.ndarray:
@@ -42,12 +34,8 @@ def segment_person(image: np.ndarray) -> np.ndarray:
     Returns:
         Matte ``float32 [S, S]``: 1 on the person (including hair, neck and shoulders), 0 on the background, in between
         along the outline.
-
-    Raises:
-        UserError: mediapipe is missing.
     """
-    with open_segmenter() as segment:
-        return segment(image)
+    return PersonSegmenter().segment(image)
 
 
 def dilate_matte(matte: np.ndarray, gain: float = 4.0, margin: float = 0.012) -> np.ndarray:
@@ -77,3 +65,13 @@ def inpaint_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         ``uint8 [S, S, 3]``, unchanged outside the mask, and everywhere if the person fills the image.
     """
     return image.copy() if mask.all() else cv2.inpaint(image, mask.astype(np.uint8), 5, cv2.INPAINT_TELEA)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an image to (height, width) as MediaPipe does: bilinearly, without averaging, corner on corner."""
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return np.ascontiguousarray(image)
+    matrix = np.array([[width / size[1], 0, 0], [0, height / size[0], 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)

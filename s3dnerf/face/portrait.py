@@ -14,10 +14,11 @@ from s3dnerf.face.canonical import OUTER_EYE_CORNERS
 from s3dnerf.face.consistency import measure_inconsistency
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.lips import fuse_lip_landmarks
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness
+from s3dnerf.face.search import detect_faces
 from s3dnerf.media.image import WHITE, ImageInput, read_image
 
 MIN_FACE_PIXELS = 48

@@ -12,8 +12,9 @@ import numpy as np
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, fit_head_pose
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
-from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.registration import REGISTRATION_SIZE, register_head_poses
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.media.video import probe_video, stream_frames
 
 MAX_GAP = 5
@@ -142,11 +143,10 @@ def track_landmarks(
     Raises:
         UserError: the video cannot be read, or fewer than half of its frames show a face.
     """
-    with FaceTracker() as tracker:
-        detections = [
-            None if landmarks is None else to_pixels(landmarks, frame_size)
-            for landmarks in tracker.track(stream_frames(path) if frames is None else frames)
-        ]
+    detections = [
+        None if landmarks is None else to_pixels(landmarks, frame_size)
+        for landmarks in FaceTracker().track(stream_frames(path) if frames is None else frames)
+    ]
     track = interpolate_landmarks(detections)
     if track is None or track.valid.mean() < MIN_FACE_RATIO:
         raise too_few_faces(path, detections, "Leave it out, or cut it to the part that shows a face.")

@@ -182,6 +182,22 @@ def atomic_write_folder(folder: str | Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextmanager
+def make_part_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside an output for files that are needed on the way, and remove it at the end.
+
+    The next :func:`atomic_write` of the same output removes what a killed run left.
+    """
+    part = _name_part(_find_target(Path(path)))
+    try:
+        with _explain_disk_errors(Path(path)):
+            part.mkdir()
+            with _locked(part):
+                yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _find_target(path: Path) -> Path:
     """Return the file that is replaced, following symbolic links, including dangling ones."""
     if is_folder(path):

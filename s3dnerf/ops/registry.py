@@ -33,6 +33,7 @@ OPERATORS = {
         Operator("convolution", ("cpu",)),
         Operator("add_residual", ("cpu",)),
         Operator("upsample_add", ("cpu",)),
+        Operator("separable", ("cpu",)),
         Operator("compose_layers", ("cpu",)),
         Operator("composite_background", ("cpu",)),
         Operator("place_samples", ("cpu",)),

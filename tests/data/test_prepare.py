@@ -248,7 +248,6 @@ def test_identities_stay_in_their_split_when_others_are_added(
         (videos / f"{name}.mp4").touch()
     taken = []
     monkeypatch.setattr(prepare, "run_jobs", lambda todo, *rest: taken.extend(todo) or iter(()))
-    monkeypatch.setattr(prepare, "load_mediapipe", lambda: None)
     monkeypatch.setattr(videos_module, "choose_val_identities", lambda people: {"ann", "bob"})
     prepare_videos(videos, out, size=64)
     assert [(entry.id, entry.split) for entry in taken] == [("ann_7", "train"), ("bob_0", "val")]

@@ -13,10 +13,10 @@ FRAMES = 6
 
 
 def track_all(frames: list[np.ndarray]) -> FaceTrack:
-    with FaceTrackRecorder() as ruler:
-        for frame in frames:
-            ruler.add(frame)
-        return ruler.finish()
+    ruler = FaceTrackRecorder()
+    for frame in frames:
+        ruler.add(frame)
+    return ruler.finish()
 
 
 @pytest.fixture(scope="module")

@@ -113,10 +113,10 @@ def test_frames_without_poses_and_short_videos_are_refused(small: SyncDiscrimina
 def test_a_real_video_is_in_sync_and_late_audio_is_found(shared_data: Path) -> None:
     video = shared_data / "clips" / "hdtf_AmyKlobuchar_0.mp4"
     frames = list(islice(stream_frames(video), 100))
-    with FaceTrackRecorder() as ruler:
-        for frame in frames:
-            ruler.add(frame)
-        track = ruler.finish()
+    ruler = FaceTrackRecorder()
+    for frame in frames:
+        ruler.add(frame)
+    track = ruler.finish()
     model, speech = load_discriminator(), read_speech(video.with_suffix(".wav"))
     scores = score_tracked_video(model, frames, track, speech)
     late = score_tracked_video(model, frames, track, np.concatenate([np.zeros(5 * 640, np.float32), speech]))

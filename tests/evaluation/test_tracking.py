@@ -29,10 +29,10 @@ def test_the_shorter_side_is_scored_at_256():
 
 @pytest.fixture(scope="module")
 def track(astronaut_clips) -> FaceTrack:
-    with FaceTrackRecorder() as ruler:
-        for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
-            ruler.add(frame)
-        return ruler.finish()
+    ruler = FaceTrackRecorder()
+    for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
+        ruler.add(frame)
+    return ruler.finish()
 
 
 def test_both_meshes_track_the_same_face(track):
@@ -48,10 +48,10 @@ def test_lip_opening_follows_the_stretched_mouth(track):
 
 
 def test_a_wide_frame_is_measured_like_a_square_one(astronaut_clips, track):
-    with FaceTrackRecorder() as ruler:
-        for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
-            ruler.add(np.pad(frame, ((0, 0), (40, 100), (0, 0))))
-        wide = ruler.finish()
+    ruler = FaceTrackRecorder()
+    for frame in stream_frames(astronaut_clips / "astronaut.mp4"):
+        ruler.add(np.pad(frame, ((0, 0), (40, 100), (0, 0))))
+    wide = ruler.finish()
     assert wide.size == (256, 396)
     assert np.linalg.norm(wide.plain - [40, 0] - track.plain, axis=-1).mean() < 1.5
     assert np.abs(wide.lip_opening - track.lip_opening).mean() < 0.02
@@ -75,15 +75,16 @@ def test_a_face_never_seen_has_no_scores(track):
 
 def test_blinks_of_a_real_person_are_counted(shared_data):
     # Seen in the frames: the lids come down around 24, 100, 172 and 230, the last two not all the way.
-    with FaceTrackRecorder() as ruler:
-        for frame in stream_frames(shared_data / "clips" / "hdtf_RDRadio42_0.mp4"):
-            ruler.add(frame)
-        openness = ruler.finish().eye_openness
+    ruler = FaceTrackRecorder()
+    for frame in stream_frames(shared_data / "clips" / "hdtf_RDRadio42_0.mp4"):
+        ruler.add(frame)
+    openness = ruler.finish().eye_openness
     assert count_blinks(openness) == 4
     assert count_blinks(openness[110:160]) == 0
     assert count_blinks(openness[160:185]) == 1
 
 
 def test_a_recorder_without_frames_raises():
-    with FaceTrackRecorder() as ruler, pytest.raises(ValueError, match="no frame"):
+    ruler = FaceTrackRecorder()
+    with pytest.raises(ValueError, match="no frame"):
         ruler.finish()

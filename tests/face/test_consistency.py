@@ -10,7 +10,8 @@ from skimage.data import astronaut
 from s3dnerf.face.consistency import MAX_INCONSISTENCY, LandmarkInconsistency, measure_inconsistency
 from s3dnerf.face.crop import CropBox, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.search import detect_faces
 
 
 @pytest.fixture(scope="module")

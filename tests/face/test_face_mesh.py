@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from s3dnerf.face.face_mesh import (
     pad_for_stride,
     window_to_image,
 )
-from s3dnerf.face.landmarks import load_mediapipe, run_graph
+
+REFERENCES = Path(__file__).with_name("references.npz")
+"""Made by tools/make_face_references.py."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +38,10 @@ def face() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tracked(face: np.ndarray) -> Tensor:
+def tracked() -> Tensor:
     """Landmarks of mediapipe's plain mesh after it has settled, ``[1, 468, 2]`` image coordinates."""
-    graph = load_mediapipe().solutions.face_mesh.FaceMesh(static_image_mode=False, refine_landmarks=False)
-    with graph:
-        for _ in range(8):
-            (found,) = run_graph(graph, face).multi_face_landmarks
-    return torch.tensor([[(2 * point.x - 1, 2 * point.y - 1) for point in found.landmark]])
+    with np.load(REFERENCES) as stored:
+        return torch.from_numpy(stored["plain"])[None]
 
 
 def read(image: np.ndarray) -> Tensor:

@@ -12,9 +12,10 @@ from s3dnerf.face import lips
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, FaceMeshOutput, FaceWindow
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.lips import LIP_POINTS, fuse_lip_landmarks, fuse_video_lips
 from s3dnerf.face.points import POINT_COUNT
+from s3dnerf.face.search import detect_faces
 
 
 class Witness:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from skimage.data import astronaut
 
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
@@ -45,13 +48,20 @@ def test_image_without_a_person_is_background() -> None:
     assert segment_person(np.zeros((64, 64, 3), np.uint8)).max() < 0.01
 
 
+def test_autocast_does_not_change_the_matte(matte: np.ndarray) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(segment_person(astronaut()[:256, 96:352]), matte)
+
+
 def test_matting_is_deterministic(matte: np.ndarray) -> None:
     np.testing.assert_array_equal(segment_person(astronaut()[:256, 96:352]), matte)
 
 
-def test_native_log_stays_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    segment_person(np.zeros((64, 64, 3), np.uint8))
-    assert capfd.readouterr().err == ""
+def test_matte_matches_mediapipe(matte: np.ndarray) -> None:
+    with np.load(Path(__file__).with_name("references.npz")) as stored:
+        expected = stored["matte"] / 255.0
+    small = matte.reshape(64, 4, 64, 4).mean(axis=(1, 3))
+    assert np.abs(small - expected).mean() < 0.01
 
 
 def test_dilation_extends_and_amplifies_the_matte() -> None:

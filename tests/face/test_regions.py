@@ -8,7 +8,6 @@ from scipy.spatial.transform import Rotation
 from skimage.data import astronaut
 
 from s3dnerf.face.camera import HeadPose, fit_head_pose, load_canonical_face, project
-from s3dnerf.face.landmarks import detect_faces
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import (
     REGIONS,
@@ -17,6 +16,7 @@ from s3dnerf.face.regions import (
     measure_lip_opening,
     point_regions,
 )
+from s3dnerf.face.search import detect_faces
 
 
 def see(face: np.ndarray, angles: tuple[float, float, float], scale: float) -> tuple[np.ndarray, HeadPose]:

@@ -10,7 +10,8 @@ import pytest
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_pose
-from s3dnerf.face.landmarks import FaceTracker, to_pixels
+from s3dnerf.face.landmarks import to_pixels
+from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.face.video import interpolate_landmarks, locate_head, track_head
 from s3dnerf.media.video import VideoWriter, stream_frames
 
@@ -62,8 +63,7 @@ def test_decoded_frames_give_the_same_head(video: Path) -> None:
 
 
 def test_known_landmarks_are_used_and_frames_are_limited(video: Path) -> None:
-    with FaceTracker() as tracker:
-        landmarks = np.stack(list(tracker.track(stream_frames(video))))
+    landmarks = np.stack(list(FaceTracker().track(stream_frames(video))))
     track = track_head(video, landmarks=landmarks, max_frames=5)
     np.testing.assert_array_equal(track.landmarks, to_pixels(landmarks[:5], (320, 400)))
     assert len(track.pose) == len(track) == 5 and track.valid.all()

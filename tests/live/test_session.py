@@ -99,8 +99,8 @@ def test_streamed_frames_are_those_of_the_recording(
     session = TalkingHeadSession(pipeline, portrait, options, level, mean)
     frames = say(session, read_speech(speech), 1000 if pose == "idle" else 100_000)
     assert len(frames) == 78
-    # Batches of other sizes may be rounded differently.
-    assert differ(frames, expected) <= 2
+    # Batches of other sizes may be rounded differently, and the rumble filter starts from the mean of its first block.
+    assert differ(frames, expected) <= 4
     still = [expected[0]] * len(expected)
     assert differ(still, expected) > 10
 

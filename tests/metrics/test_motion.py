@@ -60,10 +60,10 @@ def test_no_frames_have_no_blinks():
     assert np.isnan(measure_blink_rate(np.zeros(0), 25))
 
 
-def test_metrics_load_without_torch_and_mediapipe():
+def test_metrics_load_without_torch_and_opencv():
     program = (
         "import sys, s3dnerf.metrics\n"
-        "heavy = {'torch', 'mediapipe', 'cv2', 's3dnerf.face'} & set(sys.modules)\n"
+        "heavy = {'torch', 'cv2', 's3dnerf.face'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -14,8 +14,9 @@ from s3dnerf.data.batch import Frames
 from s3dnerf.face.camera import fit_head_pose, to_head_space
 from s3dnerf.face.crop import choose_crop, crop_landmarks, crop_pose
 from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, FaceMeshOutput, FaceWindow
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.search import detect_faces
 from s3dnerf.metrics.lips import MOUTH_POINTS
 from s3dnerf.structures import Camera
 from s3dnerf.training.perceptual import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def open_video(
     alpha: bool = False,
     hardware: bool = False,
     preset: str = "medium",
+    tags: Mapping[str, str] | None = None,
 ) -> VideoWriter | SequenceWriter:
     """Return a writer for an output, as a context manager.
 
@@ -44,6 +45,7 @@ def open_video(
         alpha: whether frames are RGBA.
         hardware: encode on the GPU where :func:`choose_encoder` finds an encoder there.
         preset: speed of x264 and x265.
+        tags: metadata of a video file, such as its title. Sequences have none.
 
     Raises:
         UserError: see :func:`check_video_output`.
@@ -51,5 +53,5 @@ def open_video(
     if is_sequence(path):
         return SequenceWriter(path, size, 4 if alpha else 3)
     found = choose_video_format(path, codec, alpha)
-    found = replace(found, video=choose_encoder(found, size, hardware))
+    found = replace(found, video=choose_encoder(found, size, hardware), tags=tuple((tags or {}).items()))
     return VideoWriter(path, size, fps, audio=audio, preset=preset, video_format=found)

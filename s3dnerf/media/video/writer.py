@@ -46,6 +46,8 @@ class VideoFormat:
     """Muxer options for files."""
     stream_options: tuple[tuple[str, str], ...] = ()
     """Muxer options for pipes and devices, which cannot seek."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Metadata of the file, such as its title."""
 
 
 _MOOV_FIRST = (("movflags", "+faststart"),)
@@ -202,6 +204,7 @@ class VideoWriter:
                 options, file = self.format.stream_options, stack.enter_context(closing(_WriteOnly(part)))
             container = av.open(file, "w", format=self.format.container, options=dict(options))
             self._container = stack.enter_context(container)
+            self._container.metadata.update(self.format.tags)
             self._video = self._add_video_stream()
             self._audio_track = None
             if self._audio is not None:

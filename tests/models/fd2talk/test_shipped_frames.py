@@ -12,9 +12,10 @@ from skimage.data import astronaut
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.crop import choose_crop
-from s3dnerf.face.landmarks import detect_faces, to_pixels
+from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.matting import segment_person
 from s3dnerf.face.portrait import Face, extract_face
+from s3dnerf.face.search import detect_faces
 from s3dnerf.metrics import measure_psnr
 from s3dnerf.models.fd2talk.frame_diffusion import SHIPPED, FrameDiffusion, load_frame_diffusion
 from s3dnerf.models.fd2talk.frame_renderer import (
