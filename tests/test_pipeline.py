@@ -581,7 +581,7 @@ def make_portrait_file(kind: str, path: Path, shared_data: Path | None = None) -
         image[250:320, 250:320] = cv2.resize(astronaut()[:256, 96:352], (70, 70), interpolation=cv2.INTER_AREA)
         write_image(path, image)
     elif kind == "side view":
-        write_image(path, read_frames(shared_data / "clips" / "silent_st_nice_clip1.mp4", [46])[0])
+        write_image(path, read_frames(shared_data / "clips" / "silent_st_nice_clip1.mp4", [48])[0])
     elif kind == "not an image":
         path.write_text("This is not a picture.")
 

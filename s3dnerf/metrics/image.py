@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from s3dnerf.constants import LUMA_WEIGHTS
@@ -48,6 +47,8 @@ def measure_ssim(target: np.ndarray, generated: np.ndarray, gaussian: bool = Fal
     Returns:
         ``float64 [T]``, at most 1.
     """
+    import cv2  # measures of landmarks alone do without it
+
     target, generated = _pair_frames(target, generated)
     size = GAUSSIAN_WINDOW if gaussian else SSIM_WINDOW
     sample = 1.0 if gaussian else size**2 / (size**2 - 1)
@@ -88,5 +89,7 @@ def scale_to_white(frames: np.ndarray) -> np.ndarray:
 
 def scale_to_gray(frames: np.ndarray) -> np.ndarray:
     """Return frames as gray levels ``float64 [T, H, W]`` in [0, 255], from uint8 or from float in [0, 1]."""
+    import cv2
+
     weights = np.array([LUMA_WEIGHTS])
     return np.stack([cv2.transform(frame, weights) for frame in scale_to_white(frames)])

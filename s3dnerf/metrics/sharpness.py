@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from .image import scale_to_gray
@@ -188,11 +187,14 @@ def _find_sobel_edges(gray: np.ndarray) -> np.ndarray:
 
 def _differentiate(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Apply Sobel's filters along and across the rows of ``[H, W]``."""
+    import cv2  # measures of landmarks alone do without it
+
     across, down = (cv2.Sobel(gray, cv2.CV_64F, *axes, borderType=cv2.BORDER_REPLICATE) for axes in ((1, 0), (0, 1)))
     return across, down
 
 
 def _find_canny_edges(gray: np.ndarray) -> np.ndarray:
+    import cv2
     from skimage.feature import canny
 
     smooth = cv2.GaussianBlur(gray, (CANNY_WINDOW, CANNY_WINDOW), CANNY_SIGMA, borderType=cv2.BORDER_REPLICATE)
