@@ -21,6 +21,8 @@ from s3dnerf.speech_motion import AUDIO_BATCH
 
 LOOKAHEAD = math.ceil(MIN_PAUSE * FPS)
 """Frames after which it is known whether a frame lies in a pause."""
+BLOCK = 8
+"""Frames that are encoded together. Their windows overlap, and what they share is encoded once."""
 MEMORY = FPS
 """Frames before it on which its activity can depend."""
 
@@ -43,6 +45,8 @@ class SpeechCodeStream:
         self.device = identity.landmarks.device
         with torch.inference_mode(), mixed_precision(self.device):
             self.silence = model.encode_silence(identity).float()
+        self._waiting: list[np.ndarray] = []
+        """Windows of frames that are not encoded yet."""
         self._raw = self.silence[:0]
         """Codes from ``reach`` frames before the next one to return on."""
         self._first_raw = 0
@@ -57,11 +61,14 @@ class SpeechCodeStream:
     def lookahead(self) -> int:
         """Frames of sound after a frame that its codes depend on."""
         window = -(-self.windows.window // (2 * SAMPLES_PER_FRAME))
-        return max(window + self.reach, LOOKAHEAD)
+        return max(window + self.reach, LOOKAHEAD) + BLOCK - 1
 
     def feed(self, sound: np.ndarray) -> Tensor:
         """Take clean 16 kHz speech ``float32 [n]`` and return the codes ``[T, R, code]`` that it determines."""
-        self._encode(self.windows.feed(sound))
+        self._waiting += self.windows.feed(sound)
+        whole_blocks = len(self._waiting) // BLOCK * BLOCK
+        self._encode(self._waiting[:whole_blocks])
+        self._waiting = self._waiting[whole_blocks:]
         self._rest = np.concatenate([self._rest, sound])
         whole = len(self._rest) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
         self._note_activity(self._rest[:whole].reshape(-1, SAMPLES_PER_FRAME))
@@ -73,7 +80,8 @@ class SpeechCodeStream:
     def finish(self) -> Tensor:
         """Return the codes of the other frames. Silence follows the speech."""
         total = count_frames(self.windows.samples) if self.windows.samples else 0
-        self._encode(self.windows.finish())
+        self._encode([*self._waiting, *self.windows.finish()])
+        self._waiting = []
         if len(self._rest):
             self._note_activity(self._rest[None])
         missing = max(0, total - self._first_active - len(self._active))

@@ -230,7 +230,8 @@ def test_what_is_kept_does_not_grow(
         speech_codes = session.segments[0].speech
         held = (speech_codes._raw, speech_codes._active, speech_codes.windows._buffer, session.segments[0].sound)
         sizes.append(sum(map(len, held)) + len(session.segments[0].codes))
-    assert sizes[-1] == sizes[2]
+    # Blocks of frames end at other places of the sound, so a few frames more or fewer may wait.
+    assert max(sizes[2:]) - min(sizes[2:]) < 10 * SAMPLES_PER_FRAME
     session.finish()
     # Five minutes of sound are 7,500 frames, and the sound has no offset at the end.
     assert shown + len(list(session.frames())) == 7500
