@@ -215,13 +215,10 @@ def combine_options(options: RenderOptions | None, changes: Mapping[str, Any]) -
 
 
 def check_renderer(method: str, renderer: str, refine: str, background: str, continues: bool) -> None:
-    """Raise UserError if the renderer does not exist or cannot do what the other options ask for.
+    """Raise UserError if the renderer cannot do what the other options ask for.
 
     ``continues`` tells whether the video begins where another one ended.
     """
-    limits.require_choice("method", method, METHODS)
-    limits.require_choice("renderer", renderer, RENDERERS)
-    limits.require_choice("refine", refine, REFINEMENTS)
     if refine != "off" and background == TRANSPARENT:
         raise ArgumentError("refine", refine, "needs a background", "Use another background, or no refinement.")
     if renderer == "nerf":

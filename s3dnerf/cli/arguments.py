@@ -29,6 +29,12 @@ MANIFEST: dict[str, Any] = {
     "metavar": "CSV",
     "help": "table of the clips to use, with the columns file and split",
 }
+RAY: dict[str, Any] = {
+    "type": read_text,
+    "metavar": "ADDRESS",
+    "help": "use the processors of a Ray cluster at HOST:PORT (or auto); local starts one on this machine with "
+    "--workers processes (default: plain processes of this machine)",
+}
 SPLIT: dict[str, Any] = {
     "type": read_text,
     "metavar": "NAME",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from s3dnerf import limits
-from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
+from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, RAY, add_command
 from s3dnerf.cli.rendering import (
     add_inference_settings,
     add_provenance_options,
@@ -18,7 +18,7 @@ from s3dnerf.cli.rendering import (
     read_render_options,
 )
 from s3dnerf.errors import ArgumentError
-from s3dnerf.options import OneLineParser, add_int, read_path, read_text
+from s3dnerf.options import OneLineParser, add_int, read_path
 from s3dnerf.render_options import RenderOptions
 
 FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -44,13 +44,7 @@ def add_batch(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "--report", type=read_path, metavar="FILE", help="CSV file for the report (default: <jobs>_report.csv)"
     )
     parser.add_argument("--overwrite", action="store_true", help="render again what exists")
-    parser.add_argument(
-        "--ray",
-        type=read_text,
-        metavar="ADDRESS",
-        help="use the processors of a Ray cluster at HOST:PORT (or auto); local starts one on this machine with "
-        "--workers processes (default: plain processes of this machine)",
-    )
+    parser.add_argument("--ray", **RAY)
     add_int(
         parser,
         "--workers",

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from s3dnerf import limits
-from s3dnerf.cli.arguments import add_command
-from s3dnerf.options import OneLineParser, add_int, read_path, read_text
+from s3dnerf.cli.arguments import RAY, add_command
+from s3dnerf.options import OneLineParser, add_int, read_path
 
 
 def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
@@ -41,13 +41,7 @@ def add_prepare(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         default=256,
         help="side of the prepared frames in pixels, an even number from 64 to 2048",
     )
-    parser.add_argument(
-        "--ray",
-        type=read_text,
-        metavar="ADDRESS",
-        help="use the processors of a Ray cluster at HOST:PORT (or auto); local starts one on this machine with "
-        "--workers processes (default: plain processes of this machine)",
-    )
+    parser.add_argument("--ray", **RAY)
     add_int(
         parser,
         "--workers",

@@ -149,7 +149,9 @@ class TalkingHeadSession:
         self.utterances = self.frames_shown = 0
         self.last_codes: Tensor | None = None
         self.last_pose, self.last_eyes = self.first, portrait.face.eyes
-        self.silence = self._begin_speech().silence[0].clone()
+        speech = self._begin_speech()
+        self._lookahead = speech.lookahead
+        self.silence = speech.silence[0].clone()
         """Motion codes ``[R, code]`` while the portrait listens."""
         if options.pose == "speech":
             self.silence[BROWS] = self.identity.source_motion[0, BROWS].float()
@@ -159,7 +161,7 @@ class TalkingHeadSession:
     @property
     def lookahead_seconds(self) -> float:
         """Seconds of speech after the end of a frame that the frame depends on: the least latency."""
-        frames = self._begin_speech().lookahead
+        frames = self._lookahead
         if self.options.pose == "speech":
             config = self.pipeline.motion_diffusion.config
             frames = max(frames, config.frames + config.speech_future + BLOCK + CONTEXT)
