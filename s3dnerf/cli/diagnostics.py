@@ -41,6 +41,11 @@ def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     add_int(parser, "--seconds", limits.SECONDS, default=30, help="length of a live session")
     parser.add_argument(
+        "--unpaced",
+        action="store_true",
+        help="with --stream, feed speech as fast as frames are rendered: what long sessions lose, without latencies",
+    )
+    parser.add_argument(
         "--train", type=read_path, metavar="DIR", help="a training step on the prepared clips in this folder"
     )
     parser.add_argument("--json", type=read_path, metavar="FILE", help="also write the measurements to this file")
@@ -87,6 +92,8 @@ def run_benchmark(options: argparse.Namespace) -> None:
             "has nothing to measure",
             "Name --kernels, --render, --stream, --sessions N or --train DIR.",
         )
+    if options.unpaced and not options.stream:
+        raise UserError("--unpaced", "has no live session", "Give it with --stream.")
     if options.json:
         check_output(options.json, [options.image, options.audio], can_stream=True)
     tables = []
@@ -100,7 +107,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
         tables += show(measure_render(*given))
     if options.stream:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
-        tables += show([measure_streaming(*given)])
+        tables += show([measure_streaming(*given, paced=not options.unpaced)])
     if options.sessions:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
         tables += show([measure_sessions(options.sessions, *given)])

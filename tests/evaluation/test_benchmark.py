@@ -25,7 +25,8 @@ from s3dnerf.evaluation.benchmark import (
     operators,
 )
 from s3dnerf.evaluation.benchmark.operators import make_cases
-from s3dnerf.evaluation.benchmark.streaming import measure_session
+from s3dnerf.evaluation.benchmark.streaming import measure_long_session, measure_session
+from s3dnerf.live.session import LiveFrame
 from s3dnerf.training.s3dnerf import S3DNeRFTrainer
 
 
@@ -166,3 +167,36 @@ def test_frames_that_never_come_are_counted() -> None:
     session = EvenSession(lost=2)
     measured = measure_session(session, np.zeros(640, np.float32), 100, lambda: session.time, session.sleep)
     assert measured["frames missing"] == 2
+
+
+class DelayedSession:
+    """Returns the sound of each frame with it, so many frames late, and loses the last ones."""
+
+    lookahead_seconds, pending_seconds = 0.0, 0.0
+
+    def __init__(self, late: int, lost: int = 0) -> None:
+        self.sounds, self.late, self.lost = [np.zeros(640, np.float32)] * late, late, lost
+
+    def feed(self, block: np.ndarray) -> None:
+        self.sounds.append(block)
+
+    def frames_with_sound(self) -> Iterator[LiveFrame]:
+        while len(self.sounds) > max(self.late, self.lost):
+            yield LiveFrame(np.zeros((1, 1, 3), np.uint8), self.sounds.pop(0))
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("late", "lost", "shifted", "missing"), [(0, 0, 0, 0), (1, 0, 50, 0), (0, 2, 0, 2)])
+def test_long_sessions_count_what_is_lost(late: int, lost: int, shifted: int, missing: int) -> None:
+    speech = np.arange(3 * 640 + 5, dtype=np.float32)
+    measured = measure_long_session(DelayedSession(late, lost), speech, 50)
+    assert measured["frames with other sound"] == shifted
+    assert measured["frames missing"] == missing
+    assert measured["frames/s"] > 0
+
+
+def test_unpaced_sessions_need_a_session(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", "--render", "--unpaced"]) == 2
+    assert "--stream" in capsys.readouterr().err

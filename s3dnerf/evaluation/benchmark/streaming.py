@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from s3dnerf.constants import FPS, SAMPLES_PER_FRAME
 from s3dnerf.device import choose_device
@@ -30,8 +31,9 @@ def measure_streaming(
     seconds: int = 30,
     device: str = "auto",
     poses: tuple[str, ...] = ("idle", "speech"),
+    paced: bool = True,
 ) -> Table:
-    """Feed speech at its own pace, frame by frame, and measure when the frames are there.
+    """Feed speech frame by frame, at its own pace, and measure when the frames are there.
 
     Args:
         image: a source image; None for the portrait of scikit-image.
@@ -40,6 +42,7 @@ def measure_streaming(
         seconds: length of the session.
         device: "auto", "cpu" or "cuda".
         poses: head motions to measure.
+        paced: False feeds as fast as frames are rendered: long sessions of a busy machine, without latencies.
 
     Returns:
         A row for each head motion. The latency of a frame is the time from the end of its sound to the frame; what the
@@ -58,7 +61,8 @@ def measure_streaming(
         rows = []
         for pose in poses:
             session = pipeline.stream(portrait, pose=pose)
-            rows.append({"head motion": pose, **measure_session(session, speech, seconds * FPS)})
+            measure = measure_session if paced else measure_long_session
+            rows.append({"head motion": pose, **measure(session, speech, seconds * FPS)})
     return Table(f"Live session of {seconds} s, {place.type}", rows)
 
 
@@ -78,7 +82,7 @@ def measure_session(
         clock: the time in seconds.
         sleep: waits so many seconds.
     """
-    blocks = speech[: len(speech) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
+    blocks = split_frames(speech)
     latencies: list[float] = []
     warm_memory, busy, start = measure_peak_memory(), 0.0, clock()
 
@@ -87,7 +91,7 @@ def measure_session(
             # The sound of frame k ends (k + 1) / FPS seconds after the start.
             latencies.append(clock() - start - (len(latencies) + 1) / FPS)
 
-    for index in range(frames):
+    for index in tqdm(range(frames), "live session", unit="frame", leave=False):
         sleep(max(0.0, start + (index + 1) / FPS - clock()))
         begin = clock()
         session.feed(blocks[index % len(blocks)])
@@ -108,3 +112,42 @@ def measure_session(
         "frames missing": frames - len(latencies),
         "memory growth, MB": measure_peak_memory() - warm_memory,
     }
+
+
+def measure_long_session(session: TalkingHeadSession, speech: np.ndarray, frames: int) -> dict[str, float]:
+    """Feed a session speech as fast as it renders, and return whether it loses sound, frames or memory.
+
+    Args:
+        session: a new session.
+        speech: ``float32 [n]``, 16 kHz, at least one frame; it is repeated.
+        frames: frames of sound to feed.
+    """
+    blocks = split_frames(speech)
+    warm_memory, start, shown, shifted = measure_peak_memory(), time.perf_counter(), 0, 0
+
+    def take() -> None:
+        nonlocal shown, shifted
+        for frame in session.frames_with_sound():
+            shifted += not np.array_equal(frame.sound, blocks[shown % len(blocks)])
+            shown += 1
+
+    for index in tqdm(range(frames), "live session", unit="frame", leave=False):
+        session.feed(blocks[index % len(blocks)])
+        take()
+        if index == int(WARM_UP * frames):
+            warm_memory = measure_peak_memory()
+    session.finish()
+    take()
+    return {
+        "heard ahead, s": session.lookahead_seconds,
+        "frames/s": frames / (time.perf_counter() - start),
+        "frames missing": frames - shown,
+        "frames with other sound": shifted,
+        "pending, s": session.pending_seconds,
+        "memory growth, MB": measure_peak_memory() - warm_memory,
+    }
+
+
+def split_frames(speech: np.ndarray) -> np.ndarray:
+    """Split speech ``[n]`` into the sound of frames ``[T, 640]``, without the rest."""
+    return speech[: len(speech) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
