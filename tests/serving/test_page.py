@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from s3dnerf.media.video import probe_video
 from s3dnerf.serving.application import make_application
@@ -39,15 +42,19 @@ def address(tiny_pipeline: CachedPipeline) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def open_page(address: str) -> Iterator[Callable]:
-    """Open the page in a window of its own."""
+def open_page(address: str, camera: Path, inputs: dict[str, str]) -> Iterator[Callable]:
+    """Open the page in a window of its own. The camera sees a face, and the microphone hears speech."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser ({', '.join(BROWSERS)}) is on the PATH; on Debian: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
+    devices = (
+        f"--use-file-for-fake-video-capture={camera}",
+        f"--use-file-for-fake-audio-capture={inputs['speech.wav']}",
+    )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(SWITCHES))
+        browser = playwright.chromium.launch(executable_path=program, args=[*SWITCHES, *devices])
 
         def open_page() -> object:
             # Conditions to wait for are evaluated in the page, which its policy forbids.
@@ -70,6 +77,17 @@ def inputs(picture: bytes, sound: np.ndarray, tmp_path_factory: pytest.TempPathF
     for name, data in content.items():
         (folder / name).write_bytes(data)
     return {name: str(folder / name) for name in content}
+
+
+@pytest.fixture(scope="module")
+def camera(picture: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write what the camera sees: an uncompressed video of 640 x 480 pixels with a face."""
+    room = Image.new("RGB", (640, 480), (90, 110, 120))
+    room.paste(Image.open(io.BytesIO(picture)), (150, 120))
+    frame = cv2.cvtColor(np.asarray(room), cv2.COLOR_RGB2YUV_I420).tobytes()
+    path = tmp_path_factory.mktemp("camera") / "face.y4m"
+    path.write_bytes(b"YUV4MPEG2 W640 H480 F25:1 Ip A1:1 C420\n" + 5 * (b"FRAME\n" + frame))
+    return path
 
 
 def choose(page: object, inputs: dict[str, str], image: str = "face.jpg") -> None:
@@ -116,6 +134,26 @@ READ_STILL = """async () => {
   context.drawImage(still, 0, 0);
   return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
+
+
+def test_webcam_and_microphone_make_a_video(open_page: Callable) -> None:
+    page = open_page()
+    page.click("#webcam")
+    page.wait_for_function("document.getElementById('viewfinder').videoWidth === 640")
+    page.click("#webcam")
+    page.wait_for_function("document.getElementById('portrait').naturalWidth === 640")
+    assert page.is_hidden("#viewfinder") and page.inner_text("#webcam") == "Webcam"
+    page.click("#record")
+    page.wait_for_function("document.getElementById('record').textContent === 'Stop recording'")
+    page.wait_for_timeout(1500)
+    page.click("#record")
+    page.wait_for_selector("#heard:not(.hidden)", state="visible")
+    page.select_option("#option-pose", "static")
+    page.click("#render")
+    page.wait_for_selector("#download:not(.hidden)", state="visible")
+    assert page.inner_text("#message") == ""
+    page.wait_for_function("document.getElementById('result').duration > 0.8")
+    assert page.problems == []
 
 
 def test_wrong_files_are_explained(open_page: Callable, inputs: dict[str, str]) -> None:

@@ -184,6 +184,7 @@ async function useWebcam() {
     show("webcam", "Take picture");
     return;
   }
+  if (!finder.videoWidth) return; // the camera shows nothing yet
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [finder.videoWidth, finder.videoHeight];
   canvas.getContext("2d").drawImage(finder, 0, 0);
