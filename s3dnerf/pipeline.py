@@ -181,6 +181,7 @@ class TalkingHeadPipeline:
         options: RenderOptions | None = None,
         *,
         level: SpeechLevel | None = None,
+        watermark: str | None = None,
         **changes: Any,
     ) -> TalkingHeadSession:
         """Start a live session, which takes speech as it comes; see :mod:`s3dnerf.live.session`.
@@ -190,6 +191,7 @@ class TalkingHeadPipeline:
             options: what frames show. Head motion from speech ("speech") needs to hear about five seconds ahead, so
                 the default is "idle" here.
             level: loudness of the speech if it is known; by default it is estimated as the speech comes.
+            watermark: a short text in the lower right corner of every frame.
             changes: options by their names.
 
         Raises:
@@ -197,7 +199,7 @@ class TalkingHeadPipeline:
         """
         options = self.check_options(combine_options(options or RenderOptions(pose="idle"), changes))
         portrait = image if isinstance(image, EncodedPortrait) else self.encode_portrait(image, options)
-        return TalkingHeadSession(self, portrait, options, level)
+        return TalkingHeadSession(self, portrait, options, level, watermark=watermark)
 
     def check_options(self, options: RenderOptions, *, continues: bool = False) -> RenderOptions:
         """Return options that this pipeline can follow, see ``RenderOptions.check``.

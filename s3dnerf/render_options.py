@@ -61,12 +61,12 @@ class RenderOptions:
     size: int | None = _option(
         None,
         "side of the square around the head in pixels, an even number from 16 to 4096 (default: the model's own, 256 "
-        "for the shipped weights); ignored with --framing picture, which keeps the size of the image",
+        "for the shipped weights); ignored with framing picture, which keeps the size of the image",
         whole=limits.SIZE,
     )
     max_side: int = _option(
         1920,
-        "with --framing picture, the largest side of the video in pixels, 64 to 4096; larger images are reduced",
+        "with framing picture, the largest side of the video in pixels, 64 to 4096; larger images are reduced",
         whole=limits.MAX_SIDE,
     )
     method: str = _option(
@@ -77,7 +77,7 @@ class RenderOptions:
     )
     renderer: str = _option(
         "nerf",
-        "what makes the frames: the radiance field (the default) or, with --method fd2talk, latent diffusion from the "
+        "what makes the frames: the radiance field (the default) or, with method fd2talk, latent diffusion from the "
         "warped image",
         choices=RENDERERS,
     )
@@ -99,7 +99,7 @@ class RenderOptions:
     )
     liveliness: float = _option(
         1.0,
-        "with --pose speech, how lively the head is: 0 (still) to 2 (twice as fast as usual)",
+        "with pose speech, how lively the head is: 0 (still) to 2 (twice as fast as usual)",
         number=(0.0, limits.MAX_LIVELINESS),
     )
     camera: str | Path | None = _option(

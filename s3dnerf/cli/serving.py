@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from s3dnerf import limits
 from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, add_command
+from s3dnerf.cli.rendering import add_provenance_options, read_credentials
 from s3dnerf.limits import IntRange
 from s3dnerf.options import OneLineParser, add_int, read_text
 from s3dnerf.serving.settings import ServerSettings
@@ -65,6 +66,7 @@ def _add_options(parser: OneLineParser) -> None:
         "directly; may be given several times",
     )
     parser.add_argument("--verbose", action="store_true", help="log each request")
+    add_provenance_options(parser)
     group = parser.add_argument_group("limits")
     for part in fields(ServerSettings):
         rules = part.metadata
@@ -86,10 +88,13 @@ def _run(options: argparse.Namespace, page: bool) -> None:
     from s3dnerf.ops.backend import keep_freed_memory
     from s3dnerf.pipeline import TalkingHeadPipeline
     from s3dnerf.serving.application import make_application
+    from s3dnerf.serving.marks import VideoMarks
     from s3dnerf.serving.run import run_application
 
     keep_freed_memory()
+    marks = VideoMarks(options.watermark, read_credentials(options)).check()
     settings = ServerSettings(**{part.name: getattr(options, part.name) for part in fields(ServerSettings)})
     pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, options.device, options.fit_steps)
-    app = make_application(pipeline, settings, page=page, ice_servers=tuple(options.ice_server or ()))
+    servers = tuple(options.ice_server or ())
+    app = make_application(pipeline, settings, page=page, ice_servers=servers, marks=marks)
     run_application(app, options.host, options.port, options.verbose)

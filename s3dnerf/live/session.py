@@ -43,6 +43,7 @@ from s3dnerf.live.speech_codes import SpeechCodeStream
 from s3dnerf.media.audio import SpeechLevel
 from s3dnerf.media.live_audio import LiveResampler
 from s3dnerf.media.rumble import RumbleFilter
+from s3dnerf.media.watermark import Watermark
 from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
 from s3dnerf.models.fd2talk.motion_generator import MotionGenerator
 from s3dnerf.render_options import RenderOptions
@@ -115,6 +116,7 @@ class TalkingHeadSession:
         options: RenderOptions,
         level: SpeechLevel | None = None,
         mean: Tensor | None = None,
+        watermark: str | None = None,
     ) -> None:
         """Start a session.
 
@@ -124,9 +126,10 @@ class TalkingHeadSession:
             options: checked ones.
             level: loudness of the speech, if it is known. By default it is estimated as the speech comes.
             mean: ``[1, R, code]`` mean of the motion codes, if it is known.
+            watermark: a short text in the lower right corner of every frame.
 
         Raises:
-            ArgumentError: an option is for whole recordings.
+            ArgumentError: an option is for whole recordings, or the watermark cannot be drawn.
         """
         if portrait.identity is None or portrait.background is None or options.method != "s3dnerf":
             name = "renderer" if portrait.identity is None else "method"
@@ -137,6 +140,7 @@ class TalkingHeadSession:
             raise ArgumentError("refine", options.refine, "is slower than real time", "Leave it out in a session.")
         self.pipeline, self.portrait, self.options = pipeline, portrait, options
         self.identity, self.background = portrait.identity, portrait.background
+        self.watermark = None if watermark is None else Watermark(watermark, portrait.framing.size)
         self.level = RunningLevel(None if level is None else level.active_rms)
         self.mean = RunningMean(mean)
         self.resampler, self.rumble = LiveResampler(SAMPLE_RATE), RumbleFilter()
@@ -334,7 +338,8 @@ class TalkingHeadSession:
         for code, pose, openness, sound, frame in zip(codes, poses, eyes, sounds, frames, strict=True):
             self.last_codes, self.last_pose, self.last_eyes = code, pose, openness
             self.frames_shown += 1
-            yield LiveFrame(self.portrait.framing.compose(frame), sound)
+            image = self.portrait.framing.compose(frame)
+            yield LiveFrame(image if self.watermark is None else self.watermark.draw(image), sound)
 
     def _render_frames(self, chunk: list[MotionFrame]) -> Iterator[np.ndarray]:
         """Render frames ``uint8 [S, S, C]``. A few are rendered by all threads together, many by each thread some."""

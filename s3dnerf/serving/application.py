@@ -13,6 +13,7 @@ from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.serving.errors import add_error_handlers
 from s3dnerf.serving.guards import Guard
 from s3dnerf.serving.live_routes import add_live_routes
+from s3dnerf.serving.marks import VideoMarks
 from s3dnerf.serving.page import add_page
 from s3dnerf.serving.render_routes import add_render_routes
 from s3dnerf.serving.server import Server
@@ -25,6 +26,7 @@ def make_application(
     *,
     page: bool = False,
     ice_servers: tuple[str, ...] = (),
+    marks: VideoMarks | None = None,
 ) -> FastAPI:
     """Return the application; ``app.state.server`` is its :class:`Server`, which is stopped at the end.
 
@@ -34,11 +36,12 @@ def make_application(
         page: whether ``/`` is the page of ``s3dnerf demo``.
         ice_servers: STUN or TURN servers for WebRTC, such as "stun:stun.example.org". None are needed where clients
             reach the server directly.
+        marks: what shows that videos are generated.
 
     Raises:
-        ArgumentError: a limit is out of range.
+        UserError: a limit is out of range, or videos cannot be marked.
     """
-    server = Server(pipeline, settings or ServerSettings(), ice_servers)
+    server = Server(pipeline, settings or ServerSettings(), ice_servers, marks or VideoMarks())
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:

@@ -37,6 +37,7 @@ class Job:
     image: StoredFile
     audio: StoredFile
     motion: StoredFile | None
+    background: StoredFile | None
     result: Path
     """Where the video is written."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
@@ -53,7 +54,7 @@ class Job:
     @property
     def files(self) -> list[StoredFile]:
         """Uploads of the job."""
-        return [file for file in (self.image, self.audio, self.motion) if file is not None]
+        return [file for file in (self.image, self.audio, self.motion, self.background) if file is not None]
 
     def check(self) -> None:
         """Raise JobEndedError if the job was cancelled or takes too long."""

@@ -24,9 +24,12 @@ IMAGE = "the portrait: PNG, JPEG, WebP, HEIC or AVIF"
 AUDIO = "the speech: an audio or video file"
 MOTION = "a driving video, in place of the option pose"
 PORTRAIT = "id of a picture from POST /v1/portraits, in place of image"
+BACKGROUND = "a picture behind the person, in place of the option background"
 FORMAT = "mp4 (the default) or webm, which can be transparent"
 RENDER_FORM = make_schema(
-    {"image": IMAGE, "audio": AUDIO, "motion": MOTION}, {"portrait": PORTRAIT, "format": FORMAT}, ("audio",)
+    {"image": IMAGE, "audio": AUDIO, "motion": MOTION, "background_image": BACKGROUND},
+    {"portrait": PORTRAIT, "format": FORMAT},
+    ("audio",),
 )
 STILL_FORM = make_schema({"image": IMAGE}, {"portrait": PORTRAIT}, ())
 PICTURE_FORM = make_schema({"image": IMAGE}, {}, ("image",))
@@ -68,17 +71,22 @@ def add_render_routes(app: FastAPI, server: Server) -> None:
         """Start to render a video; the answer has its id."""
         client = request.client.host if request.client else ""
         server.jobs.check_room(client)
-        async with open_form(request, server, ("image", "audio", "motion"), ("portrait", "format")) as form:
+        files = ("image", "audio", "motion", "background_image")
+        async with open_form(request, server, files, ("portrait", "format")) as form:
             if "audio" not in form.files:
                 raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"audio: is missing. Send {AUDIO}.")
-            transparent = form.options.background == TRANSPARENT
+            background = form.files.get("background_image")
+            transparent = form.options.background == TRANSPARENT and background is None
             suffix = form.texts.get("format", "webm" if transparent else "mp4")
             require_choice("format", suffix, FORMATS)
             if transparent and suffix != "webm":
                 raise ArgumentError("format", suffix, "has no transparency", "Use webm.")
+            if server.renderer.marks.credentials is not None and suffix != "mp4":
+                raise ArgumentError("format", suffix, "cannot be signed, and this server signs videos", "Use mp4.")
             image = choose_picture(form, server)
             result = server.storage.name_file(f".{suffix}")
-            job = Job(client, form.options, image, form.files["audio"], form.files.get("motion"), result)
+            audio, motion = form.files["audio"], form.files.get("motion")
+            job = Job(client, form.options, image, audio, motion, background, result)
             try:
                 server.jobs.submit(job)
             except BaseException:

@@ -17,6 +17,7 @@ from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import TRANSPARENT, RenderOptions
 from s3dnerf.serving.jobs import Job
+from s3dnerf.serving.marks import VideoMarks
 from s3dnerf.serving.uploads import StoredFile, hide_paths
 
 MOTION_OPTIONS = (
@@ -29,20 +30,28 @@ JPEG_QUALITY = 85
 class Renderer:
     """One pipeline for all requests."""
 
-    def __init__(self, pipeline: TalkingHeadPipeline, portraits: int) -> None:
+    def __init__(self, pipeline: TalkingHeadPipeline, portraits: int, marks: VideoMarks) -> None:
         """Wrap a pipeline.
 
         Args:
             pipeline: renders.
             portraits: most encoded portraits that are kept; the least recently used one goes first.
+            marks: what shows that videos are generated.
         """
-        self.pipeline, self.most = pipeline, portraits
-        self.portraits: OrderedDict[tuple[str, RenderOptions], EncodedPortrait] = OrderedDict()
+        self.pipeline, self.most, self.marks = pipeline, portraits, marks
+        self.portraits: OrderedDict[tuple[str, RenderOptions, str | None], EncodedPortrait] = OrderedDict()
         # One at a time: encoding uses all cores, and two requests for a new portrait should not both encode it.
         self.lock = threading.Lock()
 
-    def encode(self, image: StoredFile, options: RenderOptions) -> EncodedPortrait:
+    def encode(
+        self, image: StoredFile, options: RenderOptions, background: StoredFile | None = None
+    ) -> EncodedPortrait:
         """Return the encoded portrait of a picture, from memory if it is there.
+
+        Args:
+            image: the picture.
+            options: rendering options.
+            background: a picture that takes the place of the option ``background``.
 
         Raises:
             UserError: there is no usable face, or an option is out of range.
@@ -50,8 +59,10 @@ class Renderer:
         defaults = RenderOptions()
         options = self.pipeline.check_options(options)
         options = replace(options, **{name: getattr(defaults, name) for name in MOTION_OPTIONS})
-        key = image.digest, options
-        with self.lock, hide_paths([image]):
+        key = image.digest, options, background.digest if background is not None else None
+        if background is not None:
+            options = replace(options, background=background.path)
+        with self.lock, hide_paths([image] if background is None else [image, background]):
             if key not in self.portraits:
                 self.portraits[key] = self.pipeline.encode_portrait(image.path, options)
                 while len(self.portraits) > self.most:
@@ -64,16 +75,17 @@ class Renderer:
         options = job.options
         if job.motion is not None:
             options = replace(options, pose=job.motion.path)
-        portrait = self.encode(job.image, options)
+        portrait = self.encode(job.image, options, job.background)
         job.check()
         video = self.pipeline(portrait, job.audio.path, options)
         job.frames = len(video)
-        video.save(job.result, on_frame=job.count_frame)
+        marks = self.marks
+        video.save(job.result, on_frame=job.count_frame, watermark=marks.watermark, credentials=marks.credentials)
 
     def render_still(self, image: StoredFile, options: RenderOptions) -> bytes:
         """Return one frame as JPEG, or PNG if it is transparent: the portrait as it is turned, without speech."""
         options = replace(options, pose="static", blink="off", fps=FPS)
-        session = self.pipeline.stream(self.encode(image, options), options)
+        session = self.pipeline.stream(self.encode(image, options), options, watermark=self.marks.watermark)
         session.listen(1)
         return encode_picture(next(session.frames()))
 
@@ -86,7 +98,7 @@ class Renderer:
         if options.background == TRANSPARENT:
             hint = "Use keep, or a color to be keyed out."
             raise ArgumentError("background", TRANSPARENT, "is not possible in a live session", hint)
-        return self.pipeline.stream(self.encode(image, options), options)
+        return self.pipeline.stream(self.encode(image, options), options, watermark=self.marks.watermark)
 
 
 def encode_picture(frame: np.ndarray) -> bytes:

@@ -8,6 +8,7 @@ import time
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.serving.jobs import RUNNING, WAITING, Job, JobQueue
 from s3dnerf.serving.live import LiveSessions
+from s3dnerf.serving.marks import VideoMarks
 from s3dnerf.serving.metrics import Metrics
 from s3dnerf.serving.renderer import Renderer
 from s3dnerf.serving.settings import ServerSettings
@@ -21,11 +22,13 @@ EXPIRE_SECONDS = 5.0
 class Server:
     """What the routes of an application share."""
 
-    def __init__(self, pipeline: TalkingHeadPipeline, settings: ServerSettings, ice_servers: tuple[str, ...]) -> None:
+    def __init__(
+        self, pipeline: TalkingHeadPipeline, settings: ServerSettings, ice_servers: tuple[str, ...], marks: VideoMarks
+    ) -> None:
         self.settings = settings.check()
         self.metrics = Metrics()
         self.storage = Storage(settings)
-        self.renderer = Renderer(pipeline, settings.cached_portraits)
+        self.renderer = Renderer(pipeline, settings.cached_portraits, marks.check())
         self.jobs = JobQueue(settings, self.renderer.render_job, self._report)
         self.sessions = LiveSessions(settings, self.metrics)
         self.peers = LivePeers(self.sessions, self.renderer, self.storage, ice_servers)

@@ -61,7 +61,7 @@ class Storage:
 
         Args:
             source: an open file.
-            label: "image", "audio" or "motion".
+            label: its field, of those in ``CHECKS``.
 
         Raises:
             RequestError: the folder is full.
@@ -221,5 +221,10 @@ def _refuse_length(label: str, seconds: int) -> RequestError:
 
 
 Check = Callable[[StoredFile, ServerSettings], object]
-CHECKS: dict[str, Check] = {"image": check_picture, "audio": check_sound, "motion": check_video}
+CHECKS: dict[str, Check] = {
+    "image": check_picture,
+    "audio": check_sound,
+    "motion": check_video,
+    "background_image": check_picture,
+}
 """How uploads are checked, by their fields in a form."""

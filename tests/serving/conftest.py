@@ -23,6 +23,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.serving.application import make_application
+from s3dnerf.serving.marks import VideoMarks
 from s3dnerf.serving.settings import ServerSettings
 from s3dnerf.training.config import S3DNeRFConfig
 
@@ -77,9 +78,14 @@ def start(tiny_pipeline: TalkingHeadPipeline) -> Iterator[Callable[..., TestClie
     """Start servers, with other limits."""
     clients: list[TestClient] = []
 
-    def start(pipeline: TalkingHeadPipeline = tiny_pipeline, page: bool = False, **limits: int) -> TestClient:
+    def start(
+        pipeline: TalkingHeadPipeline = tiny_pipeline,
+        page: bool = False,
+        marks: VideoMarks | None = None,
+        **limits: int,
+    ) -> TestClient:
         settings = ServerSettings(**{**SETTINGS, **limits})
-        client = TestClient(make_application(pipeline, settings, page=page))
+        client = TestClient(make_application(pipeline, settings, page=page, marks=marks))
         clients.append(client.__enter__())
         return client
 

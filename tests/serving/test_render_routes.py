@@ -12,9 +12,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from s3dnerf.errors import UserError
+from s3dnerf.media.credentials import ContentCredentials
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.serving.jobs import Job
+from s3dnerf.serving.marks import VideoMarks
+from tests.media.test_provenance import make_chain, read_credentials
 from tests.serving.conftest import SPEECH, CachedPipeline, encode_wav, list_files, wait_for
 
 Start = Callable[..., TestClient]
@@ -51,6 +54,46 @@ def test_a_picture_and_speech_become_a_video(
     assert client.get(described["result"]).status_code == 404
 
 
+def test_a_picture_is_shown_behind_the_person(client: TestClient, picture: bytes, wav: bytes, tmp_path: Path) -> None:
+    green = io.BytesIO()
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(green, "PNG")
+    files = {"image": picture, "audio": wav, "background_image": green.getvalue()}
+    answer = client.post("/v1/render", files=files, data={"pose": "static", "background": "keep"})
+    id = answer.json()["id"]
+    wait_for(lambda: read_status(client, id) == "done")
+    (tmp_path / "video.mp4").write_bytes(client.get(f"/v1/render/{id}/result").content)
+    corner = next(iter(stream_frames(tmp_path / "video.mp4")))[:6, :6].mean((0, 1))
+    assert corner == pytest.approx([0, 200, 0], abs=12)
+    assert [path.suffix for path in list_files(client)] == [".mp4"]
+
+
+def test_videos_carry_the_marks_of_the_server(
+    start: Start, picture: bytes, wav: bytes, tiny_pipeline: CachedPipeline, tmp_path: Path
+) -> None:
+    pytest.importorskip("c2pa", reason='pip install "s3dnerf[provenance]"')
+    client = start(marks=VideoMarks("AI", make_chain(tmp_path)))
+    assert ask(client, picture, wav, format="webm")[0] == 422
+    id = ask(client, picture, wav, pose="static", blink="off")[1]["id"]
+    wait_for(lambda: read_status(client, id) == "done")
+    path = tmp_path / "video.mp4"
+    path.write_bytes(client.get(f"/v1/render/{id}/result").content)
+    assert read_credentials(path, tmp_path / "root.pem")["validation_state"] == "Trusted"
+    plain = next(iter(tiny_pipeline(picture, wav, pose="static", blink="off"))).astype(int)
+    change = np.abs(next(iter(stream_frames(path))) - plain).max(axis=2)
+    middle = len(plain) // 2
+    assert change[middle:, middle:].max() > 60 > change[:middle, :middle].max()
+    still = client.post("/v1/stills", files={"image": picture})
+    change = np.abs(np.asarray(Image.open(io.BytesIO(still.content))).astype(int) - plain).max(axis=2)
+    assert change[middle:, middle:].max() > 60
+
+
+def test_a_server_without_a_usable_key_does_not_start(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none.pem"):
+        start(marks=VideoMarks(None, ContentCredentials(tmp_path / "none.pem", tmp_path / "none.pem")))
+    with pytest.raises(UserError, match="empty"):
+        start(marks=VideoMarks(" "))
+
+
 def test_a_transparent_video_is_webm(client: TestClient, picture: bytes, wav: bytes) -> None:
     status, job = ask(client, picture, wav, background="transparent", format="mp4")
     assert status == 422 and "webm" in job["error"]
@@ -82,6 +125,7 @@ WRONG = {
     "no picture": ({"image": None}, {}, 422, "image"),
     "no sound": ({"audio": None}, {}, 422, "audio"),
     "a video that is none": ({"motion": b"text"}, {}, 415, "motion"),
+    "a background that is none": ({"background_image": b"text"}, {}, 415, "background_image"),
     "an unknown file": ({"shell": b"text"}, {}, 422, "shell"),
 }
 
@@ -262,5 +306,7 @@ def test_the_description_is_made_from_the_options(shared: TestClient) -> None:
     assert "overrides" not in listed and listed["camera"]["choices"] == ["", "orbit"]
     assert set(listed) <= set(properties) and {"image", "audio", "motion"} <= set(properties)
     assert properties["liveliness"]["maximum"] == 2.0 and properties["show"]["enum"][0] == "color"
+    # The page shows the help texts, where nobody types options.
+    assert not [name for name, entry in listed.items() if "--" in entry["help"]]
     assert listed["pose"]["choices"] == ["static", "idle", "speech"]
     assert shared.get("/docs").status_code == 200

@@ -123,6 +123,8 @@ async function render() {
   form.append("audio", files.audio);
   const motion = find("motion").files[0];
   if (motion) form.append("motion", motion);
+  const background = find("background").files[0];
+  if (background) form.append("background_image", background);
   for (const [name, value] of Object.entries(readOptions())) form.append(name, value);
   find("render").disabled = true;
   find("download").classList.add("hidden");
