@@ -118,6 +118,27 @@ def test_bad_rows_stop_no_other_and_a_second_run_does_what_is_left(
     assert Path("out/1.mp4").stat().st_mtime_ns > times[0]
 
 
+@pytest.mark.slow
+def test_jobs_run_on_ray(inputs: Path, checkpoint: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    write_table(
+        "face.png,speech.wav,out/1.mp4,,",
+        "empty.png,speech.wav,out/2.mp4,,",
+        "face.png,speech.wav,out/3.mp4,5 0,",
+    )
+    words = ["--checkpoint", str(checkpoint), "--device", "cpu", "--ray", "local", "--workers", "2"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["batch", "jobs.csv", *words])
+    assert left.value.code == 1
+    assert [(row["status"], row["frames"]) for row in read_report()] == [
+        ("done", str(FRAMES)),
+        ("failed", "0"),
+        ("done", str(FRAMES)),
+    ]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["1.mp4", "3.mp4"]
+    assert probe_video("out/3.mp4").frames == FRAMES
+
+
 def test_a_process_that_dies_is_a_failure_of_its_row(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BatchSettings, "load_pipeline", lambda self: None)
     monkeypatch.setattr(
