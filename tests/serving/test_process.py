@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,21 @@ def served(tiny_pipeline: CachedPipeline, tmp_path: Path) -> Iterator[tuple[subp
         process.stdout.close()
 
 
+def list_all(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def break_off_upload(address: str) -> None:
+    """Send the first 3 MB of a larger form, and vanish."""
+    host, port = address.removeprefix("http://").split(":")
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/render HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 9000000\r\n\r\n" + head + bytes(3_000_000)
+        )
+
+
 def test_a_process_renders_and_ends_in_an_orderly_way(
     served: tuple[subprocess.Popen[str], str, Path], picture: bytes, wav: bytes, sound: np.ndarray
 ) -> None:
@@ -52,16 +68,21 @@ def test_a_process_renders_and_ends_in_an_orderly_way(
         assert client.get(f"/v1/render/{job['id']}/result").content[4:8] == b"ftyp"
         portrait = client.post("/v1/portraits", files={"image": picture}).json()["id"]
         assert any(temporary.iterdir())
-        with connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
-            socket.send(f'{{"portrait": "{portrait}"}}')
-            assert '"ready"' in socket.recv()
+        before = list_all(temporary)
+        break_off_upload(address)
+        assert client.get("/healthz").json()["status"] == "ok"
+        wait_for(lambda: list_all(temporary) == before)
+        assert client.get("/healthz").json()["jobs_waiting"] == 0
+        with connect(f"{address.replace('http', 'ws')}/v1/live") as session:
+            session.send(f'{{"portrait": "{portrait}"}}')
+            assert '"ready"' in session.recv()
             files = {"image": picture, "audio": encode_wav(np.tile(sound, 200))}
             long = client.post("/v1/render", files=files, data={"pose": "static"}).json()
             assert long["status"] in ("waiting", "running")
             begin = time.monotonic()
             process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionClosed):
-                socket.recv(timeout=30)
+                session.recv(timeout=30)
     # The job is cancelled after a second.
     assert process.wait(timeout=60) == 0
     assert time.monotonic() - begin < 60
