@@ -183,7 +183,9 @@ class MotionTrainer(TrainingLoop[MotionDiffusion]):
             tqdm.write("no sampling settings are fitted, because no people are held out (data.held_out_people)")
             return
         model = self.averaged_model.eval()
-        model.config.sampling = fit_sampling(model, [clip.spoken for clip in self.held_out], self.seed)
+        clips = [clip.spoken for clip in self.held_out]
+        # A model without the loss of the lip expert goes without its guidance too.
+        model.config.sampling = fit_sampling(model, clips, self.seed, tries_expert=self.config.losses.lip_expert > 0.0)
 
     def iterate_batches(self) -> Iterator[list[MotionBatch]]:
         """Yield the batches of this process in every remaining step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -96,10 +96,12 @@ def measure_variant(trainer: MotionTrainer) -> dict[str, float]:
     people = [clip.person for clip in clips]
     real = [clip.motion for clip in clips]
     generated = generate_all(model, clips, model.config.sampling, trainer.seed)
+    unguided = generate_all(model, clips, replace(model.config.sampling, expert_guidance=0.0), trainer.seed)
     amounts = measure_amounts(generated, people) / measure_amounts(real, people)
     return {
         **found,
         "lip opening r": measure_lip_agreement(real, generated, people),
+        "without guidance": measure_lip_agreement(real, unguided, people),
         "lips / real": amounts.lips,
         "head speed / real": amounts.speed,
         "brows / real": amounts.brows,

@@ -46,6 +46,17 @@ def test_each_variant_is_trained_with_its_settings_and_measured(ablated) -> None
     assert report.scores["expression alone"]["head speed / real"] < 0.05
 
 
+def test_without_the_lip_expert_nothing_is_guided_by_it(ablated) -> None:
+    report, out, _ = ablated
+    models = [next((out / name / "checkpoints").glob("*_0000002/model")) for name in ("without_lip_expert", "full")]
+    without, full = (load_motion_diffusion(model).config.sampling for model in models)
+    assert without.expert_guidance == 0.0
+    found = report.scores["without lip expert"]
+    assert found["lip opening r"] == found["without guidance"]
+    changed = report.scores["full"]
+    assert (changed["lip opening r"] != changed["without guidance"]) == (full.expert_guidance > 0)
+
+
 def test_finished_variants_are_not_trained_again(ablated, monkeypatch: pytest.MonkeyPatch) -> None:
     report, out, words = ablated
     monkeypatch.setattr(motion_ablation, "MotionTrainer", None)
