@@ -12,6 +12,8 @@ from tqdm import tqdm
 from s3dnerf.config import load_config, to_dict
 from s3dnerf.errors import UserError
 from s3dnerf.media.files import atomic_write
+from s3dnerf.models.fd2talk.motion_diffusion import load_motion_diffusion
+from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.motion import MotionConfig, MotionTrainer, SplitClips, validate_motion
 from s3dnerf.training.motion_sampling import generate_all, measure_amounts, measure_lip_agreement
 
@@ -91,7 +93,11 @@ def run_motion_ablation(config: str | Path, words: Sequence[str], out: Path) -> 
 
 def measure_variant(trainer: MotionTrainer) -> dict[str, float]:
     """Measure a trained model on the people held out: losses with and without speech, and generated motion."""
-    model, clips = trainer.averaged_model.eval(), [clip.spoken for clip in trainer.held_out]
+    latest = find_latest(trainer.run_dir / "checkpoints")
+    assert latest is not None, "a run ends with a checkpoint"
+    # A finished run that is only measured does not fit its sampling settings again; its checkpoint has them.
+    model = load_motion_diffusion(latest / "model")
+    clips = [clip.spoken for clip in trainer.held_out]
     found = {f"{name}, loss": value for name, value in validate_motion(trainer, model).items()}
     people = [clip.person for clip in clips]
     real = [clip.motion for clip in clips]

@@ -57,6 +57,16 @@ def test_without_the_lip_expert_nothing_is_guided_by_it(ablated) -> None:
     assert (changed["lip opening r"] != changed["without guidance"]) == (full.expert_guidance > 0)
 
 
+def test_a_finished_run_is_measured_as_it_was_when_it_ended(ablated) -> None:
+    report, out, words = ablated
+    scores = out / "full" / "scores.json"
+    content = scores.read_text("utf-8")
+    scores.unlink()
+    again = run_motion_ablation("fd2talk_motion.yaml", words, out)
+    assert again.scores["full"] == pytest.approx(report.scores["full"], rel=1e-4)
+    scores.write_text(content, "utf-8")
+
+
 def test_finished_variants_are_not_trained_again(ablated, monkeypatch: pytest.MonkeyPatch) -> None:
     report, out, words = ablated
     monkeypatch.setattr(motion_ablation, "MotionTrainer", None)
