@@ -36,9 +36,13 @@ def _option(
     whole: IntRange | None = None,
     number: tuple[float, float] | None = None,
     metavar: str | tuple[str, ...] | None = None,
+    file: str | None = None,
 ) -> Any:
-    """Declare an option: its default, its help text, and the values that it can have."""
-    metadata = {"help": text, "choices": choices, "whole": whole, "number": number, "metavar": metavar}
+    """Declare an option: its default, its help text, and the values that it can have.
+
+    ``file`` says what a file does, of options that may be one. A server, which takes no names of files, leaves it out.
+    """
+    metadata = {"help": text, "choices": choices, "whole": whole, "number": number, "metavar": metavar, "file": file}
     return field(default=default, metadata=metadata)
 
 
@@ -89,8 +93,9 @@ class RenderOptions:
     pose: str | Path = _option(
         "speech",
         "head motion: speech moves head, lids and brows as people do who say this (the default), idle sways a little, "
-        "static is still, and a video file provides its own motion",
+        "static is still",
         metavar="POSE",
+        file="a video file provides its own motion",
     )
     turn: tuple[float, float] = _option(
         (0.0, 0.0),
@@ -104,9 +109,9 @@ class RenderOptions:
     )
     camera: str | Path | None = _option(
         None,
-        "turn the view in the course of the video: orbit, or a JSON file of key frames with seconds, yaw, pitch, roll "
-        "(degrees) and zoom",
+        "turn the view in the course of the video: orbit",
         metavar="CAMERA",
+        file="a JSON file has key frames with seconds, yaw, pitch, roll (degrees) and zoom",
     )
     lip_scale: float = _option(
         1.0, "how far the mouth moves: 0 keeps it closed, 1 is as the speech asks for", number=(0.0, 3.0)
@@ -116,8 +121,9 @@ class RenderOptions:
     )
     blink: str | float | Path = _option(
         "auto",
-        "blink at random, never (off), so many times a minute, or at the seconds listed in a JSON file",
+        "blink at random (auto), never (off), or so many times a minute",
         metavar="BLINK",
+        file="a JSON file lists the seconds of blinks",
     )
     overrides: str | Path | None = _option(
         None,
@@ -128,8 +134,9 @@ class RenderOptions:
     background: str | Path = _option(
         KEEP,
         "keep the background of the image, which is static; blur it; or replace it with a color such as green or "
-        "#00ff00, or with another image; transparent needs a .webm or PNG output",
+        "#00ff00; transparent needs a .webm or PNG output",
         metavar="BACKGROUND",
+        file="an image file is shown behind the person",
     )
     fps: int = _option(25, "frames per second: 24, 25, 30, 50 or 60", metavar="N", choices=RATES)
     show: str = _option("color", "what the frames show: the person, its depth or its normals", choices=SHOWN)

@@ -143,7 +143,8 @@ def add_render_options(parser: argparse.ArgumentParser) -> None:
     """Add the fields of ``RenderOptions``, with dashes, as options of a command."""
     for part in fields(RenderOptions):
         name, rules = f"--{part.name.replace('_', '-')}", part.metadata
-        shared: dict[str, Any] = {"default": part.default, "help": rules["help"]}
+        text = "; ".join(filter(None, (rules["help"], rules["file"])))
+        shared: dict[str, Any] = {"default": part.default, "help": text}
         if isinstance(part.default, bool):
             parser.add_argument(name, action="store_true", help=rules["help"])
         elif rules["choices"] is not None:

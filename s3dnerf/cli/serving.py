@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace, page: bool) -> None:
     from s3dnerf.serving.run import run_application
 
     keep_freed_memory()
-    marks = VideoMarks(options.watermark, read_credentials(options)).check()
+    marks = VideoMarks(options.watermark, read_credentials(options))
     settings = ServerSettings(**{part.name: getattr(options, part.name) for part in fields(ServerSettings)})
     pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, options.device, options.fit_steps)
     servers = tuple(options.ice_server or ())

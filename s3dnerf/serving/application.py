@@ -39,7 +39,7 @@ def make_application(
         marks: what shows that videos are generated.
 
     Raises:
-        UserError: a limit is out of range, or videos cannot be marked.
+        ArgumentError: a limit is out of range.
     """
     server = Server(pipeline, settings or ServerSettings(), ice_servers, marks or VideoMarks())
 

@@ -22,16 +22,6 @@ HINTS = {
     "background": "Use keep, blur, transparent, or a color such as green or #00ff00.",
 }
 
-HELP = {
-    "pose": "head motion: speech moves head, lids and brows as people do who say this; idle sways a little; static is "
-    "still",
-    "camera": "turn the view in the course of the video: orbit, or not at all",
-    "blink": "blink at random (auto), never (off), or so many times a minute",
-    "background": "keep the background of the picture, which is static; blur it; or replace it with a color such as "
-    "green or #00ff00; transparent makes a WebM file",
-}
-"""Help of options that may be files elsewhere."""
-
 
 def read_options(values: Mapping[str, Any]) -> RenderOptions:
     """Return checked options.
@@ -89,12 +79,7 @@ def describe_options() -> list[dict[str, Any]]:
     described = []
     for part in fields(RenderOptions):
         rules, default = part.metadata, part.default
-        entry: dict[str, Any] = {
-            "name": part.name,
-            "help": HELP.get(part.name, rules["help"]),
-            "default": default,
-            "kind": "text",
-        }
+        entry: dict[str, Any] = {"name": part.name, "help": rules["help"], "default": default, "kind": "text"}
         if "Path" in str(part.type) and part.name not in WORDS:
             continue
         if part.name in ("pose", "camera"):

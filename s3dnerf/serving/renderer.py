@@ -39,19 +39,12 @@ class Renderer:
             marks: what shows that videos are generated.
         """
         self.pipeline, self.most, self.marks = pipeline, portraits, marks
-        self.portraits: OrderedDict[tuple[str, RenderOptions, str | None], EncodedPortrait] = OrderedDict()
+        self.portraits: OrderedDict[tuple[str, RenderOptions], EncodedPortrait] = OrderedDict()
         # One at a time: encoding uses all cores, and two requests for a new portrait should not both encode it.
         self.lock = threading.Lock()
 
-    def encode(
-        self, image: StoredFile, options: RenderOptions, background: StoredFile | None = None
-    ) -> EncodedPortrait:
+    def encode(self, image: StoredFile, options: RenderOptions) -> EncodedPortrait:
         """Return the encoded portrait of a picture, from memory if it is there.
-
-        Args:
-            image: the picture.
-            options: rendering options.
-            background: a picture that takes the place of the option ``background``.
 
         Raises:
             UserError: there is no usable face, or an option is out of range.
@@ -59,10 +52,8 @@ class Renderer:
         defaults = RenderOptions()
         options = self.pipeline.check_options(options)
         options = replace(options, **{name: getattr(defaults, name) for name in MOTION_OPTIONS})
-        key = image.digest, options, background.digest if background is not None else None
-        if background is not None:
-            options = replace(options, background=background.path)
-        with self.lock, hide_paths([image] if background is None else [image, background]):
+        key = image.digest, options
+        with self.lock, hide_paths([image]):
             if key not in self.portraits:
                 self.portraits[key] = self.pipeline.encode_portrait(image.path, options)
                 while len(self.portraits) > self.most:
@@ -75,7 +66,9 @@ class Renderer:
         options = job.options
         if job.motion is not None:
             options = replace(options, pose=job.motion.path)
-        portrait = self.encode(job.image, options, job.background)
+        if job.background is not None:
+            options = replace(options, background=job.background.path)
+        portrait = self.encode(job.image, options)
         job.check()
         video = self.pipeline(portrait, job.audio.path, options)
         job.frames = len(video)

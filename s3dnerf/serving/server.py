@@ -28,7 +28,7 @@ class Server:
         self.settings = settings.check()
         self.metrics = Metrics()
         self.storage = Storage(settings)
-        self.renderer = Renderer(pipeline, settings.cached_portraits, marks.check())
+        self.renderer = Renderer(pipeline, settings.cached_portraits, marks)
         self.jobs = JobQueue(settings, self.renderer.render_job, self._report)
         self.sessions = LiveSessions(settings, self.metrics)
         self.peers = LivePeers(self.sessions, self.renderer, self.storage, ice_servers)

@@ -96,7 +96,7 @@ def measure_variant(trainer: MotionTrainer) -> dict[str, float]:
     latest = find_latest(trainer.run_dir / "checkpoints")
     assert latest is not None, "a run ends with a checkpoint"
     # A finished run that is only measured does not fit its sampling settings again; its checkpoint has them.
-    model = load_motion_diffusion(latest / "model")
+    model = load_motion_diffusion(latest / "model").to(trainer.device)
     clips = [clip.spoken for clip in trainer.held_out]
     found = {f"{name}, loss": value for name, value in validate_motion(trainer, model).items()}
     people = [clip.person for clip in clips]

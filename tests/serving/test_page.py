@@ -15,7 +15,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from s3dnerf.media.video import probe_video
+from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.serving.application import make_application
 from s3dnerf.serving.settings import ServerSettings
 from tests.serving.conftest import CachedPipeline, encode_wav, wait_for
@@ -76,7 +76,8 @@ def inputs(picture: bytes, sound: np.ndarray, tmp_path_factory: pytest.TempPathF
     content = {"face.jpg": picture, "speech.wav": encode_wav(sound), "text.jpg": b"no picture"}
     for name, data in content.items():
         (folder / name).write_bytes(data)
-    return {name: str(folder / name) for name in content}
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(folder / "wall.png")
+    return {name: str(folder / name) for name in (*content, "wall.png")}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,9 @@ READ_STILL = """async () => {
 }"""
 
 
-def test_webcam_and_microphone_make_a_video(open_page: Callable) -> None:
+def test_webcam_microphone_and_a_background_make_a_video(
+    open_page: Callable, inputs: dict[str, str], tmp_path: Path
+) -> None:
     page = open_page()
     page.click("#webcam")
     page.wait_for_function("document.getElementById('viewfinder').videoWidth === 640")
@@ -148,11 +151,17 @@ def test_webcam_and_microphone_make_a_video(open_page: Callable) -> None:
     page.wait_for_timeout(1500)
     page.click("#record")
     page.wait_for_selector("#heard:not(.hidden)", state="visible")
+    page.set_input_files("#background", inputs["wall.png"])
     page.select_option("#option-pose", "static")
     page.click("#render")
     page.wait_for_selector("#download:not(.hidden)", state="visible")
     assert page.inner_text("#message") == ""
     page.wait_for_function("document.getElementById('result').duration > 0.8")
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "talking.mp4")
+    corner = next(iter(stream_frames(tmp_path / "talking.mp4")))[:6, :6].mean((0, 1))
+    assert corner == pytest.approx([0, 200, 0], abs=12)
     assert page.problems == []
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -42,19 +43,18 @@ def served(tiny_pipeline: CachedPipeline, tmp_path: Path) -> Iterator[tuple[subp
         process.stdout.close()
 
 
-def list_all(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*"))
-
-
-def break_off_upload(address: str) -> None:
-    """Send the first 3 MB of a larger form, and vanish."""
+def break_off_upload(address: str, server: psutil.Process) -> None:
+    """Send the first 3 MB of a larger form, wait until the server holds them in a file, and vanish."""
     host, port = address.removeprefix("http://").split(":")
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    before = server.num_fds()
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(
             b"POST /v1/render HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             b"Content-Length: 9000000\r\n\r\n" + head + bytes(3_000_000)
         )
+        wait_for(lambda: server.num_fds() > before + 1)
+    wait_for(lambda: server.num_fds() == before)
 
 
 def test_a_process_renders_and_ends_in_an_orderly_way(
@@ -68,10 +68,9 @@ def test_a_process_renders_and_ends_in_an_orderly_way(
         assert client.get(f"/v1/render/{job['id']}/result").content[4:8] == b"ftyp"
         portrait = client.post("/v1/portraits", files={"image": picture}).json()["id"]
         assert any(temporary.iterdir())
-        before = list_all(temporary)
-        break_off_upload(address)
-        assert client.get("/healthz").json()["status"] == "ok"
-        wait_for(lambda: list_all(temporary) == before)
+        files = sorted(temporary.rglob("*"))
+        break_off_upload(address, psutil.Process(process.pid))
+        assert sorted(temporary.rglob("*")) == files
         assert client.get("/healthz").json()["jobs_waiting"] == 0
         with connect(f"{address.replace('http', 'ws')}/v1/live") as session:
             session.send(f'{{"portrait": "{portrait}"}}')

@@ -58,7 +58,7 @@ def test_a_picture_is_shown_behind_the_person(client: TestClient, picture: bytes
     green = io.BytesIO()
     Image.new("RGB", (64, 64), (0, 200, 0)).save(green, "PNG")
     files = {"image": picture, "audio": wav, "background_image": green.getvalue()}
-    answer = client.post("/v1/render", files=files, data={"pose": "static", "background": "keep"})
+    answer = client.post("/v1/render", files=files, data={"pose": "static", "background": "transparent"})
     id = answer.json()["id"]
     wait_for(lambda: read_status(client, id) == "done")
     (tmp_path / "video.mp4").write_bytes(client.get(f"/v1/render/{id}/result").content)
@@ -87,11 +87,11 @@ def test_videos_carry_the_marks_of_the_server(
     assert change[middle:, middle:].max() > 60
 
 
-def test_a_server_without_a_usable_key_does_not_start(start: Start, tmp_path: Path) -> None:
+def test_marks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none.pem"):
-        start(marks=VideoMarks(None, ContentCredentials(tmp_path / "none.pem", tmp_path / "none.pem")))
+        VideoMarks(None, ContentCredentials(tmp_path / "none.pem", tmp_path / "none.pem"))
     with pytest.raises(UserError, match="empty"):
-        start(marks=VideoMarks(" "))
+        VideoMarks(" ")
 
 
 def test_a_transparent_video_is_webm(client: TestClient, picture: bytes, wav: bytes) -> None:
