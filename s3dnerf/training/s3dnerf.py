@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -20,14 +18,16 @@ from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.data.streams import count_streams
 from s3dnerf.data.tracks import collect_landmarks
 from s3dnerf.encoding.hash_grid import HashGrid
-from s3dnerf.errors import UserError, first_line
+from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceMesh
-from s3dnerf.models.s3dnerf.config import ModelConfig
+from s3dnerf.models.pretrained import read_weights
+from s3dnerf.models.s3dnerf.config import ModelConfig, rename_parameter
 from s3dnerf.models.s3dnerf.identity import Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
 from s3dnerf.ops.image import measure_psnr
+from s3dnerf.state_dict import describe_difference
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.adversarial import Adversary
 from s3dnerf.training.batch_loader import load_batches
@@ -318,16 +318,14 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
                 known = ", ".join(name for name, _ in model.named_children())
                 raise UserError(setting, f"the model has no part '{part}'", f"name some of: {known}, or parts of them")
     if start is not None:
-        try:
-            stored, random = load_file(start / "model.safetensors"), model.state_dict()
-            kept = {name: value for name, value in stored.items() if not name.startswith(train.reinit)}
-            new = {name: value for name, value in random.items() if name.startswith(train.reinit)}
-            model.load_state_dict(kept | new)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = f"training cannot start from it ({first_line(error)})"
-            raise UserError(
-                start, reason, "give the folder of a model of the same sizes as --train.init_from"
-            ) from error
+        stored = {rename_parameter(name): value for name, value in read_weights(start, start).items()}
+        kept = {name: value for name, value in stored.items() if not name.startswith(train.reinit)}
+        new = {name: value for name, value in model.state_dict().items() if name.startswith(train.reinit)}
+        wrong = describe_difference(model.state_dict(), kept | new)
+        if wrong:
+            cure = "give the folder of a model of the same sizes, or name the parts that differ as --train.reinit"
+            raise UserError(start, f"training cannot start from it: {wrong}", cure)
+        model.load_state_dict(kept | new)
     # The interior of the mouth is trained separately.
     for name, parameter in model.named_parameters():
         if name.startswith((*train.freeze, "mouth_interior")):

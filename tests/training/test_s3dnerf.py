@@ -18,11 +18,13 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
+from s3dnerf.config import load_config
 from s3dnerf.data.config import RUN_FRAMES
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.optimization import DivergenceCheck, clip_gradient, seed_step
+from s3dnerf.pipeline import SHIPPED_WEIGHTS
 from s3dnerf.training.checkpoint import find_latest
 from s3dnerf.training.config import S3DNeRFConfig
 from s3dnerf.training.losses import weighted_sum
@@ -103,6 +105,13 @@ def test_training_starts_from_a_model_but_for_the_parts_that_start_anew(
         assert torch.equal(value, first[name]) != anew, name
 
 
+def test_training_starts_from_the_shipped_weights() -> None:
+    config = load_config(S3DNeRFConfig, "base.yaml", ["--train.init_from", str(SHIPPED_WEIGHTS)])
+    shipped = S3DNeRF.load(SHIPPED_WEIGHTS).state_dict()
+    for name, value in make_model(config.model, config.train).state_dict().items():
+        assert torch.equal(value, shipped[name]), name
+
+
 def test_frozen_parts_stay_as_they_start(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
     config = make_config()
     config.train.freeze = ("audio_encoder", "deformation_field.network.grid", "deformation_field.to_identity_code")
@@ -133,8 +142,10 @@ def test_a_start_that_does_not_fit_is_refused(make_config: Callable[..., S3DNeRF
     S3DNeRF(config.model).save_pretrained(tmp_path / "first")
     config.train.init_from = tmp_path / "first"
     config.model.radiance.hidden += 8
-    with pytest.raises(UserError, match="first: training cannot start from it"):
+    with pytest.raises(UserError, match="first: training cannot start from it: .*radiance_field.*train.reinit"):
         make_model(config.model, config.train)
+    config.train.reinit = ("radiance_field",)
+    make_model(config.model, config.train)
     config.train.init_from = tmp_path / "nowhere"
     with pytest.raises(UserError, match="nowhere"):
         make_model(config.model, config.train)
