@@ -10,7 +10,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -35,7 +35,7 @@ from s3dnerf.framing import choose_framing, choose_size
 from s3dnerf.geometry import draw_geometry, render_depth
 from s3dnerf.live.session import TalkingHeadSession
 from s3dnerf.media.audio import SpeechLevel, check_speech, count_frames, measure_level, stream_clean_speech
-from s3dnerf.media.image import WHITE, ImageInput
+from s3dnerf.media.image import WHITE, ImagesInput, list_images
 from s3dnerf.media.memory import AudioInput, Media, to_media
 from s3dnerf.media.provenance import Provenance
 from s3dnerf.models.fd2talk.frame_diffusion import FrameDiffusion, load_frame_diffusion
@@ -52,7 +52,7 @@ from s3dnerf.render_options import TRANSPARENT, RenderOptions, combine_options, 
 from s3dnerf.rendering.background import Background
 from s3dnerf.rendering.photo_detail import add_photo_detail
 from s3dnerf.rendering.threads import delay_by_one, map_in_threads
-from s3dnerf.source_image import make_background, make_source
+from s3dnerf.source_image import make_background, make_source, match_skin, open_eyes
 from s3dnerf.speech_motion import encode_expression, stream_motion
 from s3dnerf.structures import Camera, HostCopy, copy_to_device
 from s3dnerf.talking_video import PhaseTimer, TalkingVideo
@@ -126,7 +126,7 @@ class TalkingHeadPipeline:
 
     def __call__(
         self,
-        image: ImageInput | EncodedPortrait,
+        image: ImagesInput | EncodedPortrait,
         audio: AudioInput,
         options: RenderOptions | None = None,
         *,
@@ -138,7 +138,9 @@ class TalkingHeadPipeline:
         Args:
             image: source image with a face, in frontal to three-quarter view: a path, the bytes of a file, an image of
                 Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`;
-                or what ``encode_portrait`` returned for the same framing, size, face and background.
+                or what ``encode_portrait`` returned for the same framing, size, face and background. A list of images
+                of one person shows each region of the face as the image does that shows it best; pose, hair below the
+                head, shoulders and background are those of the first one.
             audio: any file that ffmpeg reads, as a path or as bytes; or ``(samples, rate)``.
             options: what the video shows, see :class:`s3dnerf.render_options.RenderOptions`.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.
@@ -160,7 +162,8 @@ class TalkingHeadPipeline:
         with timer("finding the face"):
             head = portrait.choose_head_motion(options)
         utterance = Utterance(portrait, options, head, sound, level, start)
-        files = [Path(value) for value in (image, audio) if isinstance(value, (str, Path))]
+        given = [audio] if isinstance(image, EncodedPortrait) else [*list_images(image), audio]
+        files = [Path(value) for value in given if isinstance(value, (str, Path))]
         return TalkingVideo(
             count_output_frames(count_frames(level.samples), options.fps),
             portrait.framing.size,
@@ -177,7 +180,7 @@ class TalkingHeadPipeline:
 
     def stream(
         self,
-        image: ImageInput | EncodedPortrait,
+        image: ImagesInput | EncodedPortrait,
         options: RenderOptions | None = None,
         *,
         level: SpeechLevel | None = None,
@@ -216,7 +219,7 @@ class TalkingHeadPipeline:
         return options
 
     def encode_portrait(
-        self, image: ImageInput, options: RenderOptions, timer: PhaseTimer | None = None
+        self, image: ImagesInput, options: RenderOptions, timer: PhaseTimer | None = None
     ) -> EncodedPortrait:
         """Find and encode a face, once for any number of videos with the same options.
 
@@ -230,18 +233,25 @@ class TalkingHeadPipeline:
         """
         timer = timer or PhaseTimer()
         side = self.model.config.image_size
+        first, *rest = list_images(image)
+        if rest and options.renderer == "diffusion":
+            raise ArgumentError("renderer", "diffusion", "takes one image", "Use the radiance field, or one image.")
+        over = parse_color(options.background) or WHITE
         with timer("finding the face"):
-            found = find_face(image, side, options.face, over=parse_color(options.background) or WHITE)
+            found = find_face(first, side, options.face, over=over)
+            others = [match_skin(find_face(part, side, over=over), found) for part in rest]
         identity = scene = None
         if options.renderer == "nerf":
             with timer("encoding identity"):
-                identity = self.encode_identity(found, options.seed)
-                scene = make_background(self.model, found, identity, options.background, choose_size(found, options))
+                identity = self.encode_identity(found, options.seed, others)
+                size = choose_size(found, options)
+                scene = make_background(self.model, found, identity, options.background, size, others)
         shown = choose_framing(found, options, options.size or side)
         if scene is not None and scene.detail is not None and options.show == "color":
             side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.
-        return EncodedPortrait(replace(found, picture=found.image), identity, scene, shown, side)
+        found = replace(found, picture=found.image, eyes=open_eyes(found, others))
+        return EncodedPortrait(found, identity, scene, shown, side)
 
     @cached_property
     def motion_diffusion(self) -> MotionDiffusion:
@@ -281,14 +291,22 @@ class TalkingHeadPipeline:
         """
         return reenact(self, video, audio, ReenactmentOptions(**options))
 
-    def encode_identity(self, face: Face, seed: int) -> Identity:
-        """Encode a source, and fit the result to it if ``fit_steps`` is not zero."""
+    def encode_identity(self, face: Face, seed: int, others: Sequence[Face] = ()) -> Identity:
+        """Encode a source, and fit the result to it if ``fit_steps`` is not zero.
+
+        Args:
+            face: the source.
+            seed: of the fitting.
+            others: the same person in other images, from which regions are taken that the first one shows less well.
+        """
         with torch.no_grad(), self.autocast():
-            identity = self.model.encode_identity(make_source(face, self.device))
-            identity = self.model.prepare_identity(identity)
-        if self.fit_steps == 0:
-            return identity
-        return fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
+            first, *rest = [self.model.encode_identity(make_source(part, self.device)) for part in (face, *others)]
+            identity = self.model.prepare_identity(first)
+        if self.fit_steps:
+            identity = fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
+        # Two images of one person differ in their expression, not in the shape of the face.
+        neutral = identity.source_motion - first.source_motion
+        return replace(identity, others=[replace(part, source_motion=part.source_motion + neutral) for part in rest])
 
     def render_frames(
         self,
@@ -346,8 +364,8 @@ class TalkingHeadPipeline:
             frame = self.model(identity, codes, openness, camera, lattice=lattice, background=background)
             image = frame.image
             if background.detail is not None:
-                hidden = background.find_hidden(frame.flow, frame.alpha)
-                image = add_photo_detail(background.detail, image, frame.warped, frame.flow, hidden)
+                hidden = background.find_hidden(frame.alphas, frame.flows, frame.weights)
+                image = add_photo_detail(background.detail, image, frame.warped, hidden, frame.flows, frame.weights)
         else:
             depth, alpha = render_depth(self.model, identity, codes, openness, camera, lattice)
             image = draw_geometry(show, depth, alpha, camera, identity.image.shape[-1])

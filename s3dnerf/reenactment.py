@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,19 @@ import torch
 
 from s3dnerf import limits
 from s3dnerf.diffusion_frames import diffuse_frames, refine_frames
+from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropPaster
 from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.points import POINT_COUNT
-from s3dnerf.face.portrait import extract_face
-from s3dnerf.face.video import track_head
+from s3dnerf.face.portrait import MAX_TURN_DEGREES, Face, extract_face
+from s3dnerf.face.video import HeadTrack, track_head
 from s3dnerf.framing import choose_pasted_size
 from s3dnerf.media.audio import measure_level, stream_clean_speech
 from s3dnerf.media.memory import AudioInput, to_media
 from s3dnerf.media.video import stream_frames
 from s3dnerf.models.fd2talk.frame_renderer import list_expressions
 from s3dnerf.render_options import RenderOptions
-from s3dnerf.source_image import make_background
+from s3dnerf.source_image import make_background, open_eyes
 from s3dnerf.speech_motion import encode_audio
 from s3dnerf.talking_video import PhaseTimer
 
@@ -52,6 +53,9 @@ class ReenactmentOptions:
     """See ``RenderOptions``."""
     refine: str = "off"
     """See ``RenderOptions``."""
+    images: int = 1
+    """Frames of the clip that serve as source images: the first one, and those in which the head is turned farthest
+    from the ones before."""
     shows_detail: bool = True
     """Show the photograph's own detail where the clip has more pixels than the model renders."""
 
@@ -75,16 +79,17 @@ def reenact(
     sound = to_media(audio or video, "audio")
     level = measure_level(stream_clean_speech(sound))
     poses = (pose[:1] if options.freeze_pose else pose[index : index + 1] for index in range(len(pose)))
-    eyes = iterate_blinks(found.eyes, seed)
+    others = find_other_sources(video, head, found, options.images)
+    eyes = iterate_blinks(open_eyes(found, others), seed)
     blocks = pipeline.generate_motion(sound, level, seed, frames=len(pose))
     if renderer == "diffusion":
         expressions = list_expressions(blocks)
         shown = repeat(next(expressions)) if options.freeze_mouth else expressions
         frames = diffuse_frames(pipeline.frame_diffusion, found, shown, poses, eyes, seed, PhaseTimer())
     else:
-        identity = pipeline.encode_identity(found, seed)
+        identity = pipeline.encode_identity(found, seed, others)
         size = choose_pasted_size(head.crop.side) if options.shows_detail and refine == "off" else None
-        background = make_background(pipeline.model, found, identity, size=size)
+        background = make_background(pipeline.model, found, identity, size=size, others=others)
         if method == "fd2talk":
             codes = pipeline.encode_expression(blocks)
         else:
@@ -97,3 +102,24 @@ def reenact(
     paster = CropPaster(first, head.crop)
     for frame in frames:
         yield paster.paste(frame)
+
+
+def find_other_sources(video: str | Path, head: HeadTrack, first: Face, images: int) -> list[Face]:
+    """Return the faces of ``images - 1`` frames in which the head is turned farthest from the frames chosen before."""
+    chosen = choose_far_frames(head.pose, images)[1:]
+    last = max(chosen, default=0) + 1
+    size = len(first.image)
+    pictures = {index: frame for index, frame in enumerate(islice(stream_frames(video), last)) if index in chosen}
+    rows = [slice(index, index + 1) for index in chosen]
+    faces = [extract_face(pictures[row.start], head.landmarks[row], head.crop, size) for row in rows]
+    return [replace(face, pose=head.pose[row]) for face, row in zip(faces, rows, strict=True)]
+
+
+def choose_far_frames(poses: HeadPose, count: int) -> list[int]:
+    """Return the indices of ``count`` frames: the first, and in turn the one turned farthest from all before."""
+    chosen = [0]
+    while len(chosen) < min(count, len(poses)):
+        cosines = np.einsum("tij,cij->tc", poses.rotation, poses.rotation[chosen])
+        usable = poses.rotation[:, 2, 2] > np.cos(np.radians(MAX_TURN_DEGREES))
+        chosen.append(int(np.where(usable, cosines.max(axis=1), np.inf).argmin()))
+    return chosen

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from s3dnerf.face.motion_state import read_state, write_state
 from s3dnerf.media.credentials import ContentCredentials
 from s3dnerf.media.files import check_output, is_stream, require_file
+from s3dnerf.media.image import list_images
 from s3dnerf.media.video import check_video_output
 from s3dnerf.media.watermark import check_watermark
 from s3dnerf.memory import measure_peak_memory
@@ -18,7 +19,7 @@ from s3dnerf.render_options import TRANSPARENT, RenderOptions
 
 
 def render(
-    image: str | Path,
+    image: str | Path | Sequence[str | Path],
     audio: str | Path,
     out: str | Path,
     options: RenderOptions | None = None,
@@ -36,7 +37,7 @@ def render(
     """Render to a file with a progress bar, and print one line with the time of each phase and the peak memory.
 
     Args:
-        image: the portrait.
+        image: the portrait, or several images of one person.
         audio: the speech.
         out: see ``TalkingVideo.save``.
         options: what the video shows.
@@ -53,8 +54,10 @@ def render(
     begin = time.perf_counter()
     options = (options or RenderOptions()).check(continues=start is not None)
     require_file(audio, "speech")
-    require_file(image, "image")
-    inputs = [image, audio, start, *options.inputs]
+    images = [Path(part) for part in list_images(image) if isinstance(part, (str, Path))]
+    for part in images:
+        require_file(part, "image")
+    inputs = [*images, audio, start, *options.inputs]
     if credentials is not None:
         inputs += [credentials.key, credentials.certificate]
     check_video_output(out, inputs, codec, options.background == TRANSPARENT)
@@ -67,7 +70,7 @@ def render(
     state = None if start is None else read_state(start)
     pipeline = TalkingHeadPipeline.from_pretrained(checkpoint, device, fit_steps, settings)
     loading = time.perf_counter() - begin
-    video = pipeline(image, audio, options, start=state)
+    video = pipeline(images, audio, options, start=state)
     video.save(out, progress=True, codec=codec, watermark=watermark, credentials=credentials)
     if end is not None:
         write_state(end, video.end_state)

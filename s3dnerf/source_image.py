@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from s3dnerf.face.portrait import Face
 from s3dnerf.fitting import render_still
 from s3dnerf.media.image import read_image, resize_image
 from s3dnerf.models.s3dnerf.identity import Identity
+from s3dnerf.models.s3dnerf.mouth_interior import measure_mouth_colors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, upsample
 from s3dnerf.precision import mixed_precision
@@ -27,6 +30,10 @@ BLUR_SIGMA = 0.03
 """Standard deviation of the blur of a background, relative to the side of the picture."""
 MIN_ENLARGEMENT = 1.05
 """Side of the crop in the photograph, relative to the model's, from which the photograph has detail to show."""
+MAX_GAIN = 2.0
+"""Largest factor by which the light of one image is brought to that of another."""
+OPEN = 1.0
+"""Openness of open eyes. Eyes that are torn open in one of several images are not taken for those of a face at rest."""
 FULLY = 0.999
 """Coverage from which a pixel counts as fully covered, allowing for rounding."""
 
@@ -35,11 +42,39 @@ def make_source(face: Face, device: torch.device) -> Source:
     """Return a tracked face as a batch of one source."""
     landmarks, eyes = (torch.from_numpy(part).float().to(device)[None] for part in (face.landmarks, face.eyes))
     matte = to_picture(segment_person(face.image), device)
-    return Source(to_picture(face.image, device), Camera.from_numpy(face.pose, device), landmarks, eyes, matte)
+    resolution = min(1.0, face.crop.side / len(face.image))
+    camera = Camera.from_numpy(face.pose, device)
+    return Source(to_picture(face.image, device), camera, landmarks, eyes, matte, resolution)
+
+
+def match_skin(face: Face, first: Face) -> Face:
+    """Return a face with the skin color of another image of the same person, which may show it in other light."""
+    colors = [measure_skin(part) for part in (face, first)]
+    gain = np.clip(colors[1] / colors[0], 1 / MAX_GAIN, MAX_GAIN)
+    levels = np.clip(np.arange(256)[:, None] * gain + 0.5, 0, 255).astype(np.uint8)[None]
+    return replace(face, picture=cv2.LUT(face.picture, levels), image=cv2.LUT(face.image, levels))
+
+
+def open_eyes(face: Face, others: Sequence[Face]) -> np.ndarray:
+    """Return how far a person's eyes are open at rest, ``[2]``: as in ``face``, or further if others show them open."""
+    shown = [np.minimum(other.eyes, OPEN) for other in others]
+    return np.maximum.reduce([face.eyes, *shown])
+
+
+def measure_skin(face: Face) -> np.ndarray:
+    """Return the mean color of the skin, ``[3]`` in [0, 1]."""
+    camera = Camera.from_numpy(face.pose, "cpu")
+    landmarks = torch.from_numpy(face.landmarks).float()[None]
+    return measure_mouth_colors(to_picture(face.image, torch.device("cpu")), landmarks, camera).skin[0].numpy()
 
 
 def make_background(
-    model: S3DNeRF, face: Face, identity: Identity, background: str | Path = KEEP, size: int | None = None
+    model: S3DNeRF,
+    face: Face,
+    identity: Identity,
+    background: str | Path = KEEP,
+    size: int | None = None,
+    others: Sequence[Face] = (),
 ) -> Background:
     """Separate the person from the background of a source.
 
@@ -50,23 +85,38 @@ def make_background(
         background: "keep", "transparent", "blur", a color, or the path of a picture.
         size: side of the frames in pixels; larger ones than the model's show the detail of the photograph, if it has
             more pixels than the model. None renders frames of the model's size.
+        others: the person in other images, those of ``identity.others``.
+    """
+    shown = [find_person(model, part, background == KEEP) for part in (identity, *identity.others)]
+    first = shown[0]
+    scene = make_scene(face, first, background)
+    detail = None
+    if size is not None and size > len(face.image) and face.crop.side > MIN_ENLARGEMENT * len(face.image):
+        detail = make_detail(face, identity, background, first.inpainted, size)
+        images = [other.image for other in identity.others]
+        moving = [take_face_detail(*pair, size) for pair in zip(others, images, strict=True)]
+        detail = replace(detail, others=[PhotoDetail(part, torch.zeros_like(part)) for part in moving])
+    image = None if scene is None else to_picture(scene, identity.image.device)
+    return replace(first, image=image, detail=detail, others=shown[1:])
+
+
+def find_person(model: S3DNeRF, identity: Identity, keeps_background: bool) -> Background:
+    """Find the person in a source: a background without an image.
+
+    Args:
+        model: the model.
+        identity: the encoded source.
+        keeps_background: the background of the source will be shown, inpainted behind the person.
     """
     device = identity.image.device
     with torch.inference_mode(), mixed_precision(device):
-        alpha = render_still(model, identity, identity.camera).alpha.float()
-    scene: torch.Tensor | None = None
-    if background == KEEP:
+        alpha = render_still(model, replace(identity, others=[]), identity.camera).alpha.float()
+    if keeps_background:
         # Half resolution is enough for the mask: the static background is the same on both sides of its border.
-        person = unseen = downsample(to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy()), device), 2)
-        scene = to_picture(_remove_person(face, unseen), device)
+        person = inpainted = downsample(to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy()), device), 2)
     else:
-        person, unseen = identity.matte, torch.zeros_like(identity.matte)
-        if background != TRANSPARENT:
-            scene = to_picture(make_scene(face, identity, background), device)
-    detail = None
-    if size is not None and size > len(face.image) and face.crop.side > MIN_ENLARGEMENT * len(face.image):
-        detail = make_detail(face, identity, background, unseen, size)
-    return Background(scene, person, unseen, upsample(alpha, person.shape[-1] // alpha.shape[-1]), detail)
+        person, inpainted = identity.matte, torch.zeros_like(identity.matte)
+    return Background(None, person, inpainted, upsample(alpha, person.shape[-1] // alpha.shape[-1]))
 
 
 def make_detail(face: Face, identity: Identity, background: str | Path, unseen: torch.Tensor, size: int) -> PhotoDetail:
@@ -80,7 +130,7 @@ def make_detail(face: Face, identity: Identity, background: str | Path, unseen: 
         size: side of the frames.
     """
     device = identity.image.device
-    moving = take_detail(to_picture(apply_crop(face.picture, face.crop, size), device), identity.image.float())
+    moving = take_face_detail(face, identity.image, size)
     static = torch.zeros_like(moving)
     if background == KEEP:
         covered = F.interpolate(unseen.float(), size=(size, size), mode="bilinear", align_corners=False)
@@ -91,20 +141,29 @@ def make_detail(face: Face, identity: Identity, background: str | Path, unseen: 
     return PhotoDetail(moving, static)
 
 
-def make_scene(face: Face, identity: Identity, background: str | Path) -> np.ndarray:
-    """Return what replaces the background of a source, ``uint8 [S, S, 3]``.
+def take_face_detail(face: Face, image: torch.Tensor, size: int) -> torch.Tensor:
+    """Return what the photograph of a face shows beyond its encoded ``image``, ``[1, 3, size, size]``."""
+    return take_detail(to_picture(apply_crop(face.picture, face.crop, size), image.device), image.float())
+
+
+def make_scene(face: Face, person: Background, background: str | Path) -> np.ndarray | None:
+    """Return what is shown behind a person, ``uint8 [S, S, 3]``, or None if it is transparent.
 
     Args:
         face: the source.
-        identity: the encoded source.
-        background: "blur", a color, or the path of a picture, whose middle is shown.
+        person: where the person is.
+        background: "keep", "transparent", "blur", a color, or the path of a picture, whose middle is shown.
 
     Raises:
         UserError: the picture cannot be read.
     """
     side = len(face.image)
+    if background == TRANSPARENT:
+        return None
+    if background == KEEP:
+        return _remove_person(face, person.inpainted)
     if background == BLUR:
-        unseen = downsample(to_picture(dilate_matte(identity.matte[0, 0].cpu().numpy()), identity.image.device), 2)
+        unseen = downsample(to_picture(dilate_matte(person.person[0, 0].cpu().numpy()), person.person.device), 2)
         return cv2.GaussianBlur(_remove_person(face, unseen), (0, 0), BLUR_SIGMA * side)
     color = parse_color(background)
     if color is not None:

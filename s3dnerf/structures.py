@@ -65,6 +65,8 @@ class Source:
     """``[B, 2]`` eye openness."""
     matte: Tensor | None = None
     """``[B, 1, S, S]`` or smaller: coverage of each pixel by the person, in [0, 1]. Only rendering needs it."""
+    resolution: float = 1.0
+    """Pixels of the photograph per pixel of ``image``, along a side; at most 1."""
 
 
 def copy_to_device(array: np.ndarray, device: torch.device | str) -> Tensor:

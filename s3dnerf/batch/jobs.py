@@ -15,6 +15,7 @@ from s3dnerf.render_options import RenderOptions
 
 FILES = ("image", "audio", "out")
 """Columns that every table has."""
+IMAGE_SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Job:
 
     line: int
     """Number of the line in the file; the header is line 1."""
-    image: Path
+    image: tuple[Path, ...]
+    """One image, or several of one person."""
     audio: Path
     out: Path
     options: RenderOptions = field(default_factory=RenderOptions)
@@ -36,7 +38,8 @@ def read_jobs(table: str | Path, parse_options: Callable[[Mapping[str, str]], Re
 
     Args:
         table: a CSV file with the columns image, audio and out, and any field of ``RenderOptions``. Empty cells have
-            the default. Relative paths start at the working directory.
+            the default. Several images of one person are separated by semicolons. Relative paths start at the working
+            directory.
         parse_options: returns the options of a row from the cells that are not empty, by the names of the fields.
 
     Raises:
@@ -95,12 +98,13 @@ def _read_row(
             options = parse_options({name: cell for name, cell in cells.items() if cell})
         except UserError as error:
             reason = str(error.to_option() if isinstance(error, ArgumentError) else error)
-    return Job(line, **files, options=options, reason=reason)
+    images = tuple(Path(part.strip()) for part in str(files["image"]).split(IMAGE_SEPARATOR) if part.strip())
+    return Job(line, images, files["audio"], files["out"], options, reason)
 
 
 def _refuse_conflicts(jobs: list[Job]) -> list[Job]:
     """Give a reason to jobs that write what another one reads or writes."""
-    inputs = {os.path.realpath(path): job.line for job in jobs for path in (job.image, job.audio)}
+    inputs = {os.path.realpath(path): job.line for job in jobs for path in (*job.image, job.audio)}
     outputs: dict[str, int] = {}
     checked = []
     for job in jobs:

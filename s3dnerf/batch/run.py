@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from s3dnerf.batch.jobs import Job
+from s3dnerf.batch.jobs import IMAGE_SEPARATOR, Job
 from s3dnerf.batch.worker import BatchSettings, Outcome, render_job
 from s3dnerf.data.engines import WorkerDied, run_in_processes, run_on_ray
 from s3dnerf.media.files import atomic_write, is_stream
@@ -63,7 +63,8 @@ class BatchReport:
             for job in self.jobs:
                 outcome = self.outcomes.get(job.line, Outcome())
                 figures = (outcome.frames, f"{outcome.seconds:.1f}", outcome.reason or "")
-                writer.writerow((job.line, job.image, job.audio, job.out, self.describe_status(job), *figures))
+                images = IMAGE_SEPARATOR.join(map(str, job.image))
+                writer.writerow((job.line, images, job.audio, job.out, self.describe_status(job), *figures))
 
     def __str__(self) -> str:
         counts = f"{self.done} done, {len(self.skipped)} skipped, {len(self.failed)} failed"

@@ -80,22 +80,23 @@ class Worker:
         """
         settings, options = self.settings, job.options.check()
         require_file(job.audio, "speech")
-        inputs = [job.image, job.audio, *options.inputs]
+        inputs = [*job.image, job.audio, *options.inputs]
         check_video_output(job.out, inputs, settings.codec, options.background == TRANSPARENT)
         video = self.pipeline(self.encode(job.image, options), job.audio, options)
         video.save(job.out, codec=settings.codec, watermark=settings.watermark, credentials=settings.credentials)
         return len(video)
 
-    def encode(self, image: Path, options: RenderOptions) -> EncodedPortrait:
-        """Return the portrait of an image, which is encoded again only if the file or an option has changed."""
-        state = require_file(image, "image").stat()
+    def encode(self, images: tuple[Path, ...], options: RenderOptions) -> EncodedPortrait:
+        """Return the portrait of images, which are encoded again only if a file or an option has changed."""
+        files = [(os.path.realpath(path), require_file(path, "image").stat()) for path in images]
         defaults = RenderOptions()
         kept = {name: getattr(defaults, name) for name in _MOTION_OPTIONS}
         if self.settings.fit_steps:
             del kept["seed"]
-        key = (os.path.realpath(image), state.st_size, state.st_mtime_ns, replace(options, **kept))
+        states = tuple((path, state.st_size, state.st_mtime_ns) for path, state in files)
+        key = (states, replace(options, **kept))
         if key not in self._portraits:
-            self._portraits[key] = self.pipeline.encode_portrait(image, self.pipeline.check_options(options))
+            self._portraits[key] = self.pipeline.encode_portrait(images, self.pipeline.check_options(options))
             self.encoded += 1
             if len(self._portraits) > MAX_PORTRAITS:
                 self._portraits.popitem(last=False)

@@ -33,7 +33,8 @@ def add_batch(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         run_batch,
         "Render many videos from a table",
         "The table has the columns image, audio and out, and any option of `s3dnerf render` about what a video shows,\n"
-        "such as pose or turn. Empty cells have the value of the option of this command.\n"
+        "such as pose or turn. Empty cells have the value of the option of this command. Several images of one person\n"
+        "are separated by semicolons.\n"
         "A second run renders only what is missing. Rows that fail stop no other; the exit code is then 1.",
         "  s3dnerf batch jobs.csv\n"
         "  s3dnerf batch jobs.csv --pose speech --workers 4\n"

@@ -37,10 +37,17 @@ def add_render(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "Writes a video with 25 frames per second and the speech as its audio.",
         "  s3dnerf render --image portrait.png --audio speech.wav --out talking.mp4\n"
         "  s3dnerf render --image portrait.png --audio speech.wav --turn -20 5 --background green\n"
+        "  s3dnerf render --image front.jpg left.jpg right.jpg --audio speech.wav --camera orbit\n"
         "  s3dnerf render --image group.jpg --audio speech.mp3 --face 2 --framing picture --pose nodding.mp4",
     )
     parser.add_argument(
-        "--image", type=read_path, required=True, metavar="FILE", help="the portrait: PNG, JPEG, WebP, HEIC, AVIF"
+        "--image",
+        type=read_path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="the portrait: PNG, JPEG, WebP, HEIC, AVIF; further images of the same person show what the first one "
+        "hides, such as the other side of the face, and take time",
     )
     parser.add_argument(
         "--audio", type=read_path, required=True, metavar="FILE", help="the speech: an audio or video file"
@@ -76,7 +83,7 @@ def run_render(options: argparse.Namespace) -> None:
     render(
         image=options.image,
         audio=options.audio,
-        out=options.out or name_output(options.image, options.audio),
+        out=options.out or name_output(options.image[0], options.audio),
         options=read_render_options(options),
         checkpoint=options.checkpoint,
         device=options.device,

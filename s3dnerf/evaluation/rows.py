@@ -4,6 +4,7 @@
 - ``fd2talk``: the same with lips and face moved by the expression coefficients of FD2Talk.
 - ``fd2talk_diffusion``: the same, with frames made by diffusion from the warped first frame.
 - ``refined``: ``ours`` with frames refined by diffusion.
+- ``two_images``: ``ours``, given also the frame in which the head is turned farthest from the first one.
 - ``frozen_mouth``: ``ours`` without lip motion, a baseline for what the given poses contribute.
 - ``frozen_pose``: ``ours`` without head motion, a baseline for what the lips contribute.
 - ``unmoved_portrait``: the first frame, repeated.
@@ -39,13 +40,15 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "refined": {"refine": "diffusion"},
     "frozen_mouth": {"freeze_mouth": True},
     "frozen_pose": {"freeze_pose": True},
+    "two_images": {"images": 2},
     "enlarged": {"shows_detail": False},
 }
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
-DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined", "enlarged"))
-"""Rows that every model has. Diffusion is slow and makes frames of 256 pixels only; "enlarged" is for larger clips."""
+DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined", "two_images", "enlarged"))
+"""Rows that every model has. Diffusion is slow and makes frames of 256 pixels only; "two_images" is given more than the
+others, and "enlarged" is for larger clips."""
 
 
 class Reenactor(Protocol):

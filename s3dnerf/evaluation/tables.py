@@ -167,6 +167,7 @@ ROW_TITLES = {
     "fd2talk": "FD2Talk, by the radiance field",
     "fd2talk_diffusion": "FD2Talk, by diffusion",
     "refined": "ours, refined by diffusion",
+    "two_images": "ours, two images",
     "enlarged": "ours, only enlarged",
     "frozen_mouth": "ours, frozen mouth",
     "frozen_pose": "ours, frozen pose",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import cv2
 import numpy as np
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 ImageInput = Union[str, Path, bytes, Image.Image, np.ndarray, "Tensor"]
 """An image as a path, the content of a file, or pixels."""
+ImagesInput = ImageInput | Sequence[ImageInput]
+"""One image, or a list or tuple of images of one person."""
+MAX_IMAGES = 8
+"""Most images of one person. Each takes the time of one more rendering of the radiance field."""
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 """Brands of pictures in HEIF, as phones write them."""
 WHITE = (255, 255, 255)
@@ -34,6 +38,18 @@ _WRITABLE: dict[str, dict[str, Any]] = {
     ".jpeg": {"quality": 95},
     ".webp": {"quality": 95},
 }
+
+
+def list_images(image: ImagesInput) -> list[ImageInput]:
+    """Return one image or several as a list.
+
+    Raises:
+        UserError: there are none or too many.
+    """
+    images: list[ImageInput] = list(image) if isinstance(image, (list, tuple)) else [cast(ImageInput, image)]
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise ArgumentError("image", None, f"are {len(images)} images", f"Give 1 to {MAX_IMAGES} of one person.")
+    return images
 
 
 def read_image(image: ImageInput, argument: str = "image", over: tuple[int, int, int] = WHITE) -> np.ndarray:

@@ -7,7 +7,8 @@ where the head has moved away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from s3dnerf.ops.composite_background import composite_over, find_hidden
 from s3dnerf.ops.image import upsample
 from s3dnerf.rendering.photo_detail import PhotoDetail
+from s3dnerf.rendering.source_blending import blend_images
 
 INVISIBLE = 1 / 512
 """Largest alpha that 8 bits round to 0."""
@@ -34,32 +36,39 @@ class Background:
     """``[1, 1, h, h]`` opacity of the field when the source itself is rendered."""
     detail: PhotoDetail | None = None
     """Detail of the photograph, if frames are larger than the model renders."""
+    others: list[Background] = field(default_factory=list)
+    """The person in other images; their backgrounds are not shown."""
 
-    def find_hidden(self, flow: Tensor, alpha: Tensor) -> Tensor:
-        """Return the fraction ``[B, 1, h, h]`` of the background that the person hides in a frame.
-
-        Args:
-            flow: see :func:`composite_background`.
-            alpha: see :func:`composite_background`.
-        """
-        return find_hidden(flow, alpha, self.person, self.head, self.inpainted)
+    def find_hidden(self, alphas: Sequence[Tensor], flows: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Return the fraction ``[B, 1, h, h]`` of the background that the person hides, see composite_background."""
+        people = zip((self, *self.others), alphas, flows, strict=True)
+        parts = [find_hidden(flow, alpha, who.person, who.head, who.inpainted) for who, alpha, flow in people]
+        return blend_images(parts, weights)
 
 
-def composite_background(background: Background, image: Tensor, flow: Tensor, alpha: Tensor) -> Tensor:
+def composite_background(
+    background: Background, image: Tensor, alphas: Sequence[Tensor], flows: Sequence[Tensor], weights: Tensor
+) -> Tensor:
     """Composite frames over the background.
 
     Args:
         background: the background.
         image: ``[B, 3, S, S]`` the frames; values outside [0, 1] are clamped.
-        flow: ``[B, 2, n, n]`` position in the source of the content of a pixel, minus its own (image coordinates).
-        alpha: ``[B, 1, r, r]`` opacity of the field.
+        alphas: ``[B, 1, r, r]`` opacity of the field, for each image of the person.
+        flows: ``[B, 2, n, n]`` for each image: position in it of the content of a pixel, minus its own (image
+            coordinates).
+        weights: ``[K, B, 1, n, n]`` of these images, see :func:`s3dnerf.rendering.source_blending.weigh_views`.
 
     Returns:
         ``[B, 3, S, S]`` frames with the static background, or ``[B, 4, S, S]`` frames with straight alpha, black where
         they are transparent.
     """
+    if background.image is not None and len(flows) == 1:
+        masks = (background.person, background.head, background.inpainted)
+        return composite_over(image, flows[0], alphas[0], background.image, *masks)
+    hidden = background.find_hidden(alphas, flows, weights)
+    hidden = upsample(hidden, image.shape[-1] // hidden.shape[-1])
+    image = image.clamp(0.0, 1.0)
     if background.image is None:
-        hidden = upsample(background.find_hidden(flow, alpha), image.shape[-1] // background.person.shape[-1])
-        return torch.cat([image.clamp(0.0, 1.0) * (hidden > INVISIBLE), hidden], dim=1)
-    masks = (background.person, background.head, background.inpainted)
-    return composite_over(image, flow, alpha, background.image, *masks)
+        return torch.cat([image * (hidden > INVISIBLE), hidden], dim=1)
+    return image.lerp(background.image, 1.0 - hidden)

@@ -7,7 +7,8 @@ behind lips that part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3dnerf.ops.image import warp_image
+from s3dnerf.rendering.source_blending import blend_images
 
 DISTRUST = 0.08
 """Difference of a frame from the warped source, in [0, 1], at which its detail has faded to 1 / e."""
@@ -28,6 +30,8 @@ class PhotoDetail:
     """``[1, 3, N, N]`` detail that moves with the head."""
     static: Tensor
     """``[1, 3, N, N]`` detail of the background."""
+    others: list[PhotoDetail] = field(default_factory=list)
+    """Detail of other photographs of the person, of the same size."""
 
     @property
     def side(self) -> int:
@@ -51,7 +55,9 @@ def enlarge(image: Tensor, side: int) -> Tensor:
     return large
 
 
-def add_photo_detail(detail: PhotoDetail, image: Tensor, warped: Tensor, flow: Tensor, hidden: Tensor) -> Tensor:
+def add_photo_detail(
+    detail: PhotoDetail, image: Tensor, warped: Tensor, hidden: Tensor, flows: Sequence[Tensor], weights: Tensor
+) -> Tensor:
     """Enlarge frames and add the detail of the photograph.
 
     A frame that shows the source itself becomes the photograph itself.
@@ -60,8 +66,10 @@ def add_photo_detail(detail: PhotoDetail, image: Tensor, warped: Tensor, flow: T
         detail: of the source.
         image: ``[B, C, S, S]`` frames in [0, 1]; a fourth channel is transparency.
         warped: ``[B, 3, S, S]`` the source warped by the flow.
-        flow: ``[B, 2, n, n]`` position in the source of the content of a pixel, minus its own (image coordinates).
         hidden: ``[B, 1, h, h]`` how far the person hides the background.
+        flows: ``[B, 2, n, n]`` for each image of the person: position in it of the content of a pixel, minus its own
+            (image coordinates).
+        weights: ``[K, B, 1, n, n]`` of these images.
 
     Returns:
         ``[B, C, N, N]`` in [0, 1].
@@ -71,10 +79,15 @@ def add_photo_detail(detail: PhotoDetail, image: Tensor, warped: Tensor, flow: T
     # A single pixel that differs is noise; a mouth is not.
     trust = torch.exp(-(F.avg_pool2d(change, 3, 1, 1) / DISTRUST).square())
     moving = F.interpolate(hidden, size=trust.shape[-2:], mode="bilinear", align_corners=False)
-    weights = torch.cat([moving * trust, 1.0 - moving], dim=1)
-    weights = F.interpolate(weights, size=(side, side), mode="bilinear", align_corners=False)
-    flow = F.interpolate(flow.float(), size=(side, side), mode="bilinear", align_corners=False)
-    moved = warp_image(detail.moving.expand(len(image), -1, -1, -1), flow)
+    shares = torch.cat([moving * trust, 1.0 - moving], dim=1)
+    shares = F.interpolate(shares, size=(side, side), mode="bilinear", align_corners=False)
+    moved = blend_images(list(map(move_detail, (detail, *detail.others), flows)), weights)
     large = enlarge(image.float(), side)
-    large[:, :3] += weights[:, :1] * moved + weights[:, 1:] * detail.static
+    large[:, :3] += shares[:, :1] * moved + shares[:, 1:] * detail.static
     return large.clamp_(0.0, 1.0)
+
+
+def move_detail(detail: PhotoDetail, flow: Tensor) -> Tensor:
+    """Return the detail ``[B, 3, N, N]`` that moves with the head, moved by ``flow [B, 2, n, n]``."""
+    flow = F.interpolate(flow.float(), size=(detail.side, detail.side), mode="bilinear", align_corners=False)
+    return warp_image(detail.moving.expand(len(flow), -1, -1, -1), flow)

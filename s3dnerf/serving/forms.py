@@ -11,6 +11,7 @@ from http import HTTPStatus
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
+from s3dnerf.media.image import MAX_IMAGES
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.serving.errors import RequestError
 from s3dnerf.serving.options import read_options
@@ -18,6 +19,8 @@ from s3dnerf.serving.server import Server
 from s3dnerf.serving.uploads import CHECKS, StoredFile, remove_files
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+IMAGE = "image"
+"""The field that may be sent several times, with pictures of one person."""
 MAX_FIELDS = 100
 MAX_TEXT = 2**16
 """Bytes of the longest field that is no file."""
@@ -52,12 +55,17 @@ async def open_form(
     if not kind.startswith(FORM_TYPES):
         sentence = f"The request has the type {kind or 'none'}. Send multipart/form-data."
         raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
-    limits = {"max_files": len(CHECKS), "max_fields": MAX_FIELDS, "max_part_size": MAX_TEXT}
+    limits = {"max_files": len(CHECKS) + MAX_IMAGES, "max_fields": MAX_FIELDS, "max_part_size": MAX_TEXT}
     with ExitStack() as stack:
         async with request.form(**limits) as form:
-            uploads = {name: part for name, part in form.multi_items() if isinstance(part, UploadFile)}
+            # A browser also sends the file fields that are empty.
+            uploads = [
+                (name, part)
+                for name, part in form.multi_items()
+                if isinstance(part, UploadFile) and (part.filename or part.size)
+            ]
             values = {name: part for name, part in form.multi_items() if isinstance(part, str)}
-            for name in uploads:
+            for name, _ in uploads:
                 if name not in files:
                     sentence = f"{name}: no file is expected. Files are {', '.join(files)}."
                     raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
@@ -66,14 +74,19 @@ async def open_form(
                     raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: is text. Send the file itself.")
             given = {name: values.pop(name) for name in texts if values.get(name)}
             options = read_options({name: text for name, text in values.items() if name not in texts})
-            stored = {}
-            for name, upload in uploads.items():
-                if not upload.filename and not upload.size:
-                    continue  # the empty file field of a browser
-                stored[name] = await asyncio.to_thread(server.storage.save, upload.file, name)
-                stack.callback(remove_files, [stored[name]])
+            stored: dict[str, StoredFile] = {}
+            for name, upload in uploads:
+                if name not in stored:
+                    stored[name] = await asyncio.to_thread(server.storage.save, upload.file, name)
+                    stack.callback(remove_files, [stored[name]])
+                elif name == IMAGE:
+                    others = stored[name].others
+                    others.append(await asyncio.to_thread(server.storage.save, upload.file, f"image {len(others) + 2}"))
+                else:
+                    raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: is sent twice. Send one file.")
         for name, file in stored.items():
-            await asyncio.to_thread(CHECKS[name], file, server.settings)
+            for part in file.parts:
+                await asyncio.to_thread(CHECKS[name], part, server.settings)
         yield Form(stored, given, options)
         stack.pop_all()
 
@@ -84,8 +97,8 @@ def choose_picture(form: Form, server: Server) -> StoredFile:
     Raises:
         RequestError: there is neither, or no picture of this id.
     """
-    if "image" in form.files:
-        return form.files["image"]
+    if IMAGE in form.files:
+        return form.files[IMAGE]
     if "portrait" in form.texts:
         return server.storage.copy(server.storage.find_picture(form.texts["portrait"]))
     sentence = "image: is missing. Send a picture, or the id of an uploaded one as portrait."

@@ -20,7 +20,7 @@ from s3dnerf.serving.server import Server
 from s3dnerf.serving.uploads import check_picture, remove_files
 
 FORMATS = {"mp4": "video/mp4", "webm": "video/webm"}
-IMAGE = "the portrait: PNG, JPEG, WebP, HEIC or AVIF"
+IMAGE = "the portrait: PNG, JPEG, WebP, HEIC or AVIF; send the field again for further pictures of the same person"
 AUDIO = "the speech: an audio or video file"
 MOTION = "a driving video, in place of the option pose"
 PORTRAIT = "id of a picture from POST /v1/portraits, in place of image"

@@ -39,12 +39,12 @@ class Renderer:
             marks: what shows that videos are generated.
         """
         self.pipeline, self.most, self.marks = pipeline, portraits, marks
-        self.portraits: OrderedDict[tuple[str, RenderOptions], EncodedPortrait] = OrderedDict()
+        self.portraits: OrderedDict[tuple[tuple[str, ...], RenderOptions], EncodedPortrait] = OrderedDict()
         # One at a time: encoding uses all cores, and two requests for a new portrait should not both encode it.
         self.lock = threading.Lock()
 
     def encode(self, image: StoredFile, options: RenderOptions) -> EncodedPortrait:
-        """Return the encoded portrait of a picture, from memory if it is there.
+        """Return the encoded portrait of a picture, or of several of one person, from memory if it is there.
 
         Raises:
             UserError: there is no usable face, or an option is out of range.
@@ -52,10 +52,10 @@ class Renderer:
         defaults = RenderOptions()
         options = self.pipeline.check_options(options)
         options = replace(options, **{name: getattr(defaults, name) for name in MOTION_OPTIONS})
-        key = image.digest, options
+        key = tuple(part.digest for part in image.parts), options
         with self.lock, hide_paths([image]):
             if key not in self.portraits:
-                self.portraits[key] = self.pipeline.encode_portrait(image.path, options)
+                self.portraits[key] = self.pipeline.encode_portrait([part.path for part in image.parts], options)
                 while len(self.portraits) > self.most:
                     self.portraits.popitem(last=False)
             self.portraits.move_to_end(key)

@@ -44,6 +44,13 @@ class StoredFile:
     size: int
     used: float = field(default_factory=time.monotonic)
     """When it was last used, in seconds of the monotonic clock."""
+    others: list[StoredFile] = field(default_factory=list)
+    """Further pictures of the same person."""
+
+    @property
+    def parts(self) -> list[StoredFile]:
+        """This file and the others."""
+        return [self, *self.others]
 
 
 class Storage:
@@ -93,7 +100,8 @@ class Storage:
             raise RequestError(HTTPStatus.NOT_FOUND, "The picture was removed. Upload it again.") from None
         except OSError:  # file systems without links
             shutil.copyfile(file.path, path)
-        return StoredFile(path.name, path, file.label, file.digest, file.size)
+        others = [self.copy(other) for other in file.others]
+        return StoredFile(path.name, path, file.label, file.digest, file.size, others=others)
 
     def keep_picture(self, file: StoredFile) -> None:
         """Keep a picture for any number of requests."""
@@ -142,7 +150,8 @@ class Storage:
 def remove_files(files: Iterable[StoredFile]) -> None:
     """Remove files, if they are still there."""
     for file in files:
-        file.path.unlink(missing_ok=True)
+        for part in file.parts:
+            part.path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -152,8 +161,8 @@ def hide_paths(files: Iterable[StoredFile]) -> Iterator[None]:
         yield
     except UserError as error:
         subject, reason, hint = error.subject, error.reason, error.hint
-        for file in files:
-            subject, reason, hint = (text.replace(str(file.path), file.label) for text in (subject, reason, hint))
+        for part in (part for file in files for part in file.parts):
+            subject, reason, hint = (text.replace(str(part.path), part.label) for text in (subject, reason, hint))
         raise UserError(subject, reason, hint) from error
 
 

@@ -27,6 +27,8 @@ def stretch(share: Tensor) -> Tensor:
 
 WHITE = torch.ones(1, 3, SIZE, SIZE)
 STILL = torch.zeros(1, 2, PERSON, PERSON)
+ONE_IMAGE = torch.ones(1, 1, 1, 1, 1)
+"""Weight of the only image of the person."""
 
 
 def read_columns(image: Tensor) -> list[float]:
@@ -36,7 +38,7 @@ def read_columns(image: Tensor) -> list[float]:
 
 def test_who_does_not_move_is_shown_before_the_scene() -> None:
     backdrop = make_background(slice(8, 20))
-    shown = composite_background(backdrop, WHITE, STILL, backdrop.person)
+    shown = composite_background(backdrop, WHITE, [backdrop.person], [STILL], ONE_IMAGE)
     assert shown.shape == (1, 3, SIZE, SIZE)
     columns = read_columns(shown)
     # This is the left pixel of every two columns, which upsampling pulls toward the previous cell.
@@ -49,7 +51,7 @@ def test_where_somebody_moves_to_is_theirs_and_what_nobody_knows_stays_as_render
     flow[:, 0] = -4 * CELL  # everything, including walls, has moved four columns to the right
     alpha = torch.zeros(1, 1, PERSON, PERSON)
     alpha[..., 12:24] = 1.0
-    columns = read_columns(composite_background(backdrop, WHITE, flow, alpha))
+    columns = read_columns(composite_background(backdrop, WHITE, [alpha], [flow], ONE_IMAGE))
     assert columns[:7] == [0.0] * 7 and columns[25:] == [0.0] * 7
     # From 8 to 12 the source shows the person and the frame a moved wall, which is better than nothing.
     assert columns[9:24] == [1.0] * 15
@@ -58,17 +60,18 @@ def test_where_somebody_moves_to_is_theirs_and_what_nobody_knows_stays_as_render
 def test_a_head_that_has_left_is_not_shown_where_it_was() -> None:
     backdrop = make_background(slice(8, 20))
     nobody = torch.zeros(1, 1, PERSON, PERSON)
-    assert composite_background(backdrop, WHITE, STILL, nobody).abs().max() == 0.0
+    assert composite_background(backdrop, WHITE, [nobody], [STILL], ONE_IMAGE).abs().max() == 0.0
     # Parts that the field never covered, such as shoulders, are not uncovered.
     shoulders = replace(backdrop, head=nobody)
-    assert read_columns(composite_background(shoulders, WHITE, STILL, nobody))[9:20] == [1.0] * 11
+    assert read_columns(composite_background(shoulders, WHITE, [nobody], [STILL], ONE_IMAGE))[9:20] == [1.0] * 11
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(0.7, 0.0), (0.45, 0.5), (0.2, 1.0)])
 def test_leaving_is_gradual(alpha: float, share: float) -> None:
     backdrop = make_background(slice(0, PERSON))
     seen = torch.full((1, 1, PERSON, PERSON), alpha)
-    assert composite_background(backdrop, WHITE, STILL, seen).mean().item() == pytest.approx(1.0 - share, abs=1e-5)
+    shown = composite_background(backdrop, WHITE, [seen], [STILL], ONE_IMAGE)
+    assert shown.mean().item() == pytest.approx(1.0 - share, abs=1e-5)
 
 
 def test_a_color_is_seen_everywhere_but_where_the_person_is() -> None:
@@ -78,7 +81,7 @@ def test_a_color_is_seen_everywhere_but_where_the_person_is() -> None:
     flow[:, 0] = -4 * CELL
     alpha = torch.zeros(1, 1, PERSON, PERSON)
     alpha[..., 12:24] = 1.0
-    columns = read_columns(composite_background(backdrop, WHITE, flow, alpha))
+    columns = read_columns(composite_background(backdrop, WHITE, [alpha], [flow], ONE_IMAGE))
     assert columns[:11] == [0.0] * 11 and columns[13:24] == [1.0] * 11 and columns[25:] == [0.0] * 7
 
 
@@ -87,9 +90,23 @@ def test_coarser_flow_and_opacity_are_enlarged_and_batches_share_a_scene() -> No
     few = composite_background(
         backdrop,
         WHITE.expand(3, -1, -1, -1),
-        STILL[..., ::2, ::2].expand(3, -1, -1, -1),
-        stretch(torch.ones(3, 1, 1, PERSON // 2))[:, :, ::2],
+        [stretch(torch.ones(3, 1, 1, PERSON // 2))[:, :, ::2]],
+        [STILL[..., ::2, ::2].expand(3, -1, -1, -1)],
+        ONE_IMAGE,
     )
     assert few.shape == (3, 3, SIZE, SIZE)
     torch.testing.assert_close(few[0], few[2])
     assert read_columns(few[:1])[9:20] == [1.0] * 11
+
+
+def test_another_image_hides_the_background_where_it_has_weight() -> None:
+    """The person stands at columns 8 to 20 of the first image and at 12 to 24 of the second one."""
+    first, second = make_background(slice(8, 20)), make_background(slice(12, 24))
+    both = replace(first, others=[replace(second, image=None)])
+    weights = torch.zeros(2, 1, 1, PERSON, PERSON)
+    weights[0, ..., :16], weights[1, ..., 16:] = 1.0, 1.0
+    alphas, flows = [first.person, second.person], [STILL, STILL]
+    columns = read_columns(composite_background(both, WHITE, alphas, flows, weights))
+    assert columns[:7] == [0.0] * 7 and columns[9:23] == [1.0] * 14 and columns[25:] == [0.0] * 7
+    transparent = composite_background(replace(both, image=None), WHITE, alphas, flows, weights)
+    assert read_columns(transparent[:, 3:]) == columns

@@ -8,6 +8,9 @@ import torch
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.photo_detail import PhotoDetail, add_photo_detail, enlarge, take_detail
 
+ONE_IMAGE = torch.ones(1, 1, 1, 1, 1)
+"""Weight of the only image of the person."""
+
 
 @pytest.fixture
 def photo() -> torch.Tensor:
@@ -20,7 +23,7 @@ def add(
     source = downsample(photo, 2)
     moving = take_detail(photo, source)
     detail = PhotoDetail(moving, torch.zeros_like(moving) if static is None else static)
-    return add_photo_detail(detail, shown, source, flow, torch.full((1, 1, 16, 16), hidden))
+    return add_photo_detail(detail, shown, source, torch.full((1, 1, 16, 16), hidden), [flow], ONE_IMAGE)
 
 
 def test_an_unmoved_source_becomes_the_photograph(photo: torch.Tensor) -> None:
@@ -35,7 +38,7 @@ def test_detail_moves_with_the_flow(photo: torch.Tensor) -> None:
     flow[:, 0] = 2.0 * 4 / 64
     detail = PhotoDetail(take_detail(photo, source), torch.zeros_like(photo))
     shown = torch.roll(source, -2, dims=3)
-    result = add_photo_detail(detail, shown, shown, flow, torch.ones(1, 1, 16, 16))
+    result = add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [flow], ONE_IMAGE)
     inner = slice(8, 56)
     torch.testing.assert_close(
         result[..., inner, inner], torch.roll(photo, -4, 3)[..., inner, inner], atol=1e-4, rtol=0
@@ -73,3 +76,18 @@ def test_cubic_interpolation_is_that_of_pytorch() -> None:
     expected = torch.nn.functional.interpolate(image, size=(56, 56), mode="bicubic", align_corners=False)
     torch.testing.assert_close(enlarge(image, 56), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(enlarge(image.to(memory_format=torch.channels_last), 56), expected, atol=1e-5, rtol=0)
+
+
+def test_each_region_has_the_detail_of_its_own_photograph(photo: torch.Tensor) -> None:
+    other = photo.flip(3)
+    first, second = (take_detail(part, downsample(part, 2)) for part in (photo, other))
+    nothing = torch.zeros_like(photo)
+    detail = PhotoDetail(first, nothing, others=[PhotoDetail(second, nothing)])
+    weights = torch.zeros(2, 1, 1, 16, 16)
+    weights[0, ..., :8], weights[1, ..., 8:] = 1.0, 1.0
+    shown = torch.cat([downsample(photo, 2)[..., :16], downsample(other, 2)[..., 16:]], dim=3)
+    still = torch.zeros(1, 2, 16, 16)
+    result = add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [still, still], weights)
+    # Between them, pixels of both are interpolated.
+    torch.testing.assert_close(result[..., :26], photo[..., :26], atol=1e-4, rtol=0)
+    torch.testing.assert_close(result[..., 38:], other[..., 38:], atol=1e-4, rtol=0)

@@ -37,12 +37,13 @@ class CachedPipeline(TalkingHeadPipeline):
     def __init__(self, model: S3DNeRF) -> None:
         super().__init__(model)
         self.calls = 0
-        self.known: dict[tuple[bytes, RenderOptions], EncodedPortrait] = {}
+        self.known: dict[tuple[tuple[bytes, ...], RenderOptions], EncodedPortrait] = {}
 
     def encode_portrait(self, image: object, options: RenderOptions, *rest: object) -> EncodedPortrait:
         self.calls += 1
-        content = image if isinstance(image, bytes) else Path(image).read_bytes()
-        key = content, replace(options, method="s3dnerf", pose="idle", turn=(0, 0), seed=0)
+        images = image if isinstance(image, list) else [image]
+        contents = tuple(part if isinstance(part, bytes) else Path(part).read_bytes() for part in images)
+        key = contents, replace(options, method="s3dnerf", pose="idle", turn=(0, 0), seed=0)
         if key not in self.known:
             self.known[key] = super().encode_portrait(image, options, *rest)
         return self.known[key]

@@ -77,7 +77,9 @@ def inputs(picture: bytes, sound: np.ndarray, tmp_path_factory: pytest.TempPathF
     for name, data in content.items():
         (folder / name).write_bytes(data)
     Image.new("RGB", (64, 64), (0, 200, 0)).save(folder / "wall.png")
-    return {name: str(folder / name) for name in (*content, "wall.png")}
+    mirrored = Image.open(io.BytesIO(picture)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(folder / "mirrored.png")
+    return {name: str(folder / name) for name in (*content, "wall.png", "mirrored.png")}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,21 @@ def test_a_video_is_rendered_played_turned_and_downloaded(
     assert page.inner_text("#turned") == "30°"
     assert np.abs(np.subtract(*pixels)).mean() > 1
     assert page.problems == []
+
+
+def test_several_pictures_of_one_person_are_taken_together(open_page: Callable, inputs: dict[str, str]) -> None:
+    page = open_page()
+    stills = []
+    for names in (("face.jpg", "mirrored.png"), ("face.jpg",)):
+        page.set_input_files("#image", [inputs[name] for name in names])
+        assert page.inner_text("#others") == ("and 1 more of the same person" if len(names) == 2 else "")
+        page.fill("#turn", "-30")
+        page.wait_for_selector("#still[data-turn='-30']")
+        stills.append(page.evaluate(READ_STILL))
+        page.fill("#turn", "0")
+        page.wait_for_selector("#still[data-turn='0']")
+    assert np.abs(np.subtract(*stills)).mean() > 1
+    assert page.inner_text("#message") == "" and page.problems == []
 
 
 READ_STILL = """async () => {

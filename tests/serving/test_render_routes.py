@@ -225,6 +225,37 @@ def test_an_uploaded_picture_is_encoded_once_and_turned(
     assert [path.suffix for path in list_files(client)] == [".mp4"]
 
 
+def test_several_pictures_of_one_person_are_one_portrait(
+    client: TestClient, picture: bytes, wav: bytes, tiny_pipeline: CachedPipeline, tmp_path: Path
+) -> None:
+    mirrored = io.BytesIO()
+    Image.open(io.BytesIO(picture)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, "PNG")
+    both = [("image", picture), ("image", mirrored.getvalue())]
+    id = client.post("/v1/portraits", files=both).json()["id"]
+    assert len(list_files(client)) == 2
+    _, job = ask(client, None, wav, portrait=id, pose="static", turn="-20 0", seed="3", blink="off")
+    wait_for(lambda: read_status(client, job["id"]) == "done")
+    (tmp_path / "video.mp4").write_bytes(client.get(f"/v1/render/{job['id']}/result").content)
+    shown = next(iter(stream_frames(tmp_path / "video.mp4")))
+    options = RenderOptions(pose="static", turn=(-20, 0), seed=3, blink="off")
+    expected = next(iter(tiny_pipeline([part for _, part in both], wav, options)))
+    assert np.abs(shown.astype(int) - expected.astype(int)).mean() < 6
+    assert client.delete(f"/v1/portraits/{id}").status_code == 204
+    assert [path.suffix for path in list_files(client)] == [".mp4"]
+
+
+def test_what_is_wrong_with_further_pictures_is_said_of_them(shared: TestClient, picture: bytes, wav: bytes) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (200, 200), "gray").save(file, "PNG")
+    answer = shared.post("/v1/portraits", files=[("image", picture), ("image", file.getvalue())])
+    assert answer.status_code == 422 and answer.json()["error"].startswith("image 2: shows no face")
+    answer = shared.post("/v1/portraits", files=[("image", picture), ("image", b"no picture")])
+    assert answer.status_code == 415 and answer.json()["error"].startswith("image 2: ")
+    answer = shared.post("/v1/render", files=[("image", picture), ("audio", wav), ("audio", wav)])
+    assert answer.status_code == 422 and answer.json()["error"].startswith("audio: is sent twice")
+    assert list_files(shared) == []
+
+
 def test_limits_of_jobs_and_cancelling(
     start: Start, picture: bytes, wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

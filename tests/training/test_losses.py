@@ -50,6 +50,9 @@ from s3dnerf.training.losses import (
 POINTS = len(KEPT_POINTS)
 
 
+ONE_IMAGE = torch.ones(1, 1, 1, 1, 1)
+
+
 def make_image(seed: int = 0, size: int = 64) -> Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
@@ -147,7 +150,7 @@ def test_lip_and_eye_landmarks_are_their_outlines() -> None:
 def make_rendering(image: Tensor, lattice: Tensor | None = None) -> Rendering:
     lattice = torch.zeros(2, 10, 7) if lattice is None else lattice
     alpha, flow = torch.ones(2, 1, 16, 16), torch.zeros(2, 2, 32, 32)
-    return Rendering(image, image, downsample(image, 4), downsample(image, 2), alpha, flow, lattice)
+    return Rendering(image, image, downsample(image, 4), downsample(image, 2), lattice, [alpha], [flow], ONE_IMAGE)
 
 
 def test_a_perfect_picture_costs_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -54,6 +54,10 @@ class Identity(MotionIdentity):
     """``[B, 1, 2r, 2r]`` fraction of each pixel that moves with the head, including pixels whose rays miss it."""
     mouth_colors: MouthColors
     """Colors of skin, lips and the interior of the mouth."""
+    resolution: Tensor
+    """``[B]`` pixels of the photograph per pixel of ``image``, along a side; at most 1."""
+    others: list[Identity] = field(default_factory=list)
+    """The same people in other images, see :mod:`s3dnerf.rendering.source_blending`."""
 
     def select_motion(self) -> MotionIdentity:
         """Return the part that motion depends on."""
@@ -72,9 +76,21 @@ class Rendering:
     """``[B, 3, r, r]`` the volume-rendered face over the hair layer."""
     fine: Tensor
     """``[B, 3, 2r, 2r]`` the same upsampled, with the foveated rays of mouth and eyes."""
-    alpha: Tensor
-    """``[B, 1, r, r]`` opacity."""
-    flow: Tensor
-    """``[B, 2, 2r, 2r]`` position in the source of the content of a pixel, minus its own (image coordinates)."""
     lattice: Tensor
     """``[B, points, 3 + ambient]`` the deformation on its lattice."""
+    alphas: list[Tensor]
+    """``[B, 1, r, r]`` opacity, for each image of the person."""
+    flows: list[Tensor]
+    """``[B, 2, 2r, 2r]`` for each image: position in it of what a pixel shows, minus its own (image coordinates)."""
+    weights: Tensor
+    """``[K, B, 1, 2r, 2r]`` of these images, see :func:`s3dnerf.rendering.source_blending.weigh_views`."""
+
+    @property
+    def alpha(self) -> Tensor:
+        """Opacity by the first image."""
+        return self.alphas[0]
+
+    @property
+    def flow(self) -> Tensor:
+        """Flow to the first image."""
+        return self.flows[0]

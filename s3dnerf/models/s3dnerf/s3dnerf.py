@@ -63,6 +63,7 @@ from s3dnerf.rendering.hair_layer import mask_hair
 from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.mouth_opening import UPPER_LIP, find_source_interior, measure_mouth_opening
 from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
 from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, interpolate_lattice, render_rays
 from s3dnerf.structures import Camera, Source
 
@@ -166,6 +167,7 @@ class S3DNeRF(PretrainedModel):
             matte=source.matte,
             hair=mask_hair(source.matte, source.camera, source.image.shape[-1] // 2),
             mouth_colors=measure_mouth_colors(source.image, source.landmarks, source.camera),
+            resolution=torch.full_like(source.camera.scale, source.resolution),
         )
 
     def encode_motion_identity(self, source: Source) -> MotionIdentity:
@@ -216,6 +218,10 @@ class S3DNeRF(PretrainedModel):
         """Apply the inference settings to eye openness ``[B, 2]``: scale its change relative to the source."""
         return identity.eyes.lerp(eyes, self.render_config.eye_motion_scale)
 
+    def prepare_other_eyes(self, identity: MotionIdentity, other: MotionIdentity, eyes: Tensor) -> Tensor:
+        """Return eye openness ``[B, 2]`` prepared for another image, given what is prepared for the first one."""
+        return eyes + (self.render_config.eye_motion_scale - 1.0) * (identity.eyes - other.eyes)
+
     def forward(
         self,
         identity: Identity,
@@ -243,21 +249,38 @@ class S3DNeRF(PretrainedModel):
             background: background to composite behind the person. By default the background moves with the head, as in
                 training.
         """
-        codes = self.drive(identity, motion, eyes, camera, source_motion)
-        field = self.deform_field(identity, codes, lattice)
+        sources = [identity, *identity.others]
+        lids = [eyes, *(self.prepare_other_eyes(identity, other, eyes) for other in identity.others)]
+        states = [source_motion, *[None] * len(identity.others)]
+        fields = [
+            self.deform_field(source, self.drive(source, motion, lid, camera, state), lattice)
+            for source, lid, state in zip(sources, lids, states, strict=True)
+        ]
+        views = [self.render_view(*pair, camera, generator) for pair in zip(sources, fields, strict=True)]
+        lips = [self.locate_inner_lips(*pair) for pair in zip(sources, fields, strict=True)]
+        weights = weigh_views(views, camera, lids, measure_opening(lips[0]))
+        view = blend_views(views, weights)
+        detail_scale = self.render_config.source_detail_scale
+        image = self.super_resolution(view.coarse[:, :-2], view.inputs, view.warped, detail_scale).float()
+        mouths = [self.composite_mouth_interior(image, *pair, camera) for pair in zip(sources, lips, strict=True)]
+        image = blend_images(mouths, weights)
+        seen = [view.alpha for view in views], [view.flow for view in views], weights
+        if background is not None:
+            image = composite_background(background, image, *seen)
+        return Rendering(image, view.warped, view.coarse[:, :3], view.fine[:, :3], fields[0].lattice, *seen)
+
+    def render_view(
+        self, identity: Identity, field: DeformedField, camera: Camera, generator: torch.Generator | None = None
+    ) -> SourceView:
+        """Render frames as one source image shows them, up to super-resolution."""
         rays, foveated = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
         image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
         coarse, fine = compose_rays(rays, foveated, image, identity.hair, camera, identity.camera)
         warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
-        detail_scale = self.render_config.source_detail_scale
-        image = self.super_resolution(coarse[:, :-2], inputs, warped, detail_scale).float()
-        image = self.composite_mouth_interior(image, identity, field, camera)
-        alpha, flow = coarse[:, -3:-2], fine[:, -2:]
-        if background is not None:
-            image = composite_background(background, image, flow, alpha)
-        return Rendering(image, warped, coarse[:, :3], fine[:, :3], alpha, flow, field.lattice)
+        source = identity.camera, identity.resolution, identity.eyes, identity.mouth_colors.opening
+        return SourceView(*source, coarse, fine, warped, inputs)
 
     def drive(
         self,
@@ -306,21 +329,23 @@ class S3DNeRF(PretrainedModel):
         early_stop_eps = 0.0 if self.training else EARLY_STOP_EPS
         return render_rays(field, samples.positions, samples.deltas, early_stop_eps), foveated
 
-    def composite_mouth_interior(
-        self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera
-    ) -> Tensor:
+    def locate_inner_lips(self, identity: Identity, field: DeformedField) -> Tensor:
+        """Locate the inner edge of the lips in the frame, ``[B, 20, 3]`` in head space."""
+
+        def deform(points: Tensor) -> Tensor:
+            return interpolate_lattice(field, points)[..., :3]
+
+        lips = identity.landmarks[:, self.inner_lips]
+        return invert_deformation(deform, lips, lips + self.lips_apart, MOUTH_ROUNDS, MOUTH_STEP)
+
+    def composite_mouth_interior(self, image: Tensor, identity: Identity, outline: Tensor, camera: Camera) -> Tensor:
         """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
 
         Pixels that the source shows are warped from it; the network generates the others. Where lips do not open
         further, the deformed field is correct and stays as it is.
         """
-
-        def deform(points: Tensor) -> Tensor:
-            return interpolate_lattice(field, points)[..., :3]
-
         size, colors = image.shape[-1], identity.mouth_colors
         lips = identity.landmarks[:, self.inner_lips]
-        outline = invert_deformation(deform, lips, lips + self.lips_apart, MOUTH_ROUNDS, MOUTH_STEP)
         patch = place_foveated_rays(camera, size, eye_size=(0.0, 0.0))
         opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], camera, patch.points, size)
         # Most cells of the patch show lips and chin. The network skips them.

@@ -5,6 +5,7 @@ const find = (id) => document.getElementById(id);
 const POLL_MS = 400;
 const STILL_DELAY_MS = 150;
 const files = { image: null, audio: null };
+let others = []; // further pictures of the same person
 let uploaded = null; // the picture of `files.image` on the server: a promise of its id
 let job = null;
 let stillTimer = 0;
@@ -38,7 +39,7 @@ function act(id, event, action) {
   });
 }
 
-function setFile(kind, file) {
+function setFile(kind, file, more = []) {
   files[kind] = file;
   const shown = find(kind === "image" ? "portrait" : "heard");
   if (shown.src) URL.revokeObjectURL(shown.src);
@@ -46,6 +47,8 @@ function setFile(kind, file) {
   shown.classList.remove("hidden");
   if (kind === "image") {
     uploaded = null;
+    others = more;
+    show("others", more.length ? `and ${more.length} more of the same person` : "");
     find("still").removeAttribute("src");
   }
 }
@@ -55,12 +58,16 @@ async function takeExample(kind, address, name) {
   setFile(kind, new File([data], name, { type: data.type }));
 }
 
+function appendPictures(form) {
+  for (const picture of [files.image, ...others]) form.append("image", picture);
+}
+
 // Upload the picture once for stills and live sessions.
 function uploadPicture() {
   if (!files.image) throw new Error("Choose a picture first.");
   if (!uploaded) {
     const form = new FormData();
-    form.append("image", files.image);
+    appendPictures(form);
     uploaded = send("POST", "v1/portraits", form).then(async (response) => (await response.json()).id);
     uploaded.catch(() => { uploaded = null; });
   }
@@ -119,7 +126,7 @@ async function render() {
   if (!files.image) throw new Error("Choose a picture first.");
   if (!files.audio) throw new Error("Choose or record speech first.");
   const form = new FormData();
-  form.append("image", files.image);
+  appendPictures(form);
   form.append("audio", files.audio);
   const motion = find("motion").files[0];
   if (motion) form.append("motion", motion);
@@ -238,7 +245,10 @@ async function goLive() {
   }
 }
 
-act("image", "change", (event) => event.target.files[0] && setFile("image", event.target.files[0]));
+act("image", "change", (event) => {
+  const [first, ...more] = event.target.files;
+  if (first) setFile("image", first, more);
+});
 act("audio", "change", (event) => event.target.files[0] && setFile("audio", event.target.files[0]));
 act("example-image", "click", () => takeExample("image", "examples/portrait.jpg", "portrait.jpg"));
 act("example-audio", "click", () => takeExample("audio", "examples/speech.wav", "speech.wav"));
