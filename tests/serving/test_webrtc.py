@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from fractions import Fraction
 
+import aioice
 import av
 import httpx
 import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.serving.application import make_application
 from s3dnerf.serving.live import MAX_LAG_SECONDS, STARVED_FRAMES, PacedPortrait
+from s3dnerf.serving.server import Server
 from s3dnerf.serving.settings import ServerSettings
 from tests.serving.conftest import CachedPipeline
 
@@ -72,58 +77,109 @@ class Microphone(MediaStreamTrack):
         return frame
 
 
-async def talk(client: httpx.AsyncClient, picture: bytes) -> dict[str, list]:
-    """Connect, take a second of picture and sound, and leave; return the times of what came."""
-    portrait = (await client.post("/v1/portraits", files={"image": picture})).json()["id"]
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    seen: dict[str, list] = {"video": [], "audio": []}
-    tasks = []
+class Browser:
+    """A client of a live session, and what it has got."""
 
-    async def take(track: MediaStreamTrack) -> None:
-        while True:
-            seen[track.kind].append(await track.recv())
+    def __init__(self) -> None:
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.seen: dict[str, list] = {"video": [], "audio": []}
+        self.tasks: list[asyncio.Future] = []
+        self.connection.on("track", lambda track: self.tasks.append(asyncio.ensure_future(self.take(track))))
 
-    connection.on("track", lambda track: tasks.append(asyncio.ensure_future(take(track))))
-    connection.addTrack(Microphone())
-    connection.addTransceiver("video", direction="recvonly")
-    await connection.setLocalDescription(await connection.createOffer())
-    offer = {"sdp": connection.localDescription.sdp, "type": "offer", "portrait": portrait}
-    answer = await client.post("/v1/live/offer", json=offer)
-    assert answer.status_code == 201, answer.text
-    full = await client.post("/v1/live/offer", json=offer)
-    assert full.status_code == 503 and "live sessions" in full.json()["error"]
-    wrong = await client.post("/v1/live/offer", json={**offer, "sdp": "no"})
-    assert wrong.status_code in (422, 503)
-    await connection.setRemoteDescription(RTCSessionDescription(answer.json()["sdp"], "answer"))
-    for _ in range(600):
-        if len(seen["video"]) >= 20 and len(seen["audio"]) >= 40:
-            break
+    async def take(self, track: MediaStreamTrack) -> None:
+        with suppress(MediaStreamError):
+            while True:
+                self.seen[track.kind].append(await track.recv())
+
+    async def make_offer(self, client: httpx.AsyncClient, picture: bytes) -> dict[str, str]:
+        portrait = (await client.post("/v1/portraits", files={"image": picture})).json()["id"]
+        self.connection.addTrack(Microphone())
+        self.connection.addTransceiver("video", direction="recvonly")
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        return {"sdp": self.connection.localDescription.sdp, "type": "offer", "portrait": portrait}
+
+    async def start(self, answer: httpx.Response, frames: int) -> None:
+        """Connect, and take so many frames."""
+        assert answer.status_code == 201, answer.text
+        await self.connection.setRemoteDescription(RTCSessionDescription(answer.json()["sdp"], "answer"))
+        await wait_for(lambda: len(self.seen["video"]) >= frames and len(self.seen["audio"]) >= 2 * frames)
+
+    def vanish(self) -> None:
+        """Close the sockets without a word, as a process does that is killed."""
+        for transceiver in self.connection.getTransceivers():
+            for protocol in transceiver.receiver.transport.transport._connection._protocols:
+                protocol.transport.abort()
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await self.connection.close()
+
+
+async def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
         await asyncio.sleep(0.05)
-    health = (await client.get("/healthz")).json()
-    assert health["live_sessions"] == 1
-    for task in tasks:
-        task.cancel()
-    await connection.close()
-    for _ in range(600):
-        if (await client.get("/healthz")).json()["live_sessions"] == 0:
-            break
-        await asyncio.sleep(0.05)
-    else:
-        pytest.fail("the session of a client that left is still open")
-    return seen
+    pytest.fail("what was waited for has not happened")
 
 
-def test_a_face_and_its_sound_come_in_step(tiny_pipeline: CachedPipeline, picture: bytes) -> None:
-    async def run() -> dict[str, list]:
+def serve(tiny_pipeline: CachedPipeline, use: Callable[[Server, httpx.AsyncClient], Awaitable[None]]) -> None:
+    """Run a server, and a client of it."""
+
+    async def run() -> None:
         app = make_application(tiny_pipeline, ServerSettings(stop_seconds=1))
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                return await talk(client, picture)
+                await use(app.state.server, client)
 
-    seen = asyncio.run(run())
-    assert len(seen["video"]) >= 20 and len(seen["audio"]) >= 40
+    asyncio.run(run())
+
+
+def test_a_face_and_its_sound_come_in_step(tiny_pipeline: CachedPipeline, picture: bytes) -> None:
+    seen: dict[str, list] = {}
+
+    async def talk(server: Server, client: httpx.AsyncClient) -> None:
+        browser = Browser()
+        offer = await browser.make_offer(client, picture)
+        answer = await client.post("/v1/live/offer", json=offer)
+        full = await client.post("/v1/live/offer", json=offer)
+        assert full.status_code == 503 and "live sessions" in full.json()["error"]
+        wrong = await client.post("/v1/live/offer", json={**offer, "sdp": "no"})
+        assert wrong.status_code in (422, 503)
+        await browser.start(answer, frames=20)
+        assert (await client.get("/healthz")).json()["live_sessions"] == 1
+        await browser.close()
+        await wait_for(lambda: server.sessions.open == 0)
+        seen.update(browser.seen)
+
+    serve(tiny_pipeline, talk)
     side = tiny_pipeline.model.config.image_size
     assert (seen["video"][0].width, seen["video"][0].height) == (side, side)
     spans = {kind: float((media[-1].pts - media[0].pts) * media[0].time_base) for kind, media in seen.items()}
     assert spans["video"] == pytest.approx(spans["audio"], abs=0.5)
+
+
+def test_a_client_that_vanishes_leaves_nothing_behind(
+    tiny_pipeline: CachedPipeline, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server notices it when its questions are not answered, by default within half a minute."""
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.2)
+
+    async def vanish(server: Server, client: httpx.AsyncClient) -> None:
+        first, second = Browser(), Browser()
+        await first.start(await client.post("/v1/live/offer", json=await first.make_offer(client, picture)), frames=3)
+        (peer,) = [peer for peer, _ in server.peers.peers.values()]
+        first.vanish()
+        await wait_for(lambda: server.sessions.open == 0)
+        await wait_for(lambda: peer.connection.connectionState == "closed" and not server.peers.peers)
+        assert peer.video.readyState == peer.audio.readyState == "ended" and peer.listener.done()
+        # Its place is free for the next one.
+        offer = await second.make_offer(client, picture)
+        await second.start(await client.post("/v1/live/offer", json=offer), frames=3)
+        await second.close()
+        await wait_for(lambda: server.sessions.open == 0)
+        await first.close()
+
+    serve(tiny_pipeline, vanish)
