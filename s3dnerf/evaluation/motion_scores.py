@@ -71,6 +71,7 @@ def measure_clip(
     rotation = motion.pose[:, :3]
     degrees = np.degrees(rotation.astype(np.float64))
     scores = {"speed (°/s)": metrics.measure_speed(rotation)}
+    scores["acceleration (°/s²)"] = metrics.measure_acceleration(rotation)
     for axis, std, spread in zip(AXES, degrees.std(axis=0), metrics.measure_range(degrees), strict=True):
         scores |= {f"{axis} std (°)": float(std), f"{axis} range (°)": float(spread)}
     for band, share in zip(BANDS, metrics.measure_spectrum_shares(rotation), strict=True):

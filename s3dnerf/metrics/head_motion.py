@@ -49,6 +49,17 @@ def measure_speed(rotation: np.ndarray, fps: float = FPS) -> float:
     return float(compute_speed(rotation, fps).mean()) if len(rotation) > 1 else float("nan")
 
 
+def measure_acceleration(rotation: np.ndarray, fps: float = FPS) -> float:
+    """Compute the mean magnitude of the angular acceleration in degrees per second squared; NaN for two frames.
+
+    Noise raises it much more than speed.
+    """
+    if len(rotation) < 3:
+        return float("nan")
+    change = np.diff(np.degrees(np.asarray(rotation, np.float64)), n=2, axis=0)
+    return float(np.linalg.norm(change, axis=1).mean()) * fps**2
+
+
 def measure_range(series: np.ndarray) -> np.ndarray:
     """Compute the distance from the 5th to the 95th percentile over time of ``[T, C]``, in its unit, ``[C]``."""
     low, high = np.percentile(np.asarray(series, np.float64), [5, 95], axis=0)

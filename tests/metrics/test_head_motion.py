@@ -8,6 +8,7 @@ import pytest
 from s3dnerf.metrics.head_motion import (
     compute_speed,
     cut_pose_windows,
+    measure_acceleration,
     measure_beat_alignment,
     measure_blinks,
     measure_drift,
@@ -45,8 +46,20 @@ def test_spectrum_of_sine_heads() -> None:
     assert np.isnan(measure_spectrum_shares(np.zeros((50, 3)))).all()
 
 
-def test_speed_is_nan_for_one_frame() -> None:
-    assert np.isnan(measure_speed(np.zeros((1, 3))))
+def test_acceleration_of_a_sine_head_and_of_noise() -> None:
+    sine = make_sine(0.4, 5.0)
+    # The mean of |sin| is 2 / pi.
+    assert measure_acceleration(sine) == pytest.approx(5.0 * (2 * np.pi * 0.4) ** 2 * 2 / np.pi, rel=0.01)
+    noise = np.zeros_like(sine)
+    noise[:, 1] = np.radians(0.1) * np.random.default_rng(0).normal(size=len(sine))
+    # Noise of a fiftieth of the amplitude: second differences of white noise have six times its variance.
+    expected = 0.1 * np.sqrt(6.0) * np.sqrt(2 / np.pi) * FPS**2
+    assert measure_acceleration(noise) == pytest.approx(expected, rel=0.05)
+    assert measure_acceleration(sine + noise) > 4 * measure_acceleration(sine)
+
+
+def test_speed_is_nan_for_one_frame_and_acceleration_for_two() -> None:
+    assert np.isnan(measure_speed(np.zeros((1, 3)))) and np.isnan(measure_acceleration(np.zeros((2, 3))))
 
 
 def test_blinks_of_a_made_series() -> None:

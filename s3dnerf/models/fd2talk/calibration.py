@@ -1,7 +1,8 @@
-"""Amplitudes of generated motion: of brows, and of fast head motion.
+"""Corrections of generated motion: amplitudes of brows and of fast head motion, and noise.
 
 Sampling in few steps with little guidance gives brows and nods less motion than people have. Two factors, fitted to
-people held out of training, restore it.
+people held out of training, restore it. Sampling also leaves noise above the highest frequency of the heads that the
+model has learned from.
 """
 
 from __future__ import annotations
@@ -10,13 +11,44 @@ import math
 from functools import cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from s3dnerf.constants import FPS
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.points import measure_brow_height, measure_lip_height
 
+CUTOFF_HZ = 4.0
+"""Frequency at which head motion is halved, as in the poses of the training clips (``face.pose_cleaning``)."""
 FAST_HZ = 1.5
 """Frequency above which head motion counts as fast."""
+
+
+LOW_PASS_REACH = 7
+"""Frames on either side that the low-pass filter of head motion sees."""
+
+
+def low_pass_motion(motion: Tensor) -> Tensor:
+    """Remove what is above ``CUTOFF_HZ`` from ``motion [T, C]``, without lag.
+
+    Ends are extended by point reflection, so that steady motion stays as it is.
+    """
+    if len(motion) <= LOW_PASS_REACH:
+        return motion
+    head = 2.0 * motion[:1] - motion[1 : LOW_PASS_REACH + 1].flip(0)
+    tail = 2.0 * motion[-1:] - motion[-LOW_PASS_REACH - 1 : -1].flip(0)
+    windows = torch.cat([head, motion, tail]).unfold(0, 2 * LOW_PASS_REACH + 1, 1)
+    return (windows * make_low_pass().to(motion)).sum(-1)
+
+
+@cache
+def make_low_pass() -> Tensor:
+    """Return the weights ``[2 reach + 1]`` of a sinc filter with a Hamming window."""
+    steps = torch.arange(-LOW_PASS_REACH, LOW_PASS_REACH + 1, dtype=torch.float64)
+    weights = torch.sinc(2.0 * CUTOFF_HZ / FPS * steps) * torch.hamming_window(
+        len(steps), periodic=False, dtype=torch.float64
+    )
+    return weights / weights.sum()
 
 
 def scale_brows(expression: np.ndarray, factor: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from s3dnerf import limits
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.face.coefficients import CHANNELS, MotionCoefficients
 from s3dnerf.face.expression_basis import CHANNEL_COUNT
-from s3dnerf.models.fd2talk.calibration import FastMotionFilter, scale_brows
+from s3dnerf.models.fd2talk.calibration import FastMotionFilter, low_pass_motion, scale_brows
 from s3dnerf.models.fd2talk.config import MotionSamplingConfig
 from s3dnerf.models.fd2talk.frame_speech import BLOCK, CONTEXT
 from s3dnerf.models.fd2talk.lids import LidRegulator
@@ -26,6 +26,7 @@ from s3dnerf.models.fd2talk.sampling import sample_motion
 from s3dnerf.models.sync_discriminator import embed_moments, load_discriminator
 from s3dnerf.precision import mixed_precision
 
+POSE = CHANNELS["pose"]
 START_FRAMES = 50
 """Frames over which the motion leaves the state of the source: two seconds."""
 JOIN_FRAMES = 12
@@ -167,7 +168,9 @@ class MotionGenerator:
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.windows) % 2**63)
         noise = torch.randn(1, config.frames, CHANNEL_COUNT, generator=rng)[:, :frames].to(self.device)
         guide = None if self.discriminator is None else self.lip_speech[None, :frames]
-        motion = sample_motion(self.model, condition, noise, self.sampling, guide)[0]
+        motion = sample_motion(self.model, condition, noise, self.sampling, guide)[0].clone()
+        # Known frames are already smooth.
+        motion[len(self.recent) :, POSE] = low_pass_motion(motion[:, POSE])[len(self.recent) :]
         motion = smooth_join(motion, len(self.recent))
         new = motion[len(self.recent) :]
         self.recent = motion[frames - config.known_frames :]

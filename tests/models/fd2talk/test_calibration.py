@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.points import measure_brow_height, measure_lip_height
-from s3dnerf.models.fd2talk.calibration import FastMotionFilter, scale_brows
+from s3dnerf.models.fd2talk.calibration import LOW_PASS_REACH, FastMotionFilter, low_pass_motion, scale_brows
 
 
 def test_brows_are_scaled_and_lips_are_not() -> None:
@@ -19,6 +20,19 @@ def test_brows_are_scaled_and_lips_are_not() -> None:
     np.testing.assert_allclose(measure_brow_height(scaled), 1.7 * measure_brow_height(plain), rtol=1e-4)
     np.testing.assert_allclose(measure_lip_height(scaled), measure_lip_height(plain), atol=1e-5)
     np.testing.assert_allclose(scale_brows(expression, 1.0), expression, atol=1e-7)
+
+
+@pytest.mark.parametrize(("hertz", "gain"), [(0.5, 1.0), (1.5, 0.976), (4.0, 0.5), (6.0, 0.05), (10.0, 0.0)])
+def test_the_low_pass_halves_four_hertz_without_lag(hertz: float, gain: float) -> None:
+    wave = torch.sin(2 * np.pi * hertz * torch.arange(200, dtype=torch.float64) / 25)[:, None]
+    inner = slice(LOW_PASS_REACH, -LOW_PASS_REACH)
+    torch.testing.assert_close(low_pass_motion(wave)[inner], gain * wave[inner], atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, LOW_PASS_REACH, LOW_PASS_REACH + 1, 60])
+def test_the_low_pass_leaves_steady_motion_to_its_ends(frames: int) -> None:
+    steady = torch.arange(frames, dtype=torch.float32)[:, None] * torch.tensor([0.5, 0.0, -2.0]) + 3.0
+    torch.testing.assert_close(low_pass_motion(steady), steady, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("hertz", "gain"), [(0.3, 1.0), (4.0, 1.6), (8.0, 1.6)])

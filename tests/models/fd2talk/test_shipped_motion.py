@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import periodogram
 
 import s3dnerf
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.points import measure_lip_height
 from s3dnerf.media.audio import measure_level, read_clean_speech, speech_gain
+from s3dnerf.metrics.head_motion import measure_acceleration
 from s3dnerf.models.fd2talk.motion_diffusion import SHIPPED, MotionDiffusion, load_motion_diffusion
 from s3dnerf.models.fd2talk.motion_generator import SpeechMotion
 
@@ -46,6 +48,14 @@ def test_the_head_moves_as_fast_and_as_far_as_heads_do(motion: MotionCoefficient
     assert 4.0 < turns.mean() < 40.0
     spread = np.degrees(motion.pose[:, :3].std(axis=0))
     assert (spread > 0.5).all() and (spread < 12.0).all()
+
+
+def test_the_head_does_not_tremble(motion: MotionCoefficients) -> None:
+    """Real heads accelerate by 160 degrees per second squared, and the clips have nothing above 6 Hz."""
+    rotation = motion.pose[:, :3]
+    assert 60.0 < measure_acceleration(rotation) < 250.0
+    frequencies, power = periodogram(rotation.astype(np.float64), fs=25.0, window="hann", axis=0)
+    assert power[frequencies > 6.0].sum() < 1e-3 * power.sum()
 
 
 def test_lids_blink(motion: MotionCoefficients) -> None:
