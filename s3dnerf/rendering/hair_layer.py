@@ -52,17 +52,12 @@ def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
     Returns:
         ``[B, 1, size, size]`` mask in [0, 1].
     """
-    matte = F.interpolate(matte, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return matte * measure_above_neck(camera, size)
-
-
-def measure_above_neck(camera: Camera, size: int) -> Tensor:
-    """Return a mask ``[B, 1, size, size]`` in [0, 1] of what lies above the neck."""
     low, high = NECK
-    grid = make_pixel_grid(size, size, camera.scale.device).to(camera.scale).flatten(0, 1)
+    grid = make_pixel_grid(size, size, matte.device).to(camera.scale).flatten(0, 1)
     height = intersect_plane(grid, camera, DEPTH)[..., 1].view(-1, 1, size, size)
     above = ((height - low) / (high - low)).clamp(0.0, 1.0)
-    return above.square() * (3.0 - 2.0 * above)
+    matte = F.interpolate(matte, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return matte * above.square() * (3.0 - 2.0 * above)
 
 
 def render_hair_layer(image: Tensor, hair: Tensor, plane: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
 from s3dnerf.rendering.foveation import EYES, MOUTH
-from s3dnerf.rendering.hair_layer import measure_above_neck
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 
@@ -35,8 +34,8 @@ SMOOTHING = 9
 OPAQUE = (0.8, 0.98)
 """Opacity of the radiance field over which another image than the first one begins to count."""
 NEARER = (math.radians(5.0), math.radians(20.0))
-"""How much nearer to the frame's direction of the head another image has to be, until its hair and its outline count
-too. Shoulders and background always come from the first image."""
+"""How much nearer to the frame's direction of the head another image has to be, until its hair, its outline and its
+shoulders count too. The background always comes from the first image."""
 
 CLOSED_PENALTY = 0.5
 """What is subtracted from the scores of closed eyes where the frame shows open ones, and of lips that hide teeth."""
@@ -96,7 +95,6 @@ def weigh_views(views: Sequence[SourceView], frame: Camera, eyes: Sequence[Tenso
     if len(views) == 1:
         return opening.new_ones(1, 1, 1, 1, 1).expand(1, len(opening), 1, size, size)
     turns = [measure_turn(view.camera, frame)[:, None, None, None] for view in views]
-    above_neck = measure_above_neck(frame, size)
     scores, counted = [], []
     for index, (view, turn, lids) in enumerate(zip(views, turns, eyes, strict=True)):
         resolution = measure_resolution(view.flow) * view.resolution[:, None, None, None]
@@ -104,7 +102,7 @@ def weigh_views(views: Sequence[SourceView], frame: Camera, eyes: Sequence[Tenso
         for _ in range(2):
             score = F.avg_pool2d(score, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
         scores.append(score + FIRST_BONUS * (index == 0))
-        counted.append(torch.maximum(find_opaque(view.alpha), above_neck * rise(turns[0] - turn, *NEARER)))
+        counted.append(torch.maximum(find_opaque(view.alpha), rise(turns[0] - turn, *NEARER)))
     weights = (torch.stack(scores) / TEMPERATURE).softmax(dim=0)
     others = weights[1:] * torch.stack(counted[1:])
     return torch.cat([1.0 - others.sum(dim=0, keepdim=True), others])

@@ -119,13 +119,12 @@ def test_a_small_photograph_counts_less() -> None:
     assert large > 0.8 and small < 0.1
 
 
-def test_hair_and_outline_come_from_another_image_only_if_it_is_nearer_and_shoulders_never() -> None:
+def test_hair_and_shoulders_come_from_another_image_only_if_it_is_nearer() -> None:
     empty = make_view(alpha=0.0)
     assert weigh(make_view(), empty)[1] < 1e-4
     views = [make_view(camera=make_camera(40.0)), empty]
     weights = weigh_views(views, make_camera(), [OPEN_EYES] * 2, CLOSED_LIPS)[1, 0, 0]
-    assert weights[SIZE // 2, SIZE // 2] > 0.9  # the head
-    assert weights[-2, SIZE // 2] < 1e-3  # far below it
+    assert weights.min() > 0.9
 
 
 def test_closed_eyes_and_hidden_teeth_are_missing_where_they_are() -> None:
