@@ -142,7 +142,7 @@ def test_the_background_of_a_whole_picture_stays(speaker: TalkingHeadPipeline) -
         (PICTURE, b"no sound", "audio: is text"),
         (np.zeros((80, 80, 3), np.uint8), (SOUND, RATE), "image: shows no face"),
         (PICTURE / 1.0, (SOUND, RATE), "image: has floats outside 0 to 1"),
-        ([PICTURE], (SOUND, RATE), "image: is of type list"),
+        ([[1, 2]], (SOUND, RATE), "image: is of type list"),
         ("no such file.png", (SOUND, RATE), "no such file.png: does not exist"),
     ],
 )

@@ -268,7 +268,7 @@ def test_inputs_with_the_longest_names_are_used(folder: Path, tmp_path: Path, mo
     given = {}
     monkeypatch.setattr("s3dnerf.render_file.render", lambda **options: given.update(options))
     assert cli.main(["render", "--image", str(image), "--audio", str(audio)]) == 0
-    assert given["image"] == image and is_file(image)
+    assert given["image"] == [image] and is_file(image)
     assert len(given["out"].name) < 255
 
 

@@ -79,7 +79,7 @@ def test_a_camera_moves_the_nose_the_right_way_by_the_right_amount(
     index = [list(KEPT_POINTS).index(point) for point in (NOSE_TIP, NOSE_BRIDGE)]
     forward = float(landmarks[index[0], 2] - landmarks[index[1], 2])
     expected = np.sin(np.radians(20.0)) * forward * float(portrait.face.pose.scale[0]) * 128
-    assert moved[1] - moved[0] == pytest.approx(expected, rel=0.35)
+    assert moved[1] - moved[0] == pytest.approx(expected, rel=0.4)
     assert expected > 3.0
 
 

@@ -70,7 +70,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_portrait_is_encoded_once_for_options_that_do_not_change_it(inputs: Path, checkpoint: Path) -> None:
     worker = Worker(BatchSettings(checkpoint, device="cpu"))
-    files = Path("face.png"), Path("speech.wav")
+    files = (Path("face.png"),), Path("speech.wav")
     for number, options in enumerate(
         ({}, {"turn": (10, 0)}, {"seed": 3, "blink": "off", "lip_scale": 0.5}, {"background": "green"})
     ):
@@ -144,7 +144,7 @@ def test_a_process_that_dies_is_a_failure_of_its_row(inputs: Path, monkeypatch: 
     monkeypatch.setattr(
         run, "run_in_processes", lambda function, items, workers: ((one, WorkerDied()) for one in items)
     )
-    report = run.run_jobs([Job(2, Path("face.png"), Path("speech.wav"), Path("1.mp4"))], "report.csv")
+    report = run.run_jobs([Job(2, (Path("face.png"),), Path("speech.wav"), Path("1.mp4"))], "report.csv")
     assert read_report("report.csv")[0]["reason"] == run.WORKER_DIED and report.failed[0][0].line == 2
 
 
@@ -155,7 +155,7 @@ def test_an_interrupted_run_leaves_a_report(inputs: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(BatchSettings, "load_pipeline", lambda self: None)
     monkeypatch.setattr(run, "run_in_processes", interrupt)
-    jobs = [Job(line, Path("face.png"), Path("speech.wav"), Path(f"{line}.mp4")) for line in (2, 3)]
+    jobs = [Job(line, (Path("face.png"),), Path("speech.wav"), Path(f"{line}.mp4")) for line in (2, 3)]
     Path("2.mp4").touch()
     with pytest.raises(KeyboardInterrupt):
         run.run_jobs(jobs, "report.csv")
@@ -164,7 +164,9 @@ def test_an_interrupted_run_leaves_a_report(inputs: Path, monkeypatch: pytest.Mo
 
 def test_missing_weights_are_no_failure_of_rows(inputs: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        run.run_jobs([Job(2, *map(Path, ("a.png", "a.wav", "1.mp4")))], "report.csv", BatchSettings(inputs / "none"))
+        run.run_jobs(
+            [Job(2, (Path("a.png"),), Path("a.wav"), Path("1.mp4"))], "report.csv", BatchSettings(inputs / "none")
+        )
     assert not Path("report.csv").exists()
 
 

@@ -26,13 +26,13 @@ def test_cells_are_options_and_empty_cells_are_defaults(tmp_path: Path) -> None:
         "\ufeffimage,audio,out,turn,pose,max-side,liveliness,blink,side_by_side,fps",
         "a b.png,a.wav,out/1.mp4,-20 5,static,,,,no,",
         "",
-        '"c,d.png",a.wav,out/2.mp4,,speech,640,0.5,auto,yes,50',
+        '"c,d.png; e.png",a.wav,out/2.mp4,,speech,640,0.5,auto,yes,50',
     )
     assert jobs == [
-        Job(2, Path("a b.png"), Path("a.wav"), Path("out/1.mp4"), DEFAULTS.change(turn=(-20.0, 5.0), pose="static")),
+        Job(2, (Path("a b.png"),), Path("a.wav"), Path("out/1.mp4"), DEFAULTS.change(turn=(-20.0, 5.0), pose="static")),
         Job(
             4,
-            Path("c,d.png"),
+            (Path("c,d.png"), Path("e.png")),
             Path("a.wav"),
             Path("out/2.mp4"),
             RenderOptions(pose="speech", max_side=640, liveliness=0.5, side_by_side=True, fps=50),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import s3dnerf
 from s3dnerf.errors import UserError
@@ -16,22 +16,37 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 
 SHIPPED = Path(s3dnerf.__file__).parent / "weights" / "base"
 OLD_CONFIG = Path(__file__).parent / "config_0.1.json"
-"""``config.json`` of the shipped weights as version 0.1 wrote it."""
+"""``config.json`` as version 0.1 wrote it, with the weights shipped then."""
 
 
 def read(path: Path) -> dict:
     return json.loads(path.read_text("utf-8"))
 
 
+def read_old() -> dict:
+    """Return a config of version 0.1 with the super-resolution network that is shipped today."""
+    old, today = read(OLD_CONFIG), read(SHIPPED / "config.json")
+    return {**old, "super_resolution": {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}}
+
+
 def test_a_config_of_version_0_1_means_the_same_as_todays() -> None:
-    old = read_configs(read(OLD_CONFIG))
-    assert old == read_configs(read(SHIPPED / "config.json"), read(SHIPPED / "render_config.json"))
-    assert old[1] == RenderConfig(1.15, 2.0, 0.7, 0.6, 0.9)
+    today = read_configs(read(SHIPPED / "config.json"), read(SHIPPED / "render_config.json"))
+    assert read_configs(read_old()) == today
+    assert read_configs(read(OLD_CONFIG))[1] == RenderConfig(1.15, 2.0, 0.7, 0.6, 0.9)
 
 
-def test_shipped_weights_load_with_a_config_of_version_0_1(tmp_path: Path) -> None:
-    shutil.copy(SHIPPED / "model.safetensors", tmp_path)
-    shutil.copy(OLD_CONFIG, tmp_path / "config.json")
+def test_weights_of_version_0_1_load(tmp_path: Path) -> None:
+    weights = load_file(SHIPPED / "model.safetensors")
+    before = {now: old for old, now in PARAMETER_ALIASES.items()}
+
+    def rename(name: str) -> str:
+        prefix = next((now for now in before if name.startswith(now)), "")
+        return before.get(prefix, "") + name.removeprefix(prefix)
+
+    renamed = {rename(name): value for name, value in weights.items()}
+    assert "deformation_field.warp.to_shares.bias" in renamed and renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(read_old()))
     old, new = S3DNeRF.load(tmp_path), S3DNeRF.load(SHIPPED)
     assert (old.config, old.render_config) == (new.config, new.render_config)
     assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
