@@ -139,8 +139,8 @@ class TalkingHeadPipeline:
             image: source image with a face, in frontal to three-quarter view: a path, the bytes of a file, an image of
                 Pillow, an array ``[H, W, 3]`` or a tensor ``[3, H, W]``; see :func:`s3dnerf.media.image.read_image`;
                 or what ``encode_portrait`` returned for the same framing, size, face and background. A list of images
-                of one person shows each region of the face as the image does that shows it best; pose, hair below the
-                head, shoulders and background are those of the first one.
+                of one person shows each region as the image does that shows it best; head pose at rest and background
+                are those of the first one.
             audio: any file that ffmpeg reads, as a path or as bytes; or ``(samples, rate)``.
             options: what the video shows, see :class:`s3dnerf.render_options.RenderOptions`.
             start: the ``end_state`` of the previous utterance, from which head, eyes and mouth continue.

@@ -54,7 +54,8 @@ def render(
     begin = time.perf_counter()
     options = (options or RenderOptions()).check(continues=start is not None)
     require_file(audio, "speech")
-    images = [Path(part) for part in list_images(image) if isinstance(part, (str, Path))]
+    images = [image] if isinstance(image, (str, Path)) else list(image)
+    list_images(images)  # refuses none and too many, before the model is loaded
     for part in images:
         require_file(part, "image")
     inputs = [*images, audio, start, *options.inputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -73,13 +74,8 @@ def test_closed_eyes_open_if_another_image_shows_them_open(shared_data: Path, sh
 
 def test_eyes_at_rest_are_those_of_the_image_that_shows_them_open() -> None:
     face = find_face(astronaut(), 256)
-
-    class Eyes:
-        def __init__(self, *eyes: float) -> None:
-            self.eyes = np.array(eyes, np.float32)
-
-    first, others = Eyes(0.1, 0.9), [Eyes(0.8, 0.2), Eyes(1.6, 0.3)]
-    assert open_eyes(first, others).tolist() == pytest.approx([1.0, 0.9])
+    first, *others = (replace(face, eyes=np.array(eyes)) for eyes in ((0.1, 0.9), (0.8, 0.2), (1.6, 0.3)))
+    assert open_eyes(first, others).tolist() == [1.0, 0.9]
     assert open_eyes(face, []).tolist() == face.eyes.tolist()
 
 

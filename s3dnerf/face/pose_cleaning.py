@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import butter, sosfiltfilt
 
-from s3dnerf.media.audio import FPS
+from s3dnerf.constants import FPS, HEAD_CUTOFF_HZ
 
 LEAK_REACH = 3
 """Frames of lip opening on either side that may leak into the pitch of a frame."""
@@ -23,8 +23,6 @@ motion."""
 LEAK_PENALTY = 0.01
 """Ridge penalty in squared head units, about the lip motion within a second of speech: short clips and still lips give
 smaller weights."""
-CUTOFF_HZ = 4.0
-"""Frequency at which the low-pass filter halves amplitudes; heads hardly move faster."""
 FILTER_ORDER = 4
 
 
@@ -49,7 +47,7 @@ def remove_mouth_leak(pitch: np.ndarray, lip_opening: np.ndarray) -> np.ndarray:
 
 
 def low_pass(series: np.ndarray) -> np.ndarray:
-    """Remove motion above ``CUTOFF_HZ`` from ``[T, C]`` at 25 frames per second, without lag.
+    """Remove motion above ``HEAD_CUTOFF_HZ`` from ``[T, C]`` at 25 frames per second, without lag.
 
     A Butterworth filter runs forward and backward. Ends are extended by point reflection.
     """
@@ -57,5 +55,5 @@ def low_pass(series: np.ndarray) -> np.ndarray:
     if len(series) < 2:
         return series
     # Each of the two passes has half the attenuation in decibels, and half the amplitude is 6 dB: -3 dB in each.
-    filter_ = butter(FILTER_ORDER, CUTOFF_HZ, fs=FPS, output="sos")
+    filter_ = butter(FILTER_ORDER, HEAD_CUTOFF_HZ, fs=FPS, output="sos")
     return sosfiltfilt(filter_, series, axis=0, padlen=min(3 * FPS, len(series) - 1))

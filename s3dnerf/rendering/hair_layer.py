@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import make_pixel_grid, warp_image
 from s3dnerf.rendering.rays import intersect_plane, project_points
+from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera
 
 DEPTH = -0.15
@@ -52,12 +53,10 @@ def mask_hair(matte: Tensor, camera: Camera, size: int) -> Tensor:
     Returns:
         ``[B, 1, size, size]`` mask in [0, 1].
     """
-    low, high = NECK
     grid = make_pixel_grid(size, size, matte.device).to(camera.scale).flatten(0, 1)
     height = intersect_plane(grid, camera, DEPTH)[..., 1].view(-1, 1, size, size)
-    above = ((height - low) / (high - low)).clamp(0.0, 1.0)
     matte = F.interpolate(matte, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return matte * above.square() * (3.0 - 2.0 * above)
+    return matte * smoothstep(height, *NECK)
 
 
 def render_hair_layer(image: Tensor, hair: Tensor, plane: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from s3dnerf.ops.constant import constant
 from s3dnerf.ops.image import downsample, make_pixel_grid, upsample
 from s3dnerf.rendering.foveation import EYES, MOUTH
 from s3dnerf.rendering.rays import project_points
+from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera
 
 LOWEST_RESOLUTION = 0.2
@@ -102,7 +103,7 @@ def weigh_views(views: Sequence[SourceView], frame: Camera, eyes: Sequence[Tenso
         for _ in range(2):
             score = F.avg_pool2d(score, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
         scores.append(score + FIRST_BONUS * (index == 0))
-        counted.append(torch.maximum(find_opaque(view.alpha), rise(turns[0] - turn, *NEARER)))
+        counted.append(torch.maximum(find_opaque(view.alpha), smoothstep(turns[0] - turn, *NEARER)))
     weights = (torch.stack(scores) / TEMPERATURE).softmax(dim=0)
     others = weights[1:] * torch.stack(counted[1:])
     return torch.cat([1.0 - others.sum(dim=0, keepdim=True), others])
@@ -133,13 +134,7 @@ def measure_turn(source: Camera, frame: Camera) -> Tensor:
 def find_opaque(alpha: Tensor) -> Tensor:
     """Return how far the field covers each pixel and those around it, ``[B, 1, 2r, 2r]`` in [0, 1]."""
     least = -F.max_pool2d(-alpha.float(), 3, 1, 1)
-    return rise(upsample(least, 2), *OPAQUE)
-
-
-def rise(value: Tensor, low: float, high: float) -> Tensor:
-    """Return 0 below ``low``, 1 above ``high`` and a smooth step between."""
-    share = ((value - low) / (high - low)).clamp(0.0, 1.0)
-    return share.square() * (3.0 - 2.0 * share)
+    return smoothstep(upsample(least, 2), *OPAQUE)
 
 
 def measure_deficit(view: SourceView, frame: Camera, eyes: Tensor, opening: Tensor) -> Tensor:
@@ -149,8 +144,8 @@ def measure_deficit(view: SourceView, frame: Camera, eyes: Tensor, opening: Tens
         ``[B, 1, 2r, 2r]``: 0 where it shows as much as the frame, else up to ``CLOSED_PENALTY``.
     """
     size = view.flow.shape[-1]
-    lids = rise(eyes - view.eyes, *CLOSED_EYE)
-    teeth = rise(opening, *TEETH) * (1.0 - rise(view.opening, *TEETH))
+    lids = smoothstep(eyes - view.eyes, *CLOSED_EYE)
+    teeth = smoothstep(opening, *TEETH) * (1.0 - smoothstep(view.opening, *TEETH))
     shares = torch.stack([*lids.unbind(1), teeth])[..., None, None, None]
     regions = [(EYES[0], EYE_RADIUS), (EYES[1], EYE_RADIUS), (MOUTH, MOUTH_RADIUS)]
     discs = torch.stack([draw_disc(frame, size, *region) for region in regions])
@@ -170,11 +165,11 @@ def draw_disc(frame: Camera, size: int, center: tuple[float, float, float], radi
     place = project_points(point, frame)[:, 0, :2, None, None]
     grid = make_pixel_grid(size, size, frame.scale.device).permute(2, 0, 1)
     distance = (grid - place).square().sum(1, keepdim=True).sqrt() / frame.scale[:, None, None, None]
-    return 1.0 - rise(distance / radius, 0.8, 1.2)
+    return 1.0 - smoothstep(distance / radius, 0.8, 1.2)
 
 
 def blend_views(views: Sequence[SourceView], weights: Tensor) -> SourceView:
-    """Blend frames by ``weights [K, B, 1, 2r, 2r]``. All but the images is that of the first source."""
+    """Blend frames by ``weights [K, B, 1, 2r, 2r]``. The flow and what describes the source are those of the first."""
     if len(views) == 1:
         return views[0]
     first = views[0]

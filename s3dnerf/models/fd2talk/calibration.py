@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3dnerf.constants import FPS
+from s3dnerf.constants import FPS, HEAD_CUTOFF_HZ
 from s3dnerf.face.expression_basis import load_shipped_basis
 from s3dnerf.face.points import measure_brow_height, measure_lip_height
 
-CUTOFF_HZ = 4.0
-"""Frequency at which head motion is halved, as in the poses of the training clips (``face.pose_cleaning``)."""
 FAST_HZ = 1.5
 """Frequency above which head motion counts as fast."""
 
@@ -29,7 +27,7 @@ LOW_PASS_REACH = 7
 
 
 def low_pass_motion(motion: Tensor) -> Tensor:
-    """Remove what is above ``CUTOFF_HZ`` from ``motion [T, C]``, without lag.
+    """Remove what is above ``HEAD_CUTOFF_HZ`` from ``motion [T, C]``, without lag.
 
     Ends are extended by point reflection, so that steady motion stays as it is.
     """
@@ -45,7 +43,7 @@ def low_pass_motion(motion: Tensor) -> Tensor:
 def make_low_pass() -> Tensor:
     """Return the weights ``[2 reach + 1]`` of a sinc filter with a Hamming window."""
     steps = torch.arange(-LOW_PASS_REACH, LOW_PASS_REACH + 1, dtype=torch.float64)
-    weights = torch.sinc(2.0 * CUTOFF_HZ / FPS * steps) * torch.hamming_window(
+    weights = torch.sinc(2.0 * HEAD_CUTOFF_HZ / FPS * steps) * torch.hamming_window(
         len(steps), periodic=False, dtype=torch.float64
     )
     return weights / weights.sum()

@@ -19,6 +19,7 @@ from s3dnerf.models.layers import encode_sine, make_mlp
 from s3dnerf.ops.constant import select_rows
 from s3dnerf.rendering.mouth_opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
 from s3dnerf.rendering.rays import project_points
+from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera
 
 SKIN = torch.from_numpy((point_regions()[KEPT_POINTS] == JAW_AND_CHEEKS).nonzero()[0])
@@ -150,7 +151,5 @@ def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:
     Returns:
         ``[B]`` weights in [0, 1].
     """
-    least, most = STRETCH
     stretched = opening.clamp(min=0.0) / source.clamp(min=THINNEST)
-    share = ((stretched - least) / (most - least)).clamp(0.0, 1.0)
-    return share.square() * (3.0 - 2.0 * share)
+    return smoothstep(stretched, *STRETCH)

@@ -279,8 +279,8 @@ class S3DNeRF(PretrainedModel):
         image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
         coarse, fine = compose_rays(rays, foveated, image, identity.hair, camera, identity.camera)
         warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
-        source = identity.camera, identity.resolution, identity.eyes, identity.mouth_colors.opening
-        return SourceView(*source, coarse, fine, warped, inputs)
+        openness = identity.eyes, identity.mouth_colors.opening
+        return SourceView(identity.camera, identity.resolution, *openness, coarse, fine, warped, inputs)
 
     def drive(
         self,
