@@ -15,7 +15,8 @@ from s3dnerf.live.running_level import RunningLevel, RunningMean
 from s3dnerf.media.audio import SpeechWindows, count_frames
 from s3dnerf.media.speech_activity import ACTIVE_THRESHOLD_DB, MIN_PAUSE, shape_activity
 from s3dnerf.models.s3dnerf.identity import Identity
-from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF, smooth_gaussian
+from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.precision import mixed_precision
 from s3dnerf.speech_motion import AUDIO_BATCH
 

@@ -44,6 +44,7 @@ from s3dnerf.models.s3dnerf.deformation_field import (
 )
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
+from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
 from s3dnerf.models.s3dnerf.mouth_interior import (
     INNER_LIPS,
     MouthInterior,
@@ -389,14 +390,3 @@ def invert_deformation(
     for _ in range(rounds - 1):
         points = points.lerp(target - deform(points), step)
     return target - deform(points)
-
-
-def smooth_gaussian(series: Tensor, sigma: float) -> Tensor:
-    """Smooth ``series [T, ...]`` by a Gaussian of ``sigma`` frames with replicated ends. Zero has no effect."""
-    reach = math.ceil(3.0 * sigma)
-    if reach == 0:
-        return series
-    steps = torch.arange(-reach, reach + 1, device=series.device)
-    weights = torch.softmax(-0.5 * (steps / sigma).square(), dim=0).to(series.dtype)
-    nearby = (torch.arange(len(series), device=series.device)[:, None] + steps).clamp(0, len(series) - 1)
-    return sum(weight * series[rows] for weight, rows in zip(weights, nearby.T, strict=True))

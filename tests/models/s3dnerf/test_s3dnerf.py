@@ -16,7 +16,7 @@ from s3dnerf.data.batch import Batch
 from s3dnerf.models.s3dnerf import s3dnerf as module
 from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
-from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF, smooth_gaussian
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
 from s3dnerf.rendering.mouth_opening import MouthOpening
 from s3dnerf.rendering.rays import project_points
@@ -392,22 +392,6 @@ def test_warp_reads_where_the_flow_points() -> None:
 def test_downsampling_averages_squares() -> None:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
     assert downsample(image, 2).item() == 4.0
-
-
-def test_smoothing_in_time_by_hand() -> None:
-    pulse = torch.zeros(9, 1)
-    pulse[4] = 1.0
-    weights = torch.tensor([4.5, 2.0, 0.5, 0.0, 0.5, 2.0, 4.5]).neg().exp()
-    smoothed = smooth_gaussian(pulse, 1.0)[:, 0]
-    torch.testing.assert_close(smoothed[1:8], weights / weights.sum())
-    assert smoothed[0] == smoothed[8] == 0.0
-
-
-def test_smoothing_keeps_constants_and_holds_the_ends() -> None:
-    torch.testing.assert_close(smooth_gaussian(torch.full((3, 2), 5.0), 1.5), torch.full((3, 2), 5.0))
-    ramp = torch.arange(20.0)[:, None]
-    torch.testing.assert_close(smooth_gaussian(ramp, 1.0)[3:-3], ramp[3:-3])
-    assert torch.equal(smooth_gaussian(ramp, 0.0), ramp)
 
 
 def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity: Identity) -> None:
