@@ -13,6 +13,9 @@ from s3dnerf.options import OneLineParser, add_int, read_path
 if TYPE_CHECKING:
     from s3dnerf.evaluation.benchmark import Table
 
+STREAM_POSES = ("idle", "speech")
+"""Head motions whose live sessions are measured."""
+
 
 def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     """Add the command `benchmark`."""
@@ -22,7 +25,8 @@ def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         run_benchmark,
         "Measure the speed of this machine",
         "Times are the best of several runs; our operators and PyTorch's take turns.",
-        "  s3dnerf benchmark --kernels --render\n  s3dnerf benchmark --train data/prepared --json speed.json",
+        "  s3dnerf benchmark --kernels --render\n  s3dnerf benchmark --train data/prepared --json speed.json\n"
+        "  s3dnerf benchmark --stream --pose idle --seconds 3600",
     )
     parser.add_argument("--kernels", action="store_true", help="each operator against PyTorch's")
     parser.add_argument(
@@ -33,6 +37,12 @@ def add_benchmark(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument("--render", action="store_true", help="a whole frame, by phase")
     parser.add_argument("--stream", action="store_true", help="the latency of live sessions, at their own pace")
+    parser.add_argument(
+        "--pose",
+        nargs="+",
+        choices=STREAM_POSES,
+        help="with --stream, the head motions to measure, a session each (default: both)",
+    )
     add_int(
         parser,
         "--sessions",
@@ -92,8 +102,9 @@ def run_benchmark(options: argparse.Namespace) -> None:
             "has nothing to measure",
             "Name --kernels, --render, --stream, --sessions N or --train DIR.",
         )
-    if options.unpaced and not options.stream:
-        raise UserError("--unpaced", "has no live session", "Give it with --stream.")
+    for argument, given in (("--unpaced", options.unpaced), ("--pose", options.pose)):
+        if given and not options.stream:
+            raise UserError(argument, "has no live session", "Give it with --stream.")
     if options.json:
         check_output(options.json, [options.image, options.audio], can_stream=True)
     tables = []
@@ -107,7 +118,8 @@ def run_benchmark(options: argparse.Namespace) -> None:
         tables += show(measure_render(*given))
     if options.stream:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
-        tables += show([measure_streaming(*given, paced=not options.unpaced)])
+        poses = tuple(options.pose or STREAM_POSES)
+        tables += show([measure_streaming(*given, poses, paced=not options.unpaced)])
     if options.sessions:
         given = (options.image, options.audio, options.checkpoint, options.seconds, options.device)
         tables += show([measure_sessions(options.sessions, *given)])

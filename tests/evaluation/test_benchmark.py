@@ -134,20 +134,21 @@ class EvenSession:
     lookahead_seconds = 0.12
 
     def __init__(self, lost: int = 0) -> None:
-        self.time, self.heard, self.shown, self.lost, self.ended = 0.0, 0, lost, lost, False
+        self.time, self.shown, self.ended = 0.0, lost, False
+        self.sounds: list[np.ndarray] = []
 
     def feed(self, block: np.ndarray) -> None:
         assert len(block) == 640
-        self.heard += 1
+        self.sounds.append(block)
 
     def finish(self) -> None:
         self.ended = True
 
-    def frames(self) -> Iterator[int]:
-        while self.shown < self.heard - (0 if self.ended else 3):
-            self.shown += 1
+    def frames_with_sound(self) -> Iterator[LiveFrame]:
+        while self.shown < len(self.sounds) - (0 if self.ended else 3):
             self.time += 0.01
-            yield self.shown
+            self.shown += 1
+            yield LiveFrame(np.zeros((1, 1, 3), np.uint8), self.sounds[self.shown - 1])
 
     def sleep(self, seconds: float) -> None:
         self.time += seconds
@@ -155,18 +156,21 @@ class EvenSession:
 
 def test_latencies_of_an_hour_are_those_of_the_session() -> None:
     session = EvenSession()
-    measured = measure_session(session, np.zeros(6400, np.float32), 3600 * 25, lambda: session.time, session.sleep)
+    speech = np.arange(6400, dtype=np.float32)
+    measured = measure_session(session, speech, 3600 * 25, lambda: session.time, session.sleep)
     assert measured["latency median, s"] == pytest.approx(3 * 0.04 + 0.01)
     assert measured["p99, s"] == pytest.approx(3 * 0.04 + 0.01)
     assert measured["drift, s"] == pytest.approx(0.0, abs=1e-6)
     assert measured["busy, %"] == pytest.approx(25.0, abs=0.1)
-    assert measured["frames missing"] == 0
+    assert measured["frames missing"] == measured["frames with other sound"] == 0
 
 
 def test_frames_that_never_come_are_counted() -> None:
     session = EvenSession(lost=2)
-    measured = measure_session(session, np.zeros(640, np.float32), 100, lambda: session.time, session.sleep)
+    speech = np.arange(6400, dtype=np.float32)
+    measured = measure_session(session, speech, 100, lambda: session.time, session.sleep)
     assert measured["frames missing"] == 2
+    assert measured["frames with other sound"] == 98
 
 
 class DelayedSession:
@@ -197,6 +201,7 @@ def test_long_sessions_count_what_is_lost(late: int, lost: int, shifted: int, mi
     assert measured["frames/s"] > 0
 
 
-def test_unpaced_sessions_need_a_session(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["benchmark", "--render", "--unpaced"]) == 2
+@pytest.mark.parametrize("argument", [["--unpaced"], ["--pose", "idle"]])
+def test_settings_of_sessions_need_a_session(argument: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", "--render", *argument]) == 2
     assert "--stream" in capsys.readouterr().err

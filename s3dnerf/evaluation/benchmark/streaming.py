@@ -73,7 +73,7 @@ def measure_session(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, float]:
-    """Feed a session speech at its own pace and return latencies in seconds.
+    """Feed a session speech at its own pace; return latencies in seconds, and what is lost.
 
     Args:
         session: a new session.
@@ -84,10 +84,12 @@ def measure_session(
     """
     blocks = split_frames(speech)
     latencies: list[float] = []
-    warm_memory, busy, start = measure_peak_memory(), 0.0, clock()
+    warm_memory, busy, shifted, start = measure_peak_memory(), 0.0, 0, clock()
 
     def take() -> None:
-        for _ in session.frames():
+        nonlocal shifted
+        for frame in session.frames_with_sound():
+            shifted += not np.array_equal(frame.sound, blocks[len(latencies) % len(blocks)])
             # The sound of frame k ends (k + 1) / FPS seconds after the start.
             latencies.append(clock() - start - (len(latencies) + 1) / FPS)
 
@@ -110,6 +112,7 @@ def measure_session(
         "drift, s": float(np.median(heard_on_time[-FPS:]) - np.median(heard_on_time[:FPS])),
         "busy, %": 100.0 * busy * FPS / frames,
         "frames missing": frames - len(latencies),
+        "frames with other sound": shifted,
         "memory growth, MB": measure_peak_memory() - warm_memory,
     }
 
