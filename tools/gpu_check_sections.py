@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from s3dnerf.config import load_config
 from s3dnerf.evaluation.benchmark import Table, default_inputs, describe_machine, measure_kernels
-from s3dnerf.evaluation.benchmark.operators import make_cases
+from s3dnerf.evaluation.benchmark.operator_cases import make_cases
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video.writer import choose_encoder, choose_video_format
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF

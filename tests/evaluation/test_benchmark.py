@@ -24,7 +24,7 @@ from s3dnerf.evaluation.benchmark import (
     measure_training,
     operators,
 )
-from s3dnerf.evaluation.benchmark.operators import make_cases
+from s3dnerf.evaluation.benchmark.operator_cases import make_cases
 from s3dnerf.evaluation.benchmark.streaming import measure_long_session, measure_session
 from s3dnerf.live.session import LiveFrame
 from s3dnerf.training.s3dnerf import S3DNeRFTrainer
