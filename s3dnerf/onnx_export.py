@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,14 +251,14 @@ def flatten_inputs(
     """Return all inputs of the graph by name.
 
     Args:
-        identity: as of ``EncodedPortrait``.
+        identity: as of ``EncodedPortrait``. The graph generates no eyes for closed ones.
         background: as of ``EncodedPortrait``, with an image.
         motion: ``[1, R, code]`` motion codes of the frame, after ``S3DNeRF.prepare_motion``.
         eyes: ``[1, 2]`` eye openness, after ``S3DNeRF.prepare_eyes``.
         camera: pose of the head in the frame.
     """
     frame = zip(FRAME_INPUTS, (motion, eyes, camera.rotation, camera.scale, camera.center), strict=True)
-    parts = [*frame, *_flatten(identity, "identity"), *_flatten(background, "background")]
+    parts = [*frame, *_flatten(replace(identity, closed_eyes=None), "identity"), *_flatten(background, "background")]
     return {name: value.float().contiguous() for name, value in parts}
 
 

@@ -250,7 +250,7 @@ class TalkingHeadPipeline:
         if scene is not None and scene.detail is not None and options.show == "color":
             side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.
-        found = replace(found, picture=found.image, eyes=open_eyes(found, others))
+        found = replace(found, picture=found.image, eyes=open_eyes(self.model, found, others))
         return EncodedPortrait(found, identity, scene, shown, side)
 
     @cached_property

@@ -18,6 +18,7 @@ from s3dnerf.face.crop import CropPaster
 from s3dnerf.face.motion import iterate_blinks
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.portrait import MAX_TURN_DEGREES, Face, extract_face
+from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.video import HeadTrack, track_head
 from s3dnerf.framing import choose_pasted_size
 from s3dnerf.media.audio import measure_level, stream_clean_speech
@@ -53,9 +54,12 @@ class ReenactmentOptions:
     """See ``RenderOptions``."""
     refine: str = "off"
     """See ``RenderOptions``."""
+    source: str = "first"
+    """Frame of the clip that serves as the source image: "first", or the one with "closed_eyes", an "open_mouth" or a
+    "turned" head."""
     images: int = 1
-    """Frames of the clip that serve as source images: the first one, and those in which the head is turned farthest
-    from the ones before."""
+    """Frames of the clip that serve as source images: that one, and those in which the head is turned farthest from the
+    ones before."""
     shows_detail: bool = True
     """Show the photograph's own detail where the clip has more pixels than the model renders."""
 
@@ -72,15 +76,16 @@ def reenact(
     if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
         raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
     head = track_head(video, landmarks=landmarks, max_frames=options.max_frames)
-    first = next(stream_frames(video))
-    found = extract_face(first, head.landmarks[:1], head.crop, pipeline.model.config.image_size)
-    pose, found = head.pose, replace(found, pose=head.pose[:1])
+    index = choose_source_frame(head, options.source)
+    first = next(islice(stream_frames(video), index, None))
+    found = extract_face(first, head.landmarks[index : index + 1], head.crop, pipeline.model.config.image_size)
+    pose, found = head.pose, replace(found, pose=head.pose[index : index + 1])
 
     sound = to_media(audio or video, "audio")
     level = measure_level(stream_clean_speech(sound))
     poses = (pose[:1] if options.freeze_pose else pose[index : index + 1] for index in range(len(pose)))
-    others = find_other_sources(video, head, found, options.images)
-    eyes = iterate_blinks(open_eyes(found, others), seed)
+    others = find_other_sources(video, head, found, index, options.images)
+    eyes = iterate_blinks(open_eyes(pipeline.model, found, others), seed)
     blocks = pipeline.generate_motion(sound, level, seed, frames=len(pose))
     if renderer == "diffusion":
         expressions = list_expressions(blocks)
@@ -104,9 +109,30 @@ def reenact(
         yield paster.paste(frame)
 
 
-def find_other_sources(video: str | Path, head: HeadTrack, first: Face, images: int) -> list[Face]:
-    """Return the faces of ``images - 1`` frames in which the head is turned farthest from the frames chosen before."""
-    chosen = choose_far_frames(head.pose, images)[1:]
+def choose_source_frame(head: HeadTrack, source: str) -> int:
+    """Return the number of the frame that serves as the source image, see ``ReenactmentOptions.source``."""
+    if source == "first":
+        return 0
+    usable = head.valid & is_usable(head.pose)
+    scores = {
+        "closed_eyes": -measure_eye_openness(head.landmarks).max(axis=1),
+        "open_mouth": measure_lip_opening(head.cropped_landmarks, head.pose),
+        "turned": -head.pose.rotation[:, 2, 2],
+    }
+    return int(np.where(usable, scores[source], -np.inf).argmax())
+
+
+def is_usable(poses: HeadPose) -> np.ndarray:
+    """Return which poses ``[T]`` a source image may have."""
+    return poses.rotation[:, 2, 2] > np.cos(np.radians(MAX_TURN_DEGREES))
+
+
+def find_other_sources(video: str | Path, head: HeadTrack, first: Face, index: int, images: int) -> list[Face]:
+    """Return the faces of ``images - 1`` frames in which the head is turned farthest from the frames chosen before.
+
+    The first of these is ``first``, frame ``index`` of the video.
+    """
+    chosen = choose_far_frames(head.pose, images, index)[1:]
     last = max(chosen, default=0) + 1
     size = len(first.image)
     pictures = {index: frame for index, frame in enumerate(islice(stream_frames(video), last)) if index in chosen}
@@ -115,11 +141,10 @@ def find_other_sources(video: str | Path, head: HeadTrack, first: Face, images: 
     return [replace(face, pose=head.pose[row]) for face, row in zip(faces, rows, strict=True)]
 
 
-def choose_far_frames(poses: HeadPose, count: int) -> list[int]:
-    """Return the indices of ``count`` frames: the first, and in turn the one turned farthest from all before."""
-    chosen = [0]
+def choose_far_frames(poses: HeadPose, count: int, first: int = 0) -> list[int]:
+    """Return the indices of ``count`` frames: ``first``, and in turn the one turned farthest from all before."""
+    chosen = [first]
     while len(chosen) < min(count, len(poses)):
         cosines = np.einsum("tij,cij->tc", poses.rotation, poses.rotation[chosen])
-        usable = poses.rotation[:, 2, 2] > np.cos(np.radians(MAX_TURN_DEGREES))
-        chosen.append(int(np.where(usable, cosines.max(axis=1), np.inf).argmin()))
+        chosen.append(int(np.where(is_usable(poses), cosines.max(axis=1), np.inf).argmin()))
     return chosen

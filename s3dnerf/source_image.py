@@ -16,6 +16,7 @@ from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_perso
 from s3dnerf.face.portrait import Face
 from s3dnerf.fitting import render_still
 from s3dnerf.media.image import read_image, resize_image
+from s3dnerf.models.s3dnerf.eye_interior import compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.mouth_interior import measure_mouth_colors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -55,10 +56,18 @@ def match_skin(face: Face, first: Face) -> Face:
     return replace(face, picture=cv2.LUT(face.picture, levels), image=cv2.LUT(face.image, levels))
 
 
-def open_eyes(face: Face, others: Sequence[Face]) -> np.ndarray:
-    """Return how far a person's eyes are open at rest, ``[2]``: as in ``face``, or further if others show them open."""
+def open_eyes(model: S3DNeRF, face: Face, others: Sequence[Face]) -> np.ndarray:
+    """Return how far a person's eyes are open at rest, ``[2]``.
+
+    They are open as in ``face``, or further if others show them open. If no image does, and the model can generate
+    eyes, closed ones are open too. Who winks goes on winking.
+    """
     shown = [np.minimum(other.eyes, OPEN) for other in others]
-    return np.maximum.reduce([face.eyes, *shown])
+    eyes = np.maximum.reduce([face.eyes, *shown])
+    if model.eye_interior is None:
+        return eyes
+    closed = compute_closed_weight(torch.tensor(float(eyes.max()))).item()
+    return eyes + closed * (OPEN - eyes)
 
 
 def measure_skin(face: Face) -> np.ndarray:

@@ -41,7 +41,7 @@ SETTINGS = [(schema, name) for schema in SCHEMAS for name in list_settings(schem
 
 
 def test_there_are_as_many_settings_as_documented() -> None:
-    assert [len(list_settings(schema)) for schema in SCHEMAS] == [65, 40]
+    assert [len(list_settings(schema)) for schema in SCHEMAS] == [67, 40]
 
 
 @pytest.mark.parametrize(("schema", "name"), SETTINGS, ids=[f"{schema.__name__}.{name}" for schema, name in SETTINGS])
@@ -152,7 +152,7 @@ def test_values_of_the_discriminator_that_cannot_work_are_refused(tree: dict, na
     ("tree", "named"),
     [
         ({"train": {"batch_size": 5}}, ("train.batch_size (5)", "data.frames (2)")),
-        ({"train": {"steps": 0, "mouth_steps": 0}}, ("'train'", "steps", "mouth_steps")),
+        ({"train": {"steps": 0, "mouth_steps": 0, "eye_steps": 0}}, ("'train'", "steps", "mouth_steps", "eye_steps")),
         ({"model": {"ray_size": 8}}, ("model.ray_size (8)", "multiple of 16", "adversarial.widths")),
         ({"model": {"audio": {"features": "hubert"}}}, ("'model.audio'", "pretrained")),
     ],

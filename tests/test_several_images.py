@@ -16,12 +16,14 @@ from s3dnerf import cli
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.portrait import MAX_TURN_DEGREES, find_face
+from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
+from s3dnerf.face.video import track_head
 from s3dnerf.media.audio import read_speech, write_wav
 from s3dnerf.media.image import MAX_IMAGES, write_image
 from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.metrics.image import measure_psnr
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.reenactment import choose_far_frames
+from s3dnerf.reenactment import choose_far_frames, choose_source_frame
 from s3dnerf.source_image import match_skin, measure_skin, open_eyes
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
@@ -69,14 +71,25 @@ def test_closed_eyes_open_if_another_image_shows_them_open(shared_data: Path, sh
     options = {"pose": "static", "blink": "off", "size": 256}
     shown = [render(shipped, images, 2, **options)[1] for images in (closed, [closed, open_])]
     alone, both = (find_face(image, 256).eyes.mean() for image in shown)
-    assert alone < 0.3 and both > 0.6
+    assert alone > 0.6 and both > 0.6
+    # The real eyes of the second image are nearer to the truth than generated ones.
+    errors = [np.abs(image[70:130].astype(float) - shown[1][70:130]).mean() for image in shown]
+    assert errors[0] > 0.5
 
 
-def test_eyes_at_rest_are_those_of_the_image_that_shows_them_open() -> None:
-    face = find_face(astronaut(), 256)
+def test_eyes_at_rest_are_those_of_the_image_that_shows_them_open(shipped: TalkingHeadPipeline) -> None:
+    face, model = find_face(astronaut(), 256), shipped.model
     first, *others = (replace(face, eyes=np.array(eyes)) for eyes in ((0.1, 0.9), (0.8, 0.2), (1.6, 0.3)))
-    assert open_eyes(first, others).tolist() == [1.0, 0.9]
-    assert open_eyes(face, []).tolist() == face.eyes.tolist()
+    assert open_eyes(model, first, others).tolist() == [1.0, 0.9]
+    assert open_eyes(model, face, []).tolist() == face.eyes.tolist()
+
+
+def test_closed_eyes_are_open_at_rest_and_winks_stay(shipped: TalkingHeadPipeline) -> None:
+    face, model = find_face(astronaut(), 256), shipped.model
+    sleeping, winking, drowsy = (replace(face, eyes=np.array(eyes)) for eyes in ((0.05, 0.1), (0.1, 0.9), (0.5, 0.5)))
+    assert open_eyes(model, sleeping, []).tolist() == [1.0, 1.0]
+    assert open_eyes(model, winking, []).tolist() == [0.1, 0.9]
+    assert open_eyes(model, drowsy, []).tolist() == [0.5, 0.5]
 
 
 def test_the_light_of_another_image_is_brought_to_that_of_the_first() -> None:
@@ -133,3 +146,18 @@ def test_command_line_and_batch_take_several_images(tmp_path: Path, monkeypatch:
     one, two = (next(iter(stream_frames(tmp_path / f"{name}.mp4"))) for name in ("one", "two"))
     assert np.array_equal(one, two)
     assert "none.png" in (tmp_path / "report.csv").read_text() and not (tmp_path / "no.mp4").exists()
+
+
+def test_hard_source_images_are_found_in_a_clip(shared_data: Path) -> None:
+    head = track_head(shared_data / "clips" / BLINKING, max_frames=93)
+    assert choose_source_frame(head, "first") == 0
+    openness = measure_eye_openness(head.landmarks).max(axis=1)
+    closed = choose_source_frame(head, "closed_eyes")
+    assert openness[closed] == openness.min() < 0.3
+    opening = measure_lip_opening(head.cropped_landmarks, head.pose)
+    assert opening[choose_source_frame(head, "open_mouth")] == opening.max()
+    turned = choose_source_frame(head, "turned")
+    assert head.pose.rotation[turned, 2, 2] == head.pose.rotation[:, 2, 2].min()
+    # Frames in which no face was found are not taken.
+    valid = np.arange(93) != closed
+    assert choose_source_frame(replace(head, valid=valid), "closed_eyes") != closed

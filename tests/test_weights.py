@@ -24,7 +24,7 @@ from s3dnerf.media.video import probe_video, stream_frames
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import LIPS_APART
 from s3dnerf.pipeline import TalkingHeadPipeline
-from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.rendering.opening import Opening
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.talking_video import PhaseTimer
 from s3dnerf.training.losses import lip_openings
@@ -137,7 +137,8 @@ def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHea
     edge = height * (1.0 - across.square())
     upper, lower = (down * edge).flatten()[None], ((1.0 - down) * edge).flatten()[None]
     sizes = torch.tensor([2 * half_width]), torch.tensor([height])
-    opening = MouthOpening(torch.ones_like(upper), across.flatten()[None], upper, lower, upper, *sizes)
+    places = across.flatten()[None]
+    opening = Opening(torch.ones_like(upper), places, upper, lower, upper, half_width * places, *sizes)
     for skin in (torch.tensor([[0.85, 0.65, 0.55]]), torch.tensor([[0.45, 0.3, 0.25]])):
         lips, seam = skin * torch.tensor([[0.9, 0.7, 0.75]]), skin * torch.tensor([[0.6, 0.4, 0.45]])
         tones = MouthColors(skin, lips, seam, torch.zeros(1))

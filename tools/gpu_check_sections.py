@@ -289,6 +289,7 @@ def train_briefly(options: Options, publish: Publish) -> None:
         "train.motion_steps": steps // 4,
         "train.coarse_steps": steps // 2,
         "train.mouth_steps": options.choose(200, 2),
+        "train.eye_steps": options.choose(100, 2),
         "train.warmup": steps // 20,
         "train.validate_every": steps // 4 if not options.small else 3,
         "train.save_every": steps,

@@ -5,6 +5,8 @@
 - ``fd2talk_diffusion``: the same, with frames made by diffusion from the warped first frame.
 - ``refined``: ``ours`` with frames refined by diffusion.
 - ``two_images``: ``ours``, given also the frame in which the head is turned farthest from the first one.
+- ``closed_eyes``, ``open_mouth``, ``turned``: ``ours``, given in place of the first frame the one in which the eyes are
+  most closed, the mouth is widest open, or the head is turned farthest: photographs that are hard to animate.
 - ``frozen_mouth``: ``ours`` without lip motion, a baseline for what the given poses contribute.
 - ``frozen_pose``: ``ours`` without head motion, a baseline for what the lips contribute.
 - ``unmoved_portrait``: the first frame, repeated.
@@ -41,14 +43,19 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "frozen_mouth": {"freeze_mouth": True},
     "frozen_pose": {"freeze_pose": True},
     "two_images": {"images": 2},
+    "closed_eyes": {"source": "closed_eyes"},
+    "open_mouth": {"source": "open_mouth"},
+    "turned": {"source": "turned"},
     "enlarged": {"shows_detail": False},
 }
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
-DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("fd2talk_diffusion", "refined", "two_images", "enlarged"))
-"""Rows that every model has. Diffusion is slow and makes frames of 256 pixels only; "two_images" is given more than the
-others, and "enlarged" is for larger clips."""
+SPECIAL_ROWS = ("fd2talk_diffusion", "refined", "two_images", "closed_eyes", "open_mouth", "turned", "enlarged")
+"""Diffusion is slow and makes frames of 256 pixels only; the next ones are given other frames than the first, and
+"enlarged" is for larger clips."""
+DEFAULT_ROWS = tuple(row for row in ROWS if row not in SPECIAL_ROWS)
+"""Rows that every model has."""
 
 
 class Reenactor(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
@@ -12,6 +13,7 @@ import numpy as np
 from s3dnerf.constants import FPS
 from s3dnerf.evaluation.frame_measures import FrameMeasures
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder, crop_window, evaluation_size
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT
 from s3dnerf.media.image import resize_image
 from s3dnerf.metrics import (
     MOUTH_POINTS,
@@ -35,6 +37,9 @@ from s3dnerf.metrics import (
 MOUTH_WINDOW = (1.2, 0.8)
 """Width and height of the window in which detail is measured, in median widths of the clip's mouth."""
 
+EYE_POINTS = (*EYE_LEFT, *EYE_RIGHT)
+EYE_MARGIN = 0.25
+"""Margin of the boxes around the eyes, in eye widths."""
 OF_REAL = {"sync_of_real": "sync_confidence", "cpbd_of_real": "cpbd", "jitter_of_real": "jitter"}
 """Scores in percent of the row ``ground_truth``, and the scores that they are of."""
 
@@ -62,6 +67,7 @@ class Scores:
     found: float
     cpbd: float
     mouth_detail: float
+    eye_psnr: float | None = None
     lip_gain_plain: float | None = None
     sync_confidence: float | None = None
     sync_distance: float | None = None
@@ -162,7 +168,8 @@ class ImageScores:
     def __init__(self, target_track: FaceTrack) -> None:
         self._target_mouths = target_track.plain[:, MOUTH_POINTS]
         self._window = np.array(MOUTH_WINDOW) * _median_ignoring_nan(np.ptp(self._target_mouths[..., 0], axis=1))
-        self._values: dict[str, list[float]] = {"psnr": [], "ssim": [], "cpbd": []}
+        self._target_eyes = target_track.plain[:, EYE_POINTS]
+        self._values: dict[str, list[float]] = {"psnr": [], "ssim": [], "cpbd": [], "eye_psnr": []}
         self._details: list[tuple[float, float]] = []
 
     def add(self, target: np.ndarray, generated: np.ndarray, index: int, generated_points: np.ndarray) -> None:
@@ -170,6 +177,10 @@ class ImageScores:
         self._values["psnr"].append(float(measure_psnr(target, generated)[0]))
         self._values["ssim"].append(float(measure_ssim(target, generated)[0]))
         self._values["cpbd"].append(float(measure_cpbd(generated)[0]))
+        boxes = [box_eye(eye, target.shape[:2]) for eye in np.split(self._target_eyes[index], 2)]
+        if None not in boxes:
+            pairs = [[image[box].reshape(-1, 1, 3) for box in boxes] for image in (target, generated)]
+            self._values["eye_psnr"].append(float(measure_psnr(*map(np.concatenate, pairs))[0]))
         centers = [mouth.mean(axis=0) for mouth in (self._target_mouths[index], generated_points[list(MOUTH_POINTS)])]
         if np.isfinite(centers).all():
             windows = [crop_window(*pair, self._window) for pair in zip((target, generated), centers, strict=True)]
@@ -179,8 +190,26 @@ class ImageScores:
     def finish(self) -> dict[str, float]:
         """Return the means over frames."""
         target, generated = np.array(self._details).mean(axis=0) if self._details else (np.nan, np.nan)
-        means = {name: float(np.mean(values)) for name, values in self._values.items()}
+        means = {name: float(np.mean(values)) if values else float("nan") for name, values in self._values.items()}
         return means | {"mouth_detail": float(generated / target) if target else float("nan")}
+
+
+def box_eye(eye: np.ndarray, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Return the rows and columns of the box around an eye; None if none of it is in the frame.
+
+    Args:
+        eye: ``[16, 2]`` points around it, pixels.
+        shape: height and width of the frame.
+    """
+    if not np.isfinite(eye).all():
+        return None
+    low, high = eye.min(axis=0), eye.max(axis=0)
+    margin = EYE_MARGIN * (high - low)[0]
+    rows, columns = (
+        slice(max(0, math.floor(low[axis] - margin)), min(side, math.ceil(high[axis] + margin)))
+        for axis, side in ((1, shape[0]), (0, shape[1]))
+    )
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 def compare_tracks(target: FaceTrack, generated: FaceTrack, timing: SpeechTiming | None = None) -> dict[str, float]:

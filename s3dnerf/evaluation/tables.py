@@ -28,6 +28,7 @@ class Column:
 
 COLUMNS = (
     Column("psnr", "PSNR (dB) ↑", 2, "mean over frames of 10 log10(255² / squared error)"),
+    Column("eye_psnr", "eyes, PSNR (dB) ↑", 2, "PSNR within boxes around the eyes", is_detail=True),
     Column("ssim", "SSIM ↑", 3, "uniform 7 × 7 window, data range 255, mean over color channels"),
     Column("lpips", "LPIPS ↓", 3, "distance of AlexNet's features, version 0.1"),
     Column("lpips_vgg", "LPIPS-VGG ↓", 3, "the same of VGG-16's features"),
@@ -168,6 +169,9 @@ ROW_TITLES = {
     "fd2talk_diffusion": "FD2Talk, by diffusion",
     "refined": "ours, refined by diffusion",
     "two_images": "ours, two images",
+    "closed_eyes": "ours, from closed eyes",
+    "open_mouth": "ours, from an open mouth",
+    "turned": "ours, from a turned head",
     "enlarged": "ours, only enlarged",
     "frozen_mouth": "ours, frozen mouth",
     "frozen_pose": "ours, frozen pose",

@@ -29,6 +29,8 @@ class TrainConfig(LoopConfig):
     mouth_steps: NonNegativeInt = 1_500
     """Steps before all others, in which the interior of the mouth is trained on pixels between tracked lips; they take
     a few minutes. It is not trained afterwards. 0 keeps its weights from ``init_from``, or its random ones."""
+    eye_steps: NonNegativeInt = 800
+    """Steps before all others, in which the interior of the eyes is trained in the same way."""
     batch_size: PositiveInt = 6
     """Frames rendered per batch."""
     motion_steps: NonNegativeInt = 2_000
@@ -46,8 +48,8 @@ class TrainConfig(LoopConfig):
     @model_validator(mode="after")
     def check_steps(self) -> TrainConfig:
         """Check that there is something to train."""
-        if self.steps == self.mouth_steps == 0:
-            raise ValueError("steps and mouth_steps are both 0, so there is nothing to train")
+        if self.steps == self.mouth_steps == self.eye_steps == 0:
+            raise ValueError("steps, mouth_steps and eye_steps are all 0, so there is nothing to train")
         return self
 
 

@@ -2,16 +2,15 @@
 
 It is trained on pixels that the paired source does not show, because only such pixels are generated.
 
-The interior differs from person to person, and a single output for all people would be a gray mean. The network
-therefore has several mouth types, and each person trains the type that fits best (multiple choice learning,
-Guzman-Rivera et al., 2012). For an unseen person whose source shows no teeth, the type used has upper teeth and the
-contrast of real mouths. Below teeth that the source shows, the darkest type is used.
+For an unseen person whose source shows no teeth, the type used has upper teeth and the contrast of real mouths. Below
+teeth that the source shows, the darkest type is used.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -31,11 +30,11 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     MouthInterior,
     measure_mouth_colors,
 )
-from s3dnerf.optimization import schedule, step_optimizer
 from s3dnerf.rendering.foveation import place_foveated_rays
-from s3dnerf.rendering.mouth_opening import UPPER_LIP, MouthOpening, find_source_interior, measure_mouth_opening
+from s3dnerf.rendering.opening import UPPER_LIP, Opening, find_source_interior, measure_opening_at
 from s3dnerf.structures import map_tensors
 from s3dnerf.training.losses import rgb_to_luma
+from s3dnerf.training.multiple_choice import TOGETHER, train_types
 
 FRAMES, FRAMES_PER_STEP = 16_000, 12
 """Maximum number of frames in total and per training step. For large datasets or few steps, fewer frames per person and
@@ -52,21 +51,16 @@ FRAMES_PER_SOURCE = 16
 """Maximum number of frames paired with the same source."""
 CLOSED_SHARE = 0.5
 """Fraction of sources with closed lips, if a clip has such frames. They show no interior, so all of it is trained."""
-PEOPLE, TOGETHER = 16, 3
-"""People per batch, and frames of each person, all of which train the same type."""
-LEARNING_RATE = 3e-3
-SHARED = 0.05
-"""Fraction of the loss that trains all types, so that types that fit nobody yet also improve."""
 
 
-Record = TypeVar("Record", MouthOpening, MouthColors)
+Record = TypeVar("Record", Opening, MouthColors)
 
 
 @dataclass(frozen=True)
 class MouthSamples:
     """Pixels between the lips of ``M`` frames."""
 
-    opening: MouthOpening
+    opening: Opening
     """Positions of ``PIXELS`` pixels in each frame."""
     source: MouthColors
     """Colors of a source of the same person."""
@@ -139,7 +133,7 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
     patch = place_foveated_rays(frames.camera, size, eye_size=(0.0, 0.0))
     outline = frames.landmarks[:, INNER_LIPS]
     lips = source.landmarks[:, INNER_LIPS].expand_as(outline)
-    opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], frames.camera, patch.points, size)
+    opening = measure_opening_at(outline, lips[:, UPPER_LIP], frames.camera, patch.points, size)
     beside = map_tensors(source.camera, lambda x: x.expand(len(outline), *x.shape[1:]))
     visible = find_source_interior(outline, lips, frames.camera, beside, patch.points, size)
     inside = (opening.coverage > INSIDE) * (1.0 - visible.visibility)
@@ -159,24 +153,7 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
 
 def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: int, seed: int) -> None:
     """Train the interior of the mouth and choose the types for unseen people."""
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.unique_consecutive(mouths.person.cpu(), return_counts=True)[1]
-    first = counts.cumsum(0) - counts
-    optimizer = torch.optim.Adam(interior.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
-    bar = tqdm(range(steps), desc="training mouth interior", leave=False)
-    interior.requires_grad_(True)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * schedule(step, steps)
-        people = torch.randint(len(counts), (PEOPLE,), generator=generator)
-        chosen = (torch.rand(PEOPLE, TOGETHER, generator=generator) * counts[people, None]).long()
-        errors = measure_errors(interior, mouths.take((first[people, None] + chosen).flatten()))
-        errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
-        loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
-        step_optimizer(optimizer, loss)
-    # Remaining gradients would count in the gradient norm of later steps.
-    optimizer.zero_grad(set_to_none=True)
-    interior.requires_grad_(False)
+    train_types(interior, mouths, MouthSamples.take, partial(measure_errors, interior), steps, seed, "mouth interior")
     interior.shown.copy_(torch.tensor(choose_types(interior, mouths)))
 
 

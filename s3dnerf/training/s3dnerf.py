@@ -35,6 +35,7 @@ from s3dnerf.training.checkpoint import TrainingState
 from s3dnerf.training.compilation import compile_parts
 from s3dnerf.training.config import S3DNeRFConfig, TrainConfig
 from s3dnerf.training.curriculum import MOTION_INTERVAL, Curriculum, find_missing_stage
+from s3dnerf.training.eye_interior import collect_eye_samples, train_eye_interior
 from s3dnerf.training.loop import Metrics, TrainingLoop, check_run_folder
 from s3dnerf.training.losses import (
     decode_motion_landmarks,
@@ -111,11 +112,14 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         return make_optimizer(self.model, self.config.train)
 
     def initialize(self) -> None:
-        """Fit the source expression and train the interior of the mouth; both are independent of the other losses."""
-        if "source_expression" not in self.config.train.freeze:
+        """Fit the source expression and train the interiors of mouth and eyes, which no other losses depend on."""
+        frozen = self.config.train.freeze
+        if "source_expression" not in frozen:
             self.fit_source_expression()
-        if self.config.train.mouth_steps > 0:
+        if self.config.train.mouth_steps > 0 and "mouth_interior" not in frozen:
             self.train_mouth_interior()
+        if self.config.train.eye_steps > 0 and "eye_interior" not in frozen:
+            self.train_eye_interior()
 
     def finalize(self) -> None:
         """Fit the inference settings on the held-out people."""
@@ -145,6 +149,15 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         mouths = map_tensors(collect_mouth_samples(self.data, seed, steps), lambda x: x.to(self.device))
         train_mouth_interior(interior, mouths, steps, seed)
         self.averaged_model.mouth_interior.load_state_dict(interior.state_dict())
+
+    def train_eye_interior(self) -> None:
+        """Train the interior of the eyes, if the model has one."""
+        interior, steps, seed = self.model.eye_interior, self.config.train.eye_steps, self.config.seed
+        if interior is None or self.averaged_model.eye_interior is None:
+            return
+        eyes = map_tensors(collect_eye_samples(self.data, seed), lambda x: x.to(self.device))
+        train_eye_interior(interior, eyes, steps, seed)
+        self.averaged_model.eye_interior.load_state_dict(interior.state_dict())
 
     def iterate_batches(self) -> Iterator[list[Batch]]:
         """Yield the batches of this process in every remaining step, prefetched by worker processes."""
@@ -326,9 +339,9 @@ def make_model(config: ModelConfig, train: TrainConfig) -> S3DNeRF:
             cure = "give the folder of a model of the same sizes, or name the parts that differ as --train.reinit"
             raise UserError(start, f"training cannot start from it: {wrong}", cure)
         model.load_state_dict(kept | new)
-    # The interior of the mouth is trained separately.
+    # The interiors of mouth and eyes are trained separately.
     for name, parameter in model.named_parameters():
-        if name.startswith((*train.freeze, "mouth_interior")):
+        if name.startswith((*train.freeze, "mouth_interior", "eye_interior")):
             parameter.requires_grad_(False)
     return model
 

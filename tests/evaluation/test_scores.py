@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from s3dnerf.evaluation.scores import SpeechTiming, compare_timing, measure_clip
+from s3dnerf.evaluation.scores import SpeechTiming, box_eye, compare_timing, measure_clip
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
+from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT
 from s3dnerf.media.video import VideoWriter, stream_frames
 from s3dnerf.metrics import MOUTH_POINTS, measure_cpbd
 
@@ -75,6 +76,30 @@ def test_a_blurred_mouth_lowers_only_its_detail(target, track):
     assert soft.mouth_detail < 0.75
     assert local.mouth_detail == pytest.approx(soft.mouth_detail, abs=0.1)
     assert soft.cpbd < 0.5 * local.cpbd
+
+
+def test_eyes_are_scored_by_themselves(target, track):
+    left, right = (track.plain[0, points] for points in (EYE_LEFT, EYE_RIGHT))
+    darker = [frame.copy() for frame in target]
+    for frame in darker:
+        for eye in (left, right):
+            low, high = eye.min(axis=0).astype(int), eye.max(axis=0).astype(int)
+            box = frame[low[1] : high[1], low[0] : high[0]]
+            box[:] = box // 2
+    bottom = [frame.copy() for frame in target]
+    for frame in bottom:
+        frame[-40:] = 0
+    eyes, elsewhere = (measure_clip(target, frames, track).scores for frames in (darker, bottom))
+    assert eyes.eye_psnr < 25.0 < eyes.psnr
+    assert elsewhere.eye_psnr == np.inf and np.isfinite(elsewhere.psnr)
+
+
+def test_the_box_around_an_eye_by_hand():
+    eye = np.array([[10.0, 20.0], [30.0, 28.0]])
+    assert box_eye(eye, (100, 100)) == (slice(15, 33), slice(5, 35))
+    assert box_eye(eye, (18, 20)) == (slice(15, 18), slice(5, 20))
+    assert box_eye(eye - 60.0, (100, 100)) is None
+    assert box_eye(eye * np.nan, (100, 100)) is None
 
 
 def test_the_first_frame_is_not_scored(target, track):

@@ -19,12 +19,13 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     SpeechAttention,
     SpeechConcatenation,
 )
+from s3dnerf.models.s3dnerf.eye_interior import EyeInterior
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors, MouthInterior
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField, RadianceFieldConfig
 from s3dnerf.models.s3dnerf.region_attention import RegionSlotAttention
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution, SuperResolutionConfig
-from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.rendering.opening import Opening
 from s3dnerf.structures import Camera
 
 REGIONS, CODE, POINTS = 3, 4, 5
@@ -82,9 +83,13 @@ def run_radiance(module: nn.Module, features: Tensor, ambient: Tensor, offsets: 
 
 
 def run_mouth(module: nn.Module, pixels: Tensor, sizes: Tensor, colors: Tensor) -> Tensor:
-    opening = MouthOpening(*pixels.unbind(-1), *sizes.unbind(-1)[:2])
+    opening = Opening(*pixels.unbind(-1), *sizes.unbind(-1)[:2])
     source = MouthColors(*(0.5 + colors).unbind(1), sizes[:, 2])
     return module(opening, source, module.types[0])
+
+
+def run_eyes(module: nn.Module, pixels: Tensor, sizes: Tensor, skin: Tensor) -> Tensor:
+    return module(Opening(*pixels.unbind(-1), *sizes.unbind(-1)), 0.5 + skin, module.types[0])
 
 
 CASES = {
@@ -125,7 +130,8 @@ CASES = {
         run_plain,
         (3, 32, 32),
     ),
-    "mouth interior": Case(lambda: MouthInterior(2, 8, 4), [(POINTS, 5), (3,), (3, 3)], run_mouth, (3, POINTS)),
+    "mouth interior": Case(lambda: MouthInterior(2, 8, 4), [(POINTS, 6), (3,), (3, 3)], run_mouth, (3, POINTS)),
+    "eye interior": Case(lambda: EyeInterior(2, 8, 4), [(POINTS, 6), (2,), (3,)], run_eyes, (3, POINTS)),
     "motion encoder": Case(lambda: MotionEncoder(POINTS, REGIONS, CODE), [(POINTS, 3)], run_plain, (REGIONS, CODE)),
     "motion decoder": Case(lambda: MotionDecoder(POINTS, REGIONS, CODE), [(REGIONS, CODE)], run_plain, (POINTS, 3)),
     "residual block": Case(lambda: ResidualBlock(4), [(4, 8, 8)], run_plain, (4, 8, 8)),

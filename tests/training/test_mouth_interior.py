@@ -13,7 +13,7 @@ from torch import Tensor
 from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.errors import UserError
 from s3dnerf.models.s3dnerf.mouth_interior import MouthColors, MouthInterior
-from s3dnerf.rendering.mouth_opening import MouthOpening, SourceInterior
+from s3dnerf.rendering.opening import Opening, SourceInterior
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera
 from s3dnerf.training.config import S3DNeRFConfig
@@ -37,12 +37,13 @@ def make_mouths(colors: Tensor) -> MouthSamples:
     """Return samples of two people; ``colors [2, PIXELS]`` are gray levels from the upper to the lower lip."""
     count = 2 * FRAMES
     down = torch.linspace(0.0, 0.1, PIXELS).expand(count, -1)
-    opening = MouthOpening(
+    opening = Opening(
         coverage=torch.ones(count, PIXELS),
         across=torch.zeros(count, PIXELS),
         below_upper=down,
         above_lower=0.1 - down,
         below_anchor=down,
+        beside_anchor=torch.zeros(count, PIXELS),
         width=torch.full((count,), 0.6),
         height=torch.full((count,), 0.1),
     )
@@ -89,7 +90,7 @@ def test_strangers_are_shown_upper_teeth_and_below_teeth_the_dark() -> None:
     class Painter:
         types = (TEETH.flip(0), 0.8 * TEETH, DARK)
 
-        def __call__(self, opening: MouthOpening, tones: MouthColors, code: Tensor) -> Tensor:
+        def __call__(self, opening: Opening, tones: MouthColors, code: Tensor) -> Tensor:
             return code.expand(len(opening.width), 3, -1)
 
     # The first type has the contrast of these mouths but is bright along the lower lip.

@@ -46,6 +46,9 @@ UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
 """Loss terms on the input of super-resolution: eight rays across a face cannot represent all of it."""
 HOLD_OUT = ("--data.held_out_people", "1")
 
+INTERIORS = ("mouth_interior.", "eye_interior.")
+"""Parts that are trained before all others."""
+
 
 @pytest.fixture
 def make_config(load_smoke: Callable[..., S3DNeRFConfig], drawn_clips: Path) -> Callable[..., S3DNeRFConfig]:
@@ -195,7 +198,7 @@ def test_every_parameter_gets_a_gradient(make_config: Callable[..., S3DNeRFConfi
         gradients = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
         assert all(gradient is None or gradient.isfinite().all() for gradient in gradients.values())
         reached[stage] = {name for name, grad in gradients.items() if grad is not None and grad.abs().max() > 0}
-    every = {name for name, _ in trainer.model.named_parameters() if not name.startswith("mouth_interior.")}
+    every = {name for name, _ in trainer.model.named_parameters() if not name.startswith(INTERIORS)}
     assert len(every) > 100
     assert reached["movement"] | reached["pictures"] == every
     # The motion stage trains everything that moves, the image stage everything that is visible.
@@ -256,21 +259,31 @@ def record_losses(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -
     return recorded
 
 
-def test_the_inside_of_mouths_is_learned_first_and_stays(
+def test_the_insides_of_mouths_and_eyes_are_learned_first_and_stay(
     make_config: Callable[..., S3DNeRFConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = make_config("--train.steps", "0", "--train.mouth_steps", "2")
+    config = make_config("--train.steps", "0", "--train.mouth_steps", "2", "--train.eye_steps", "2")
     start = {name: value.clone() for name, value in make_trainer_model(config).items()}
     first = load_file(train(config, tmp_path) / "model" / "model.safetensors")
     changed = {name for name, value in first.items() if not torch.equal(value, start[name])}
-    assert changed and all(name.startswith(("mouth_interior.", "source_expression.")) for name in changed)
+    assert all(any(name.startswith(interior) for name in changed) for interior in INTERIORS)
+    assert all(name.startswith((*INTERIORS, "source_expression.")) for name in changed)
     # Resuming does not train it again, and the other steps do not change it.
-    monkeypatch.setattr("s3dnerf.training.s3dnerf.train_mouth_interior", lambda *given: pytest.fail("learned twice"))
+    for name in ("train_mouth_interior", "train_eye_interior"):
+        monkeypatch.setattr(f"s3dnerf.training.s3dnerf.{name}", lambda *given: pytest.fail("learned twice"))
     config = make_config("--train.steps", "2", "--train.mouth_steps", "2", "--train.motion_steps", "1")
     last = load_file(train(config, tmp_path, resume=True) / "model" / "model.safetensors")
     kept = {name for name, value in last.items() if torch.equal(value, first[name])}
-    assert {name for name in last if name.startswith("mouth_interior.")} <= kept
+    assert {name for name in last if name.startswith(INTERIORS)} <= kept
     assert len(kept) < len(last)
+
+
+def test_frozen_insides_are_not_learned(make_config: Callable[..., S3DNeRFConfig], tmp_path: Path) -> None:
+    config = make_config("--train.steps", "0", "--train.freeze", "[mouth_interior, eye_interior]")
+    start = {name: value.clone() for name, value in make_trainer_model(config).items()}
+    found = load_file(train(config, tmp_path) / "model" / "model.safetensors")
+    changed = {name for name, value in found.items() if not torch.equal(value, start[name])}
+    assert changed and all(name.startswith("source_expression.") for name in changed)
 
 
 def make_trainer_model(config: S3DNeRFConfig) -> dict[str, torch.Tensor]:

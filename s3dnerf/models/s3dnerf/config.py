@@ -42,6 +42,8 @@ class ModelConfig:
     """Canonical radiance field."""
     super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
     """Super-resolution."""
+    eye_interior: bool = True
+    """Whether the model can generate eyes that a source shows closed. Models of earlier versions cannot."""
 
     @property
     def image_size(self) -> int:
@@ -116,7 +118,7 @@ def read_configs(
     Raises:
         UserError: a name is unknown or a value is invalid.
     """
-    tree = {"render": dict(render or {}), **rename_settings(architecture, SETTING_ALIASES)}
+    tree = {"render": dict(render or {}), "eye_interior": False, **rename_settings(architecture, SETTING_ALIASES)}
     render_tree = tree.pop("render")
     return from_dict(ModelConfig, tree, source), from_dict(RenderConfig, render_tree, RENDER_CONFIG_FILE)
 

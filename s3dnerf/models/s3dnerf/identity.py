@@ -56,6 +56,8 @@ class Identity(MotionIdentity):
     """Colors of skin, lips and the interior of the mouth."""
     resolution: Tensor
     """``[B]`` pixels of the photograph per pixel of ``image``, along a side; at most 1."""
+    closed_eyes: Tensor | None = None
+    """``[B, 2]`` weight in [0, 1] of generated eyes; None if the source shows both eyes open."""
     others: list[Identity] = field(default_factory=list)
     """The same people in other images, see :mod:`s3dnerf.rendering.source_blending`."""
 

@@ -17,7 +17,7 @@ from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER
 from s3dnerf.face.regions import JAW_AND_CHEEKS, point_regions
 from s3dnerf.models.layers import encode_sine, make_mlp
 from s3dnerf.ops.constant import select_rows
-from s3dnerf.rendering.mouth_opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, MouthOpening
+from s3dnerf.rendering.opening import LOWER_LIP, UPPER_EDGE, UPPER_LIP, Opening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera
@@ -102,7 +102,7 @@ class MouthInterior(nn.Module):
         self.register_buffer("shown", torch.zeros(2, dtype=torch.long))
         self.network = make_mlp(inputs, hidden, hidden, 3)
 
-    def forward(self, opening: MouthOpening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
+    def forward(self, opening: Opening, colors: MouthColors, code: Tensor | None = None) -> Tensor:
         """Return the colors ``[B, 3, N]`` of the interior at ``N`` pixels.
 
         ``code [width]`` is the code of the mouth type. By default it is one of the types selected for unseen people.
@@ -127,7 +127,7 @@ class MouthInterior(nn.Module):
         return colors.skin[..., None] * relative.transpose(1, 2)
 
 
-def compute_shade(painted: Tensor, opening: MouthOpening, colors: MouthColors) -> Tensor:
+def compute_shade(painted: Tensor, opening: Opening, colors: MouthColors) -> Tensor:
     """Return the factors ``[B]`` by which ``painted [B, 3, N]`` is darkened.
 
     If the lips of the source are closed, the interior is darkened to ``MAX_CLOSED_BRIGHTNESS``. If they are far enough

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +41,15 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     RegionCodes,
     encode_poses,
 )
+from s3dnerf.models.s3dnerf.edge_search import invert_deformation, locate_edges
+from s3dnerf.models.s3dnerf.eye_interior import (
+    LIDS,
+    LIDS_APART,
+    EyeInterior,
+    compute_closed_weight,
+    measure_eye_opening,
+    place_eye_patch,
+)
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
@@ -55,6 +63,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
 from s3dnerf.models.s3dnerf.source_expression import SourceExpression
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
+from s3dnerf.ops.constant import constant, select_rows
 from s3dnerf.ops.image import downsample, make_pixel_grid
 from s3dnerf.ops.warp_source import warp_source_image
 from s3dnerf.paths import is_file
@@ -62,10 +71,10 @@ from s3dnerf.rendering.background import Background, composite_background
 from s3dnerf.rendering.foveation import FoveatedRays, place_foveated_rays
 from s3dnerf.rendering.hair_layer import mask_hair
 from s3dnerf.rendering.layers import compose_rays
-from s3dnerf.rendering.mouth_opening import UPPER_LIP, find_source_interior, measure_mouth_opening
+from s3dnerf.rendering.opening import UPPER_LIP, find_source_interior, measure_opening_at
 from s3dnerf.rendering.sampling import sample_rays
 from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
-from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, interpolate_lattice, render_rays
+from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, render_rays
 from s3dnerf.structures import Camera, Source
 
 EARLY_STOP_EPS = 1e-3
@@ -78,9 +87,6 @@ where the lips of the source meet, so the search for the edges of the lips has t
 for _outline in (LIPS_OUTER, LIPS_INNER):
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
-MOUTH_ROUNDS, MOUTH_STEP = 8, 0.5
-"""Iterations and step size of the search for the edges of the lips. Full steps diverge where the deformation is
-compressive, as when the lips of an open-mouthed source close."""
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
@@ -132,6 +138,7 @@ class S3DNeRF(PretrainedModel):
             detail=config.appearance.widths[0],
         )
         self.mouth_interior = MouthInterior()
+        self.eye_interior = EyeInterior() if config.eye_interior else None
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
         self.register_buffer("inner_lips", INNER_LIPS, persistent=False)
@@ -209,11 +216,20 @@ class S3DNeRF(PretrainedModel):
         return torch.where(moved[:, None], scaled, motion)
 
     def prepare_identity(self, identity: Identity) -> Identity:
-        """Apply the inference settings to an identity: scale the expression estimated in the source."""
+        """Apply the inference settings to an identity, and find closed eyes, which are generated where they open.
+
+        The expression estimated in the source is scaled.
+        """
         neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
         neutral = self.motion_encoder(neutral).to(identity.source_motion)
         scale = self.render_config.source_expression_scale
-        return replace(identity, source_motion=neutral.lerp(identity.source_motion, scale))
+        closed = compute_closed_weight(identity.eyes)
+        is_painted = self.eye_interior is not None and bool((closed > 0.0).any())
+        return replace(
+            identity,
+            source_motion=neutral.lerp(identity.source_motion, scale),
+            closed_eyes=closed if is_painted else None,
+        )
 
     def prepare_eyes(self, identity: MotionIdentity, eyes: Tensor) -> Tensor:
         """Apply the inference settings to eye openness ``[B, 2]``: scale its change relative to the source."""
@@ -237,7 +253,7 @@ class S3DNeRF(PretrainedModel):
         """Render one frame, of the size of the source image, for each item of the batch.
 
         From back to front, a frame shows the background, the hair layer, the volume-rendered head refined by
-        super-resolution, and the interior of the mouth.
+        super-resolution, and the interiors of the mouth and of eyes that the source shows closed.
 
         Args:
             identity: identities of the sources.
@@ -264,7 +280,8 @@ class S3DNeRF(PretrainedModel):
         detail_scale = self.render_config.source_detail_scale
         image = self.super_resolution(view.coarse[:, :-2], view.inputs, view.warped, detail_scale).float()
         mouths = [self.composite_mouth_interior(image, *pair, camera) for pair in zip(sources, lips, strict=True)]
-        image = blend_images(mouths, weights)
+        faces = [self.composite_eye_interior(*part, camera) for part in zip(mouths, sources, fields, strict=True)]
+        image = blend_images(faces, weights)
         seen = [view.alpha for view in views], [view.flow for view in views], weights
         if background is not None:
             image = composite_background(background, image, *seen)
@@ -332,12 +349,7 @@ class S3DNeRF(PretrainedModel):
 
     def locate_inner_lips(self, identity: Identity, field: DeformedField) -> Tensor:
         """Locate the inner edge of the lips in the frame, ``[B, 20, 3]`` in head space."""
-
-        def deform(points: Tensor) -> Tensor:
-            return interpolate_lattice(field, points)[..., :3]
-
-        lips = identity.landmarks[:, self.inner_lips]
-        return invert_deformation(deform, lips, lips + self.lips_apart, MOUTH_ROUNDS, MOUTH_STEP)
+        return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lips_apart)
 
     def composite_mouth_interior(self, image: Tensor, identity: Identity, outline: Tensor, camera: Camera) -> Tensor:
         """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
@@ -348,7 +360,7 @@ class S3DNeRF(PretrainedModel):
         size, colors = image.shape[-1], identity.mouth_colors
         lips = identity.landmarks[:, self.inner_lips]
         patch = place_foveated_rays(camera, size, eye_size=(0.0, 0.0))
-        opening = measure_mouth_opening(outline, lips[:, UPPER_LIP], camera, patch.points, size)
+        opening = measure_opening_at(outline, lips[:, UPPER_LIP], camera, patch.points, size)
         # Most cells of the patch show lips and chin. The network skips them.
         inside = opening.coverage.topk(math.ceil(MOUTH_FRACTION * opening.coverage.shape[1])).indices
         patch, opening = patch.select(inside), opening.select(inside)
@@ -357,6 +369,19 @@ class S3DNeRF(PretrainedModel):
         painted = self.mouth_interior(opening, colors).lerp(shown[:, :, 0], visible.visibility[:, None])
         weight = opening.coverage * compute_interior_weight(measure_opening(outline), colors.opening)[:, None]
         return patch.paste(patch.gather(image).lerp(painted, weight[:, None]), image)
+
+    def composite_eye_interior(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
+        """Composite generated eyes into frames ``image [B, 3, S, S]`` where eyes that the source shows closed open."""
+        if identity.closed_eyes is None or self.eye_interior is None:
+            return image
+        lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LIDS_APART, image.device))
+        irises, skin = self.eye_interior.locate_irises(identity.landmarks), identity.mouth_colors.skin
+        for eye in range(2):
+            patch = place_eye_patch(camera, eye, image.shape[-1])
+            opening = measure_eye_opening(lids, irises, camera, patch.points, image.shape[-1], eye)
+            weight = (opening.coverage * identity.closed_eyes[:, eye, None])[:, None]
+            image = patch.paste(patch.gather(image).lerp(self.eye_interior(opening, skin), weight), image)
+        return image
 
     def locate_landmarks(self, identity: MotionIdentity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find the landmarks of the source in the frame.
@@ -374,19 +399,3 @@ class S3DNeRF(PretrainedModel):
         super().save_pretrained(folder)
         text = json.dumps(to_dict(self.render_config), indent=2, sort_keys=True)
         (Path(folder) / RENDER_CONFIG_FILE).write_text(text, "utf-8")
-
-
-@torch.no_grad()
-def invert_deformation(
-    deform: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, rounds: int, step: float = 1.0
-) -> Tensor:
-    """Find the points of frames that a deformation maps to points ``target [B, P, 3]`` of the source.
-
-    This is a fixed-point iteration from ``start [B, P, 3]`` (head space); ``deform`` returns the offsets at points. All
-    rounds except the last are damped by the factor ``step``, because full steps diverge where offsets change faster
-    than positions. The result has no gradients.
-    """
-    points = start
-    for _ in range(rounds - 1):
-        points = points.lerp(target - deform(points), step)
-    return target - deform(points)

@@ -23,17 +23,17 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     compute_shade,
     measure_mouth_colors,
 )
-from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.rendering.opening import Opening
 from s3dnerf.structures import Camera, map_tensors
 
 PIXELS = 6
 
 
-def make_opening(height: float = 0.2) -> MouthOpening:
+def make_opening(height: float = 0.2) -> Opening:
     distances = torch.linspace(0.0, height, PIXELS)[None]
     across = torch.linspace(-0.5, 0.5, PIXELS)[None]
     sizes = torch.tensor([0.6]), torch.tensor([height])
-    return MouthOpening(torch.ones(1, PIXELS), across, distances, height - distances, distances - 0.05, *sizes)
+    return Opening(torch.ones(1, PIXELS), across, distances, height - distances, distances - 0.05, across, *sizes)
 
 
 def make_tones(skin: float = 0.6) -> MouthColors:

@@ -18,7 +18,7 @@ from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
-from s3dnerf.rendering.mouth_opening import MouthOpening
+from s3dnerf.rendering.opening import Opening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera, map_tensors
 from s3dnerf.training.config import S3DNeRFConfig
@@ -226,23 +226,6 @@ def test_landmarks_are_carried_onto_the_portrait_by_any_small_warp(model: S3DNeR
     assert misses[2] < 0.02 * misses[0]
 
 
-def test_points_of_closing_lips_are_found_by_half_steps_where_whole_ones_lead_astray() -> None:
-    # A height of 1 in the source is compressed to 0.4 in the frame.
-    target, start = torch.ones(1, 1, 3), torch.full((1, 1, 3), 0.5)
-    whole, half = (module.invert_deformation(lambda x: 1.5 * x, target, start, 8, pace) for pace in (1.0, 0.5))
-    assert (whole - 0.4).abs().min() > 2.0
-    torch.testing.assert_close(half, torch.full_like(half, 0.4), atol=1e-4, rtol=0)
-
-
-def test_edges_of_parting_lips_are_found_from_outside() -> None:
-    # Everything up to 0.05 from the middle was closed in the source.
-    target, start = torch.zeros(1, 1, 3), torch.full((1, 1, 3), -0.16)
-    edge = module.invert_deformation(
-        lambda x: -x.clamp(-0.05, 0.05), target, start, module.MOUTH_ROUNDS, module.MOUTH_STEP
-    )
-    torch.testing.assert_close(edge, torch.full_like(edge, -0.05), atol=1e-6, rtol=0)
-
-
 def draw_lips(height: float) -> Tensor:
     """Return the inner edge of lips that are ``height`` head units apart, with a straight upper lip: ``[2, 20, 3]``."""
     angle = torch.arange(20) * (torch.pi / 10)
@@ -275,7 +258,7 @@ def open_lips(
     The head pose is that of the source unless ``camera`` is given.
     """
 
-    def paint(opening: MouthOpening, colors: MouthColors) -> Tensor:
+    def paint(opening: Opening, colors: MouthColors) -> Tensor:
         return torch.full((2, 3, opening.across.shape[1]), PAINT)
 
     monkeypatch.setattr(model.mouth_interior, "forward", paint)
@@ -338,8 +321,8 @@ def test_edges_of_the_mouth_are_where_rays_see_the_lips(
 ) -> None:
     torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
     found = []
-    search = module.invert_deformation
-    monkeypatch.setattr(module, "invert_deformation", lambda *given: found.append(search(*given)) or found[-1])
+    search = module.locate_edges
+    monkeypatch.setattr(module, "locate_edges", lambda *given: found.append(search(*given)) or found[-1])
     motion = torch.randn(2, 6, 8)
     with torch.no_grad():
         model(identity, motion, identity.eyes, identity.camera)

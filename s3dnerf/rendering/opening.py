@@ -1,4 +1,4 @@
-"""The opening between the lips: which pixels of a frame show it, and which position in the mouth each of them shows.
+"""The opening between lips or lids: which pixels of a frame show it, and which position inside each of them shows.
 
 The deformation is smooth. Where lips part that touch in the source, it stretches them over the opening, and they do not
 end where they should. It does locate the edges of the lips well, and there is no lip between these edges.
@@ -17,40 +17,40 @@ from s3dnerf.rendering.rays import intersect_plane, project_points
 from s3dnerf.structures import Camera
 
 EDGE = 1.5
-"""Pixels over which the edge of a lip fades into the opening."""
-CORNERS = (0, 10)
-"""Indices of the mouth corners in the outline of the opening: viewer's left, viewer's right."""
+"""Pixels over which the edge of a lip or lid fades into the opening."""
 UPPER_EDGE = (0, *range(19, 9, -1))
-"""Indices of the upper lip's edge in that outline, from the viewer's left to the right."""
+"""Indices of the upper lip's edge in the outline of the mouth, from the viewer's left to the right."""
 LOWER_LIP, UPPER_LIP = 5, 15
-"""Indices of the midpoints of both edges."""
+"""Indices of the midpoints of both edges of the mouth."""
 LIP_SHADE = 0.5
 """Margin of the source's opening, along the lower lip and at the corners, that still shows lip, in edge widths."""
 
 
 @dataclass(frozen=True)
-class MouthOpening:
-    """The opening between the lips at some pixels. Lengths are in head units, and y points down."""
+class Opening:
+    """The opening between lips or lids at some pixels. Lengths are in head units, and y points down."""
 
     coverage: Tensor
-    """``[B, N]`` fraction of each pixel between the lips, in [0, 1]."""
+    """``[B, N]`` fraction of each pixel inside the opening, in [0, 1]."""
     across: Tensor
     """``[B, N]`` horizontal position, from -1 at the corner on the viewer's left to 1 at the other corner."""
     below_upper: Tensor
-    """``[B, N]`` distance below the edge of the upper lip."""
+    """``[B, N]`` distance below the upper edge."""
     above_lower: Tensor
-    """``[B, N]`` distance above the edge of the lower lip."""
+    """``[B, N]`` distance above the lower edge."""
     below_anchor: Tensor
-    """``[B, N]`` distance below a point that is fixed to the skull, like the upper teeth."""
+    """``[B, N]`` distance below a point that lips and lids do not move: the upper teeth, or the iris."""
+    beside_anchor: Tensor
+    """``[B, N]`` distance to the right of that point."""
     width: Tensor
     """``[B]`` projected distance between the corners."""
     height: Tensor
-    """``[B]`` height of the opening at its middle; negative if the lips overlap."""
+    """``[B]`` height of the opening at its middle; negative if the edges overlap."""
 
-    def select(self, indices: Tensor) -> MouthOpening:
+    def select(self, indices: Tensor) -> Opening:
         """Select pixels by ``indices [B, M]``."""
         parts = {name: value.gather(1, indices) if value.dim() == 2 else value for name, value in vars(self).items()}
-        return MouthOpening(**parts)
+        return Opening(**parts)
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,20 @@ class SourceInterior:
     """``[B, N]`` visibility in the source, in [0, 1]."""
 
 
-def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Tensor, size: int) -> MouthOpening:
-    """Measure the position of pixels between the lips.
+def measure_opening_at(outline: Tensor, anchor: Tensor, camera: Camera, pixels: Tensor, size: int) -> Opening:
+    """Measure the position of pixels in an opening.
 
     Args:
-        outline: ``[B, 20, 3]`` inner edge of the lips (head space), from the corner on the viewer's left along the
-            lower lip to the other corner and back along the upper lip.
-        anchor: ``[B, 3]`` point fixed to the skull (head space).
+        outline: ``[B, 2K, 3]`` edge of the lips (K is 10) or lids (8), head space, from the corner on the viewer's left
+            along the lower edge to the other corner and back along the upper edge.
+        anchor: ``[B, 3]`` point that lips and lids do not move (head space).
         camera: cameras of the frames.
         pixels: ``[B, N, 2]`` image coordinates.
         size: side of the frame in pixels.
     """
     seen = project_points(torch.cat([outline, anchor[:, None]], dim=1), camera)[..., :2]
-    left, right = (seen[:, corner] for corner in CORNERS)
+    half_way, count = outline.shape[1] // 2, outline.shape[1]
+    left, right = seen[:, 0], seen[:, half_way]
     middle, half = (left + right) / 2, (right - left) / 2
     reach = half.norm(dim=-1).clamp(min=1e-4)
     direction = half / reach[:, None]
@@ -85,17 +86,18 @@ def measure_mouth_opening(outline: Tensor, anchor: Tensor, camera: Camera, pixel
     places, points = (
         torch.stack([((x - middle[:, None]) * axis[:, None]).sum(-1) for axis in axes], dim=-1) for x in (pixels, seen)
     )
-    lower = interpolate_curve(points[:, 0:11], places[..., 0])
-    upper = interpolate_curve(points[:, UPPER_EDGE], places[..., 0])
+    lower = interpolate_curve(points[:, : half_way + 1], places[..., 0])
+    upper = interpolate_curve(points[:, [0, *range(count - 1, half_way - 1, -1)]], places[..., 0])
     down = places[..., 1]
     across = places[..., 0] / reach[:, None]
     above, below = (((distance * size / 2 / EDGE) + 0.5).clamp(0.0, 1.0) for distance in (down - upper, lower - down))
     coverage = (above + below - 1.0).clamp(min=0.0) * (across.abs() < 1.0)
     unit = camera.scale
-    distances = (down - upper, lower - down, down - points[:, -1:, 1])
-    below_upper, above_lower, below_anchor = (distance / unit[:, None] for distance in distances)
-    height = (points[:, LOWER_LIP, 1] - points[:, UPPER_LIP, 1]) / unit
-    return MouthOpening(coverage, across, below_upper, above_lower, below_anchor, 2 * reach / unit, height)
+    distances = (down - upper, lower - down, down - points[:, -1:, 1], places[..., 0] - points[:, -1:, 0])
+    below_upper, above_lower, below_anchor, beside_anchor = (distance / unit[:, None] for distance in distances)
+    height = (points[:, half_way // 2, 1] - points[:, half_way + half_way // 2, 1]) / unit
+    width = 2 * reach / unit
+    return Opening(coverage, across, below_upper, above_lower, below_anchor, beside_anchor, width, height)
 
 
 def find_source_interior(
@@ -108,7 +110,7 @@ def find_source_interior(
 
     Args:
         outline: ``[B, 20, 3]`` inner edge of the lips in the frames (head space), in the order of
-            :func:`measure_mouth_opening`.
+            :func:`measure_opening_at`.
         lips: ``[B, 20, 3]`` inner edge of the lips in the sources.
         frame: cameras of the frames.
         source: cameras of the sources.
@@ -120,7 +122,7 @@ def find_source_interior(
     before, now = lips[:, UPPER_EDGE], outline[:, UPPER_EDGE]
     fall = interpolate_curve(torch.stack([now[..., 0], (before - now)[..., 1]], dim=-1), x)
     places = project_points(torch.stack([x, y + fall, z], dim=-1), source)[..., :2]
-    opening = measure_mouth_opening(lips, anchor, source, places, size)
+    opening = measure_opening_at(lips, anchor, source, places, size)
     edge = 2 * EDGE / size / source.scale[:, None]
     # The upper lip's edge is where the opening in the frame begins. Only the other edges can occlude the interior.
     room = opening.above_lower, (1.0 - opening.across.abs()) * opening.width[:, None] / 2

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.rendering.mouth_opening import (
+from s3dnerf.rendering.opening import (
     EDGE,
     LIP_SHADE,
-    MouthOpening,
+    Opening,
     SourceInterior,
     find_source_interior,
     interpolate_curve,
-    measure_mouth_opening,
+    measure_opening_at,
 )
 from s3dnerf.structures import Camera
 
@@ -40,11 +40,11 @@ def make_camera(roll: float = 0.0, center: tuple[float, float] = (0.0, 0.0), sca
     return Camera(rotation[None], *parts)
 
 
-def look(outline: Tensor, camera: Camera, pixels: Tensor | None = None) -> MouthOpening:
+def look(outline: Tensor, camera: Camera, pixels: Tensor | None = None) -> Opening:
     """Measure the opening at some pixels, or at all."""
     grid = make_pixel_grid(SIZE, SIZE).double().flatten(0, 1)[None] if pixels is None else pixels
     anchor = torch.tensor([[0.0, 0.3, 0.5]], dtype=torch.float64)
-    return measure_mouth_opening(outline, anchor, camera, grid, SIZE)
+    return measure_opening_at(outline, anchor, camera, grid, SIZE)
 
 
 def test_distances_are_measured_from_the_edges_in_head_units() -> None:
