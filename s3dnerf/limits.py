@@ -101,7 +101,7 @@ def require_number(name: str, value: object, minimum: float, maximum: float) -> 
     """Return a value as a float, or raise ArgumentError with ``name`` if it is not from ``minimum`` to ``maximum``."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not minimum <= number <= maximum:
         raise ArgumentError(name, str(value), "is out of range", f"Use a number from {minimum:g} to {maximum:g}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -146,7 +147,7 @@ class RenderOptions:
     )
     seed: int = _option(0, "seed of motion and blinks, 0 or more", whole=limits.SEED)
 
-    def change(self, **changes: Any) -> RenderOptions:
+    def change(self, /, **changes: Any) -> RenderOptions:
         """Return the options with other values of some.
 
         Raises:
@@ -249,7 +250,7 @@ def check_turn(turn: tuple[float, float]) -> None:
     if not all(abs(angle) <= MAX_TURN for angle in angles):
         reason = "turns the head further than one photograph can show"
         hint = f"Use -{MAX_TURN:g} to {MAX_TURN:g} degrees."
-        raise ArgumentError("turn", "{:g} {:g}".format(*angles), reason, hint)
+        raise ArgumentError("turn", " ".join(map(str, angles)), reason, hint)
 
 
 def check_pose(pose: str | Path) -> None:
@@ -305,3 +306,5 @@ def read_rate(blink: object) -> float | None:
         return None if isinstance(blink, bool) else float(blink)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf

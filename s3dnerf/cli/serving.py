@@ -65,6 +65,14 @@ def _add_options(parser: OneLineParser) -> None:
         help="STUN or TURN server for WebRTC, such as stun:stun.example.org, where clients do not reach this machine "
         "directly; may be given several times",
     )
+    parser.add_argument(
+        "--name",
+        type=read_text,
+        action="append",
+        metavar="HOST",
+        help="name by which browsers reach this server, such as faces.example.org behind a proxy; pages at other names "
+        "than localhost are refused. May be given several times",
+    )
     parser.add_argument("--verbose", action="store_true", help="log each request")
     add_provenance_options(parser)
     group = parser.add_argument_group("limits")
@@ -96,5 +104,6 @@ def _run(options: argparse.Namespace, page: bool) -> None:
     settings = ServerSettings(**{part.name: getattr(options, part.name) for part in fields(ServerSettings)})
     pipeline = TalkingHeadPipeline.from_pretrained(options.checkpoint, options.device, options.fit_steps)
     servers = tuple(options.ice_server or ())
-    app = make_application(pipeline, settings, page=page, ice_servers=servers, marks=marks)
+    names = (options.host, *(options.name or ()))
+    app = make_application(pipeline, settings, page=page, ice_servers=servers, names=names, marks=marks)
     run_application(app, options.host, options.port, options.verbose)

@@ -19,7 +19,7 @@ from s3dnerf.face.lips import fuse_lip_landmarks
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.regions import measure_eye_openness
 from s3dnerf.face.search import detect_faces
-from s3dnerf.media.image import WHITE, ImageInput, read_image
+from s3dnerf.media.image import WHITE, ImageInput, check_aspect, read_image
 
 MIN_FACE_PIXELS = 48
 """Smallest accepted face width: 2.7 times the distance of the outer eye corners."""
@@ -61,6 +61,7 @@ def find_face(image: ImageInput, size: int, number: int | None = None, over: tup
     """
     path = image if isinstance(image, (str, Path)) else "image"
     picture = read_image(image, over=over)
+    check_aspect(picture.shape[1], picture.shape[0], path)
     picture, faces = detect_upright(picture, path)
     if not faces:
         raise UserError(path, "shows no face", "use an image of one person's face, seen from the front")

@@ -33,7 +33,9 @@ _ACTIVE_RANGE = 10.0 ** (-30.0 / 10.0)
 _GAP_SECONDS = 0.05
 _LONGEST_GAP = 600.0
 _LONGEST_OVERLAP = 1.0
-_STEREO_SECONDS = 60.0
+_STEREO_SECONDS, _STEREO_SEARCH_SECONDS = 60.0, 600.0
+_LOUDEST = 1e3
+"""Largest sample of sound whose full scale is 1. Recordings in floating point exceed it by a little."""
 
 
 @dataclass(frozen=True)
@@ -274,13 +276,17 @@ def _active_rms(energy: np.ndarray) -> float:
 
 
 def _choose_stereo_weights(path: Media) -> np.ndarray:
-    """Choose the mono weights ``[1, 2]`` of two channels, from the first minute that is not silent."""
-    statistics, seconds = StereoStatistics(), 0.0
+    """Choose the mono weights ``[1, 2]`` of two channels, from the first minute that is not silent.
+
+    It is searched in the first ten minutes, because hours of silence fit into a small file.
+    """
+    statistics, seconds, searched = StereoStatistics(), 0.0, 0.0
     with open_media(path, "speech") as container:
         for frame in decode_tolerantly(container, find_audio_stream(container, path)):
             sound = _to_float(frame)
-            if len(sound) != 2 or seconds > _STEREO_SECONDS:
+            if len(sound) != 2 or seconds > _STEREO_SECONDS or searched > _STEREO_SEARCH_SECONDS:
                 break
+            searched += sound.shape[1] / frame.sample_rate
             if np.abs(sound).max(initial=0.0) > SILENCE_RMS:
                 statistics.add(np.nan_to_num(sound))
                 seconds += sound.shape[1] / frame.sample_rate
@@ -296,6 +302,9 @@ def _align(
         sound, rate = _mix_down(_to_float(frame), frame, stereo), frame.sample_rate
         if not np.isfinite(sound).all():
             raise UserError(path, "holds samples that are not numbers", "Record or convert it again.")
+        if np.abs(sound).max(initial=0.0) > _LOUDEST:
+            reason = f"holds samples {_LOUDEST:g} times as loud as full scale"
+            raise UserError(path, reason, "Convert it to 16-bit sound, or scale it to -1 to 1.")
         if clock is None:
             clock = frame.time or 0.0
         late = 0.0 if frame.time is None else frame.time - clock

@@ -30,8 +30,14 @@ MAX_IMAGES = 8
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 """Brands of pictures in HEIF, as phones write them."""
 WHITE = (255, 255, 255)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError)
+"""What Pillow raises for broken pictures."""
 ROUNDING = 1e-3
 """By how much floats may leave [0, 1], as they do after resizing."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "HEIF", "AVIF", "BMP", "GIF", "TIFF")
+"""Formats of Pillow that are read. Others start programs, or hold pictures larger than their headers say."""
+MAX_ASPECT = 10
+"""Longest side of a picture relative to the other one. Panoramas have up to about six."""
 _WRITABLE: dict[str, dict[str, Any]] = {
     ".png": {"compress_level": 4},  # 3% larger than with Pillow's 6, and twice as fast
     ".jpg": {"quality": 95},
@@ -93,6 +99,12 @@ def read_picture_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def check_aspect(width: int, height: int, name: Path | str) -> None:
+    """Raise UserError if a picture is a strip, in which the search for faces takes long and finds none."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(name, f"is a strip of {width} x {height} pixels", "Cut out the part that shows the face.")
+
+
 def _read_file(file: Path | io.BytesIO, name: Path | str, over: tuple[int, int, int]) -> np.ndarray:
     with _open_picture(file, name) as image:
         return _decode(image, name, over)
@@ -106,12 +118,17 @@ def _open_picture(file: Path | io.BytesIO, name: Path | str) -> Iterator[Image.I
 
         register_heif_opener()
     try:
-        with Image.open(file) as image:
-            yield image
+        image = Image.open(file)
     except UnidentifiedImageError as error:
-        raise UserError(
-            name, "is not a picture that can be read", "Use a PNG, JPEG, WebP, HEIC or AVIF file."
-        ) from error
+        raise _refuse_format(name) from error
+    except Image.DecompressionBombError as error:
+        raise _refuse_size(name) from error
+    except BROKEN as error:
+        raise _refuse_broken(name, error) from error
+    with image:
+        if image.format not in FORMATS:
+            raise _refuse_format(name)
+        yield image
 
 
 def _read_brand(file: Path | io.BytesIO) -> bytes:
@@ -129,9 +146,21 @@ def _decode(image: Image.Image, name: Path | str, over: tuple[int, int, int]) ->
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image), name, over)
     except Image.DecompressionBombError as error:
-        raise UserError(name, "is too large a picture", "Shrink it to a few thousand pixels a side.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(name, f"is a broken picture ({error})", "Save it again as PNG or JPEG.") from error
+        raise _refuse_size(name) from error
+    except BROKEN as error:
+        raise _refuse_broken(name, error) from error
+
+
+def _refuse_format(name: Path | str) -> UserError:
+    return UserError(name, "is not a picture that can be read", "Use a PNG, JPEG, WebP, HEIC or AVIF file.")
+
+
+def _refuse_size(name: Path | str) -> UserError:
+    return UserError(name, "is too large a picture", "Shrink it to a few thousand pixels a side.")
+
+
+def _refuse_broken(name: Path | str, error: Exception) -> UserError:
+    return UserError(name, f"is a broken picture ({error})", "Save it again as PNG or JPEG.")
 
 
 def check_pixels(image: Any, argument: str) -> np.ndarray:

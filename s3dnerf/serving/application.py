@@ -26,6 +26,7 @@ def make_application(
     *,
     page: bool = False,
     ice_servers: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
     marks: VideoMarks | None = None,
 ) -> FastAPI:
     """Return the application; ``app.state.server`` is its :class:`Server`, which is stopped at the end.
@@ -36,6 +37,8 @@ def make_application(
         page: whether ``/`` is the page of ``s3dnerf demo``.
         ice_servers: STUN or TURN servers for WebRTC, such as "stun:stun.example.org". None are needed where clients
             reach the server directly.
+        names: names by which browsers reach the server, such as "faces.example.org". None are needed for localhost and
+            numeric addresses.
         marks: what shows that videos are generated.
 
     Raises:
@@ -61,7 +64,7 @@ def make_application(
         lifespan=live,
     )
     app.state.server = server
-    app.add_middleware(Guard, megabytes=server.settings.upload_megabytes, metrics=server.metrics)
+    app.add_middleware(Guard, megabytes=server.settings.upload_megabytes, metrics=server.metrics, names=names)
     add_error_handlers(app)
     add_render_routes(app, server)
     add_live_routes(app, server)

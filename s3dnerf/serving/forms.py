@@ -81,6 +81,9 @@ async def open_form(
                     stack.callback(remove_files, [stored[name]])
                 elif name == IMAGE:
                     others = stored[name].others
+                    if len(others) + 1 == MAX_IMAGES:
+                        sentence = f"image: more than {MAX_IMAGES} pictures are sent. Send the best ones."
+                        raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
                     others.append(await asyncio.to_thread(server.storage.save, upload.file, f"image {len(others) + 2}"))
                 else:
                     raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: is sent twice. Send one file.")

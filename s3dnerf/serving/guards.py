@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from http import HTTPStatus
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi.datastructures import Headers
@@ -15,20 +17,25 @@ from s3dnerf.serving.settings import MEGABYTE
 
 RECEIVE_SECONDS = 30.0
 """How long the next bytes of a body may take."""
+LOCALHOST = "localhost"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Methods that are counted by their names, of which clients may invent any number."""
 
 
 class Guard:
     """ASGI middleware that refuses large and slow bodies and requests of pages of other sites, and counts responses."""
 
-    def __init__(self, app: ASGIApp, megabytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, megabytes: int, metrics: Metrics, names: Collection[str] = ()) -> None:
         """Wrap an application.
 
         Args:
             app: the application.
             megabytes: size of the largest body.
             metrics: count the responses.
+            names: names by which browsers reach this server, see :func:`is_foreign`.
         """
         self.app, self.megabytes, self.metrics = app, megabytes, metrics
+        self.names = [name.lower() for name in names]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -36,8 +43,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if is_foreign(headers):
-            response = make_response(HTTPStatus.FORBIDDEN, "Pages of other sites may not use this server.")
+        if is_foreign(headers, self.names):
+            sentence = "Pages of other sites may not use this server. If this is its own page, start it with --name."
+            response = make_response(HTTPStatus.FORBIDDEN, sentence)
             await response(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -79,10 +87,35 @@ class Guard:
     def _count(self, scope: Scope, status: int) -> None:
         # The pattern and not the path, which has ids in it.
         path = getattr(scope.get("route"), "path", "other")
-        self.metrics.requests.labels(scope["method"], path, str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(method, path, str(status)).inc()
 
 
-def is_foreign(headers: Headers) -> bool:
-    """Tell whether a browser sends a request for a page of another site."""
+def is_foreign(headers: Headers, names: Collection[str] = ()) -> bool:
+    """Tell whether a browser sends a request for a page of another site.
+
+    A site could let its own name point to this machine ("DNS rebinding"), and its pages would seem to be ours. So
+    pages count as ours if they are at a numeric address, at localhost, or at a known name.
+
+    Args:
+        headers: of the request.
+        names: names of this server.
+    """
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    if origin is None:
+        return False
+    try:
+        parts = urlsplit(origin)
+        name = parts.hostname or ""
+    except ValueError:
+        return True
+    return parts.netloc != headers.get("host") or not (name in (LOCALHOST, *names) or is_address(name))
+
+
+def is_address(name: str) -> bool:
+    """Tell whether the name of a host is a numeric address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

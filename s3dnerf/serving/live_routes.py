@@ -48,7 +48,7 @@ def add_live_routes(app: FastAPI, server: Server) -> None:
             raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The offer is too large.")
         try:
             message = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "The offer is no JSON object.")

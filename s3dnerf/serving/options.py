@@ -141,8 +141,8 @@ def _convert(part: Any, value: Any) -> Any:
         return _to_number(part.name, value, int)
     if rules["number"] is not None:
         return _to_number(part.name, value, float)
-    if part.name == "blink" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    if part.name == "blink" and (rate := read_rate(value)) is not None:
+        return rate
     if not isinstance(value, str):
         raise ArgumentError(part.name, str(value), "is not text", "Give it in quotes.")
     return value

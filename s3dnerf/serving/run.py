@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING, Any
+
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from s3dnerf.errors import ArgumentError
 from s3dnerf.interruption import Interrupted
@@ -13,6 +17,14 @@ CLOSE_SECONDS = 5
 """How long responses that are being sent may go on after SIGTERM."""
 MAX_CONNECTIONS = 200
 """Connections at once; further ones get 503."""
+HEADER_SECONDS = 20.0
+"""How long a client may take from the connection, or from the first byte of a further request, to the end of its
+headers. Otherwise connections on which nothing is sent would keep everyone else out."""
+
+if TYPE_CHECKING:
+    Protocol = Any
+else:
+    Protocol = AutoHTTPProtocol
 
 
 def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -> None:
@@ -31,6 +43,7 @@ def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -
         app,
         host=host,
         port=port,
+        http=PunctualProtocol,
         log_level="info" if verbose else "warning",
         ws_max_size=MAX_MESSAGE,
         # Frames are compressed already.
@@ -53,6 +66,46 @@ def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -
         reason = "cannot be listened on"
         raise ArgumentError("port", f"{host}:{port}", reason, "Choose another port or address.") from left
     print("s3dnerf: stopped", flush=True)
+
+
+class PunctualProtocol(Protocol):
+    """Closes connections on which the headers of a request do not arrive in time."""
+
+    deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is no request to be answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of the headers, if they are not complete."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Stop waiting."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+        super().connection_lost(error)
+
+    def _watch(self) -> None:
+        if not self.waits and self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+        elif self.waits and self.deadline is None:
+            self.deadline = self.loop.call_later(HEADER_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        self.deadline = None
+        # After an upgrade, the connection belongs to the protocol of WebSocket.
+        if self.waits and self.transport.get_protocol() is self and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _AnnouncedServer(uvicorn.Server):

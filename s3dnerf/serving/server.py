@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.serving.jobs import RUNNING, WAITING, Job, JobQueue
@@ -50,8 +51,11 @@ class Server:
         self.sessions.stop()
         await self.peers.close()
         try:
-            await asyncio.to_thread(self.jobs.stop, self.settings.stop_seconds)
-            await asyncio.to_thread(self.sessions.close)
+            # A thread of its own, because those of `asyncio.to_thread` may all be busy with uploads.
+            with ThreadPoolExecutor(1) as executor:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(executor, self.jobs.stop, self.settings.stop_seconds)
+                await loop.run_in_executor(executor, self.sessions.close)
         finally:
             self.storage.close()
 

@@ -21,7 +21,7 @@ import numpy as np
 from s3dnerf.constants import SAMPLE_RATE
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import check_speech, measure_level, stream_clean_speech
-from s3dnerf.media.image import read_picture_size
+from s3dnerf.media.image import check_aspect, read_picture_size
 from s3dnerf.media.video import probe_video
 from s3dnerf.serving.errors import RequestError
 from s3dnerf.serving.settings import MEGABYTE, ServerSettings
@@ -183,6 +183,7 @@ def check_picture(file: StoredFile, settings: ServerSettings) -> tuple[int, int]
     """
     with _refuse_media(file):
         width, height = read_picture_size(file.path)
+        check_aspect(width, height, file.path)
     if width * height > settings.picture_megapixels * 1e6:
         raise _refuse_pixels(file.label, width, height, settings)
     return width, height

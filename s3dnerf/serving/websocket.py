@@ -45,6 +45,8 @@ STEP_SECONDS = 0.2
 """Most speech that is rendered before it is another session's turn."""
 MAX_WAITING_SECONDS = 2.0
 """Speech that is read ahead; further messages stay in the network, so that the client has to wait."""
+MAX_WAITING = 256
+"""Messages that are read ahead."""
 SEND_SECONDS = 30.0
 """How long the client may take to accept a message."""
 POLICY_VIOLATION, INTERNAL_ERROR = 1008, 1011
@@ -67,21 +69,25 @@ class Inbox:
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self.items: deque[np.ndarray | Command] = deque()
+        self.samples = 0
+        """Samples of speech that wait."""
         self.changed = asyncio.Condition()
         self.closed = False
 
     @property
-    def samples(self) -> int:
-        """Samples of speech that wait."""
-        return sum(len(item) for item in self.items if isinstance(item, np.ndarray))
+    def has_room(self) -> bool:
+        """Whether another item may be added."""
+        return self.samples < MAX_WAITING_SECONDS * self.rate and len(self.items) < MAX_WAITING
 
     async def put(self, item: np.ndarray | Command) -> None:
-        """Add an item, after there is room for it. An interruption drops the speech that waits."""
+        """Add an item, after there is room for it. An interruption drops what waits."""
         async with self.changed:
             if isinstance(item, Command) and item.name == "interrupt":
                 self.items.clear()
-            await self.changed.wait_for(lambda: self.samples < MAX_WAITING_SECONDS * self.rate)
+                self.samples = 0
+            await self.changed.wait_for(lambda: self.has_room)
             self.items.append(item)
+            self.samples += count_samples(item)
             self.changed.notify_all()
 
     async def close(self) -> None:
@@ -91,24 +97,42 @@ class Inbox:
             self.changed.notify_all()
 
     async def get(self) -> np.ndarray | Command | None:
-        """Return a command, or the speech that waits, at most ``STEP_SECONDS`` of it; None after the client left."""
+        """Return a command, or the speech that waits; None after the client left.
+
+        Speech and listening are at most ``STEP_SECONDS`` long; the rest waits.
+        """
         async with self.changed:
             await self.changed.wait_for(lambda: self.items or self.closed)
             if self.closed:
                 return None
             first = self.items.popleft()
-            if isinstance(first, Command):
-                item: np.ndarray | Command = first
-            else:
-                most, parts = max(1, int(STEP_SECONDS * self.rate)), [first]
-                while self.items and isinstance(self.items[0], np.ndarray) and sum(map(len, parts)) < most:
-                    parts.append(self.items.popleft())  # type: ignore[arg-type]
-                joined = np.concatenate(parts)
-                item = joined[:most]
-                if len(joined) > most:
-                    self.items.appendleft(joined[most:])
+            item = self._take_listening(first) if isinstance(first, Command) else self._take_speech(first)
+            self.samples -= count_samples(item)
             self.changed.notify_all()
             return item
+
+    def _take_listening(self, command: Command) -> Command:
+        most = round(STEP_SECONDS * FPS)
+        if command.name != "listen" or command.frames <= most:
+            return command
+        self.items.appendleft(Command(command.name, command.frames - most))
+        return Command(command.name, most)
+
+    def _take_speech(self, first: np.ndarray) -> np.ndarray:
+        most, parts, samples = max(1, int(STEP_SECONDS * self.rate)), [first], len(first)
+        while self.items and samples < most and isinstance(item := self.items[0], np.ndarray):
+            self.items.popleft()
+            parts.append(item)
+            samples += len(item)
+        joined = np.concatenate(parts)
+        if len(joined) > most:
+            self.items.appendleft(joined[most:])
+        return joined[:most]
+
+
+def count_samples(item: np.ndarray | Command) -> int:
+    """Return the samples of speech of an item."""
+    return len(item) if isinstance(item, np.ndarray) else 0
 
 
 class LiveSocket:
@@ -235,7 +259,7 @@ async def limit_time(work: Awaitable[Result], seconds: float, sentence: str) -> 
 def _parse(text: str | None) -> dict[str, Any] | None:
     try:
         message = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
 
