@@ -29,6 +29,8 @@ class EncodedPortrait:
     """What a frame shows."""
     side: int
     """Side of the rendered squares in pixels."""
+    notes: tuple[str, ...] = ()
+    """What in the source image limits the video, see :func:`s3dnerf.face.source_quality.describe_limits`."""
 
     def choose_first_pose(self, options: RenderOptions) -> HeadPose:
         """Return the pose from which the head moves."""

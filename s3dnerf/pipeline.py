@@ -10,6 +10,7 @@ Example::
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.coefficients import MotionCoefficients
 from s3dnerf.face.motion_state import MotionState
 from s3dnerf.face.portrait import Face, find_face
+from s3dnerf.face.source_quality import describe_limits
 from s3dnerf.fitting import fit_identity
 from s3dnerf.framing import choose_framing, choose_size
 from s3dnerf.geometry import draw_geometry, render_depth
@@ -59,6 +61,7 @@ from s3dnerf.talking_video import PhaseTimer, TalkingVideo
 from s3dnerf.utterance import Utterance
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "base"
+log = logging.getLogger(__name__)
 BATCH = {"cpu": 4, "cuda": 16, "mps": 16}
 """Frames per batch. On the CPU a batch fits in the caches; on a GPU it outlasts the launch overhead of Python."""
 
@@ -240,6 +243,9 @@ class TalkingHeadPipeline:
         with timer("finding the face"):
             found = find_face(first, side, options.face, over=over)
             others = [match_skin(find_face(part, side, over=over), found) for part in rest]
+        notes = tuple(describe_limits([found, *others]))
+        for note in notes:
+            log.warning("image: %s", note)
         identity = scene = None
         if options.renderer == "nerf":
             with timer("encoding identity"):
@@ -251,7 +257,7 @@ class TalkingHeadPipeline:
             side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.
         found = replace(found, picture=found.image, eyes=open_eyes(self.model, found, others))
-        return EncodedPortrait(found, identity, scene, shown, side)
+        return EncodedPortrait(found, identity, scene, shown, side, notes)
 
     @cached_property
     def motion_diffusion(self) -> MotionDiffusion:

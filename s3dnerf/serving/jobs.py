@@ -45,6 +45,8 @@ class Job:
     frames: int = 0
     """Frames of the video; 0 until it is known."""
     frames_done: int = 0
+    notes: tuple[str, ...] = ()
+    """What in the picture limits the video."""
     error: str | None = None
     deadline: float = float("inf")
     ended: float = 0.0
@@ -73,6 +75,7 @@ class Job:
         described: dict[str, Any] = {"id": self.id, "status": self.state}
         described |= {"frames": self.frames, "frames_done": self.frames_done}
         described["progress"] = 1.0 if self.state == DONE else self.frames_done / max(self.frames, 1)
+        described["notes"] = list(self.notes)
         if self.error is not None:
             described["error"] = self.error
         if self.state == DONE:

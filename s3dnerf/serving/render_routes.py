@@ -46,9 +46,9 @@ def add_render_routes(app: FastAPI, server: Server) -> None:
                 raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, f"image: is missing. Send {IMAGE}.")
             file = form.files["image"]
             width, height = await asyncio.to_thread(check_picture, file, server.settings)
-            await asyncio.to_thread(server.renderer.encode, file, form.options)
+            portrait = await asyncio.to_thread(server.renderer.encode, file, form.options)
             server.storage.keep_picture(file)
-        return {"id": file.id, "width": width, "height": height}
+        return {"id": file.id, "width": width, "height": height, "notes": list(portrait.notes)}
 
     @app.delete("/v1/portraits/{id}", status_code=204, tags=["pictures"])
     async def delete_portrait(id: str) -> None:

@@ -69,6 +69,7 @@ class Renderer:
         if job.background is not None:
             options = replace(options, background=job.background.path)
         portrait = self.encode(job.image, options)
+        job.notes = portrait.notes
         job.check()
         video = self.pipeline(portrait, job.audio.path, options)
         job.frames = len(video)

@@ -79,7 +79,8 @@ def inputs(picture: bytes, sound: np.ndarray, tmp_path_factory: pytest.TempPathF
     Image.new("RGB", (64, 64), (0, 200, 0)).save(folder / "wall.png")
     mirrored = Image.open(io.BytesIO(picture)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     mirrored.save(folder / "mirrored.png")
-    return {name: str(folder / name) for name in (*content, "wall.png", "mirrored.png")}
+    Image.open(io.BytesIO(picture)).point(lambda level: 0.9 * level).save(folder / "dim.jpg")
+    return {name: str(folder / name) for name in (*content, "wall.png", "mirrored.png", "dim.jpg")}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,19 @@ def test_several_pictures_of_one_person_are_taken_together(open_page: Callable, 
         page.wait_for_selector("#still[data-turn='0']")
     assert np.abs(np.subtract(*stills)).mean() > 1
     assert page.inner_text("#message") == "" and page.problems == []
+
+
+def test_what_limits_a_picture_is_shown_until_another_one_is_chosen(
+    open_page: Callable, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page()
+    monkeypatch.setattr("s3dnerf.pipeline.describe_limits", lambda faces: ["the eyes are closed"])
+    page.set_input_files("#image", inputs["dim.jpg"])
+    page.fill("#turn", "10")
+    page.wait_for_selector("#still[data-turn='10']")
+    assert page.inner_text("#notes") == "The picture: the eyes are closed."
+    page.set_input_files("#image", inputs["face.jpg"])
+    assert page.inner_text("#notes") == "" and page.problems == []
 
 
 READ_STILL = """async () => {

@@ -225,6 +225,19 @@ def test_an_uploaded_picture_is_encoded_once_and_turned(
     assert [path.suffix for path in list_files(client)] == [".mp4"]
 
 
+def test_what_limits_a_picture_is_told(
+    client: TestClient, picture: bytes, wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.post("/v1/portraits", files={"image": picture}).json()["notes"] == []
+    monkeypatch.setattr("s3dnerf.pipeline.describe_limits", lambda faces: ["the eyes are closed"])
+    other = io.BytesIO()  # which no other test has encoded
+    Image.open(io.BytesIO(picture)).save(other, "JPEG", quality=70)
+    assert client.post("/v1/portraits", files={"image": other.getvalue()}).json()["notes"] == ["the eyes are closed"]
+    _, job = ask(client, other.getvalue(), wav)
+    wait_for(lambda: read_status(client, job["id"]) == "done")
+    assert client.get(f"/v1/render/{job['id']}").json()["notes"] == ["the eyes are closed"]
+
+
 def test_several_pictures_of_one_person_are_one_portrait(
     client: TestClient, picture: bytes, wav: bytes, tiny_pipeline: CachedPipeline, tmp_path: Path
 ) -> None:

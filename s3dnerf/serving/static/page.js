@@ -15,6 +15,11 @@ function show(id, text) {
   find(id).textContent = text;
 }
 
+// Show what in the picture limits the video.
+function showNotes(notes) {
+  show("notes", notes.map((note) => `The picture: ${note}.`).join(" "));
+}
+
 function fail(error) {
   show("message", error.message || String(error));
 }
@@ -47,6 +52,7 @@ function setFile(kind, file, more = []) {
   shown.classList.remove("hidden");
   if (kind === "image") {
     uploaded = null;
+    showNotes([]);
     others = more;
     show("others", more.length ? `and ${more.length} more of the same person` : "");
     find("still").removeAttribute("src");
@@ -68,7 +74,11 @@ function uploadPicture() {
   if (!uploaded) {
     const form = new FormData();
     appendPictures(form);
-    uploaded = send("POST", "v1/portraits", form).then(async (response) => (await response.json()).id);
+    uploaded = send("POST", "v1/portraits", form).then(async (response) => {
+      const { id, notes } = await response.json();
+      showNotes(notes);
+      return id;
+    });
     uploaded.catch(() => { uploaded = null; });
   }
   return uploaded;
@@ -151,6 +161,7 @@ async function watch(id) {
   for (;;) {
     const state = await (await send("GET", `v1/render/${id}`)).json();
     find("progress").value = state.progress;
+    showNotes(state.notes);
     show("status", state.frames ? `${state.status}: ${state.frames_done} of ${state.frames} frames` : state.status);
     if (state.status === "done") {
       find("result").src = state.result;
