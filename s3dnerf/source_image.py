@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from s3dnerf.face.crop import apply_crop
 from s3dnerf.face.matting import dilate_matte, inpaint_background, segment_person
 from s3dnerf.face.portrait import Face
+from s3dnerf.face.regions import CLOSED_EYES
 from s3dnerf.fitting import render_still
 from s3dnerf.media.image import read_image, resize_image
-from s3dnerf.models.s3dnerf.eye_interior import compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.mouth_interior import measure_mouth_colors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -25,6 +25,7 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import BLUR, KEEP, TRANSPARENT, parse_color
 from s3dnerf.rendering.background import Background
 from s3dnerf.rendering.photo_detail import PhotoDetail, take_detail
+from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera, Source
 
 BLUR_SIGMA = 0.03
@@ -60,13 +61,13 @@ def open_eyes(model: S3DNeRF, face: Face, others: Sequence[Face]) -> np.ndarray:
     """Return how far a person's eyes are open at rest, ``[2]``.
 
     They are open as in ``face``, or further if others show them open. If no image does, and the model can generate
-    eyes, closed ones are open too. Who winks goes on winking.
+    eyes, closed ones are open too. Who winks goes on winking, so the mean of both eyes counts.
     """
     shown = [np.minimum(other.eyes, OPEN) for other in others]
     eyes = np.maximum.reduce([face.eyes, *shown])
     if model.eye_interior is None:
         return eyes
-    closed = compute_closed_weight(torch.tensor(float(eyes.max()))).item()
+    closed = 1.0 - smoothstep(torch.tensor(float(eyes.mean())), *CLOSED_EYES).item()
     return eyes + closed * (OPEN - eyes)
 
 

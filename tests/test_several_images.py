@@ -86,10 +86,10 @@ def test_eyes_at_rest_are_those_of_the_image_that_shows_them_open(shipped: Talki
 
 def test_closed_eyes_are_open_at_rest_and_winks_stay(shipped: TalkingHeadPipeline) -> None:
     face, model = find_face(astronaut(), 256), shipped.model
-    sleeping, winking, drowsy = (replace(face, eyes=np.array(eyes)) for eyes in ((0.05, 0.1), (0.1, 0.9), (0.5, 0.5)))
+    sleeping, winking, drowsy = (replace(face, eyes=np.array(eyes)) for eyes in ((0.2, 0.5), (0.1, 0.9), (0.55, 0.5)))
     assert open_eyes(model, sleeping, []).tolist() == [1.0, 1.0]
     assert open_eyes(model, winking, []).tolist() == [0.1, 0.9]
-    assert open_eyes(model, drowsy, []).tolist() == [0.5, 0.5]
+    assert open_eyes(model, drowsy, []).tolist() == [0.55, 0.5]
 
 
 def test_the_light_of_another_image_is_brought_to_that_of_the_first() -> None:

@@ -152,6 +152,7 @@ def _of_level_and_rotation(measure: Callable[[np.ndarray, np.ndarray], float]) -
 _COLUMNS = {column.name: column for column in COLUMNS}
 _SCORES = {
     "psnr": (FRAMES, "the sound; lips are few pixels; shifts count as much as errors"),
+    "eye_openness": (FRAMES, "everything but how far eyes are open on average"),
     "eye_psnr": (FRAMES, "all but the eyes; where they look counts as much as whether they are open"),
     "ssim": (FRAMES, "the sound; lips are few pixels"),
     "lpips": (FRAMES, "the sound"),

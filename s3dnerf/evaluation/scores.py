@@ -68,6 +68,7 @@ class Scores:
     cpbd: float
     mouth_detail: float
     eye_psnr: float | None = None
+    eye_openness: float | None = None
     lip_gain_plain: float | None = None
     sync_confidence: float | None = None
     sync_distance: float | None = None
@@ -235,10 +236,17 @@ def compare_tracks(target: FaceTrack, generated: FaceTrack, timing: SpeechTiming
             target.plain_lip_opening[compared], generated.plain_lip_opening[compared]
         ),
         "jitter": measure_jitter(generated.plain[compared]),
+        "eye_openness": _compare_openness(target, generated) if found else float("nan"),
         "blink_rate": measure_blink_rate(generated.eye_openness[compared], FPS) if found else float("nan"),
         "found": found,
         **(compare_timing(*opening, timing) if timing else {}),
     }
+
+
+def _compare_openness(target: FaceTrack, generated: FaceTrack) -> float:
+    """Return the mean openness of generated eyes over that of the real ones, without the first frame."""
+    ours, real = (mean_ignoring_nan(track.eye_openness[1:]) for track in (generated, target))
+    return ours / real if real else float("nan")
 
 
 def compare_timing(target: np.ndarray, generated: np.ndarray, timing: SpeechTiming) -> dict[str, float]:

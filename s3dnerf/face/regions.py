@@ -34,6 +34,9 @@ LIPS, JAW_AND_CHEEKS, EYES, BROWS, NOSE, REST = range(len(REGIONS))
 
 OPEN_EYE_RATIO = 0.29
 """Lid gap relative to the eye width of a normally open eye (median of the tracked identities); openness 1."""
+CLOSED_EYES = (0.38, 0.5)
+"""Mean openness of both eyes below which a source image shows them closed, and above which they are merely narrow. In
+blinks, one eye often reads 0.2 and the other one 0.5."""
 
 JAW_OUTLINE = FACE_OVAL[8:29]
 """The lower part of the face oval, from the viewer's right temple over the chin to the left."""

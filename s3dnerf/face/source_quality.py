@@ -8,9 +8,8 @@ import numpy as np
 
 from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
 from s3dnerf.face.portrait import Face
+from s3dnerf.face.regions import CLOSED_EYES
 
-CLOSED_EYES = 0.3
-"""Openness below which eyes count as closed."""
 LARGE_TURN = 25.0
 """Turn of the head in degrees beyond which landmarks miss by 1.7 times as much when it turns to the front as from a
 typical frame (training people)."""
@@ -27,7 +26,7 @@ def describe_limits(faces: Sequence[Face]) -> list[str]:
     Several images are as good as the best of them: open eyes in one are enough.
     """
     notes = []
-    if max(face.eyes.max() for face in faces) < CLOSED_EYES:
+    if max(face.eyes.mean() for face in faces) < CLOSED_EYES[0]:
         notes.append("the eyes are closed, so eyes of nobody in particular are shown; one with open eyes is better")
     if (turn := min(measure_turn(face) for face in faces)) > LARGE_TURN:
         notes.append(f"the head is turned by {turn:.0f} degrees, so a side is invented; one from the front is better")

@@ -35,7 +35,7 @@ def test_equal_frames_have_no_distance(target, track):
     scores = measured.scores
     assert (scores.psnr, scores.ssim, scores.f_lmd, scores.m_lmd) == (np.inf, 1.0, 0.0, 0.0)
     assert (scores.lip_correlation, scores.lip_gain, scores.found) == (pytest.approx(1.0), 1.0, 1.0)
-    assert scores.mouth_detail == 1.0 and scores.lip_gain_plain == 1.0
+    assert scores.mouth_detail == scores.lip_gain_plain == scores.eye_openness == 1.0
     assert scores.cpbd == pytest.approx(measure_cpbd(np.stack(target[1:])).mean())
     assert {scores.lpips, scores.csim, scores.lse_c, scores.fid} == {None}
     np.testing.assert_array_equal(measured.sampled, [target[2], target[4]])
