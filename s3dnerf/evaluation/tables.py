@@ -28,11 +28,6 @@ class Column:
 
 COLUMNS = (
     Column("psnr", "PSNR (dB) ↑", 2, "mean over frames of 10 log10(255² / squared error)"),
-    Column(
-        "eye_openness", "eye openness → 1", 2, "mean openness of the eyes, relative to the real one", is_detail=True
-    ),
-    Column("eye_openness", "eye openness → 1", 2, "mean openness of eyes over that of the real ones", is_detail=True),
-    Column("eye_psnr", "eyes, PSNR (dB) ↑", 2, "PSNR within boxes around the eyes", is_detail=True),
     Column("ssim", "SSIM ↑", 3, "uniform 7 × 7 window, data range 255, mean over color channels"),
     Column("lpips", "LPIPS ↓", 3, "distance of AlexNet's features, version 0.1"),
     Column("lpips_vgg", "LPIPS-VGG ↓", 3, "the same of VGG-16's features"),
@@ -152,6 +147,8 @@ COLUMNS = (
         is_detail=True,
     ),
     Column("jitter_of_real", "jitter (% of real)", 0, "jitter over ground truth's", of_row=True),
+    Column("eye_openness", "eye openness → 1", 2, "mean openness of eyes over that of the real ones", is_detail=True),
+    Column("eye_psnr", "eyes, PSNR (dB) ↑", 2, "PSNR within boxes around the eyes", is_detail=True),
     Column(
         "blink_rate",
         "blinks/min",

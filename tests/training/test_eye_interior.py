@@ -52,7 +52,7 @@ def make_eyes(*irises: Tensor) -> EyeSamples:
     return EyeSamples(opening, torch.full((count, 3), 0.5), colors, gaze, person)
 
 
-def test_strangers_get_the_eyes_that_most_people_have() -> None:
+def test_strangers_get_the_eyes_that_are_wrong_by_least() -> None:
     torch.manual_seed(0)
     interior, eyes = EyeInterior(), make_eyes(DARK, BLUE, DARK)
     train_eye_interior(interior, eyes, steps=200, seed=0)

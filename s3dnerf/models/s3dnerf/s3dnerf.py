@@ -73,6 +73,7 @@ from s3dnerf.rendering.hair_layer import mask_hair
 from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.opening import UPPER_LIP, find_source_interior, measure_opening_at
 from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
 from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, render_rays
 from s3dnerf.structures import Camera, Source
@@ -87,6 +88,9 @@ where the lips of the source meet, so the search for the edges of the lips has t
 for _outline in (LIPS_OUTER, LIPS_INNER):
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
+WIDE_OPEN = (0.1, 0.18)
+"""Height of the opening between a source's lips, head units, over which more and more of the estimated expression is
+treated as expression. A smile may be the shape of a face, but nobody's mouth is wide open at rest."""
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
@@ -218,11 +222,12 @@ class S3DNeRF(PretrainedModel):
     def prepare_identity(self, identity: Identity) -> Identity:
         """Apply the inference settings to an identity, and find closed eyes, which are generated where they open.
 
-        The expression estimated in the source is scaled.
+        The expression estimated in the source is scaled, unless the mouth is wide open.
         """
         neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
         neutral = self.motion_encoder(neutral).to(identity.source_motion)
-        scale = self.render_config.source_expression_scale
+        certain = smoothstep(identity.mouth_colors.opening, *WIDE_OPEN)[:, None, None].to(neutral)
+        scale = certain.lerp(torch.ones_like(certain), self.render_config.source_expression_scale)
         closed = compute_closed_weight(identity.eyes)
         is_painted = self.eye_interior is not None and bool((closed > 0.0).any())
         return replace(

@@ -388,6 +388,20 @@ def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity
             torch.testing.assert_close(model.prepare_identity(identity).source_motion, expected)
 
 
+@pytest.mark.parametrize(("opening", "scale"), [(0.0, 0.25), (0.1, 0.25), (0.14, 0.625), (0.3, 1.0)])
+def test_a_mouth_that_is_wide_open_is_an_expression(
+    model: S3DNeRF, identity: Identity, opening: float, scale: float
+) -> None:
+    colors = replace(identity.mouth_colors, opening=torch.full((2,), opening))
+    model.render_config.source_expression_scale = 0.25
+    for enabled, tolerance in ((False, 1e-5), (True, 2e-2)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            rest = model.motion_encoder(torch.zeros(1, *model.canonical_landmarks.shape))
+            prepared = model.prepare_identity(replace(identity, mouth_colors=colors)).source_motion
+        expected = rest + scale * (identity.source_motion - rest)
+        torch.testing.assert_close(prepared, expected, atol=tolerance, rtol=0, check_dtype=False)
+
+
 def test_eyes_are_widened_about_those_of_the_portrait(model: S3DNeRF, identity: Identity) -> None:
     model.render_config.eye_motion_scale = 2.0
     eyes = identity.eyes
