@@ -250,7 +250,9 @@ def check_turn(turn: tuple[float, float]) -> None:
     if not all(abs(angle) <= MAX_TURN for angle in angles):
         reason = "turns the head further than one photograph can show"
         hint = f"Use -{MAX_TURN:g} to {MAX_TURN:g} degrees."
-        raise ArgumentError("turn", " ".join(map(str, angles)), reason, hint)
+        # Integers may be too large to be floats.
+        words = " ".join(f"{angle:g}" if abs(angle) < 1e6 else str(angle)[:20] for angle in angles)
+        raise ArgumentError("turn", words, reason, hint)
 
 
 def check_pose(pose: str | Path) -> None:
