@@ -63,7 +63,7 @@ def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
 
 def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_clips):
     calls = replayed[2].calls
-    options = ("method", "renderer", "refine", "freeze_mouth", "freeze_pose", "images", "shows_detail")
+    options = ("method", "renderer", "refine", "freeze_mouth", "freeze_pose", "images", "source", "shows_detail")
     assert [tuple(call[name] for name in options if name in call) for call in calls] == [
         (),
         ("fd2talk",),
@@ -72,6 +72,9 @@ def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_
         (True,),
         (True,),
         (2,),
+        ("closed_eyes",),
+        ("open_mouth",),
+        ("turned",),
         (False,),
     ]
     for call in calls:
