@@ -25,7 +25,6 @@ from s3dnerf.precision import mixed_precision
 from s3dnerf.render_options import BLUR, KEEP, TRANSPARENT, parse_color
 from s3dnerf.rendering.background import Background
 from s3dnerf.rendering.photo_detail import PhotoDetail, take_detail
-from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.structures import Camera, Source
 
 BLUR_SIGMA = 0.03
@@ -67,8 +66,7 @@ def open_eyes(model: S3DNeRF, face: Face, others: Sequence[Face]) -> np.ndarray:
     eyes = np.maximum.reduce([face.eyes, *shown])
     if model.eye_interior is None:
         return eyes
-    closed = 1.0 - smoothstep(torch.tensor(float(eyes.mean())), *CLOSED_EYES).item()
-    return eyes + closed * (OPEN - eyes)
+    return eyes + np.interp(eyes.mean(), CLOSED_EYES, (1.0, 0.0)) * (OPEN - eyes)
 
 
 def measure_skin(face: Face) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -110,3 +110,17 @@ def map_tensors(value: Record, function: Callable[[Tensor], Tensor]) -> Record:
         return value
     kind: Any = type(value)
     return kind(**{part.name: map_tensors(getattr(value, part.name), function) for part in fields(value)})
+
+
+def take_rows(record: Record, rows: Tensor) -> Record:
+    """Select items of a batch by index, in every tensor of nested dataclasses."""
+    return map_tensors(record, lambda x: x[rows])
+
+
+def concatenate(records: Sequence[Record]) -> Record:
+    """Concatenate batches: every tensor of nested dataclasses, along its first axis."""
+    first: Any = records[0]
+    if isinstance(first, Tensor):
+        return cast(Record, torch.cat(cast("list[Tensor]", list(records))))
+    parts = {part.name: concatenate([getattr(one, part.name) for one in records]) for part in fields(first)}
+    return cast(Record, type(first)(**parts))

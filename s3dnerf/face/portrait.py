@@ -125,10 +125,15 @@ def check_face(path: str | Path, pose: HeadPose) -> None:
     if width < MIN_FACE_PIXELS:
         reason = f"the face is only about {width:.0f} pixels wide"
         raise UserError(path, reason, f"use an image in which it has at least {MIN_FACE_PIXELS}")
-    angle = float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
+    angle = measure_turn(pose)
     if angle > MAX_TURN_DEGREES:
         reason = f"the face is turned away by {angle:.0f} degrees"
         raise UserError(path, reason, f"use an image from the front (up to {MAX_TURN_DEGREES:.0f} degrees)")
+
+
+def measure_turn(pose: HeadPose) -> float:
+    """Return the angle in degrees between the directions of a head (one pose) and of the viewer."""
+    return float(np.degrees(np.arccos(np.clip(pose.rotation[0, 2, 2], -1, 1))))
 
 
 def extract_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int) -> Face:

@@ -25,8 +25,8 @@ from s3dnerf.models.s3dnerf.eye_interior import (
 )
 from s3dnerf.models.s3dnerf.mouth_interior import measure_mouth_colors
 from s3dnerf.rendering.opening import Opening
-from s3dnerf.structures import map_tensors
-from s3dnerf.training.multiple_choice import train_types
+from s3dnerf.structures import concatenate, take_rows
+from s3dnerf.training.multiple_choice import average_people, train_types
 
 CLIPS = 1_000
 """Maximum number of clips, about."""
@@ -57,17 +57,6 @@ class EyeSamples:
     person: Tensor
     """``[M]`` indices of the people, ascending."""
 
-    def take(self, rows: Tensor) -> EyeSamples:
-        """Select eyes by index."""
-        return map_tensors(self, lambda x: x[rows])
-
-    @staticmethod
-    def join(parts: list[EyeSamples]) -> EyeSamples:
-        """Concatenate samples."""
-        openings = {name: torch.cat([getattr(part.opening, name) for part in parts]) for name in vars(parts[0].opening)}
-        rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("skin", "colors", "gaze", "person"))
-        return EyeSamples(Opening(**openings), *rest)
-
 
 def collect_eye_samples(data: TalkingFaceDataset, seed: int) -> EyeSamples:
     """Collect pixels between the open lids of the people of a dataset.
@@ -93,7 +82,7 @@ def collect_eye_samples(data: TalkingFaceDataset, seed: int) -> EyeSamples:
     if not parts:
         hint = "add such clips, or set --train.eye_steps 0"
         raise UserError(data.config.root, "no clip shows open eyes from the front", hint)
-    return EyeSamples.join(parts)
+    return concatenate(parts)
 
 
 def sample_eyes(frames: Frames, person: int, rng: np.random.Generator) -> EyeSamples:
@@ -114,13 +103,13 @@ def sample_eyes(frames: Frames, person: int, rng: np.random.Generator) -> EyeSam
         drawn = torch.multinomial(inside + 1e-9, PIXELS, replacement=True, generator=generator)
         colors = patch.select(drawn).gather(frames.image)
         samples = EyeSamples(opening.select(drawn), skin, colors, gaze[:, eye], torch.full((len(skin),), person))
-        eyes.append(samples.take((inside.sum(1) > 0).nonzero()[:, 0]))
-    return EyeSamples.join(eyes)
+        eyes.append(take_rows(samples, (inside.sum(1) > 0).nonzero()[:, 0]))
+    return concatenate(eyes)
 
 
 def train_eye_interior(interior: EyeInterior, eyes: EyeSamples, steps: int, seed: int) -> None:
     """Train the interior of the eyes, and choose the type and the gaze for unseen people."""
-    train_types(interior, eyes, EyeSamples.take, partial(measure_errors, interior), steps, seed, "eye interior")
+    train_types(interior, eyes, partial(measure_errors, interior), steps, seed, "eye interior")
     interior.shown.fill_(choose_type(interior, eyes))
     interior.gaze.copy_(average_people(eyes.gaze, eyes.person).mean(0))
 
@@ -132,12 +121,6 @@ def choose_type(interior: EyeInterior, eyes: EyeSamples) -> int:
     The one that fits the most people best has half the contrast of real eyes: it is that of eyes that show little.
     """
     return int(average_people(measure_errors(interior, eyes).T, eyes.person).mean(0).argmin())
-
-
-def average_people(values: Tensor, person: Tensor) -> Tensor:
-    """Return the mean of ``values [M, C]`` over the frames of each person, ``[people, C]``."""
-    counts = torch.unique_consecutive(person, return_counts=True)[1].tolist()
-    return torch.stack([part.mean(0) for part in values.split(counts)])
 
 
 def measure_errors(interior: EyeInterior, eyes: EyeSamples) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +31,9 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
 )
 from s3dnerf.rendering.foveation import place_foveated_rays
 from s3dnerf.rendering.opening import UPPER_LIP, Opening, find_source_interior, measure_opening_at
-from s3dnerf.structures import map_tensors
+from s3dnerf.structures import concatenate, map_tensors, take_rows
 from s3dnerf.training.losses import rgb_to_luma
-from s3dnerf.training.multiple_choice import TOGETHER, train_types
+from s3dnerf.training.multiple_choice import TOGETHER, average_people, train_types
 
 FRAMES, FRAMES_PER_STEP = 16_000, 12
 """Maximum number of frames in total and per training step. For large datasets or few steps, fewer frames per person and
@@ -53,9 +52,6 @@ CLOSED_SHARE = 0.5
 """Fraction of sources with closed lips, if a clip has such frames. They show no interior, so all of it is trained."""
 
 
-Record = TypeVar("Record", Opening, MouthColors)
-
-
 @dataclass(frozen=True)
 class MouthSamples:
     """Pixels between the lips of ``M`` frames."""
@@ -68,25 +64,6 @@ class MouthSamples:
     """``[M, 3, PIXELS]`` target colors."""
     person: Tensor
     """``[M]`` indices of the people, ascending."""
-
-    def take(self, rows: Tensor) -> MouthSamples:
-        """Select frames by index."""
-        return map_tensors(self, lambda x: x[rows])
-
-    @staticmethod
-    def join(parts: list[MouthSamples]) -> MouthSamples:
-        """Concatenate samples."""
-        return MouthSamples(
-            _join([part.opening for part in parts]),
-            _join([part.source for part in parts]),
-            torch.cat([part.colors for part in parts]),
-            torch.cat([part.person for part in parts]),
-        )
-
-
-def _join(records: list[Record]) -> Record:
-    joined: dict[str, Tensor] = {name: torch.cat([getattr(one, name) for one in records]) for name in vars(records[0])}
-    return type(records[0])(**joined)
 
 
 def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> MouthSamples:
@@ -122,7 +99,7 @@ def collect_mouth_samples(data: TalkingFaceDataset, seed: int, steps: int) -> Mo
     parts = [part for part in parts if len(part.person)]
     if not parts:
         raise UserError(data.config.root, "no clip shows open lips", "add such clips, or set --train.mouth_steps 0")
-    return MouthSamples.join(parts)
+    return concatenate(parts)
 
 
 def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> MouthSamples:
@@ -148,12 +125,12 @@ def sample_mouths(view: FrameArrays, person: int, rng: np.random.Generator) -> M
         patch.select(drawn).gather(frames.image),
         torch.full((len(inside),), person),
     )
-    return mouths.take(rows)
+    return take_rows(mouths, rows)
 
 
 def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: int, seed: int) -> None:
     """Train the interior of the mouth and choose the types for unseen people."""
-    train_types(interior, mouths, MouthSamples.take, partial(measure_errors, interior), steps, seed, "mouth interior")
+    train_types(interior, mouths, partial(measure_errors, interior), steps, seed, "mouth interior")
     interior.shown.copy_(torch.tensor(choose_types(interior, mouths)))
 
 
@@ -161,7 +138,7 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
 def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, int]:
     """Return the type for sources that show no teeth, and the type below teeth that a source shows."""
     rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
-    closed = mouths.take(rows) if len(rows) else mouths
+    closed = take_rows(mouths, rows) if len(rows) else mouths
     painted = [interior(closed.opening, closed.source, code) for code in interior.types]
     # The type with the smallest error for all people would be the grayest one. A type that is brighter along the lower
     # lip shows the lip itself, so only types that are brighter near the upper lip are considered.
@@ -185,8 +162,7 @@ def measure_contrast(colors: Tensor, mouths: MouthSamples) -> float:
     """Return the standard deviation of luminance in a mouth relative to the skin, averaged over frames, then people."""
     skin = rgb_to_luma(mouths.source.skin[..., None, None]).flatten(1)
     values = rgb_to_luma(colors[..., None]).flatten(1).std(dim=1) / skin[:, 0]
-    counts = torch.unique_consecutive(mouths.person, return_counts=True)[1].tolist()
-    return torch.stack([part.mean() for part in values.split(counts)]).mean().item()
+    return average_people(values, mouths.person).mean().item()
 
 
 def measure_errors(interior: MouthInterior, mouths: MouthSamples) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from s3dnerf.optimization import schedule, step_optimizer
+from s3dnerf.structures import take_rows
 
 PEOPLE, TOGETHER = 16, 3
 """People per batch, and frames of each person, all of which train the same type."""
@@ -36,7 +37,6 @@ Batch = TypeVar("Batch", bound=Samples)
 def train_types(
     network: nn.Module,
     samples: Batch,
-    take: Callable[[Batch, Tensor], Batch],
     measure_errors: Callable[[Batch], Tensor],
     steps: int,
     seed: int,
@@ -47,7 +47,6 @@ def train_types(
     Args:
         network: its parameters are trained.
         samples: frames of all people.
-        take: selects frames by index.
         measure_errors: returns the error of every type on every frame, ``[types, M]``.
         steps: steps of Adam.
         seed: determines the batches.
@@ -63,10 +62,16 @@ def train_types(
             group["lr"] = LEARNING_RATE * schedule(step, steps)
         people = torch.randint(len(counts), (PEOPLE,), generator=generator)
         chosen = (torch.rand(PEOPLE, TOGETHER, generator=generator) * counts[people, None]).long()
-        errors = measure_errors(take(samples, (first[people, None] + chosen).flatten()))
+        errors = measure_errors(take_rows(samples, (first[people, None] + chosen).flatten()))
         errors = errors.view(-1, PEOPLE, TOGETHER).mean(2)
         loss = (1.0 - SHARED) * errors.amin(0).mean() + SHARED * errors.mean()
         step_optimizer(optimizer, loss)
     # Remaining gradients would count in the gradient norm of later steps.
     optimizer.zero_grad(set_to_none=True)
     network.requires_grad_(False)
+
+
+def average_people(values: Tensor, person: Tensor) -> Tensor:
+    """Return the mean of ``values [M, ...]`` over the frames of each person, ``[people, ...]``."""
+    counts = torch.unique_consecutive(person, return_counts=True)[1].tolist()
+    return torch.stack([part.mean(0) for part in values.split(counts)])

@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 from skimage.data import astronaut
 
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER
-from s3dnerf.face.portrait import Face, find_face
-from s3dnerf.face.source_quality import describe_limits, measure_opening, measure_turn
+from s3dnerf.face.portrait import Face, find_face, measure_turn
+from s3dnerf.face.source_quality import describe_limits, measure_opening
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_an_ordinary_photograph_has_no_limits(face: Face) -> None:
 
 @pytest.mark.parametrize("degrees", [-40.0, 0.0, 12.0])
 def test_the_turn_is_an_angle(face: Face, degrees: float) -> None:
-    assert measure_turn(turn_head(face, degrees)) == pytest.approx(abs(degrees), abs=0.05)
+    assert measure_turn(turn_head(face, degrees).pose) == pytest.approx(abs(degrees), abs=0.05)
 
 
 def test_the_opening_is_in_head_units(face: Face) -> None:

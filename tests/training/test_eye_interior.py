@@ -18,7 +18,6 @@ from s3dnerf.training.eye_interior import (
     INSIDE,
     PIXELS,
     EyeSamples,
-    average_people,
     choose_type,
     collect_eye_samples,
     measure_errors,
@@ -65,11 +64,6 @@ def test_strangers_get_the_eyes_that_are_wrong_by_least() -> None:
     # Everyone counts alike, whatever the number of frames.
     torch.testing.assert_close(interior.gaze, torch.tensor([0.2, 0.1, 0.1]))
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in interior.parameters())
-
-
-def test_means_of_people_by_hand() -> None:
-    values, person = torch.tensor([[1.0], [3.0], [10.0]]), torch.tensor([0, 0, 4])
-    assert average_people(values, person).tolist() == [[2.0], [10.0]]
 
 
 def test_errors_by_hand() -> None:

@@ -86,6 +86,21 @@ class EyeInterior(nn.Module):
         relative = 4.0 * torch.sigmoid(self.network(torch.cat(inputs, dim=-1)).to(places.dtype) - 1.5)
         return skin[..., None] * relative.transpose(1, 2)
 
+    def composite(
+        self, image: Tensor, lids: Tensor, irises: Tensor, skin: Tensor, closed: Tensor, camera: Camera
+    ) -> Tensor:
+        """Composite generated eyes into frames ``image [B, 3, S, S]``, between ``lids`` that are open there.
+
+        ``closed [B, 2]`` are their weights; the other arguments are those of :func:`measure_eye_opening`.
+        """
+        size = image.shape[-1]
+        for eye in range(2):
+            patch = place_eye_patch(camera, eye, size)
+            opening = measure_eye_opening(lids, irises, camera, patch.points, size, eye)
+            weight = (opening.coverage * closed[:, eye, None])[:, None]
+            image = patch.paste(patch.gather(image).lerp(self(opening, skin), weight), image)
+        return image
+
     def locate_irises(self, landmarks: Tensor) -> Tensor:
         """Return the centers ``[B, 2, 3]`` of irises that look straight ahead, given ``landmarks [B, P, 3]``."""
         middle, width = measure_eye_corners(landmarks)

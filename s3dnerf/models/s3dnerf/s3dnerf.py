@@ -42,14 +42,7 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     encode_poses,
 )
 from s3dnerf.models.s3dnerf.edge_search import invert_deformation, locate_edges
-from s3dnerf.models.s3dnerf.eye_interior import (
-    LIDS,
-    LIDS_APART,
-    EyeInterior,
-    compute_closed_weight,
-    measure_eye_opening,
-    place_eye_patch,
-)
+from s3dnerf.models.s3dnerf.eye_interior import LIDS, LIDS_APART, EyeInterior, compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
@@ -381,12 +374,7 @@ class S3DNeRF(PretrainedModel):
             return image
         lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LIDS_APART, image.device))
         irises, skin = self.eye_interior.locate_irises(identity.landmarks), identity.mouth_colors.skin
-        for eye in range(2):
-            patch = place_eye_patch(camera, eye, image.shape[-1])
-            opening = measure_eye_opening(lids, irises, camera, patch.points, image.shape[-1], eye)
-            weight = (opening.coverage * identity.closed_eyes[:, eye, None])[:, None]
-            image = patch.paste(patch.gather(image).lerp(self.eye_interior(opening, skin), weight), image)
-        return image
+        return self.eye_interior.composite(image, lids, irises, skin, identity.closed_eyes, camera)
 
     def locate_landmarks(self, identity: MotionIdentity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
         """Find the landmarks of the source in the frame.
