@@ -66,7 +66,8 @@ def open_eyes(model: S3DNeRF, face: Face, others: Sequence[Face]) -> np.ndarray:
     eyes = np.maximum.reduce([face.eyes, *shown])
     if model.eye_interior is None:
         return eyes
-    return eyes + np.interp(eyes.mean(), CLOSED_EYES, (1.0, 0.0)) * (OPEN - eyes)
+    closed = float(np.interp(eyes.mean(), CLOSED_EYES, (1.0, 0.0)))
+    return eyes + closed * (OPEN - eyes)
 
 
 def measure_skin(face: Face) -> np.ndarray:

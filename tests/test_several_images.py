@@ -81,6 +81,7 @@ def test_eyes_at_rest_are_those_of_the_image_that_shows_them_open(shipped: Talki
     first, *others = (replace(face, eyes=np.array(eyes)) for eyes in ((0.1, 0.9), (0.8, 0.2), (1.6, 0.3)))
     assert open_eyes(model, first, others).tolist() == [1.0, 0.9]
     assert open_eyes(model, face, []).tolist() == face.eyes.tolist()
+    assert open_eyes(model, face, []).dtype == np.float32
 
 
 def test_closed_eyes_are_open_at_rest_and_winks_stay(shipped: TalkingHeadPipeline) -> None:
