@@ -49,6 +49,7 @@ struct Kernels {
     int (*composite_background_forward)(const S3dCompositeBackground&, int);
     int (*place_samples_forward)(const S3dPlaceSamples&, int);
     int (*stretch_forward)(const S3dStretch&, int);
+    int (*mark_cells_forward)(const S3dMarkCells&, int);
 };
 
 #define S3D_LIST_KERNELS(name, variant)     \
@@ -72,7 +73,8 @@ struct Kernels {
      variant::compose_layers_forward,       \
      variant::composite_background_forward, \
      variant::place_samples_forward,        \
-     variant::stretch_forward}
+     variant::stretch_forward,              \
+     variant::mark_cells_forward}
 
 const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
@@ -196,6 +198,9 @@ int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads) {
 }
 int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads) {
     return chosen->stretch_forward(*lattice, threads);
+}
+int s3d_cpu_mark_cells_forward(const S3dMarkCells* cells, int threads) {
+    return chosen->mark_cells_forward(*cells, threads);
 }
 
 // build.py defines S3D_ABI_HASH.

@@ -25,6 +25,7 @@
     int composite_background_forward(const S3dCompositeBackground&, int threads); \
     int place_samples_forward(const S3dPlaceSamples&, int threads);               \
     int stretch_forward(const S3dStretch&, int threads);                          \
+    int mark_cells_forward(const S3dMarkCells&, int threads);                     \
     }
 
 #ifdef S3D_VARIANT

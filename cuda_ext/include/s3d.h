@@ -248,6 +248,14 @@ typedef struct {
     float* output;                           // [batch, z, y, x, 3 + ambient]
 } S3dStretch;
 
+typedef struct {
+    int64_t count;                         // of positions
+    int32_t size[3];                       // points along x, y and z
+    float center[3], focus[3], extent[3];  // of the lattice, see S3dField
+    const float* positions;                // [count, 3]
+    uint8_t* marks;                        // [z, y, x]: 1 for points that interpolation reads, else 0
+} S3dMarkCells;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -275,6 +283,7 @@ S3D_API int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int t
 S3D_API int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads);
 S3D_API int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads);
 S3D_API int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads);
+S3D_API int s3d_cpu_mark_cells_forward(const S3dMarkCells* cells, int threads);
 // The instruction set in use: "amx" (AVX-512 and AMX for bfloat16), "avx512", "avx2" or "plain". `s3d_cpu_use` selects
 // one that the processor supports.
 S3D_API const char* s3d_cpu_variant(void);

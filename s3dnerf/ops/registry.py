@@ -38,6 +38,7 @@ OPERATORS = {
         Operator("composite_background", ("cpu",)),
         Operator("place_samples", ("cpu",)),
         Operator("stretch", ("cpu",)),
+        Operator("mark_cells", ("cpu",)),
     )
 }
 

@@ -89,6 +89,10 @@ class PositionFeatures:
     region_log_weights: Tensor
     """``[..., N, R]`` log weight of every region."""
 
+    def select(self, rows: Tensor) -> PositionFeatures:
+        """Return the features of some of the positions."""
+        return PositionFeatures(self.content[..., rows, :], self.region_log_weights[..., rows, :])
+
 
 @dataclass(frozen=True)
 class Deformation:
@@ -318,16 +322,44 @@ class CrossModalFacialDeformationField(nn.Module):
         features = self.network.encode_positions(points)
         return PositionFeatures(features.content.float(), features.region_log_weights.float())
 
-    def deform_lattice(self, codes: RegionCodes, points: PositionFeatures | None = None) -> Tensor:
+    def deform_lattice(
+        self, codes: RegionCodes, points: PositionFeatures | None = None, needed: Tensor | None = None
+    ) -> Tensor:
         """Evaluate the field on the lattice: ``[B, points, 3 + ambient]``.
 
-        ``points`` is the result of :meth:`encode_lattice`, for callers that evaluate many frames.
+        Args:
+            codes: codes of the frames.
+            points: the result of :meth:`encode_lattice`, for callers that evaluate many frames.
+            needed: ``bool [points]``, the points whose values will be read; the others are not evaluated. None means
+                all of them.
 
         Where lips or lids part, everything between them deforms to the line where they meet in the source. The stretch
         of the deformation, which marks these places for the radiance field, is added to the first ambient coordinate.
         """
-        deformation = self.network(points or self.encode_lattice(), codes)
-        return add_stretch(deformation.offsets, deformation.ambient, self.lattice.heights, self.lattice.size)
+        offsets, ambient = self.evaluate_lattice(codes, points, needed)
+        return add_stretch(offsets, ambient, self.lattice.heights, self.lattice.size)
+
+    def evaluate_lattice(
+        self, codes: RegionCodes, points: PositionFeatures | None, needed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the network's offsets ``[B, points, 3]`` and ambient coordinates on the lattice.
+
+        They are zero at points that neither are ``needed`` nor lie next to one that is.
+        """
+        if needed is None:
+            deformation = self.network(points or self.encode_lattice(), codes)
+            return deformation.offsets, deformation.ambient
+        # The stretch of a point depends on its neighbors.
+        rows = self.lattice.grow_vertically(needed).nonzero()[:, 0]
+        features = points.select(rows) if points else self.encode_points(self.lattice.points[rows])
+        deformation = self.network(features, codes)
+        count = len(needed)
+        return scatter_rows(deformation.offsets, rows, count), scatter_rows(deformation.ambient, rows, count)
+
+
+def scatter_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return ``[B, count, C]`` with ``values [B, N, C]`` at ``rows [N]``, and zeros elsewhere."""
+    return values.new_zeros(len(values), count, values.shape[2]).index_copy(1, rows, values)
 
 
 def encode_poses(source: Camera, target: Camera) -> Tensor:

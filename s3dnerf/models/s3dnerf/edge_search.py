@@ -7,11 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.constant import constant
 from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice
 
 EDGE_ROUNDS, EDGE_STEP = 8, 0.5
 """Iterations and step size of the search for the edges of lips and lids. Full steps diverge where the deformation is
 compressive, as when the lips of an open-mouthed source close."""
+
+SEARCH_MARGIN = (0.1, 0.3, 0.15)
+"""Distance in head units, along each axis, that the search may move away from the edges in the source. The largest
+distances observed are 0.03, 0.16 and 0.03."""
+
+
+def find_search_box(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return opposite corners, ``[3]`` each, of the part of head space in which edges ``points [B, P, 3]`` may be."""
+    margin = constant(SEARCH_MARGIN, points.device)
+    return points.amin(dim=(0, 1)) - margin, points.amax(dim=(0, 1)) + margin
 
 
 def locate_edges(field: DeformedField, points: Tensor, apart: Tensor) -> Tensor:

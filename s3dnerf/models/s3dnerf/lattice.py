@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from s3dnerf.ops import mark_cells as kernel
 from s3dnerf.ops.constant import constant
 
 CENTER = (0.0, -0.38, 0.45)
@@ -56,7 +57,48 @@ class Lattice(nn.Module):
         x, y, z = (low.long()[..., None, :] + corner).unbind(-1)
         return (z * self.size[1] + y) * self.size[0] + x, weights
 
+    def mark_cells(self, positions: Tensor) -> Tensor | None:
+        """Return which points interpolation at head-space ``positions [..., 3]`` reads, ``bool [points]``.
+
+        None if no kernel finds them: then marking them would take longer than evaluating all points.
+        """
+        if not kernel.has_kernel(positions):
+            return None
+        return kernel.mark_cells(positions, list(self.size), [*self.center, *self.focus, *self.extent])
+
+    def mark_box(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return which points interpolation within a box reads, ``bool [points]``.
+
+        Args:
+            low: ``[3]`` corner of the box, head units.
+            high: ``[3]`` the opposite corner.
+        """
+        # A point is read if the cells around it, up to the points next to it, reach into the box.
+        points = self.points.view(*self.size[::-1], 3)
+        x, y, z = (
+            (_next(line) >= low[axis]) & (_previous(line) <= high[axis])
+            for axis, line in enumerate((points[0, 0, :, 0], points[0, :, 0, 1], points[:, 0, 0, 2]))
+        )
+        return (z[:, None, None] & y[:, None] & x).flatten()
+
+    def grow_vertically(self, marks: Tensor) -> Tensor:
+        """Return marks ``bool [points]`` with those of the points above and below."""
+        column = marks.view(self.size[::-1])
+        grown = column.clone()
+        grown[:, 1:] |= column[:, :-1]
+        grown[:, :-1] |= column[:, 1:]
+        return grown.flatten()
+
     @property
     def heights(self) -> Tensor:
         """``[size of y]`` heights of the points."""
         return self.points[:, 1].view(self.size[::-1])[0, :, 0]
+
+
+def _next(line: Tensor) -> Tensor:
+    """Return, for each coordinate of an axis, the next one. The cells at the end reach to infinity."""
+    return torch.cat([line[1:], line.new_tensor([math.inf])])
+
+
+def _previous(line: Tensor) -> Tensor:
+    return torch.cat([line.new_tensor([-math.inf]), line[:-1]])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     RegionCodes,
     encode_poses,
 )
-from s3dnerf.models.s3dnerf.edge_search import invert_deformation, locate_edges
+from s3dnerf.models.s3dnerf.edge_search import find_search_box, invert_deformation, locate_edges
 from s3dnerf.models.s3dnerf.eye_interior import LIDS, LIDS_APART, EyeInterior, compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
@@ -65,10 +66,10 @@ from s3dnerf.rendering.foveation import FoveatedRays, place_foveated_rays
 from s3dnerf.rendering.hair_layer import mask_hair
 from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.opening import UPPER_LIP, find_source_interior, measure_opening_at
-from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.sampling import Samples, sample_rays
 from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
-from s3dnerf.rendering.volume_rendering import DeformedField, RayOutputs, render_rays
+from s3dnerf.rendering.volume_rendering import DeformedField, render_rays
 from s3dnerf.structures import Camera, Source
 
 EARLY_STOP_EPS = 1e-3
@@ -86,6 +87,16 @@ WIDE_OPEN = (0.1, 0.18)
 treated as expression. A smile may be the shape of a face, but nobody's mouth is wide open at rest."""
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
+
+
+@dataclass(frozen=True)
+class FrameRays:
+    """The rays of frames, the same for all source images."""
+
+    foveated: FoveatedRays
+    """The last rays, which are denser around mouth and eyes."""
+    samples: Samples
+    """Samples along all rays."""
 
 
 class S3DNeRF(PretrainedModel):
@@ -265,13 +276,15 @@ class S3DNeRF(PretrainedModel):
                 training.
         """
         sources = [identity, *identity.others]
+        rays = self.cast_frame_rays(camera, identity.image.shape[-1] // 4, generator)
+        needed = self.mark_needed_points(rays.samples.positions, sources)
         lids = [eyes, *(self.prepare_other_eyes(identity, other, eyes) for other in identity.others)]
         states = [source_motion, *[None] * len(identity.others)]
         fields = [
-            self.deform_field(source, self.drive(source, motion, lid, camera, state), lattice)
+            self.deform_field(source, self.drive(source, motion, lid, camera, state), lattice, needed)
             for source, lid, state in zip(sources, lids, states, strict=True)
         ]
-        views = [self.render_view(*pair, camera, generator) for pair in zip(sources, fields, strict=True)]
+        views = [self.render_view(*pair, camera, rays) for pair in zip(sources, fields, strict=True)]
         lips = [self.locate_inner_lips(*pair) for pair in zip(sources, fields, strict=True)]
         weights = weigh_views(views, camera, lids, measure_opening(lips[0]))
         view = blend_views(views, weights)
@@ -285,11 +298,36 @@ class S3DNeRF(PretrainedModel):
             image = composite_background(background, image, *seen)
         return Rendering(image, view.warped, view.coarse[:, :3], view.fine[:, :3], fields[0].lattice, *seen)
 
+    def cast_frame_rays(self, camera: Camera, size: int, generator: torch.Generator | None = None) -> FrameRays:
+        """Place samples along ``size`` rays per side, followed by the foveated rays."""
+        foveated = place_foveated_rays(camera, 2 * size)
+        grid = make_pixel_grid(size, size, camera.scale.device).flatten(0, 1)
+        points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)
+        return FrameRays(foveated, sample_rays(points, camera, self.config.samples, generator))
+
+    def mark_needed_points(self, positions: Tensor, sources: Sequence[Identity]) -> Tensor | None:
+        """Return which points of the lattice are read, ``bool [points]``; None for all of them.
+
+        These are the points around the samples of rays, at ``positions``, and those around lips and lids, whose edges
+        are searched for.
+        """
+        lattice = self.deformation_field.lattice
+        needed = lattice.mark_cells(positions)
+        if needed is not None:
+            for source in sources:
+                needed |= lattice.mark_box(*find_search_box(source.landmarks[:, self.inner_lips]))
+                if source.closed_eyes is not None:
+                    for eye in LIDS.chunk(2):
+                        needed |= lattice.mark_box(*find_search_box(select_rows(source.landmarks, eye)))
+        return needed
+
     def render_view(
-        self, identity: Identity, field: DeformedField, camera: Camera, generator: torch.Generator | None = None
+        self, identity: Identity, field: DeformedField, camera: Camera, frame_rays: FrameRays
     ) -> SourceView:
         """Render frames as one source image shows them, up to super-resolution."""
-        rays, foveated = self.render_volume(field, camera, identity.image.shape[-1] // 4, generator)
+        samples, foveated = frame_rays.samples, frame_rays.foveated
+        early_stop_eps = 0.0 if self.training else EARLY_STOP_EPS
+        rays = render_rays(field, samples.positions, samples.deltas, early_stop_eps)
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
         image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
@@ -316,12 +354,19 @@ class S3DNeRF(PretrainedModel):
         return self.deformation_field.combine_codes(identity.regions.tokens, motion_delta, eyes - identity.eyes, pose)
 
     def deform_field(
-        self, identity: Identity, codes: RegionCodes, lattice: PositionFeatures | None = None
+        self,
+        identity: Identity,
+        codes: RegionCodes,
+        lattice: PositionFeatures | None = None,
+        needed: Tensor | None = None,
     ) -> DeformedField:
-        """Return the radiance fields of the sources, deformed by ``codes``."""
+        """Return the radiance fields of the sources, deformed by ``codes``.
+
+        Where only some points of the lattice will be read, ``needed`` marks them, see ``deform_lattice``.
+        """
         shape = self.deformation_field.lattice
         return DeformedField(
-            lattice=self.deformation_field.deform_lattice(codes, lattice),
+            lattice=self.deformation_field.deform_lattice(codes, lattice, needed),
             lattice_size=shape.size,
             lattice_center=shape.center,
             lattice_focus=shape.focus,
@@ -330,20 +375,6 @@ class S3DNeRF(PretrainedModel):
             camera=identity.camera,
             radiance=self.radiance_field,
         )
-
-    def render_volume(
-        self, field: DeformedField, camera: Camera, size: int, generator: torch.Generator | None = None
-    ) -> tuple[RayOutputs, FoveatedRays]:
-        """Render the fields with ``size`` rays per side, followed by the foveated rays.
-
-        The values of a ray are color, features and its position in the source.
-        """
-        foveated = place_foveated_rays(camera, 2 * size)
-        grid = make_pixel_grid(size, size, field.lattice.device).flatten(0, 1)
-        points = torch.cat([grid.expand(len(foveated.points), -1, -1), foveated.points], dim=1)
-        samples = sample_rays(points, camera, self.config.samples, generator)
-        early_stop_eps = 0.0 if self.training else EARLY_STOP_EPS
-        return render_rays(field, samples.positions, samples.deltas, early_stop_eps), foveated
 
     def locate_inner_lips(self, identity: Identity, field: DeformedField) -> Tensor:
         """Locate the inner edge of the lips in the frame, ``[B, 20, 3]`` in head space."""

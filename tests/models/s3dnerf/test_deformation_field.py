@@ -144,6 +144,38 @@ def test_points_are_surrounded_by_their_cell() -> None:
     assert sorted(corners.flatten().tolist()) == sorted(grid[1:3, 6:8, 2:4].flatten().tolist())
 
 
+def test_needed_points_have_the_same_values_as_in_the_whole_lattice(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.network.output.weight, std=0.1)
+    codes, needed = draw_codes(), torch.rand(len(field.lattice.points)) < 0.3
+    with torch.no_grad():
+        whole, part = field.deform_lattice(codes), field.deform_lattice(codes, needed=needed)
+        encoded = field.deform_lattice(codes, field.encode_lattice(), needed)
+    torch.testing.assert_close(part[:, needed], whole[:, needed], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(encoded[:, needed], whole[:, needed], atol=1e-6, rtol=1e-5)
+
+
+def test_a_box_marks_the_cells_that_it_touches() -> None:
+    lattice = Lattice(CONFIG.lattice_size)
+    grid = torch.arange(7 * 9 * 5).view(5, 9, 7)
+    low, high = lattice.points[grid[1, 2, 3]], lattice.points[grid[2, 5, 4]]
+    marks = lattice.mark_box(low + 1e-3, high - 1e-3)
+    assert marks.nonzero()[:, 0].tolist() == sorted(grid[1:3, 2:6, 3:5].flatten().tolist())
+    positions = low + (high - low) * torch.rand(500, 3)
+    corners, _ = lattice.find_cells(positions[None])
+    assert set(corners.flatten().tolist()) <= set(marks.nonzero()[:, 0].tolist())
+    beyond = lattice.mark_box(lattice.points[-1] + 1.0, lattice.points[-1] + 2.0)
+    assert beyond.nonzero()[:, 0].tolist() == [grid[-1, -1, -1]]
+
+
+def test_marks_grow_along_the_vertical_axis_alone() -> None:
+    lattice = Lattice(CONFIG.lattice_size)
+    grid = torch.arange(7 * 9 * 5).view(5, 9, 7)
+    marks = torch.zeros(len(lattice.points), dtype=torch.bool)
+    marks[torch.stack([grid[1, 4, 2], grid[3, 0, 6], grid[2, 8, 0]])] = True
+    expected = [*grid[1, 3:6, 2], *grid[3, :2, 6], *grid[2, 7:, 0]]
+    assert lattice.grow_vertically(marks).nonzero()[:, 0].tolist() == sorted(int(point) for point in expected)
+
+
 def test_points_are_deformed_as_rays_read_the_lattice(field: CrossModalFacialDeformationField) -> None:
     torch.nn.init.normal_(field.network.output.weight, std=0.1)
     torch.nn.init.normal_(field.network.grid.table, std=0.1)

@@ -334,6 +334,41 @@ def test_edges_of_the_mouth_are_where_rays_see_the_lips(
     assert (expected - identity.landmarks[:, INNER_LIPS]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_points_of_the_lattice_that_no_ray_reads_are_left_out(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
+    closed = torch.ones(2, 2) if is_closed else None
+    identity, motion = replace(identity, closed_eyes=closed), torch.randn(2, 6, 8)
+    camera = shift(identity.camera, 0.1, -0.1)
+    with torch.no_grad():
+        part = model(identity, motion, identity.eyes + 0.3, camera)
+        monkeypatch.setattr(S3DNeRF, "mark_needed_points", lambda *_: None)
+        whole = model(identity, motion, identity.eyes + 0.3, camera)
+    left_out = (part.lattice[..., :3] == 0.0).all(dim=(0, 2)).float().mean()
+    assert 0.1 < left_out < 0.9
+    for name in ("image", "warped", "coarse", "fine", "flow", "alpha"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+
+
+def test_the_points_that_are_left_out_have_no_gradients(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
+    motion, learned = torch.randn(2, 6, 8), list(model.deformation_field.network.parameters())
+
+    def find_gradients() -> tuple[Tensor | None, ...]:
+        rendering = model(identity, motion, identity.eyes, identity.camera)
+        loss = rendering.image.square().sum() + rendering.flow.square().sum()
+        return torch.autograd.grad(loss, learned, allow_unused=True)
+
+    part = find_gradients()
+    monkeypatch.setattr(S3DNeRF, "mark_needed_points", lambda *_: None)
+    for gradient, expected in zip(part, find_gradients(), strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
+
+
 def test_saved_and_loaded_models_are_the_same(
     model: S3DNeRF, identity: Identity, drawn_batch: Batch, tmp_path: Path
 ) -> None:
