@@ -10,6 +10,7 @@ import numpy as np
 from s3dnerf.face.crop import CropPaster, limit_image_size
 from s3dnerf.face.portrait import Face
 from s3dnerf.media.image import resize_image
+from s3dnerf.media.video import Region
 from s3dnerf.render_options import RenderOptions
 
 MOST_PIXELS = 36_864 * 256
@@ -35,6 +36,15 @@ class Framing:
     def is_square(self, side: int) -> bool:
         """Tell whether squares of this side are the frames themselves."""
         return self.paster is None and self.beside is None and self.size == (side, side)
+
+    @property
+    def changing(self) -> Region | None:
+        """Rows and columns of frames outside of which nothing changes; None if there are none."""
+        if self.paster is None:
+            return None
+        shift = 0 if self.beside is None else self.beside.shape[1]
+        rows, columns = self.paster.region
+        return rows, slice(columns.start + shift, columns.stop + shift)
 
     def compose(self, square: np.ndarray) -> np.ndarray:
         """Return the frame ``uint8 [height, width, C]`` of a rendered square ``uint8 [S, S, C]``."""

@@ -179,6 +179,7 @@ class TalkingHeadPipeline:
             options.background == TRANSPARENT,
             options.fps,
             Provenance(self.weights, options.seed),
+            portrait.framing.changing,
         )
 
     def stream(

@@ -21,7 +21,14 @@ from s3dnerf.limits import require_choice
 from s3dnerf.media.credentials import ContentCredentials
 from s3dnerf.media.memory import Media
 from s3dnerf.media.provenance import Provenance
-from s3dnerf.media.video import SequenceWriter, ThreadedVideoWriter, VideoWriter, check_video_output, open_video
+from s3dnerf.media.video import (
+    Region,
+    SequenceWriter,
+    ThreadedVideoWriter,
+    VideoWriter,
+    check_video_output,
+    open_video,
+)
 from s3dnerf.media.watermark import Watermark
 
 OUTPUT_TYPES = ("np", "pt", "pil")
@@ -82,6 +89,8 @@ class TalkingVideo:
     """Frames per second."""
     provenance: Provenance = field(default_factory=Provenance)
     """How it is generated; the metadata of its file."""
+    changing: Region | None = None
+    """Rows and columns outside of which all frames are equal; None if they may differ everywhere."""
 
     @property
     def end_state(self) -> MotionState:
@@ -177,5 +186,5 @@ class TalkingVideo:
         """Return a writer for the frames and the speech, as a context manager."""
         hardware = self.device.type == "cuda"
         encoding: dict[str, Any] = {"codec": codec, "alpha": self.alpha, "hardware": hardware, "preset": PRESET}
-        encoding["tags"] = self.provenance.tags
+        encoding |= {"tags": self.provenance.tags, "changing": self.changing}
         return open_video(path, self.size, self.audio, fps=self.fps, **encoding)

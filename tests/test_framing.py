@@ -60,3 +60,13 @@ def test_the_border_of_the_square_is_not_seen(large: Face) -> None:
     for border in (left, left + side - feather):
         assert steps[border - 2 : border + feather + 2].mean() <= 1.1 * within.mean()
         assert steps[border - 2 : border + feather + 2].max() <= within.max()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_nothing_changes_outside_of_the_region_that_is_named(large: Face, beside: bool) -> None:
+    shown = choose_framing(large, RenderOptions(framing="picture", max_side=1920, side_by_side=beside), 256)
+    changed = (shown.compose(large.image) != shown.compose(255 - large.image)).any(axis=2)
+    assert shown.changing is not None and changed[shown.changing].mean() > 0.9
+    changed[shown.changing] = False
+    assert not changed.any()
+    assert choose_framing(large, RenderOptions(framing="crop", side_by_side=beside), 256).changing is None

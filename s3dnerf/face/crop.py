@@ -131,6 +131,11 @@ class CropPaster:
         columns = _feather_weights(width, box.x, box.side, feather)[self.left : right]
         self._weights = rows[:, None] * columns
 
+    @property
+    def region(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame that a crop may change."""
+        return slice(self.top, self.top + self.size[1]), slice(self.left, self.left + self.size[0])
+
     def paste(self, crop: np.ndarray) -> np.ndarray:
         """Return a new frame with a crop ``uint8 [S, S, 3]`` in it."""
         pasted = self.frame.copy()
@@ -141,7 +146,7 @@ class CropPaster:
         start = [(0.5 + self.left - box.x) * ratio - 0.5, (0.5 + self.top - box.y) * ratio - 0.5]
         matrix = np.array([[ratio, 0, start[0]], [0, ratio, start[1]]], np.float64)
         resized = _resample(_antialias(crop, ratio), matrix, self.size)
-        square = pasted[self.top : self.top + self.size[1], self.left : self.left + self.size[0]]
+        square = pasted[self.region]
         square[:] = cv2.blendLinear(resized, np.ascontiguousarray(square), self._weights, 1.0 - self._weights)
         return pasted
 

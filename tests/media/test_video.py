@@ -20,13 +20,26 @@ import s3dnerf
 from s3dnerf.constants import FPS, SAMPLE_RATE
 from s3dnerf.errors import UserError
 from s3dnerf.media.audio import read_speech
-from s3dnerf.media.video import VIDEO_FORMATS, VideoWriter, probe_video, read_frames, stream_frames
+from s3dnerf.media.video import (
+    VIDEO_FORMATS,
+    Region,
+    VideoWriter,
+    choose_video_format,
+    probe_video,
+    read_frames,
+    stream_frames,
+)
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
 MakeFilm = Callable[..., None]
 Numbers = tuple[Callable[[int], np.ndarray], Callable[[np.ndarray], int]]
 SIZE = (96, 64)
+
+
+def view_pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
+    """Return the pixels of a plane without its padding."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def write_numbers(path: Path, count: int, numbers: Numbers, **settings: object) -> None:
@@ -416,3 +429,47 @@ def test_a_pipe_gets_a_video_while_it_is_written(tmp_path: Path, name: str) -> N
     assert len(list(stream_frames(copy))) == 50
     assert np.flatnonzero(np.abs(read_speech(copy)) > 0.3)[0] == pytest.approx(SAMPLE_RATE, abs=16)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize(
+    "region",
+    [
+        (slice(41, 95), slice(33, 120)),
+        (slice(0, 30), slice(0, 31)),
+        (slice(100, 140), slice(150, 200)),
+        (slice(0, 140), slice(0, 200)),
+        (slice(70, 70), slice(20, 40)),
+    ],
+    ids=str,
+)
+def test_only_the_part_that_changes_is_converted_again(tmp_path: Path, suffix: str, region: Region) -> None:
+    rng = np.random.default_rng(0)
+    form = choose_video_format(f"video{suffix}", alpha=suffix == ".webm")
+    channels = 4 if suffix == ".webm" else 3
+    first = rng.integers(0, 256, (140, 200, channels), np.uint8)
+    whole = VideoWriter(tmp_path / f"whole{suffix}", (200, 140), video_format=form)
+    parts = VideoWriter(tmp_path / f"parts{suffix}", (200, 140), video_format=form)
+    parts.limit_changes(region)
+    for _ in range(3):
+        frame = first.copy()
+        frame[region] = rng.integers(0, 256, frame[region].shape, np.uint8)
+        for expected, found in zip(whole.convert(frame).planes, parts.convert(frame).planes, strict=True):
+            assert np.array_equal(view_pixels(expected), view_pixels(found))
+
+
+def test_what_is_said_not_to_change_is_kept_from_the_first_frame(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "video.mp4", (96, 64)) as writer:
+        writer.limit_changes((slice(20, 30), slice(30, 50)))
+        for level in (60, 200):
+            writer.write(np.full((64, 96, 3), level, np.uint8))
+    last = list(stream_frames(tmp_path / "video.mp4"))[-1]
+    assert abs(last[25, 40].astype(int) - 200).max() < 4 and abs(last[2, 2].astype(int) - 60).max() < 4
+
+
+@pytest.mark.parametrize(("side", "effort"), [(512, b"subme=2 "), (528, b"subme=1 ")])
+def test_large_frames_are_encoded_with_less_effort(tmp_path: Path, side: int, effort: bytes) -> None:
+    with VideoWriter(tmp_path / "video.mp4", (side, side), preset="veryfast") as writer:
+        writer.write(np.zeros((side, side, 3), np.uint8))
+    # x264 writes its settings into the stream.
+    assert effort in (tmp_path / "video.mp4").read_bytes()

@@ -5,11 +5,12 @@ from .output import check_video_output, open_video
 from .reader import VideoInfo, probe_video, read_frames, stream_frames
 from .sequence import SequenceWriter
 from .threaded import ThreadedVideoWriter
-from .writer import VIDEO_FORMATS, VideoFormat, VideoWriter, choose_video_format
+from .writer import VIDEO_FORMATS, Region, VideoFormat, VideoWriter, choose_video_format
 
 __all__ = [
     "VIDEO_FORMATS",
     "FrameCache",
+    "Region",
     "SequenceWriter",
     "ThreadedVideoWriter",
     "VideoFormat",

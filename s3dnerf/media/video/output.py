@@ -10,7 +10,7 @@ from s3dnerf.constants import FPS
 from s3dnerf.media.files import check_output
 from s3dnerf.media.memory import Media
 from s3dnerf.media.video.sequence import SequenceWriter, is_sequence
-from s3dnerf.media.video.writer import VideoWriter, choose_encoder, choose_video_format
+from s3dnerf.media.video.writer import Region, VideoWriter, choose_encoder, choose_video_format
 
 
 def check_video_output(
@@ -33,6 +33,7 @@ def open_video(
     hardware: bool = False,
     preset: str = "medium",
     tags: Mapping[str, str] | None = None,
+    changing: Region | None = None,
 ) -> VideoWriter | SequenceWriter:
     """Return a writer for an output, as a context manager.
 
@@ -46,6 +47,7 @@ def open_video(
         hardware: encode on the GPU where :func:`choose_encoder` finds an encoder there.
         preset: speed of x264 and x265.
         tags: metadata of a video file, such as its title. Sequences have none.
+        changing: rows and columns outside of which all frames are equal, see :meth:`VideoWriter.limit_changes`.
 
     Raises:
         UserError: see :func:`check_video_output`.
@@ -54,4 +56,7 @@ def open_video(
         return SequenceWriter(path, size, 4 if alpha else 3)
     found = choose_video_format(path, codec, alpha)
     found = replace(found, video=choose_encoder(found, size, hardware), tags=tuple((tags or {}).items()))
-    return VideoWriter(path, size, fps, audio=audio, preset=preset, video_format=found)
+    writer = VideoWriter(path, size, fps, audio=audio, preset=preset, video_format=found)
+    if changing is not None:
+        writer.limit_changes(changing)
+    return writer

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -30,7 +31,16 @@ _VP9_SPEED = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
 NVENC = {"libx264": "h264_nvenc", "libx265": "hevc_nvenc"}
 """The encoders of NVIDIA GPUs that have them; data center GPUs such as A100 and H100 have none."""
 CODECS = ("h264", "hevc")
+LARGE_FRAME = 512 * 512
+"""Pixels above which x264 refines motion in fewer steps. Whole pictures of 2.5 megapixels then take a quarter less
+time, in files that are 4 % larger and .14 dB worse. Files of smaller frames would be 8 to 13 % larger."""
+_FAST_PRESET, _LARGE_OPTIONS = "veryfast", {"x264-params": "subme=1"}
+CONVERTED_MARGIN = 8
+"""Pixels around a changed region that the conversion to 4:2:0 takes into account."""
 _NVENC_OPTIONS = {"preset": "p4", "tune": "hq", "rc": "vbr", "b": "0"}
+
+Region = tuple[slice, slice]
+"""Rows and columns of a frame."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,35 @@ def choose_encoder(video_format: VideoFormat, size: tuple[int, int], hardware: b
     return name
 
 
+def _widen(region: Region, size: tuple[int, int]) -> Region:
+    """Return an even window around a region, with a margin of twice :data:`CONVERTED_MARGIN`."""
+    width, height = size
+    margin = 2 * CONVERTED_MARGIN
+    rows, columns = (
+        slice(max(0, (side.start - margin) // 2 * 2), min(length, -(-(side.stop + margin) // 2) * 2))
+        for side, length in zip(region, (height, width), strict=True)
+    )
+    return rows, columns
+
+
+def _trim(window: slice, length: int, margin: int, scale: int) -> tuple[int, int, int]:
+    """Return first and end of the part of a window that is away from its border, and where the window begins.
+
+    All are in pixels of a plane that has one of them for ``scale`` pixels of the frame. The border of the frame counts
+    as seen.
+    """
+    first = window.start + margin * (window.start > 0)
+    end = window.stop - margin * (window.stop < length)
+    return first // scale, end // scale, window.start // scale
+
+
+def _view_planes(image: av.VideoFrame) -> list[np.ndarray]:
+    """Return the planes ``uint8 [H, W]`` of a frame, without their padding; they share its memory."""
+    # PyAV's stubs leave out that planes are buffers.
+    planes: list[Any] = list(image.planes)
+    return [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width] for plane in planes]
+
+
 class _WriteOnly:
     """A file object without seeking, so that FFmpeg's muxers do not try to seek in a pipe or device."""
 
@@ -180,6 +219,8 @@ class VideoWriter:
         self.encoder = self.format.video
         self.channels = 4 if self.format.pixels == "yuva420p" else 3
         self._options = {"crf": str(crf), "preset": preset}
+        if self.encoder == "libx264" and preset == _FAST_PRESET and size[0] * size[1] > LARGE_FRAME:
+            self._options |= _LARGE_OPTIONS
         if self.encoder == "libx265":
             # At the same crf, x265 is as close to its source as x264 (42.3 and 42.1 dB on a real clip at 18), in a file
             # that is 9 % smaller and takes three times as long.
@@ -194,6 +235,19 @@ class VideoWriter:
         self._gop = gop
         # It keeps its tables from frame to frame; making them takes longer than converting a frame.
         self._reformatter = VideoReformatter()
+        self._window: Region | None = None
+        self._first: list[np.ndarray] = []
+        """The planes of the first frame, if only a part of the others is converted."""
+
+    def limit_changes(self, changing: Region) -> None:
+        """Convert only a part of each frame after the first one, outside of which frames are equal.
+
+        Args:
+            changing: rows and columns of this part, such as those of a head in a picture.
+        """
+        # Two by two pixels share a color, so the window is even. Frames of odd size are converted whole.
+        if self.size[0] % 2 == self.size[1] % 2 == 0:
+            self._window = _widen(changing, self.size)
 
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
@@ -233,12 +287,38 @@ class VideoWriter:
         if frame.dtype != np.uint8 or frame.shape != (height, width, self.channels):
             shape = [height, width, self.channels]
             raise ValueError(f"expected uint8 {shape}, got {frame.dtype} {list(frame.shape)}")
+        if self._window is not None and self._first:
+            return self._convert_window(frame, self._window)
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        image = self._convert_colors(frame)
+        if self._window is not None:
+            self._first = [plane.copy() for plane in _view_planes(image)]
+        return image
+
+    def _convert_colors(self, frame: np.ndarray) -> av.VideoFrame:
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgba" if self.channels == 4 else "rgb24")
         return self._reformatter.reformat(
             image, format=self.format.pixels, dst_colorspace=Colorspace.ITU601, interpolation=SWSCALE_FLAGS
         )
+
+    def _convert_window(self, frame: np.ndarray, window: Region) -> av.VideoFrame:
+        """Convert a window of a frame, and take the rest from the first frame."""
+        rows, columns = window
+        image = av.VideoFrame(*self.size, self.format.pixels)
+        part = _view_planes(self._convert_colors(frame[window]))
+        for plane, first, changed in zip(_view_planes(image), self._first, part, strict=True):
+            scale = frame.shape[0] // len(plane)
+            # Near the border of the window, the conversion has not seen all pixels that it would see in the frame.
+            inner = [
+                _trim(side, size, CONVERTED_MARGIN, scale)
+                for side, size in ((rows, frame.shape[0]), (columns, frame.shape[1]))
+            ]
+            places = tuple(slice(start, end) for start, end, _ in inner)
+            sources = tuple(slice(start - offset, end - offset) for start, end, offset in inner)
+            plane[:] = first
+            plane[places] = changed[sources]
+        return image
 
     def encode(self, image: av.VideoFrame) -> None:
         """Append a frame from :meth:`convert`."""
