@@ -94,7 +94,7 @@ def detect_upright(picture: np.ndarray, name: str | Path) -> tuple[np.ndarray, l
     """
     for turns in (0, 1, 3, 2):
         turned = np.ascontiguousarray(np.rot90(picture, turns))
-        faces = detect_faces(turned)
+        faces = detect_faces(turned, is_turned=turns > 0)
         if not faces:
             continue
         # The detector may also find faces that are not upright.
