@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -57,7 +60,8 @@ def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -
     )
     server = _AnnouncedServer(config)
     try:
-        server.run()
+        with omit_cancellations():
+            server.run()
     except (KeyboardInterrupt, Interrupted):
         # uvicorn sends the signal again after an orderly end.
         if not server.was_started:
@@ -66,6 +70,21 @@ def run_application(app: FastAPI, host: str, port: int, verbose: bool = False) -
         reason = "cannot be listened on"
         raise ArgumentError("port", f"{host}:{port}", reason, "Choose another port or address.") from left
     print("s3dnerf: stopped", flush=True)
+
+
+@contextmanager
+def omit_cancellations() -> Iterator[None]:
+    """Keep the requests that are cancelled when the server stops out of its log, where each leaves a traceback."""
+    logger, keep = logging.getLogger("uvicorn.error"), _is_no_cancellation
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class PunctualProtocol(Protocol):

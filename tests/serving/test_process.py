@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,9 +31,10 @@ def served(tiny_pipeline: CachedPipeline, tmp_path: Path) -> Iterator[tuple[subp
     temporary.mkdir()
     words = ["serve", "--port", "0", "--device", "cpu", "--checkpoint", str(tmp_path / "model"), "--stop-seconds", "1"]
     environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "s3dnerf", *words], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "s3dnerf", *words], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     try:
         line = process.stdout.readline()
         assert line.startswith("s3dnerf: http://127.0.0.1:"), line
@@ -43,8 +45,9 @@ def served(tiny_pipeline: CachedPipeline, tmp_path: Path) -> Iterator[tuple[subp
         process.stdout.close()
 
 
-def break_off_upload(address: str, server: psutil.Process) -> None:
-    """Send the first 3 MB of a larger form, wait until the server holds them in a file, and vanish."""
+@contextmanager
+def begin_upload(address: str, server: psutil.Process) -> Iterator[None]:
+    """Send the first 3 MB of a larger form and wait until the server holds them in a file. Vanish after the block."""
     host, port = address.removeprefix("http://").split(":")
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     before = server.num_fds()
@@ -54,7 +57,7 @@ def break_off_upload(address: str, server: psutil.Process) -> None:
             b"Content-Length: 9000000\r\n\r\n" + head + bytes(3_000_000)
         )
         wait_for(lambda: server.num_fds() > before + 1)
-    wait_for(lambda: server.num_fds() == before)
+        yield
 
 
 def test_a_process_renders_and_ends_in_an_orderly_way(
@@ -69,7 +72,11 @@ def test_a_process_renders_and_ends_in_an_orderly_way(
         portrait = client.post("/v1/portraits", files={"image": picture}).json()["id"]
         assert any(temporary.iterdir())
         files = sorted(temporary.rglob("*"))
-        break_off_upload(address, psutil.Process(process.pid))
+        server = psutil.Process(process.pid)
+        before = server.num_fds()
+        with begin_upload(address, server):
+            pass
+        wait_for(lambda: server.num_fds() == before)
         assert sorted(temporary.rglob("*")) == files
         assert client.get("/healthz").json()["jobs_waiting"] == 0
         with connect(f"{address.replace('http', 'ws')}/v1/live") as session:
@@ -87,6 +94,17 @@ def test_a_process_renders_and_ends_in_an_orderly_way(
     assert time.monotonic() - begin < 60
     assert "s3dnerf: stopped" in process.stdout.read()
     assert [path for path in temporary.iterdir() if path.name.startswith("s3dnerf-serve-")] == []
+
+
+def test_a_request_that_the_end_cuts_off_leaves_no_traceback(
+    served: tuple[subprocess.Popen[str], str, Path], tmp_path: Path
+) -> None:
+    process, address, _ = served
+    with begin_upload(address, psutil.Process(process.pid)):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log and "Error" not in log, log
 
 
 def test_wrong_settings_are_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
