@@ -38,13 +38,14 @@ from s3dnerf.talking_video import TalkingVideo
 PHASES: tuple[tuple[str, object, str], ...] = (
     ("speech", S3DNeRF, "encode_speech"),
     ("deformation", S3DNeRF, "drive"),
+    ("deformation", S3DNeRF, "mark_needed_points"),
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
     ("samples along rays", model_module, "sample_rays"),
     ("lookup, MLP and compositing, fused", model_module, "render_rays"),
     ("foveated rays and hair layer", model_module, "compose_rays"),
-    ("warp of the photograph", model_module, "warp_source_image"),
+    ("warp of the source image", model_module, "warp_source_image"),
     ("super-resolution", SuperResolution, "forward"),
-    ("inside of the mouth", S3DNeRF, "composite_mouth_interior"),
+    ("mouth interior", S3DNeRF, "composite_mouth_interior"),
     ("background", model_module, "composite_background"),
     ("encoding to mp4", VideoWriter, "write"),
 )
