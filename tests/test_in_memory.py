@@ -34,10 +34,11 @@ def remember_faces() -> Iterator[None]:
     """Detect the face of each image once, because detection dominates the time of these tests."""
     found: dict[bytes, list[np.ndarray]] = {}
 
-    def detect(image: np.ndarray) -> list[np.ndarray]:
-        if image.tobytes() not in found:
-            found[image.tobytes()] = detect_faces(image)
-        return found[image.tobytes()]
+    def detect(image: np.ndarray, is_turned: bool = False) -> list[np.ndarray]:
+        key = image.tobytes() + bytes([is_turned])
+        if key not in found:
+            found[key] = detect_faces(image, is_turned=is_turned)
+        return found[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(portrait, "detect_faces", detect)

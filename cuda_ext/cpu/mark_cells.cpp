@@ -56,7 +56,7 @@ int mark_cells_forward(const S3dMarkCells& cells, int threads) {
             const int64_t first = block * BLOCK_POSITIONS, end = first + BLOCK_POSITIONS;
             if (corners != nullptr) mark_block(cells, first, end < cells.count ? end : cells.count, corners);
         }
-#pragma omp critical(s3d_mark_cells)
+#pragma omp critical
         for (int64_t point = 0; corners != nullptr && point < points; ++point) cells.marks[point] |= corners[point];
         free(corners);
     }

@@ -27,7 +27,7 @@ def read(path: Path) -> dict:
 def read_old() -> dict:
     """Return a config of version 0.1 with the super-resolution network that is shipped today."""
     old, today = read(OLD_CONFIG), read(SHIPPED / "config.json")
-    return {**old, "super_resolution": {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}}
+    return {**old, "samples": today["samples"], "super_resolution": {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}}
 
 
 def test_a_config_of_version_0_1_means_the_same_as_todays() -> None:
