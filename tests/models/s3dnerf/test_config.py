@@ -25,9 +25,10 @@ def read(path: Path) -> dict:
 
 
 def read_old() -> dict:
-    """Return a config of version 0.1 with the super-resolution network that is shipped today."""
+    """Return a config of version 0.1 with the samples and the super-resolution network that are shipped today."""
     old, today = read(OLD_CONFIG), read(SHIPPED / "config.json")
-    return {**old, "samples": today["samples"], "super_resolution": {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}}
+    network = {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}
+    return {**old, "samples": today["samples"], "super_resolution": network}
 
 
 def test_a_config_of_version_0_1_means_the_same_as_todays() -> None:
