@@ -37,6 +37,8 @@ SEARCHES = (
 )
 """Quarter turns, and sides of the windows relative to the image's longer side; 1.5 is for faces that fill the image. A
 search only runs if those before it find nothing. The last one is for small faces, see ``TILE_SIDE``."""
+SMALL_WINDOWS = SEARCHES[1:2]
+"""The search whose windows are not rolled: all that remains to be searched with windows in a turned image."""
 MIN_SEARCH_WINDOW = 64
 """Smallest side of a search window in pixels."""
 TILE_SIDE, TILE_STEP = 768, 576
@@ -77,7 +79,7 @@ class FaceFinder:
     def _search(self, pyramid: list[np.ndarray], is_turned: bool) -> Iterator[list[Candidate]]:
         """Yield the candidates of each search, highest score first."""
         height, width = pyramid[0].shape[:2]
-        for turns, scales in SEARCHES[1:2] if is_turned else SEARCHES:
+        for turns, scales in SMALL_WINDOWS if is_turned else SEARCHES:
             windows = [
                 Window(window.center, window.side, turn * np.pi / 2)
                 for turn in turns

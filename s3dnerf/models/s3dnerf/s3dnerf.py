@@ -309,10 +309,10 @@ class S3DNeRF(PretrainedModel):
         """Return which points of the lattice are read, ``bool [points]``; None for all of them.
 
         These are the points around the samples of rays, at ``positions``, and those around lips and lids, whose edges
-        are searched for.
+        are searched for. In training, the loss on the size of the deformation reads all points.
         """
         lattice = self.deformation_field.lattice
-        needed = lattice.mark_cells(positions)
+        needed = None if self.training else lattice.mark_cells(positions)
         if needed is not None:
             for source in sources:
                 needed |= lattice.mark_box(*find_search_box(source.landmarks[:, self.inner_lips]))

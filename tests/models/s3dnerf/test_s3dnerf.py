@@ -369,6 +369,12 @@ def test_the_points_that_are_left_out_have_no_gradients(
         torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
 
 
+def test_training_deforms_all_points_of_the_lattice(model: S3DNeRF, identity: Identity) -> None:
+    torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
+    rendering = model.train()(identity, torch.randn(2, 6, 8), identity.eyes, identity.camera)
+    assert (rendering.lattice[..., :3] != 0.0).any(dim=2).all()
+
+
 def test_saved_and_loaded_models_are_the_same(
     model: S3DNeRF, identity: Identity, drawn_batch: Batch, tmp_path: Path
 ) -> None:
