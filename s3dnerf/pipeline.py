@@ -251,6 +251,8 @@ class TalkingHeadPipeline:
         if options.renderer == "nerf":
             with timer("encoding identity"):
                 identity = self.encode_identity(found, options.seed, others)
+                if options.framing == "picture":
+                    identity = self.model.anchor_body(identity)
                 size = choose_size(found, options)
                 scene = make_background(self.model, found, identity, options.background, size, others)
         shown = choose_framing(found, options, options.size or side)

@@ -1,7 +1,8 @@
-"""The shipped weights render the same frames as before the code was reorganized.
+"""The shipped weights render the same frames as when they were made.
 
 ``golden/frames.safetensors`` holds a source (a public-domain photograph), three speech windows, three head poses, and
 the frames that PyTorch operators rendered from them in float32, subsampled to every fourth pixel in both directions.
+After a change that is meant to change frames, ``python tests/test_golden_frames.py`` renders them anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from s3dnerf import source_image
@@ -25,10 +26,7 @@ GOLDEN = Path(__file__).parent / "golden" / "frames.safetensors"
 
 @pytest.fixture(scope="module")
 def pipeline() -> TalkingHeadPipeline:
-    pipeline = TalkingHeadPipeline.from_pretrained(device="cpu")
-    # The frames were rendered with more samples per ray than today.
-    pipeline.model.config.samples = 8
-    return pipeline
+    return TalkingHeadPipeline.from_pretrained(device="cpu")
 
 
 def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
@@ -47,14 +45,28 @@ def render(pipeline: TalkingHeadPipeline, data: dict[str, Tensor]) -> Tensor:
     return model(identity, motion, eyes, camera, background=background).image
 
 
+def render_exactly(
+    pipeline: TalkingHeadPipeline, data: dict[str, Tensor], backend: str, patch: pytest.MonkeyPatch
+) -> Tensor:
+    """Return every fourth pixel of the frames of a backend in float32."""
+    patch.setenv(VARIABLE, backend)
+    # The background is rendered in float32, too.
+    patch.setattr(source_image, "mixed_precision", lambda device: torch.autocast("cpu", enabled=False))
+    with torch.inference_mode():
+        return render(pipeline, data)[:, :, ::4, ::4].contiguous()
+
+
 @pytest.mark.parametrize("backend", ["pytorch", "auto"])
 def test_frames_are_the_same(pipeline, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    monkeypatch.setenv(VARIABLE, backend)
-    # The frames are those of float32, the background's too.
-    monkeypatch.setattr(source_image, "mixed_precision", lambda device: torch.autocast("cpu", enabled=False))
     data = load_file(GOLDEN)
-    with torch.inference_mode():
-        frames = render(pipeline, data)[:, :, ::4, ::4]
+    frames = render_exactly(pipeline, data, backend, monkeypatch)
     difference = (frames - data["frames"]).abs()
     assert difference.mean() < 1e-6
     assert difference.max() < 1e-5
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        kept = load_file(GOLDEN)
+        frames = render_exactly(TalkingHeadPipeline.from_pretrained(device="cpu"), kept, "pytorch", patch)
+        save_file({**kept, "frames": frames}, GOLDEN)

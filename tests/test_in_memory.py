@@ -20,6 +20,7 @@ from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.render_options import RenderOptions
 from s3dnerf.talking_video import TalkingVideo
 from s3dnerf.training.config import S3DNeRFConfig
 
@@ -127,6 +128,15 @@ def test_a_transparent_background_has_the_alpha_of_the_matte(
     green = next(iter(speaker(PICTURE, (SOUND, RATE), background="#00ff00", pose="static"))).astype(int)
     alpha = frame[..., 3:] / 255
     np.testing.assert_allclose(frame[..., :3] * alpha + np.array([0, 255, 0]) * (1 - alpha), green, atol=2)
+
+
+def test_the_body_stays_at_the_border_of_what_is_pasted(speaker: TalkingHeadPipeline) -> None:
+    options = (RenderOptions(framing=framing) for framing in ("crop", "picture"))
+    crop, pasted = (speaker.encode_portrait(PICTURE, chosen).identity for chosen in options)
+    assert crop is not None and pasted is not None
+    assert crop.body_reach is None and pasted.body_reach is not None
+    assert 0.0 <= pasted.body_reach.min() < 0.1 and pasted.body_reach.max() == 1.0
+    assert pasted.person[..., -1, :].max() == 0.0 and (pasted.person <= crop.person).all()
 
 
 def test_the_background_of_a_whole_picture_stays(speaker: TalkingHeadPipeline) -> None:

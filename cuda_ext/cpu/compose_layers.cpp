@@ -1,5 +1,5 @@
 // Turns rendered rays into images: the rays of the whole frame, the same upsampled with the foveated rays blended over
-// it, and both composited over the hair layer. A thread processes one item after the other.
+// it, and both composited over the person layer. A thread processes one item after the other.
 #include "bilinear.h"
 #include "kernels.h"
 #include "product.h"
@@ -33,7 +33,7 @@ struct Scratch {
 // One batch item.
 struct Item {
     const float *values, *alpha;  // per ray
-    const float *image, *hair, *plane;
+    const float *image, *person, *plane, *body;
     float *coarse, *fine;
     int64_t index;
 
@@ -42,8 +42,9 @@ struct Item {
         values = layers.values + index * rays * (layers.channels + 2);
         alpha = layers.alpha + index * rays;
         image = layers.image + index * layers.image_stride;
-        hair = layers.hair + index * layers.hair_stride;
-        plane = layers.plane + index * 6;
+        person = layers.person + index * layers.person_stride;
+        plane = layers.plane + index * 9;
+        body = layers.body + index * 2;
         coarse = layers.coarse + index * pixels * (layers.channels + 3);
         fine = layers.fine + index * 4 * pixels * (layers.channels + 3);
     }
@@ -101,16 +102,28 @@ void paste_foveated(const S3dComposeLayers& layers, const Item& item, const Scra
     }
 }
 
-// Renders up to WIDTH pixels of the hair layer.
+// The flow of up to WIDTH pixels of the person layer: that of the head, and lower down that of the body.
+void measure_flow(const S3dComposeLayers& layers, const Item& item, Pack u, Pack v, Pack (&flow)[2]) {
+    const float* plane = item.plane;
+    const Pack height = plane[2] + plane[5] * u + plane[8] * v;
+    const Pack share = clamp((height - layers.head_low) / (layers.head_high - layers.head_low), 0.0f, 1.0f);
+    const Pack head = share * share * (3.0f - 2.0f * share);
+    for (int axis = 0; axis < 2; ++axis) {
+        const Pack of_head = plane[axis] + plane[3 + axis] * u + plane[6 + axis] * v;
+        flow[axis] = item.body[axis] + head * (of_head - item.body[axis]);
+    }
+}
+
+// Renders up to WIDTH pixels of the person layer.
 void render_layer(const S3dComposeLayers& layers, const Item& item, int32_t row, int32_t column,
                   Pack (&layer)[LAYER_CHANNELS]) {
     const int32_t side = 2 * layers.size;
     const int lanes = count_lanes(column, side);
     const Pack u = pixel_center(to_float(iota() + column), side);
     const Pack v = pixel_center(splat<Pack>(static_cast<float>(row)), side);
-    const float* plane = item.plane;
-    const Pack flow[2] = {plane[0] + plane[2] * u + plane[4] * v, plane[1] + plane[3] * u + plane[5] * v};
-    const Pack coverage = BilinearCorners(u + flow[0], v + flow[1], side, side).sample(item.hair, lanes);
+    Pack flow[2];
+    measure_flow(layers, item, u, v, flow);
+    const Pack coverage = BilinearCorners(u + flow[0], v + flow[1], side, side).sample(item.person, lanes);
     layer[COLORS] = coverage;
     layer[COLORS + 1] = coverage * flow[0];
     layer[COLORS + 2] = coverage * flow[1];

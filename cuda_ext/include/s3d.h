@@ -194,17 +194,19 @@ typedef struct {
 } S3dSeparable;
 
 typedef struct {
-    int64_t batch, foveated;            // frames, and foveated rays per frame
-    int32_t size;                       // rays of a frame are size x size, followed by the foveated ones
-    int32_t channels;                   // colors and features
-    int64_t image_stride, hair_stride;  // between batch items; 0 if the batch shares one
-    const float* values;                // [batch, rays, channels + 2]: colors, features, position in the source
-    const float* alpha;                 // [batch, rays]
-    const int64_t* cells;               // [batch, foveated]: pixels of the fine image
-    const float* opacity;               // [batch, foveated]
-    const float* image;                 // [3, 2 size, 2 size] per item
-    const float* hair;                  // [2 size, 2 size] per item
-    const float* plane;  // [batch, 6]: flow (u, v) of the hair in the middle, its change along u, and along v
+    int64_t batch, foveated;              // frames, and foveated rays per frame
+    int32_t size;                         // rays of a frame are size x size, followed by the foveated ones
+    int32_t channels;                     // colors and features
+    int64_t image_stride, person_stride;  // between batch items; 0 if the batch shares one
+    float head_low, head_high;            // heights over which the body gives way to the head, head units
+    const float* values;                  // [batch, rays, channels + 2]: colors, features, position in the source
+    const float* alpha;                   // [batch, rays]
+    const int64_t* cells;                 // [batch, foveated]: pixels of the fine image
+    const float* opacity;                 // [batch, foveated]
+    const float* image;                   // [3, 2 size, 2 size] per item
+    const float* person;                  // [2 size, 2 size] per item
+    const float* plane;  // [batch, 9]: flow (u, v) and height of the head in the middle, changes along u, and along v
+    const float* body;   // [batch, 2]: flow of the body
     float* coarse;       // [batch, channels + 3, size, size]: colors, features, opacity, flow
     float* fine;         // [batch, channels + 3, 2 size, 2 size]
 } S3dComposeLayers;

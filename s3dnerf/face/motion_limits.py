@@ -22,7 +22,7 @@ MAX_ZOOM = 0.25
 """Bound of the log scale change in either direction: larger heads hide the background, smaller ones uncover inpainted
 background."""
 MAX_SHIFT = 0.35
-"""Bound of the shift in head units. Shoulders do not follow the head, so a larger shift would detach it from the
+"""Bound of the shift in head units. Shoulders follow only in part, so a larger shift would detach the head from the
 neck."""
 MIN_SHIFT_LIMIT, MIN_ZOOM_LIMIT = 0.06, 0.05
 """Bounds for a source head that fills the crop: about twice the shift and zoom of idle motion."""

@@ -1,4 +1,4 @@
-"""Rendered rays as images: the whole frame, the same with the foveated rays, both over the hair layer.
+"""Rendered rays as images: the whole frame, the same with the foveated rays, both over the person layer.
 
 The CPU kernel serves rendering, where no gradients are needed. It computes in one operator what otherwise takes three
 dozen passes over images of a few megabytes.
@@ -7,7 +7,7 @@ dozen passes over images of a few megabytes.
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_int32, c_int64
+from ctypes import c_float, c_int32, c_int64
 from ctypes import c_void_p as pointer
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from s3dnerf.ops.layout import needs_grad, runs_on_pytorch
 from s3dnerf.ops.library import define_operator
 
 COLORS = 3
+HEAD_FROM = (-0.9, -0.3)
+"""Heights over which the body gives way to the head, head units, see ``s3dnerf.rendering.person_layer``."""
 
 
 class RenderedImages(NamedTuple):
@@ -43,8 +45,9 @@ class S3dComposeLayers(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("batch", "foveated")),
         *((name, c_int32) for name in ("size", "channels")),
-        *((name, c_int64) for name in ("image_stride", "hair_stride")),
-        *((name, pointer) for name in ("values", "alpha", "cells", "opacity", "image", "hair", "plane")),
+        *((name, c_int64) for name in ("image_stride", "person_stride")),
+        *((name, c_float) for name in ("head_low", "head_high")),
+        *((name, pointer) for name in ("values", "alpha", "cells", "opacity", "image", "person", "plane", "body")),
         *((name, pointer) for name in ("coarse", "fine")),
     )
 
@@ -59,8 +62,9 @@ def launch_forward(
     cells: Tensor,
     opacity: Tensor,
     image: Tensor,
-    hair: Tensor,
+    person: Tensor,
     plane: Tensor,
+    body: Tensor,
 ) -> RenderedImages:
     """Compose the images; CPU kernels only.
 
@@ -72,11 +76,12 @@ def launch_forward(
         cells: ``[B, N]`` pixels of the fine image that the foveated rays belong to.
         opacity: ``[B, N]`` their weights.
         image: ``[B or 1, 3, 2n, 2n]`` sources.
-        hair: ``[B or 1, 1, 2n, 2n]`` masks of the hair.
-        plane: ``[B, 3, 2]`` flow of the hair at (0, 0), its change along u, and along v (image coordinates).
+        person: ``[B or 1, 1, 2n, 2n]`` their coverage by the person.
+        plane: ``[B, 3, 3]`` and
+        body: ``[B, 2]``, see :class:`s3dnerf.rendering.person_layer.LayerMotion`.
     """
-    values, alpha, cells, opacity, plane = (part.contiguous() for part in (values, alpha, cells, opacity, plane))
-    image, hair = image.contiguous(), hair.contiguous()
+    values, alpha, cells, opacity = (part.contiguous() for part in (values, alpha, cells, opacity))
+    image, person, plane, body = (part.contiguous() for part in (image, person, plane, body))
     batch, _, channels = values.shape
     side = image.shape[-1]
     coarse = values.new_empty(batch, channels + 1, side // 2, side // 2)
@@ -87,14 +92,17 @@ def launch_forward(
         size=side // 2,
         channels=channels - 2,
         image_stride=image.stride(0) if len(image) > 1 else 0,
-        hair_stride=hair.stride(0) if len(hair) > 1 else 0,
+        person_stride=person.stride(0) if len(person) > 1 else 0,
+        head_low=HEAD_FROM[0],
+        head_high=HEAD_FROM[1],
         values=values.data_ptr(),
         alpha=alpha.data_ptr(),
         cells=cells.data_ptr(),
         opacity=opacity.data_ptr(),
         image=image.data_ptr(),
-        hair=hair.data_ptr(),
+        person=person.data_ptr(),
         plane=plane.data_ptr(),
+        body=body.data_ptr(),
         coarse=coarse.data_ptr(),
         fine=fine.data_ptr(),
     )
@@ -104,16 +112,16 @@ def launch_forward(
 
 @define_operator(
     "compose_layers",
-    "(Tensor values, Tensor alpha, Tensor cells, Tensor opacity, Tensor image, Tensor hair, Tensor plane) "
-    "-> (Tensor, Tensor)",
+    "(Tensor values, Tensor alpha, Tensor cells, Tensor opacity, Tensor image, Tensor person, Tensor plane, "
+    "Tensor body) -> (Tensor, Tensor)",
 )
-def compose_layers(values, alpha, cells, opacity, image, hair, plane):
+def compose_layers(values, alpha, cells, opacity, image, person, plane, body):
     """Return both images, see :func:`launch_forward`."""
-    return launch_forward(find_library(values.device.type), values, alpha, cells, opacity, image, hair, plane)
+    return launch_forward(find_library(values.device.type), values, alpha, cells, opacity, image, person, plane, body)
 
 
 @compose_layers.register_fake
-def _(values, alpha, cells, opacity, image, hair, plane):
+def _(values, alpha, cells, opacity, image, person, plane, body):
     batch, _, channels = values.shape
     side = image.shape[-1]
     return values.new_empty(batch, channels + 1, side // 2, side // 2), values.new_empty(

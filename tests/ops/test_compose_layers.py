@@ -14,6 +14,7 @@ from s3dnerf.ops.compose_layers import has_kernel, launch_forward
 from s3dnerf.rendering import layers
 from s3dnerf.rendering.foveation import FoveatedRays
 from s3dnerf.rendering.layers import compose_rays, compose_rays_reference
+from s3dnerf.rendering.person_layer import LayerMotion
 from s3dnerf.rendering.volume_rendering import RayOutputs
 from s3dnerf.structures import Camera, map_tensors
 
@@ -30,17 +31,17 @@ class Scene:
     rays: RayOutputs
     foveated: FoveatedRays
     image: Tensor
-    hair: Tensor
-    plane: Tensor
+    person: Tensor
+    motion: LayerMotion
 
     def launch(self, library) -> tuple[Tensor, Tensor]:
         rays = self.rays.values, self.rays.alpha
         cells = self.foveated.cells, self.foveated.opacity
-        return launch_forward(library, *rays, *cells, self.image, self.hair, self.plane)
+        return launch_forward(library, *rays, *cells, self.image, self.person, *vars(self.motion).values())
 
     def compute_truth(self) -> tuple[Tensor, Tensor]:
         exact = map_tensors(self, lambda part: part.double() if part.is_floating_point() else part)
-        return compose_rays_reference(exact.rays, exact.foveated, exact.image, exact.hair, exact.plane)
+        return compose_rays_reference(exact.rays, exact.foveated, exact.image, exact.person, exact.motion)
 
 
 def draw(make, size) -> Scene:
@@ -52,7 +53,7 @@ def draw(make, size) -> Scene:
         FoveatedRays(cells, make(batch, foveated).sigmoid(), 2 * side),
         make(batch, 3, 2 * side, 2 * side),
         make(batch, 1, 2 * side, 2 * side).sigmoid(),
-        0.2 * make(batch, 3, 2),
+        LayerMotion(0.2 * make(batch, 3, 3), 0.2 * make(batch, 2)),
     )
 
 
@@ -66,8 +67,8 @@ def test_agrees_with_float64(cpu_library, make, size) -> None:
 
 def test_a_batch_may_share_one_source(cpu_library, make) -> None:
     scene = draw(make, SIZES[2])
-    shared = replace(scene, image=scene.image[:1], hair=scene.hair[:1])
-    copied = replace(scene, image=shared.image.expand_as(scene.image), hair=shared.hair.expand_as(scene.hair))
+    shared = replace(scene, image=scene.image[:1], person=scene.person[:1])
+    copied = replace(scene, image=shared.image.expand_as(scene.image), person=shared.person.expand_as(scene.person))
     for one, other in zip(shared.launch(cpu_library), copied.launch(cpu_library), strict=True):
         assert torch.equal(one, other)
 
@@ -94,7 +95,7 @@ def make_cameras(batch: int) -> Camera:
 def test_rendering_runs_the_kernel_and_training_the_reference(cpu, make, monkeypatch) -> None:
     scene = draw(make, SIZES[2])
     moved = replace(make_cameras(3), center=torch.full((3, 2), 0.1))
-    source = scene.image[:1].expand_as(scene.image), scene.hair
+    source = scene.image[:1].expand_as(scene.image), scene.person
     expected = compose_rays(scene.rays, scene.foveated, *source, moved, make_cameras(3))
     learned = replace(scene.rays, values=scene.rays.values.clone().requires_grad_())
     monkeypatch.setattr(layers, "compose_layers", None)
@@ -110,5 +111,5 @@ def test_rendering_runs_the_kernel_and_training_the_reference(cpu, make, monkeyp
 def test_opcheck(cpu, make) -> None:
     scene = draw(make, SIZES[1])
     cells = scene.foveated.cells, scene.foveated.opacity
-    arguments = (scene.rays.values, scene.rays.alpha, *cells, scene.image, scene.hair, scene.plane)
+    arguments = (scene.rays.values, scene.rays.alpha, *cells, scene.image, scene.person, *vars(scene.motion).values())
     torch.library.opcheck(module.compose_layers.overload, arguments)

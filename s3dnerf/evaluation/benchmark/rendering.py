@@ -42,7 +42,7 @@ PHASES: tuple[tuple[str, object, str], ...] = (
     ("deformation", CrossModalFacialDeformationField, "deform_lattice"),
     ("samples along rays", model_module, "sample_rays"),
     ("lookup, MLP and compositing, fused", model_module, "render_rays"),
-    ("foveated rays and hair layer", model_module, "compose_rays"),
+    ("foveated rays and person layer", model_module, "compose_rays"),
     ("warp of the source image", model_module, "warp_source_image"),
     ("super-resolution", SuperResolution, "forward"),
     ("mouth interior", S3DNeRF, "composite_mouth_interior"),

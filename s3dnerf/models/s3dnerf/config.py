@@ -119,6 +119,7 @@ def read_configs(
         UserError: a name is unknown or a value is invalid.
     """
     tree = {"render": dict(render or {}), "eye_interior": False, **rename_settings(architecture, SETTING_ALIASES)}
+    tree["deformation"] = {"body_motion": False, **tree.get("deformation", {})}
     render_tree = tree.pop("render")
     return from_dict(ModelConfig, tree, source), from_dict(RenderConfig, render_tree, RENDER_CONFIG_FILE)
 

@@ -26,6 +26,7 @@ from s3dnerf.models.s3dnerf.lattice import Lattice
 from s3dnerf.models.s3dnerf.region_attention import RegionSlotAttention, RegionTokens
 from s3dnerf.ops.deformation import deform, run_network
 from s3dnerf.ops.stretch import add_stretch
+from s3dnerf.rendering.body_motion import weigh_body
 from s3dnerf.structures import Camera
 
 MAX_SPEECH_STEPS = 64
@@ -57,6 +58,9 @@ class DeformationConfig:
     """Hash grid that encodes positions of head space."""
     lattice_size: tuple[LatticePoints, LatticePoints, LatticePoints] = (44, 96, 6)
     """Points along x, y and z of the lattice on which the field is evaluated once per frame."""
+    body_motion: bool = True
+    """Whether shoulders follow the neck before the network deforms anything, see ``s3dnerf.rendering.body_motion``. The
+    network of models of earlier versions learned all of their motion."""
 
     @model_validator(mode="after")
     def check_heads(self) -> DeformationConfig:
@@ -78,6 +82,10 @@ class RegionCodes:
     """``[B, R, code_width]``: shape of each region in the source."""
     pose: Tensor
     """``[B, 9]``: poses of the source and of the frame."""
+    body: Tensor | None = None
+    """``[B, 3, 5]`` offsets of a body that follows the neck, see ``fit_body_offsets``; None without body motion."""
+    body_reach: Tensor | None = None
+    """``[B, points]`` how far the body moves at each point of the lattice, from 0 to 1; None where it moves freely."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +254,9 @@ class ZeroDeformation(nn.Module):
 class CrossModalFacialDeformationField(nn.Module):
     """Region tokens, attention from regions to speech, and the deformation network conditioned on them."""
 
+    body_points: Tensor
+    """``[points, 4]`` homogeneous points of the lattice, times the weight of the body there."""
+
     def __init__(
         self,
         config: DeformationConfig,
@@ -265,6 +276,9 @@ class CrossModalFacialDeformationField(nn.Module):
             ZeroDeformation(config, regions) if config.scope == "nothing" else DeformationNetwork(config, regions)
         )
         self.lattice = Lattice(config.lattice_size)
+        points = self.lattice.points
+        weighted = weigh_body(points)[:, None] * torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
+        self.register_buffer("body_points", weighted, persistent=False)
 
     def encode_regions(self, context: Tensor, displacement: Tensor, eyes: Tensor) -> RegionTokens:
         """Aggregate the regions of the source (F_agg).
@@ -278,11 +292,18 @@ class CrossModalFacialDeformationField(nn.Module):
         geometry = self.embed_geometry(torch.cat([8.0 * displacement.flatten(1), eyes], dim=1))
         return RegionTokens(gathered.tokens + geometry.view_as(gathered.tokens), gathered.attention)
 
-    def combine_codes(self, tokens: Tensor, motion_delta: Tensor, eyes: Tensor, pose: Tensor) -> RegionCodes:
-        """Combine ``motion_delta [B, R, code]``, ``eyes [B, 2]`` (change of openness) and ``pose [B, 9]``."""
-        return RegionCodes(
-            motion_delta + self.embed_eyes(eyes).view_as(motion_delta), self.to_identity_code(tokens), pose
-        )
+    def combine_codes(
+        self,
+        tokens: Tensor,
+        motion_delta: Tensor,
+        eyes: Tensor,
+        pose: Tensor,
+        body: Tensor | None = None,
+        body_reach: Tensor | None = None,
+    ) -> RegionCodes:
+        """Combine ``motion_delta [B, R, code]``, ``eyes [B, 2]`` (change of openness), pose and motion of the body."""
+        motion = motion_delta + self.embed_eyes(eyes).view_as(motion_delta)
+        return RegionCodes(motion, self.to_identity_code(tokens), pose, body, body_reach)
 
     def deform_points(self, codes: RegionCodes, points: Tensor) -> Deformation:
         """Interpolate the field at head-space ``points [B, N, 3]`` on its lattice, as rendering does.
@@ -293,7 +314,8 @@ class CrossModalFacialDeformationField(nn.Module):
         """
         corners, weights = self.lattice.find_cells(points.detach())
         evaluate = self.evaluate_shared_nodes if points.device.type == "cpu" else self.evaluate_nodes
-        around = evaluate(codes, corners.flatten(1)).unflatten(1, (-1, 8))
+        nodes = corners.flatten(1)
+        around = self.add_body(evaluate(codes, nodes), codes, nodes).unflatten(1, (-1, 8))
         read = torch.einsum("bnk,bnkc->bnc", weights, around)
         return Deformation(read[..., :3], read[..., 3:])
 
@@ -337,7 +359,26 @@ class CrossModalFacialDeformationField(nn.Module):
         of the deformation, which marks these places for the radiance field, is added to the first ambient coordinate.
         """
         offsets, ambient = self.evaluate_lattice(codes, points, needed)
-        return add_stretch(offsets, ambient, self.lattice.heights, self.lattice.size)
+        return self.add_body(add_stretch(offsets, ambient, self.lattice.heights, self.lattice.size), codes)
+
+    def add_body(self, values: Tensor, codes: RegionCodes, nodes: Tensor | None = None) -> Tensor:
+        """Add the motion of the body to the offsets, the first three of ``values [B, N, 3 + ambient]``.
+
+        ``nodes [B, N]`` are the points of the lattice where they were evaluated; None means all of them.
+        """
+        if codes.body is None:
+            return values
+        points, reach = self.body_points, codes.body_reach
+        if nodes is not None:
+            points, reach = points[nodes], None if reach is None else reach.gather(1, nodes)
+        # Where the body moves freely, its flow is added to the offset of the origin.
+        still, flow = codes.body[..., :4], codes.body[..., 4:].transpose(1, 2)
+        still = still + F.pad(codes.body[..., 4:], (3, 0)) if reach is None else still
+        with torch.autocast(values.device.type, enabled=False):
+            moved = points @ still.transpose(1, 2)
+        if reach is not None:
+            moved = moved + (points[..., 3] * reach)[..., None] * flow
+        return values + F.pad(moved, (0, values.shape[2] - 3))
 
     def evaluate_lattice(
         self, codes: RegionCodes, points: PositionFeatures | None, needed: Tensor | None

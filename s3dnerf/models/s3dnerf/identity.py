@@ -30,6 +30,8 @@ class MotionIdentity:
     """Face regions of the source (F_agg)."""
     source_motion: Tensor
     """``[B, R, code]`` motion codes of the expression estimated in the source, such as a smile or parted lips."""
+    body_reach: Tensor | None = field(default=None, kw_only=True)
+    """``[B, points]`` how far the body moves at each point of the lattice; None where it moves freely."""
 
     def repeat(self, times: int) -> Self:
         """Return the batch with each identity repeated ``times`` times in a row."""
@@ -50,8 +52,8 @@ class Identity(MotionIdentity):
     """Tri-planes and feature maps of the source."""
     matte: Tensor
     """``[B, 1, m, m]`` coverage of each pixel of the source by the person, in [0, 1]."""
-    hair: Tensor
-    """``[B, 1, 2r, 2r]`` fraction of each pixel that moves with the head, including pixels whose rays miss it."""
+    person: Tensor
+    """``[B, 1, 2r, 2r]`` the same at the size of the person layer."""
     mouth_colors: MouthColors
     """Colors of skin, lips and the interior of the mouth."""
     resolution: Tensor
@@ -75,7 +77,7 @@ class Rendering:
     warped: Tensor
     """``[B, 3, 4r, 4r]`` the source warped by the rendered flow."""
     coarse: Tensor
-    """``[B, 3, r, r]`` the volume-rendered face over the hair layer."""
+    """``[B, 3, r, r]`` the volume-rendered face over the person layer."""
     fine: Tensor
     """``[B, 3, 2r, 2r]`` the same upsampled, with the foveated rays of mouth and eyes."""
     lattice: Tensor

@@ -62,10 +62,12 @@ from s3dnerf.ops.image import downsample, make_pixel_grid
 from s3dnerf.ops.warp_source import warp_source_image
 from s3dnerf.paths import is_file
 from s3dnerf.rendering.background import Background, composite_background
+from s3dnerf.rendering.body_motion import fade_to_border, fit_body_offsets
 from s3dnerf.rendering.foveation import FoveatedRays, place_foveated_rays
-from s3dnerf.rendering.hair_layer import mask_hair
 from s3dnerf.rendering.layers import compose_rays
 from s3dnerf.rendering.opening import UPPER_LIP, find_source_interior, measure_opening_at
+from s3dnerf.rendering.person_layer import resize_matte
+from s3dnerf.rendering.rays import project_points
 from s3dnerf.rendering.sampling import Samples, sample_rays
 from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
@@ -181,7 +183,7 @@ class S3DNeRF(PretrainedModel):
             image=source.image,
             appearance=appearance,
             matte=source.matte,
-            hair=mask_hair(source.matte, source.camera, source.image.shape[-1] // 2),
+            person=resize_matte(source.matte, source.image.shape[-1] // 2),
             mouth_colors=measure_mouth_colors(source.image, source.landmarks, source.camera),
             resolution=torch.full_like(source.camera.scale, source.resolution),
         )
@@ -240,6 +242,17 @@ class S3DNeRF(PretrainedModel):
             closed_eyes=closed if is_painted else None,
         )
 
+    def anchor_body(self, identity: Identity) -> Identity:
+        """Return an identity whose body does not move at the border of the frame, for frames pasted into a picture."""
+        size = identity.person.shape[-1]
+        points = self.deformation_field.lattice.points.expand(len(identity.eyes), -1, -1)
+        return replace(
+            identity,
+            body_reach=fade_to_border(project_points(points, identity.camera)[..., :2]),
+            person=identity.person * fade_to_border(make_pixel_grid(size, size, points.device)),
+            others=[self.anchor_body(other) for other in identity.others],
+        )
+
     def prepare_eyes(self, identity: MotionIdentity, eyes: Tensor) -> Tensor:
         """Apply the inference settings to eye openness ``[B, 2]``: scale its change relative to the source."""
         return identity.eyes.lerp(eyes, self.render_config.eye_motion_scale)
@@ -261,7 +274,7 @@ class S3DNeRF(PretrainedModel):
     ) -> Rendering:
         """Render one frame, of the size of the source image, for each item of the batch.
 
-        From back to front, a frame shows the background, the hair layer, the volume-rendered head refined by
+        From back to front, a frame shows the background, the person layer, the volume-rendered head refined by
         super-resolution, and the interiors of the mouth and of eyes that the source shows closed.
 
         Args:
@@ -331,7 +344,7 @@ class S3DNeRF(PretrainedModel):
         # A source image that is expanded to the batch is downsampled once.
         image = identity.image[:1] if identity.image.stride(0) == 0 else identity.image
         image = downsample(image, 2).expand(len(camera.scale), -1, -1, -1)
-        coarse, fine = compose_rays(rays, foveated, image, identity.hair, camera, identity.camera)
+        coarse, fine = compose_rays(rays, foveated, image, identity.person, camera, identity.camera)
         warped, inputs = warp_source_image(identity.image, identity.appearance.detail, fine)
         openness = identity.eyes, identity.mouth_colors.opening
         return SourceView(identity.camera, identity.resolution, *openness, coarse, fine, warped, inputs)
@@ -351,7 +364,10 @@ class S3DNeRF(PretrainedModel):
         """
         motion_delta = motion - (identity.source_motion if source_motion is None else source_motion)
         pose = encode_poses(identity.camera, camera)
-        return self.deformation_field.combine_codes(identity.regions.tokens, motion_delta, eyes - identity.eyes, pose)
+        body = fit_body_offsets(camera, identity.camera) if self.config.deformation.body_motion else None
+        tokens, eyes_delta = identity.regions.tokens, eyes - identity.eyes
+        reach = identity.body_reach
+        return self.deformation_field.combine_codes(tokens, motion_delta, eyes_delta, pose, body, reach)
 
     def deform_field(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from s3dnerf.models.s3dnerf.deformation_field import (
 )
 from s3dnerf.models.s3dnerf.lattice import CENTER, FOCUS, REACH, Lattice
 from s3dnerf.ops.stretch import add_stretch
+from s3dnerf.rendering.body_motion import weigh_body
 from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice
 from s3dnerf.structures import Camera
 
@@ -187,6 +189,25 @@ def test_points_are_deformed_as_rays_read_the_lattice(field: CrossModalFacialDef
     # Between the lattice points the network has other values, which no ray samples.
     exact = field.network(field.network.encode_positions(points), codes)
     assert (exact.offsets - deformation.offsets).abs().max() > 1e-3
+
+
+def test_the_body_is_added_to_what_the_network_moves(field: CrossModalFacialDeformationField) -> None:
+    torch.nn.init.normal_(field.network.output.weight, std=0.1)
+    codes, points = draw_codes(), 1.3 * torch.randn(2, 40, 3)
+    body, reach = torch.randn(2, 3, 5), torch.rand(2, len(field.lattice.points))
+    following = replace(codes, body=body)
+    alone, both = field.deform_lattice(codes), field.deform_lattice(following)
+    places = field.lattice.points
+    still, flow = places @ body[:, :, :3].transpose(1, 2) + body[:, None, :, 3], body[:, None, :, 4]
+    weight = weigh_body(places)[:, None]
+    torch.testing.assert_close(both[..., :3] - alone[..., :3], weight * (still + flow), atol=1e-5, rtol=1e-4)
+    assert torch.equal(both[..., 3:], alone[..., 3:])
+    anchored = replace(following, body_reach=reach)
+    moved = field.deform_lattice(anchored)[..., :3] - alone[..., :3]
+    torch.testing.assert_close(moved, weight * (still + reach[..., None] * flow), atol=1e-5, rtol=1e-4)
+    for codes in (following, anchored):
+        seen = read(field.lattice, field.deform_lattice(codes), points)[..., :3]
+        torch.testing.assert_close(field.deform_points(codes, points).offsets, seen, atol=1e-5, rtol=1e-4)
 
 
 def test_points_teach_the_corners_of_their_cells(field: CrossModalFacialDeformationField) -> None:

@@ -18,6 +18,7 @@ from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
+from s3dnerf.rendering.body_motion import SHARE, weigh_body
 from s3dnerf.rendering.opening import Opening
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.structures import Camera, map_tensors
@@ -53,6 +54,17 @@ def set_density(model: S3DNeRF, level: float) -> None:
 
 def shift(camera: Camera, u: float, v: float) -> Camera:
     return replace(camera, center=camera.center + torch.tensor([u, v]))
+
+
+HEAD, BODY = slice(None, RAYS), slice(-2, None)
+"""Rows of the images of twice as many pixels that certainly show the head, and below the neck."""
+
+
+def check_flow(flow: Tensor, rows: slice, u: float, v: float) -> None:
+    """Check that some rows flow by (u, v)."""
+    part = flow[:, :, rows]
+    expected = torch.tensor([u, v]).view(1, 2, 1, 1).expand_as(part)
+    torch.testing.assert_close(part, expected, atol=1e-4, rtol=0)
 
 
 def test_sizes(model: S3DNeRF, identity: Identity) -> None:
@@ -93,10 +105,11 @@ def test_an_opaque_head_moves_with_the_camera(model: S3DNeRF, identity: Identity
     # Eight of 64 pixels to the right and four down.
     rendering = render(model, identity, shift(identity.camera, 0.25, 0.125))
     torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS), atol=1e-4, rtol=0)
-    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
-    torch.testing.assert_close(rendering.flow, expected, atol=1e-4, rtol=0)
+    check_flow(rendering.flow, HEAD, -0.25, -0.125)
+    assert (rendering.flow[:, :, BODY].abs() < torch.tensor([0.249, 0.1249]).view(1, 2, 1, 1)).all()
     source = identity.image
-    torch.testing.assert_close(rendering.warped[..., 4:, 8:], source[..., :-4, :-8], atol=1e-3, rtol=0)
+    head = SIDE // 2
+    torch.testing.assert_close(rendering.warped[..., 4:head, 8:], source[..., : head - 4, :-8], atol=1e-3, rtol=0)
 
 
 def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: Identity) -> None:
@@ -111,23 +124,43 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
 
 def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    bald = replace(identity, hair=torch.zeros_like(identity.hair))
-    rendering = render(model, bald, shift(identity.camera, 0.3, 0.1))
+    nobody = replace(identity, person=torch.zeros_like(identity.person))
+    rendering = render(model, nobody, shift(identity.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, downsample(identity.image, 4))
     torch.testing.assert_close(rendering.image, identity.image, atol=1e-4, rtol=0)
 
 
-def test_hair_that_rays_miss_moves_with_the_head(model: S3DNeRF, identity: Identity) -> None:
+def test_hair_and_shoulders_that_rays_miss_move_too(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    covered = replace(identity, hair=torch.ones_like(identity.hair))
+    covered = replace(identity, person=torch.ones_like(identity.person))
     rendering = render(model, covered, shift(identity.camera, 0.25, 0.125))
     torch.testing.assert_close(rendering.alpha, torch.ones(2, 1, RAYS, RAYS))
-    expected = torch.tensor([-0.25, -0.125]).view(1, 2, 1, 1).expand(2, 2, 2 * RAYS, 2 * RAYS)
-    torch.testing.assert_close(rendering.flow, expected, atol=1e-5, rtol=0)
-    small = downsample(identity.image, 4)
-    torch.testing.assert_close(rendering.coarse[..., 1:, 2:], small[..., :-1, :-2], atol=1e-4, rtol=0)
-    torch.testing.assert_close(rendering.warped[..., 4:, 8:], identity.image[..., :-4, :-8], atol=1e-4, rtol=0)
+    check_flow(rendering.flow, HEAD, -0.25, -0.125)
+    check_flow(rendering.flow, BODY, -0.25 * SHARE[0], -0.125 * SHARE[1])
+    small, half = downsample(identity.image, 4), SIDE // 2
+    torch.testing.assert_close(rendering.coarse[..., 1:8, 2:], small[..., :7, :-2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        rendering.warped[..., 4:half, 8:], identity.image[..., : half - 4, :-8], atol=1e-4, rtol=0
+    )
+
+
+def test_an_anchored_body_stays_at_the_border(model: S3DNeRF, identity: Identity) -> None:
+    set_density(model, -100.0)
+    covered = model.anchor_body(replace(identity, person=torch.ones_like(identity.person)))
+    flow = render(model, covered, shift(identity.camera, 0.25, 0.125)).flow
+    # Coverage is read where the body would come from, so a little remains.
+    assert flow[:, :, -1].abs().max() < 2e-3 and flow[:, :, :, 0].abs().max() < 2e-3
+    check_flow(flow[..., 12:-14], slice(10, RAYS), -0.25, -0.125)
+    codes = model.drive(covered, covered.source_motion, covered.eyes, shift(identity.camera, 0.25, 0.125))
+    places = project_points(model.deformation_field.lattice.points.expand(2, -1, -1), identity.camera)
+    low = (places[..., 1] > 0.9) & (weigh_body(model.deformation_field.lattice.points) == 1.0)
+    moved = model.deformation_field.deform_lattice(codes)[..., :3]
+    # A point that the head carries to the right and down is read as much farther there: it stays.
+    expected = torch.tensor([0.25, -0.125, 0.0]) / identity.camera.scale[:, None]
+    back = torch.einsum("bij,bj->bi", identity.camera.rotation.transpose(1, 2), expected)
+    assert low.any()
+    torch.testing.assert_close(moved[low], back[low.nonzero()[:, 0]], atol=1e-5, rtol=1e-4)
 
 
 def test_motion_needs_no_matte(model: S3DNeRF, drawn_batch: Batch) -> None:
@@ -179,7 +212,8 @@ def test_a_motion_identity_moves_as_the_whole_identity(model: S3DNeRF, identity:
     motion, eyes = torch.randn(6, 6, 8), torch.rand(6, 2)
     camera = identity.camera.repeat(3)
     codes, others = (model.drive(one.repeat(3), motion, eyes, camera) for one in (bare, identity))
-    assert all(torch.equal(value, getattr(others, name)) for name, value in vars(codes).items())
+    given = {name: value for name, value in vars(codes).items() if value is not None}
+    assert len(given) == 4 and all(torch.equal(value, getattr(others, name)) for name, value in given.items())
     start = identity.landmarks.repeat_interleave(3, dim=0)
     assert torch.equal(*(model.locate_landmarks(one.repeat(3), codes, start) for one in (bare, identity)))
 
