@@ -57,7 +57,7 @@ weights: setup ## Make the shipped weights from videos (VIDEOS=DIR MANIFEST=CSV)
 	$(PY) tools/make_weights.py --videos $(VIDEOS) --manifest $(MANIFEST) $(ARGS)
 
 test: setup ## Run the tests (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-fast: setup ## Run the quick tests only
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)

@@ -61,10 +61,7 @@ SPEAKING_FRAMES = 126
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow, as in need of the real clips, or as in need of a GPU.
-
-    Modules with slow tests come first, so that at the end no process works through a long one while the others wait.
-    """
+    """Mark tests as slow, as in need of the real clips, or as in need of a GPU."""
     for item in items:
         module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
         if module in SLOW_MODULES:
@@ -74,8 +71,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         if call is not None and call.params.get("library") == "cuda":
             item.add_marker(pytest.mark.gpu)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
