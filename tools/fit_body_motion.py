@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -25,9 +24,8 @@ from s3dnerf.data.batch import BatchContent
 from s3dnerf.data.config import DataConfig
 from s3dnerf.data.dataset import TalkingFaceDataset, select_held_out
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.rendering.body_motion import NECK
+from s3dnerf.rendering.body_motion import NECK, measure_neck_flow
 from s3dnerf.rendering.rays import intersect_plane, project_points
-from s3dnerf.structures import Camera
 
 SIZE = 128
 """Side of the images in pixels."""
@@ -105,12 +103,6 @@ def measure_motions(root: Path, half: int, batches: int) -> Iterator[Motion]:
                 if rows.sum() >= LEAST_PIXELS:
                     seen, rigid = ((part[item, rows].median(0).values / scale).numpy() for part in (flow, head))
                     yield Motion(half, number, seen, (neck[item] / scale).numpy(), rigid)
-
-
-def measure_neck_flow(frame: Camera, source: Camera) -> torch.Tensor:
-    """Return the flow of the neck ``[B, 2]``, which the body would have if it followed all the way."""
-    neck = torch.tensor(NECK).expand(len(frame.scale), 1, 3)
-    return (project_points(neck, source) - project_points(neck, frame))[:, 0, :2]
 
 
 def fit_shares(motions: list[Motion]) -> np.ndarray:

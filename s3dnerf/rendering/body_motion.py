@@ -32,11 +32,16 @@ CHIN_SLOPE = 0.8
 not."""
 
 
+def measure_neck_flow(frame: Camera, source: Camera) -> Tensor:
+    """Return the flow of the neck ``[B, 2]``, which the body would have if it followed all the way."""
+    neck = constant(NECK, frame.scale.device, frame.scale.dtype).expand(len(frame.scale), 1, 3)
+    return (project_points(neck, source) - project_points(neck, frame))[:, 0, :2]
+
+
 def measure_body_flow(frame: Camera, source: Camera) -> Tensor:
     """Return the flow of the body ``[B, 2]``: its position in the source minus that in the frame, image coordinates."""
-    neck = constant(NECK, frame.scale.device, frame.scale.dtype).expand(len(frame.scale), 1, 3)
-    shift = project_points(neck, source) - project_points(neck, frame)
-    return shift[:, 0, :2] * constant(SHARE, shift.device, shift.dtype)
+    flow = measure_neck_flow(frame, source)
+    return flow * constant(SHARE, flow.device, flow.dtype)
 
 
 def fit_body_offsets(frame: Camera, source: Camera) -> Tensor:
