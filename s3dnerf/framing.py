@@ -55,13 +55,13 @@ class Framing:
         return frame if self.beside is None else np.concatenate([self.beside, frame], axis=1)
 
 
-def choose_size(face: Face, options: RenderOptions) -> int | None:
+def choose_size(framing: Framing, options: RenderOptions) -> int | None:
     """Return the side of the rendered squares in pixels; None for the model's own."""
     if options.refine != "off" or options.show != "color":
         return None
-    if options.framing == "crop":
+    if framing.paster is None:
         return options.size
-    return choose_pasted_size(face.crop.side)
+    return choose_pasted_size(framing.paster.box.side)
 
 
 def choose_pasted_size(side: float) -> int:

@@ -247,15 +247,15 @@ class TalkingHeadPipeline:
         notes = tuple(describe_limits([found, *others]))
         for note in notes:
             log.warning("image: %s", note)
+        shown = choose_framing(found, options, options.size or side)
         identity = scene = None
         if options.renderer == "nerf":
             with timer("encoding identity"):
                 identity = self.encode_identity(found, options.seed, others)
                 if options.framing == "picture":
                     identity = self.model.anchor_body(identity)
-                size = choose_size(found, options)
+                size = choose_size(shown, options)
                 scene = make_background(self.model, found, identity, options.background, size, others)
-        shown = choose_framing(found, options, options.size or side)
         if scene is not None and scene.detail is not None and options.show == "color":
             side = scene.detail.side
         # The whole picture may be large, and only the framing needs it.

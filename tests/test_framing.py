@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox, apply_crop
 from s3dnerf.face.portrait import Face
-from s3dnerf.framing import choose_framing
+from s3dnerf.framing import choose_framing, choose_size
 from s3dnerf.render_options import RenderOptions
 
 POSE = HeadPose(np.eye(3)[None], np.ones(1), np.zeros((1, 2)))
@@ -39,6 +41,16 @@ def test_a_large_picture_is_shown_in_the_size_that_players_play(large: Face) -> 
     assert np.abs(frame - expected).mean() < 1.0
     assert choose_framing(large, RenderOptions(framing="picture", max_side=1000), 256).size == (1000, 666)
     assert choose_framing(large, RenderOptions(framing="crop", max_side=1920), 256).size == (256, 256)
+
+
+@pytest.mark.parametrize(("max_side", "side"), [(1920, 512), (1000, 300), (500, 150)])
+def test_a_head_is_rendered_in_no_more_pixels_than_are_shown(large: Face, max_side: int, side: int) -> None:
+    # The square has 1800 pixels in the picture, and 576, 300 and 150 in the frames.
+    options = RenderOptions(framing="picture", max_side=max_side)
+    assert choose_size(choose_framing(large, options, 256), options) == side
+    assert choose_size(choose_framing(large, options, 256), replace(options, show="depth")) is None
+    crop = RenderOptions(framing="crop", size=1024)
+    assert choose_size(choose_framing(large, crop, 1024), crop) == 1024
 
 
 def test_a_small_picture_keeps_its_size() -> None:
