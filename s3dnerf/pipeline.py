@@ -47,6 +47,7 @@ from s3dnerf.models.s3dnerf.config import RenderConfig
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
+from s3dnerf.ops.image import to_bytes
 from s3dnerf.paths import is_folder
 from s3dnerf.precision import mixed_precision
 from s3dnerf.reenactment import ReenactmentOptions, reenact
@@ -374,11 +375,11 @@ class TalkingHeadPipeline:
             image = frame.image
             if background.detail is not None:
                 hidden = background.find_hidden(frame.alphas, frame.flows, frame.weights)
-                image = add_photo_detail(background.detail, image, frame.warped, hidden, frame.flows, frame.weights)
+                return add_photo_detail(background.detail, image, frame.warped, hidden, frame.flows, frame.weights)
         else:
             depth, alpha = render_depth(self.model, identity, codes, openness, camera, lattice)
             image = draw_geometry(show, depth, alpha, camera, identity.image.shape[-1])
-        return (255.0 * image + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+        return to_bytes(image)
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context: bfloat16 where the hardware supports it, float32 elsewhere."""

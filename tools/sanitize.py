@@ -17,6 +17,7 @@ TESTS = (
     "test_upsample_add.py",
     "test_compose_layers.py",
     "test_composite_background.py",
+    "test_add_detail.py",
     "test_place_samples.py",
     "test_stretch.py",
 )

@@ -47,6 +47,7 @@ struct Kernels {
     int (*separable_forward)(const S3dSeparable&, int);
     int (*compose_layers_forward)(const S3dComposeLayers&, int);
     int (*composite_background_forward)(const S3dCompositeBackground&, int);
+    int (*add_detail_forward)(const S3dAddDetail&, int);
     int (*place_samples_forward)(const S3dPlaceSamples&, int);
     int (*stretch_forward)(const S3dStretch&, int);
     int (*mark_cells_forward)(const S3dMarkCells&, int);
@@ -72,6 +73,7 @@ struct Kernels {
      variant::separable_forward,            \
      variant::compose_layers_forward,       \
      variant::composite_background_forward, \
+     variant::add_detail_forward,           \
      variant::place_samples_forward,        \
      variant::stretch_forward,              \
      variant::mark_cells_forward}
@@ -193,6 +195,10 @@ int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads) 
 int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads) {
     return chosen->composite_background_forward(*frames, threads);
 }
+int s3d_cpu_add_detail_forward(const S3dAddDetail* frames, int threads) {
+    return chosen->add_detail_forward(*frames, threads);
+}
+
 int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads) {
     return chosen->place_samples_forward(*samples, threads);
 }

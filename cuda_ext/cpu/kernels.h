@@ -23,6 +23,7 @@
     int separable_forward(const S3dSeparable&, int threads);                      \
     int compose_layers_forward(const S3dComposeLayers&, int threads);             \
     int composite_background_forward(const S3dCompositeBackground&, int threads); \
+    int add_detail_forward(const S3dAddDetail&, int threads);                     \
     int place_samples_forward(const S3dPlaceSamples&, int threads);               \
     int stretch_forward(const S3dStretch&, int threads);                          \
     int mark_cells_forward(const S3dMarkCells&, int threads);                     \

@@ -226,6 +226,20 @@ typedef struct {
     float* output;  // like image
 } S3dCompositeBackground;
 
+#define S3D_DETAIL_SCALE 16384  // stored detail of 1
+
+typedef struct {
+    int64_t batch;
+    int32_t channels, size, flow_size, side;  // channels: colors, or also opacity; side: of the enlarged frames
+    int64_t flow_stride;                      // between batch items
+    const float* image;                       // [batch, channels, size, size]
+    const float* shares;                      // [batch, 2, size, size]: of detail that moves, and that stays in place
+    const float* flow;                        // [2, flow_size, flow_size] per item
+    const int16_t* moving;                    // [side, side, 4] detail; the fourth value is 0
+    const int16_t* still;
+    uint8_t* output;  // [batch, side, side, channels]
+} S3dAddDetail;
+
 typedef struct {
     int64_t batch, rays;
     int32_t samples;                                // per ray
@@ -283,6 +297,7 @@ S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads
 S3D_API int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads);
 S3D_API int s3d_cpu_compose_layers_forward(const S3dComposeLayers* layers, int threads);
 S3D_API int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, int threads);
+S3D_API int s3d_cpu_add_detail_forward(const S3dAddDetail* frames, int threads);
 S3D_API int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads);
 S3D_API int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads);
 S3D_API int s3d_cpu_mark_cells_forward(const S3dMarkCells* cells, int threads);

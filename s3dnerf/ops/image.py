@@ -40,6 +40,11 @@ def downsample(x: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(x, factor)
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Round ``images [B, C, H, W]`` in [0, 1] to ``uint8 [B, H, W, C]``; nothing is copied to change the order."""
+    return (255.0 * images + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def measure_psnr(a: Tensor, b: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each pair of images ``[B, 3, S, S]`` in [0, 1]."""
     return -10.0 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()

@@ -36,6 +36,7 @@ OPERATORS = {
         Operator("separable", ("cpu",)),
         Operator("compose_layers", ("cpu",)),
         Operator("composite_background", ("cpu",)),
+        Operator("add_detail", ("cpu",)),
         Operator("place_samples", ("cpu",)),
         Operator("stretch", ("cpu",)),
         Operator("mark_cells", ("cpu",)),

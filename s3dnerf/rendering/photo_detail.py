@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from s3dnerf.ops.image import warp_image
+from s3dnerf.ops import add_detail as kernel
+from s3dnerf.ops.image import to_bytes, warp_image
 from s3dnerf.rendering.source_blending import blend_images
 
 DISTRUST = 0.08
@@ -38,6 +40,11 @@ class PhotoDetail:
         """Side N of the enlarged frames."""
         return self.moving.shape[-1]
 
+    @cached_property
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """Both as the kernel reads them."""
+        return kernel.pack_detail(self.moving), kernel.pack_detail(self.static)
+
 
 def take_detail(photo: Tensor, reduced: Tensor) -> Tensor:
     """Return what ``photo [1, 3, N, N]`` shows beyond its reduced version ``[1, 3, S, S]``, ``[1, 3, N, N]``."""
@@ -58,7 +65,7 @@ def enlarge(image: Tensor, side: int) -> Tensor:
 def add_photo_detail(
     detail: PhotoDetail, image: Tensor, warped: Tensor, hidden: Tensor, flows: Sequence[Tensor], weights: Tensor
 ) -> Tensor:
-    """Enlarge frames and add the detail of the photograph.
+    """Enlarge frames, add the detail of the photograph and round to bytes.
 
     A frame that shows the source itself becomes the photograph itself.
 
@@ -72,19 +79,28 @@ def add_photo_detail(
         weights: ``[K, B, 1, n, n]`` of these images.
 
     Returns:
-        ``[B, C, N, N]`` in [0, 1].
+        ``uint8 [B, N, N, C]``.
     """
-    side = detail.side
+    shares = measure_shares(image, warped, hidden)
+    if len(flows) == 1 and kernel.has_kernel(image, shares, flows[0]):
+        return kernel.add_detail(image, shares, flows[0], *detail.packed)
+    shares = F.interpolate(shares, size=(detail.side, detail.side), mode="bilinear", align_corners=False)
+    moved = blend_images(list(map(move_detail, (detail, *detail.others), flows)), weights)
+    large = enlarge(image.float(), detail.side)
+    large[:, :3] += shares[:, :1] * moved + shares[:, 1:] * detail.static
+    return to_bytes(large.clamp_(0.0, 1.0))
+
+
+def measure_shares(image: Tensor, warped: Tensor, hidden: Tensor) -> Tensor:
+    """Return how much detail ``[B, 2, S, S]`` a frame takes that moves, and that stays in place.
+
+    The arguments are those of :func:`add_photo_detail`.
+    """
     change = (image[:, :3] - warped).abs().mean(dim=1, keepdim=True)
     # A single pixel that differs is noise; a mouth is not.
     trust = torch.exp(-(F.avg_pool2d(change, 3, 1, 1) / DISTRUST).square())
     moving = F.interpolate(hidden, size=trust.shape[-2:], mode="bilinear", align_corners=False)
-    shares = torch.cat([moving * trust, 1.0 - moving], dim=1)
-    shares = F.interpolate(shares, size=(side, side), mode="bilinear", align_corners=False)
-    moved = blend_images(list(map(move_detail, (detail, *detail.others), flows)), weights)
-    large = enlarge(image.float(), side)
-    large[:, :3] += shares[:, :1] * moved + shares[:, 1:] * detail.static
-    return large.clamp_(0.0, 1.0)
+    return torch.cat([moving * trust, 1.0 - moving], dim=1)
 
 
 def move_detail(detail: PhotoDetail, flow: Tensor) -> Tensor:

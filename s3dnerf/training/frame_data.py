@@ -33,6 +33,7 @@ from s3dnerf.face.portrait import Face
 from s3dnerf.face.portrait_warp import REGION_COUNT, draw_regions, find_controls, take_apart
 from s3dnerf.media.files import atomic_write_folder
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE
+from s3dnerf.ops.image import to_bytes
 from s3dnerf.paths import is_folder
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.source_image import make_background
@@ -235,7 +236,7 @@ class FrameGroup:
         """Return the pairs with the warped source."""
         controls = find_controls(self.landmarks, self.pose)
         warped = take_apart(self.source, self.matte, controls[0]).warp(controls[1:])
-        coarse = (255.0 * warped + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        coarse = to_bytes(warped).numpy()
         places = project(self.landmarks[1:], self.pose[1:])
         regions = np.stack([draw_regions(face, size // LATENT_STRIDE, LATENT_STRIDE) for face in places])
         return self.join(coarse, np.round(255.0 * regions).astype(np.uint8), False)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.image import downsample
 from s3dnerf.rendering.photo_detail import PhotoDetail, add_photo_detail, enlarge, take_detail
 
 ONE_IMAGE = torch.ones(1, 1, 1, 1, 1)
 """Weight of the only image of the person."""
+ROUNDING = 0.5 / 255 + 1e-4
+
+
+@pytest.fixture(params=["kernel", "pytorch"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test by the kernel, where there is one, and by PyTorch."""
+    if request.param == "pytorch":
+        monkeypatch.setenv(VARIABLE, "pytorch")
 
 
 @pytest.fixture
@@ -23,12 +32,19 @@ def add(
     source = downsample(photo, 2)
     moving = take_detail(photo, source)
     detail = PhotoDetail(moving, torch.zeros_like(moving) if static is None else static)
-    return add_photo_detail(detail, shown, source, torch.full((1, 1, 16, 16), hidden), [flow], ONE_IMAGE)
+    frames = add_photo_detail(detail, shown, source, torch.full((1, 1, 16, 16), hidden), [flow], ONE_IMAGE)
+    return read(frames)
+
+
+def read(frames: torch.Tensor) -> torch.Tensor:
+    """Return ``uint8 [B, N, N, C]`` as ``[B, C, N, N]`` in [0, 1]."""
+    assert frames.dtype == torch.uint8
+    return frames.permute(0, 3, 1, 2) / 255
 
 
 def test_an_unmoved_source_becomes_the_photograph(photo: torch.Tensor) -> None:
     result = add(photo, downsample(photo, 2), torch.zeros(1, 2, 16, 16), 1.0)
-    torch.testing.assert_close(result, photo, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, photo, atol=ROUNDING, rtol=0)
 
 
 def test_detail_moves_with_the_flow(photo: torch.Tensor) -> None:
@@ -38,10 +54,10 @@ def test_detail_moves_with_the_flow(photo: torch.Tensor) -> None:
     flow[:, 0] = 2.0 * 4 / 64
     detail = PhotoDetail(take_detail(photo, source), torch.zeros_like(photo))
     shown = torch.roll(source, -2, dims=3)
-    result = add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [flow], ONE_IMAGE)
+    result = read(add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [flow], ONE_IMAGE))
     inner = slice(8, 56)
     torch.testing.assert_close(
-        result[..., inner, inner], torch.roll(photo, -4, 3)[..., inner, inner], atol=1e-4, rtol=0
+        result[..., inner, inner], torch.roll(photo, -4, 3)[..., inner, inner], atol=ROUNDING, rtol=0
     )
 
 
@@ -60,7 +76,7 @@ def test_the_background_has_detail_of_its_own(photo: torch.Tensor) -> None:
     static = 0.1 * torch.ones_like(photo)
     source = downsample(photo, 2)
     result = add(photo, source, torch.zeros(1, 2, 16, 16), 0.0, static)
-    torch.testing.assert_close(result, (enlarge(source, 64) + 0.1).clamp(0, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, (enlarge(source, 64) + 0.1).clamp(0, 1), atol=ROUNDING, rtol=0)
 
 
 def test_transparency_is_enlarged(photo: torch.Tensor) -> None:
@@ -68,7 +84,7 @@ def test_transparency_is_enlarged(photo: torch.Tensor) -> None:
     shown = torch.cat([source, torch.full((1, 1, 32, 32), 0.5)], dim=1)
     result = add(photo, shown, torch.zeros(1, 2, 16, 16), 1.0)
     assert result.shape == (1, 4, 64, 64)
-    torch.testing.assert_close(result[:, 3], torch.full((1, 64, 64), 0.5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result[:, 3], torch.full((1, 64, 64), 0.5), atol=ROUNDING, rtol=0)
 
 
 def test_cubic_interpolation_is_that_of_pytorch() -> None:
@@ -87,7 +103,7 @@ def test_each_region_has_the_detail_of_its_own_photograph(photo: torch.Tensor) -
     weights[0, ..., :8], weights[1, ..., 8:] = 1.0, 1.0
     shown = torch.cat([downsample(photo, 2)[..., :16], downsample(other, 2)[..., 16:]], dim=3)
     still = torch.zeros(1, 2, 16, 16)
-    result = add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [still, still], weights)
+    result = read(add_photo_detail(detail, shown, shown, torch.ones(1, 1, 16, 16), [still, still], weights))
     # Between them, pixels of both are interpolated.
-    torch.testing.assert_close(result[..., :26], photo[..., :26], atol=1e-4, rtol=0)
-    torch.testing.assert_close(result[..., 38:], other[..., 38:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(result[..., :26], photo[..., :26], atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(result[..., 38:], other[..., 38:], atol=ROUNDING, rtol=0)

@@ -17,6 +17,7 @@ from s3dnerf.face.portrait_warp import REGION_COUNT, draw_regions, find_controls
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE
 from s3dnerf.models.fd2talk.frame_diffusion import FrameCondition, FrameDiffusion
 from s3dnerf.models.fd2talk.frame_sampling import make_frame_scheduler
+from s3dnerf.ops.image import to_bytes
 from s3dnerf.precision import mixed_precision
 
 
@@ -57,7 +58,7 @@ class FrameRenderer:
             latents = self.scheduler.sample(self.model, condition, self.noise)
             image = self.model.decode(latents, coarse, condition.regions, condition.has_motion)
         self.previous = latents if self.model.config.sees_previous else None
-        return (255.0 * image[0].float().clamp(0.0, 1.0) + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return to_bytes(image.float().clamp(0.0, 1.0))[0].cpu().numpy()
 
     def make_condition(self, coarse: Tensor, regions: np.ndarray | None, motion: np.ndarray | None) -> FrameCondition:
         """Return the condition of the next frame."""
