@@ -1,16 +1,17 @@
 # `make demo` and `make test` need a Debian machine with Python 3.11 or 3.12, pip and make; all else they install. The test
 # of the page runs where there is a browser (apt-get install chromium), and says so where there is none.
 
-PYTHON ?= python3
-VENV   ?= .venv
-ARGS   ?=
+PYTHON  ?= python3
+VENV    ?= .venv
+ARGS    ?=
 
-PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip --disable-pip-version-check
-READY  := $(VENV)/.ready
-LINT   := $(VENV)/.lint
-DOCS   := .venv-docs
-CUDA   ?=
+PY      := $(VENV)/bin/python
+PIP     := $(PY) -m pip --disable-pip-version-check
+READY   := $(VENV)/.ready
+LINT    := $(VENV)/.lint
+DOCS    := .venv-docs
+LIBRARY := s3dnerf/native/libs3d_cpu.so
+CUDA    ?=
 
 CXX_FILES := $(shell find cuda_ext -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu')
@@ -21,7 +22,7 @@ KERNELS := $(shell find cuda_ext -name '*.py' -o -name '*.h' -o -name '*.cpp' -o
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/'
 
-setup: $(READY) ## Build .venv with the pinned versions and this package in it
+setup: $(READY) $(LIBRARY) ## Build .venv with the pinned versions and this package in it
 
 kernels: setup ## Build the kernels into the checkout (CUDA=1: for GPUs too, also without one)
 	$(PY) cuda_ext/build.py $(if $(CUDA),--cuda)
@@ -38,6 +39,10 @@ $(READY): requirements/torch.txt requirements/lock.txt pyproject.toml setup.py $
 	@$(PY) -c 'import torch; print(f"torch=={torch.__version__}")' | grep "^$$(grep '^torch==' requirements/torch.txt)" \
 		|| { echo "another torch has replaced the pinned one"; exit 1; }
 	touch $@
+
+# Brings the kernels back if they were removed. Without a compiler there are none, and PyTorch computes.
+$(LIBRARY): | $(READY)
+	test -e $@ || $(PIP) install --constraint requirements/lock.txt --no-build-isolation --no-deps --editable .
 
 # The kernels run under an emulator, their tests here; tools/foreign_kernels.py says what to install.
 test-arm64: setup ## Run the tests of the CPU kernels compiled for arm64, under qemu-user
