@@ -215,29 +215,39 @@ Pixel sample_detail(const int16_t* corner, int64_t row_step, float column, float
     return both[0] + column * (both[1] - both[0]);
 }
 
-void write_row(const S3dAddDetail& frames, int64_t item, int32_t y, const Scratch& scratch) {
+// Adds the detail of row `y` to its enlarged colors.
+void add_detail(const S3dAddDetail& frames, int32_t y, const Scratch& scratch) {
     using Stored = VectorOf<int16_t, COLORS>::Type;
-    using Bytes = VectorOf<uint8_t, COLORS>::Type;
-    const int32_t side = frames.side;
-    const int64_t row_step = int64_t{side} * COLORS;
+    const int64_t row_step = int64_t{frames.side} * COLORS;
     const int16_t* still = frames.still + y * row_step;
-    uint8_t* output = frames.output + (item * side + y) * side * frames.channels;
-    for (int32_t x = 0; x < side; ++x, output += frames.channels) {
-        Pixel value = load_as<Pixel>(scratch.colors + int64_t{x} * COLORS);
+    float* colors = scratch.colors;
+    for (int32_t x = 0; x < frames.side; ++x, colors += COLORS, still += COLORS) {
         const float moving = scratch.share[0][x], fixed = scratch.share[1][x];
+        Pixel value = load_as<Pixel>(colors);
         if (moving > NOTHING) {
             const int16_t* corner = frames.moving + int64_t{scratch.corner[x]} * COLORS;
             value += (SCALE * moving) * sample_detail(corner, row_step, scratch.weight[0][x], scratch.weight[1][x]);
         }
-        if (fixed > NOTHING) {
-            value += (SCALE * fixed) * __builtin_convertvector(load_as<Stored>(still + int64_t{x} * COLORS), Pixel);
+        if (fixed > NOTHING) value += (SCALE * fixed) * __builtin_convertvector(load_as<Stored>(still), Pixel);
+        memcpy(colors, &value, sizeof value);
+    }
+}
+
+// Rounds the colors of a row to bytes.
+void write_row(const S3dAddDetail& frames, int64_t row, const Scratch& scratch) {
+    using Bytes = VectorOf<uint8_t, WIDTH>::Type;
+    const int32_t side = frames.side;
+    uint8_t* output = frames.output + row * side * frames.channels;
+    for (int32_t first = 0; first < side; first += WIDTH / COLORS) {
+        const Pack value = load(scratch.colors + int64_t{first} * COLORS);
+        const Pack valid = clamp(select(value == value, value, Pack{}), 0.0f, 1.0f);
+        const Bytes bytes = __builtin_convertvector(to_int(255.0f * valid + 0.5f), Bytes);
+        uint8_t pixels[WIDTH];
+        memcpy(pixels, &bytes, sizeof bytes);
+        for (int32_t i = 0; i < WIDTH / COLORS && first + i < side; ++i, output += frames.channels) {
+            // The next pixel replaces the fourth byte. After the last one of a row, it belongs to another thread.
+            memcpy(output, pixels + COLORS * i, first + i + 1 < side ? COLORS : static_cast<size_t>(frames.channels));
         }
-        value = select(value > splat<Pixel>(0.0f), value, Pixel{});
-        value = 255.0f * select(value < splat<Pixel>(1.0f), value, splat<Pixel>(1.0f)) + 0.5f;
-        const Bytes bytes =
-            __builtin_convertvector(__builtin_convertvector(value, VectorOf<int32_t, COLORS>::Type), Bytes);
-        // The next pixel replaces the fourth byte. After the last one of a row, it belongs to another thread.
-        memcpy(output, &bytes, x + 1 < side ? COLORS : static_cast<size_t>(frames.channels));
     }
 }
 
@@ -272,7 +282,8 @@ int add_detail_forward(const S3dAddDetail& frames, int threads) {
             for (int32_t y = first; y < first + BAND_ROWS && y < frames.side; ++y) {
                 enlarge_frame(frames, task / bands, y, scratch);
                 find_places(frames, task / bands, y, scratch);
-                write_row(frames, task / bands, y, scratch);
+                add_detail(frames, y, scratch);
+                write_row(frames, task / bands * frames.side + y, scratch);
             }
         }
     }
