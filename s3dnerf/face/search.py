@@ -21,7 +21,10 @@ FACE_MARGIN = 2.0
 MESH_WINDOW = Window(np.full(2, MESH_SIDE / 2), MESH_SIDE * WINDOW_MARGIN / FACE_MARGIN)
 """The mesh's input in such a window around a face."""
 DUPLICATE_OVERLAP = 0.4
-"""Overlap above which two detections are the same face."""
+"""Overlap above which two fitted faces are the same one."""
+KNOWN_OVERLAP = 0.6
+"""Overlap with a fitted face above which a candidate is not fitted: most candidates are of a face found before. Their
+boxes are less accurate than landmarks."""
 MAX_DISAGREEMENT = 0.05
 """Largest mean distance between two fits of one face, relative to the side of the window."""
 MIN_NEAR_SCORE, MIN_FAR_SCORE = 0.75, 0.6
@@ -54,6 +57,12 @@ class Candidate:
     window: Window
     """Around the face, upright in it."""
 
+    @property
+    def box(self) -> np.ndarray:
+        """Lowest and highest x and y of the face ``[2, 2]``, as if it were upright."""
+        reach = self.window.side / FACE_MARGIN / 2
+        return np.stack([self.window.center - reach, self.window.center + reach])
+
 
 class FaceFinder:
     """Finds the faces of still images; loads the networks once."""
@@ -68,12 +77,14 @@ class FaceFinder:
         found: list[np.ndarray] = []
         for candidates in self._search(pyramid, is_turned):
             for candidate in candidates:
+                if _repeats(candidate.box, found, KNOWN_OVERLAP):
+                    continue
                 pixels = self._fit(pyramid, candidate.window)
-                if pixels is not None and not any(_overlap(pixels, other) > DUPLICATE_OVERLAP for other in found):
+                if pixels is not None and not _repeats(_enclose(pixels), found, DUPLICATE_OVERLAP):
                     found.append(pixels)
             if found:
                 break
-        found.sort(key=_measure_extent, reverse=True)
+        found.sort(key=lambda pixels: _measure_area(_enclose(pixels)), reverse=True)
         return [from_pixels(pixels, image.shape[:2]) for pixels in found[:max_faces]]
 
     def _search(self, pyramid: list[np.ndarray], is_turned: bool) -> Iterator[list[Candidate]]:
@@ -193,14 +204,20 @@ def _to_image(points: np.ndarray, window: Window) -> np.ndarray:
     return np.concatenate([places, points[:, 2:] * (window.side / MESH_SIDE)], axis=1).astype(np.float32)
 
 
-def _measure_extent(pixels: np.ndarray) -> float:
-    width, height = np.ptp(pixels[:, :2], axis=0)
-    return float(width * height)
+def _enclose(pixels: np.ndarray) -> np.ndarray:
+    """Return lowest and highest x and y of landmarks, ``[2, 2]``."""
+    return np.stack([pixels[:, :2].min(0), pixels[:, :2].max(0)])
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the shared area of two faces' bounding boxes relative to the smaller one."""
-    low = np.maximum(one[:, :2].min(0), other[:, :2].min(0))
-    high = np.minimum(one[:, :2].max(0), other[:, :2].max(0))
-    shared = np.prod(np.maximum(high - low, 0))
-    return float(shared / min(_measure_extent(one), _measure_extent(other)))
+def _measure_area(box: np.ndarray) -> float:
+    return float(np.prod(box[1] - box[0]))
+
+
+def _repeats(box: np.ndarray, found: list[np.ndarray], overlap: float) -> bool:
+    """Tell whether a box shares more than ``overlap`` of the smaller area with that of a face found before."""
+    for other in map(_enclose, found):
+        low, high = np.maximum(box[0], other[0]), np.minimum(box[1], other[1])
+        shared = float(np.prod(np.maximum(high - low, 0)))
+        if shared > overlap * min(_measure_area(box), _measure_area(other)):
+            return True
+    return False
