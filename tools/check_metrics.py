@@ -17,7 +17,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import load_canonical_face
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import POINT_COUNT, spread_points
+from s3dnerf.face.rotation import matrix_to_rotvec
 from s3dnerf.media.audio import measure_level
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.speech_activity import find_active_frames
@@ -84,7 +84,7 @@ def compare_clip(clip: Clip) -> dict[str, tuple[float, float]]:
     speech, is_speech = read_sound(clip)
     frames = (cv2.resize(frame, (SIDE, SIDE)) for frame in clip.read_frames(range(clip.frames)))
     seen = track_by_mediapipe(frames)
-    ours = measure_theval(read_track(clip), Rotation.from_matrix(clip.pose.rotation).as_rotvec(), speech, is_speech)
+    ours = measure_theval(read_track(clip), matrix_to_rotvec(clip.pose.rotation), speech, is_speech)
     theirs = measure_theval(seen, fit_angles(seen), speech, is_speech)
     return {name: (value, theirs[name]) for name, value in ours.items()}
 
@@ -129,7 +129,7 @@ def fit_angles(landmarks: np.ndarray) -> np.ndarray:
         if np.isfinite(points).all():
             start = np.zeros(3), np.array([0.0, 0.0, 4.0])
             _, turn, _ = cv2.solvePnP(head, points.copy(), camera, None, *start, useExtrinsicGuess=True)
-            rotation[frame] = Rotation.from_matrix(FLIP @ cv2.Rodrigues(turn)[0] @ FLIP).as_rotvec()
+            rotation[frame] = matrix_to_rotvec(FLIP @ cv2.Rodrigues(turn)[0] @ FLIP)
     return rotation
 
 

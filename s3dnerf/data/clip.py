@@ -25,7 +25,6 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.data.clip_files import SHARD_HINT, ClipFiles, FolderFiles
@@ -34,6 +33,7 @@ from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
 from s3dnerf.face.matting import PersonSegmenter
 from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 from s3dnerf.media.audio import read_flac, write_flac
 from s3dnerf.media.files import atomic_write, atomic_write_folder
 from s3dnerf.media.video import VideoWriter, read_frames
@@ -298,7 +298,7 @@ def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> Non
 def _pack_track(clip: Clip) -> dict[str, Any]:
     return {
         "landmarks": encode_landmarks(clip.landmarks),
-        "rotation": Rotation.from_matrix(clip.pose.rotation.astype(np.float64)).as_rotvec().astype(np.float32),
+        "rotation": matrix_to_rotvec(clip.pose.rotation).astype(np.float32),
         "scale": clip.pose.scale.astype(np.float32),
         "center": clip.pose.center.astype(np.float32),
         "eye_openness": clip.eye_openness.astype(np.float16),
@@ -311,7 +311,7 @@ def _unpack_track(stored: np.lib.npyio.NpzFile, frames: int) -> dict[str, Any]:
     landmarks = decode_landmarks(stored["landmarks"])
     if landmarks.shape != (frames, len(KEPT_POINTS), 3):
         raise ValueError(f"landmarks have shape {landmarks.shape}, not {(frames, len(KEPT_POINTS), 3)}")
-    rotation = Rotation.from_rotvec(stored["rotation"].astype(np.float64)).as_matrix().astype(np.float32)
+    rotation = rotvec_to_matrix(stored["rotation"]).astype(np.float32)
     return {
         "landmarks": landmarks,
         "pose": HeadPose(rotation, stored["scale"], stored["center"]),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.evaluation.scores import Scores
 from s3dnerf.evaluation.tables import COLUMNS, Column
@@ -19,6 +18,7 @@ from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.face.camera import HeadPose, fit_head_pose, smooth_head_pose
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.registration import TRACKED_SIGMA
+from s3dnerf.face.rotation import matrix_to_rotvec
 from s3dnerf.media.audio import measure_level
 from s3dnerf.media.speech_activity import find_active_frames
 from s3dnerf.metrics import head_motion, measure_lip_warping, measure_loudness, theval
@@ -56,7 +56,7 @@ class ScoredPair:
     @property
     def rotation(self) -> np.ndarray | None:
         """Rotation of the generated head, rotation vectors ``[T, 3]``."""
-        return None if self.poses is None else Rotation.from_matrix(self.poses[1].rotation).as_rotvec()
+        return None if self.poses is None else matrix_to_rotvec(self.poses[1].rotation)
 
     @property
     def level(self) -> np.ndarray | None:

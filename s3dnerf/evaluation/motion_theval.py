@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.data.tracks import ClipTrack
 from s3dnerf.face.camera import HeadPose, project
 from s3dnerf.face.coefficients import MotionCoefficients, clean_pose, measure_reference, to_head_pose, to_landmarks
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import spread_points
+from s3dnerf.face.rotation import matrix_to_rotvec
 from s3dnerf.metrics import (
     bootstrap_interval,
     measure_box_center,
@@ -93,7 +93,7 @@ def _share_people(people: Sequence[str], known: np.ndarray) -> np.ndarray:
 def _measure(landmarks: np.ndarray, pose: HeadPose) -> dict[str, float]:
     """Measure normalized landmarks ``[T, P, 3]``."""
     points = to_pixels(spread_points(landmarks), (SIDE, SIDE))
-    rotation = Rotation.from_matrix(pose.rotation.astype(np.float64)).as_rotvec()
+    rotation = matrix_to_rotvec(pose.rotation)
     return {
         HEAD: measure_head_dynamics(rotation, measure_box_center(points)),
         BROWS: measure_brow_dynamics(points),

@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.points import RIGID_POINTS, select_points
+from s3dnerf.face.rotation import average_rotations, matrix_to_rotvec, rotvec_to_matrix
 
 FIT_ITERATIONS = 8
 CANONICAL_FILE = Path(__file__).with_name("canonical_face.npy")
@@ -141,13 +141,13 @@ def smooth_head_pose(pose: HeadPose, sigma_frames: float) -> HeadPose:
     # Rendering needs nothing of scipy.ndimage.
     from scipy.ndimage import correlate1d
 
-    mean = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
-    rotvecs = (Rotation.from_matrix(pose.rotation.astype(np.float64)) * mean.inv()).as_rotvec()
+    mean = average_rotations(pose.rotation)
+    rotvecs = matrix_to_rotvec(pose.rotation @ mean.T)
     series = np.concatenate([rotvecs, np.log(pose.scale)[:, None], pose.center], axis=1)
     radius = int(np.ceil(4 * sigma_frames))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_frames) ** 2)
     series = correlate1d(series.astype(np.float64), kernel / kernel.sum(), axis=0, mode="nearest")
-    rotation = (Rotation.from_rotvec(series[:, :3]) * mean).as_matrix()
+    rotation = rotvec_to_matrix(series[:, :3]) @ mean
     parts = (rotation, np.exp(series[:, 3]), series[:, 4:6])
     return HeadPose(*(part.astype(np.float32) for part in parts))
 

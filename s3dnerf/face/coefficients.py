@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.expression_basis import (
@@ -21,6 +20,7 @@ from s3dnerf.face.expression_basis import (
     mirror_eye_state,
 )
 from s3dnerf.face.regions import measure_gaze
+from s3dnerf.face.rotation import average_rotations, matrix_to_rotvec, rotvec_to_matrix
 
 CHANNELS = {"expression": slice(0, 24), "pose": slice(24, 30), "eyes": slice(30, 32), "gaze": slice(32, 34)}
 """Columns of :meth:`MotionCoefficients.flatten`."""
@@ -184,12 +184,12 @@ def clean_pose(pose: HeadPose, lip_opening: np.ndarray) -> HeadPose:
     # Only training data is cleaned, and scipy.signal takes long to import.
     from s3dnerf.face.pose_cleaning import low_pass, remove_mouth_leak
 
-    mean = Rotation.from_matrix(pose.rotation.astype(np.float64)).mean()
+    mean = average_rotations(pose.rotation)
     # About the axes of the head in its mean pose.
-    rotvec = (mean.inv() * Rotation.from_matrix(pose.rotation.astype(np.float64))).as_rotvec()
+    rotvec = matrix_to_rotvec(mean.T @ pose.rotation)
     rotvec[:, 0] = remove_mouth_leak(rotvec[:, 0], lip_opening)
     series = low_pass(np.concatenate([rotvec, np.log(pose.scale.astype(np.float64))[:, None], pose.center], axis=1))
-    rotation = (mean * Rotation.from_rotvec(series[:, :3])).as_matrix()
+    rotation = mean @ rotvec_to_matrix(series[:, :3])
     return HeadPose(*(part.astype(np.float32) for part in (rotation, np.exp(series[:, 3]), series[:, 4:])))
 
 
@@ -202,7 +202,7 @@ def measure_pose_change(pose: HeadPose, source_frame: int = 0) -> np.ndarray:
     if not 0 <= source_frame < len(pose):
         raise IndexError(f"the source frame must be 0 to {len(pose) - 1}, got {source_frame}")
     rotation, scale = pose.rotation.astype(np.float64), pose.scale.astype(np.float64)
-    rotvec = Rotation.from_matrix(rotation[source_frame].T @ rotation).as_rotvec()
+    rotvec = matrix_to_rotvec(rotation[source_frame].T @ rotation)
     shift = (pose.center - pose.center[source_frame]) / scale[source_frame] * np.array([1.0, -1.0])
     zoom = np.log(scale / scale[source_frame])
     change = np.concatenate([rotvec, shift, zoom[:, None]], axis=1).astype(np.float32)
@@ -221,7 +221,7 @@ def to_head_pose(coefficients: MotionCoefficients, source: HeadPose) -> HeadPose
     if len(source) != 1:
         raise ValueError(f"expected the pose of one frame, got {len(source)}")
     change = coefficients.pose.astype(np.float64)
-    rotation = source.rotation[0].astype(np.float64) @ Rotation.from_rotvec(change[:, :3]).as_matrix()
+    rotation = source.rotation[0].astype(np.float64) @ rotvec_to_matrix(change[:, :3])
     scale = source.scale * np.exp(change[:, 5])
     center = source.center + source.scale * change[:, 3:5] * np.array([1.0, -1.0])
     return HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 from s3dnerf.media.audio import FPS
 
 NECK_PIVOT = np.array([0.0, -0.55, -0.1])
@@ -200,8 +200,8 @@ def interpolate_pose(motion: HeadPose, position: float) -> HeadPose:
         return start
     end = motion[before + 1 : before + 2]
     first = start.rotation.astype(np.float64)
-    rotvec = Rotation.from_matrix(np.swapaxes(first, -1, -2) @ end.rotation).as_rotvec()
-    rotation = first @ Rotation.from_rotvec(fraction * rotvec).as_matrix()
+    rotvec = matrix_to_rotvec(np.swapaxes(first, -1, -2) @ end.rotation)
+    rotation = first @ rotvec_to_matrix(fraction * rotvec)
     scale = start.scale * (end.scale / start.scale) ** fraction
     center = start.center + fraction * (end.center - start.center)
     return HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))
@@ -222,7 +222,7 @@ def move_head(pose: HeadPose, yaw: float, pitch: float, roll: float, zoom: float
 def _offset_pose(pose0: HeadPose, offset: np.ndarray) -> HeadPose:
     """Rotate the head of ``pose0`` about its neck and shift it; ``offset [6]`` as in ``IdleMotionRange.as_array``."""
     start = pose0.rotation[0].astype(np.float64)
-    rotated = start @ Rotation.from_rotvec(offset[:3]).as_matrix()
+    rotated = start @ rotvec_to_matrix(offset[:3])
     shift = (start - rotated) @ NECK_PIVOT + np.array([offset[3], offset[4], 0.0])
     center = pose0.center[0] + pose0.scale[0] * shift[:2] * np.array([1.0, -1.0])
     scale = pose0.scale[0] * np.exp(offset[5])

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CROP_CENTER_Y, HEAD_HALF_SIZE
+from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 
 SOFT_CLIP_KNEE = 0.5
 """Fraction of a bound up to which values are unchanged."""
@@ -93,7 +93,7 @@ def limit_motion(source: HeadPose, motion: HeadPose) -> LimitedMotion:
     limited_zooms = _limit_from_start(zooms, np.where(zooms > 0.0, max_enlargement, MAX_ZOOM))
     limited_shifts = _limit_from_start(shifts, _shift_bounds(source, np.exp(limited_zooms), shifts))
 
-    rotation = source.rotation[0].astype(np.float64) @ Rotation.from_rotvec(limited_rotvecs).as_matrix()
+    rotation = source.rotation[0].astype(np.float64) @ rotvec_to_matrix(limited_rotvecs)
     scale = source.scale[0] * np.exp(limited_zooms)
     center = source.center[0] + source.scale[0] * limited_shifts
     limited = HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))
@@ -107,7 +107,7 @@ def limit_motion(source: HeadPose, motion: HeadPose) -> LimitedMotion:
 def _relative_rotvecs(source: HeadPose, motion: HeadPose) -> np.ndarray:
     """Return rotation vectors ``[T, 3]`` relative to the source pose, about the head's own axes, in radians."""
     start = source.rotation[0].astype(np.float64)
-    return Rotation.from_matrix(start.T @ motion.rotation.astype(np.float64)).as_rotvec()
+    return matrix_to_rotvec(start.T @ motion.rotation)
 
 
 def _limit_rotation(source: HeadPose, motion: HeadPose, rotvecs: np.ndarray) -> np.ndarray:
@@ -119,9 +119,9 @@ def _limit_rotation(source: HeadPose, motion: HeadPose, rotvecs: np.ndarray) -> 
     start = float(np.linalg.norm(rotvecs[0]))
     bound = max(np.radians(MAX_ROTATION_DEGREES), START_MARGIN * start)
     if start > SOFT_CLIP_KNEE * bound:
-        unlimited_start = Rotation.from_rotvec(rotvecs[0] * invert_soft_clip(start, bound) / start)
-        since = Rotation.from_matrix(motion.rotation[0].astype(np.float64).T @ motion.rotation.astype(np.float64))
-        rotvecs = (unlimited_start * since).as_rotvec()
+        unlimited_start = rotvec_to_matrix(rotvecs[0] * invert_soft_clip(start, bound) / start)
+        since = motion.rotation[0].astype(np.float64).T @ motion.rotation
+        rotvecs = matrix_to_rotvec(unlimited_start @ since)
     angles = np.linalg.norm(rotvecs, axis=1, keepdims=True)
     return rotvecs * soft_clip(angles, bound) / np.maximum(angles, 1e-12)
 

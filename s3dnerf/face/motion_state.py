@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 from s3dnerf.media.audio import FPS
 from s3dnerf.media.files import atomic_write
 
@@ -128,7 +128,7 @@ def relative_head_pose(source: HeadPose, pose: HeadPose) -> tuple[np.ndarray, np
     The units are those of :class:`MotionState`.
     """
     start, end = (part.rotation[0].astype(np.float64) for part in (source, pose))
-    turn = Rotation.from_matrix(start.T @ end).as_rotvec()
+    turn = matrix_to_rotvec(start.T @ end)
     shift = (pose.center[0] - source.center[0]).astype(np.float64) / float(source.scale[0])
     return turn, shift, float(np.log(pose.scale[0] / source.scale[0]))
 
@@ -143,13 +143,13 @@ def blend_head_motion(motion: Iterator[HeadPose], source: HeadPose, state: Motio
         state: the end of the previous utterance.
     """
     turn, shift, zoom = relative_head_pose(source, next(motion))
-    before, after = Rotation.from_rotvec(turn), Rotation.from_rotvec(state.turn)
-    turn = (before.inv() * after).as_rotvec()
+    before, after = rotvec_to_matrix(turn), rotvec_to_matrix(np.array(state.turn))
+    turn = matrix_to_rotvec(before.T @ after)
     shift, zoom = np.array(state.shift) - shift, state.zoom - zoom
     if max(np.abs(turn).max(), np.abs(shift).max(), abs(zoom)) > BLEND_TOLERANCE:
         for frame, pose in enumerate(islice(motion, HEAD_BLEND_FRAMES - 1), start=1):
             weight = blend_weight(frame, HEAD_BLEND_FRAMES)
-            rotation = pose.rotation.astype(np.float64) @ Rotation.from_rotvec(weight * turn).as_matrix()
+            rotation = pose.rotation.astype(np.float64) @ rotvec_to_matrix(weight * turn)
             scale = pose.scale * np.exp(weight * zoom)
             center = pose.center + weight * source.scale[0] * shift
             yield HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))

@@ -13,7 +13,6 @@ from itertools import islice
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import (
     HeadPose,
@@ -25,6 +24,7 @@ from s3dnerf.face.camera import (
     to_head_space,
 )
 from s3dnerf.face.points import FIRST_IRIS_POINT, RIGID_POINTS, select_points
+from s3dnerf.face.rotation import rotvec_to_matrix
 from s3dnerf.media.optical_flow import measure_flow, sample
 
 TRACKED_SIGMA = 1.0
@@ -166,6 +166,6 @@ def refine_head_poses(shape: np.ndarray, observed: np.ndarray, confidence: np.nd
         gradient = np.einsum("tnai,tna->ti", weighted, residual) - deviation * TRACKED_POSE_STD**-2
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         deviation += step
-        rotation = Rotation.from_rotvec(step[:, :3]).as_matrix() @ rotation
+        rotation = rotvec_to_matrix(step[:, :3]) @ rotation
         scale, center = scale * np.exp(step[:, 3]), center + step[:, 4:]
     return HeadPose(*(part.astype(np.float32) for part in (rotation, scale, center)))

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
-from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.rotation import average_rotations, matrix_to_rotvec, rotvec_to_matrix
 
 THUMBNAIL_SIZE = 32
 """Side in pixels of the thumbnails that are compared."""
@@ -69,7 +69,7 @@ def find_cut_candidates(differences: np.ndarray) -> list[CutCandidate]:
 def measure_head_step(before: HeadPose, after: HeadPose) -> float:
     """Return the step between two poses of one frame each, as a multiple of ``MAX_HEAD_STEP``."""
     start, end = (pose.rotation[0].astype(np.float64) for pose in (before, after))
-    angle = float(np.linalg.norm(Rotation.from_matrix(start.T @ end).as_rotvec()))
+    angle = float(np.linalg.norm(matrix_to_rotvec(start.T @ end)))
     zoom = abs(float(np.log(after.scale[0] / before.scale[0])))
     size = float(np.sqrt(before.scale[0] * after.scale[0]))
     shift = float(np.linalg.norm(after.center[0] - before.center[0])) / size
@@ -116,14 +116,14 @@ def interpolate_pose_gaps(pose: HeadPose, detected: np.ndarray) -> HeadPose:
         return pose
     if len(frames) == 1:
         return pose[np.full(len(detected), frames[0])]
-    mean = Rotation.from_matrix(pose.rotation[frames].astype(np.float64)).mean()
-    rotvecs = (mean.inv() * Rotation.from_matrix(pose.rotation[frames].astype(np.float64))).as_rotvec()
+    mean = average_rotations(pose.rotation[frames])
+    rotvecs = matrix_to_rotvec(mean.T @ pose.rotation[frames])
     known = np.concatenate([rotvecs, np.log(pose.scale[frames, None]), pose.center[frames]], axis=1)
     missing = np.flatnonzero(~detected)
     curves = PchipInterpolator(frames, known.astype(np.float64))
     values = curves(np.clip(missing, frames[0], frames[-1]))
     rotation, scale, center = (part.copy() for part in (pose.rotation, pose.scale, pose.center))
-    rotation[missing] = (mean * Rotation.from_rotvec(values[:, :3])).as_matrix()
+    rotation[missing] = mean @ rotvec_to_matrix(values[:, :3])
     scale[missing], center[missing] = np.exp(values[:, 3]), values[:, 4:]
     return HeadPose(rotation, scale, center)
 

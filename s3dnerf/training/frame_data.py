@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from s3dnerf.constraints import NonNegativeInt, PositiveFloat, PositiveInt, Share, Text
@@ -31,6 +30,7 @@ from s3dnerf.face.mirror import mirror_landmarks, mirror_pose
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.portrait import Face
 from s3dnerf.face.portrait_warp import REGION_COUNT, draw_regions, find_controls, take_apart
+from s3dnerf.face.rotation import matrix_to_rotvec
 from s3dnerf.media.files import atomic_write_folder
 from s3dnerf.models.fd2talk.frame_config import LATENT_STRIDE
 from s3dnerf.ops.image import to_bytes
@@ -196,10 +196,9 @@ def choose_frames(track: ClipTrack, config: FrameDataConfig, rng: np.random.Gene
     valid = track.clip.valid
     targets = np.flatnonzero(valid[1:] & valid[:-1]) + 1
     targets = targets[targets != source]
-    turn = Rotation.from_matrix(track.pose.rotation[targets].astype(np.float64)).inv() * Rotation.from_matrix(
-        track.pose.rotation[source].astype(np.float64)
-    )
-    targets = targets[np.degrees(turn.magnitude()) <= config.max_turn]
+    rotation = track.pose.rotation.astype(np.float64)
+    turns = matrix_to_rotvec(rotation[source].T @ rotation[targets])
+    targets = targets[np.degrees(np.linalg.norm(turns, axis=1)) <= config.max_turn]
     if not len(targets):
         return None
     weights = np.zeros(len(valid))
