@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_similarity
-from s3dnerf.face.points import LIP_PAIRS, RIGID_POINTS
+from s3dnerf.face.points import LIP_PAIRS, OUTER_EYE_CORNERS, RIGID_POINTS
 from s3dnerf.face.tracker import FaceTracker
 from s3dnerf.media.files import atomic_write
 from s3dnerf.media.video import stream_frames
@@ -25,7 +26,6 @@ EYE_DISTANCE = 0.75
 """Distance of the outer eye corners, head units."""
 EYE_CENTER = (0.0, 0.2, 0.35)
 """Midpoint of the outer eye corners in head space."""
-OUTER_EYE_CORNERS = (33, 263)
 FOREHEAD, CHIN = 10, 152
 FRAMES_PER_IDENTITY = 20
 MAX_ITERATIONS = 10
@@ -52,9 +52,6 @@ def find_mirror_pairs(face: np.ndarray) -> np.ndarray:
     pairs: np.ndarray | None = None
     for _ in range(MAX_ITERATIONS):
         squared = ((moved[:, None] - face[None]) ** 2).sum(-1)
-        # Only the mirroring of training data needs it.
-        from scipy.optimize import linear_sum_assignment
-
         found = linear_sum_assignment(squared + squared.T)[1]
         if pairs is not None and np.array_equal(found, pairs):
             break

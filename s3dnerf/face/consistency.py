@@ -8,16 +8,15 @@ an image and its mirror image.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from functools import cache
 
 import numpy as np
 import torch
 
 from s3dnerf.face.camera import fit_head_pose, load_canonical_face, project
-from s3dnerf.face.canonical import OUTER_EYE_CORNERS, find_mirror_pairs
 from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, compute_face_window
 from s3dnerf.face.lips import SHARED_POINTS
-from s3dnerf.face.points import RIGID_POINTS
+from s3dnerf.face.mirror import point_mirrors
+from s3dnerf.face.points import OUTER_EYE_CORNERS, RIGID_POINTS
 
 MAX_INCONSISTENCY = (0.05, 0.05, 0.05)
 """Largest values of :class:`LandmarkInconsistency`, in its order, that real faces reach."""
@@ -56,7 +55,7 @@ def measure_inconsistency(mesh: FaceMesh, image: np.ndarray, landmarks: np.ndarr
     batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
     plain = _detect_plain(mesh, batch, landmarks[..., :2])
     mirror = np.array([-1.0, 1.0], np.float32)
-    pairs = _mirror_pairs()
+    pairs = point_mirrors()
     mirrored = _detect_plain(mesh, batch.flip(-1), landmarks[:, pairs, :2] * mirror)
     mirrored = mirrored[:, pairs[:MESH_POINT_COUNT]] * mirror
     differences = (
@@ -65,11 +64,6 @@ def measure_inconsistency(mesh: FaceMesh, image: np.ndarray, landmarks: np.ndarr
         mirrored - plain,
     )
     return LandmarkInconsistency(*(float(np.linalg.norm(part, axis=-1).mean() / pose.scale[0]) for part in differences))
-
-
-@cache
-def _mirror_pairs() -> np.ndarray:
-    return find_mirror_pairs(load_canonical_face())
 
 
 def _detect_plain(mesh: FaceMesh, image: torch.Tensor, landmarks: np.ndarray) -> np.ndarray:

@@ -13,9 +13,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from s3dnerf.face.canonical import OUTER_EYE_CORNERS
 from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, compute_face_window
-from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER, select_points
+from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER, OUTER_EYE_CORNERS, select_points
 
 LIP_POINTS = np.array((*LIPS_OUTER, *LIPS_INNER))
 """Mesh points of both lips."""

@@ -7,17 +7,23 @@ from functools import cache
 import numpy as np
 
 from s3dnerf.face.camera import load_canonical_face
-from s3dnerf.face.canonical import find_mirror_pairs
 from s3dnerf.face.points import KEPT_POINTS
 
 MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
 @cache
+def point_mirrors() -> np.ndarray:
+    """Return the number of the mirror image of each landmark, ``int [478]``."""
+    # It is exactly symmetric.
+    face = load_canonical_face()
+    return np.square((face @ MIRROR)[:, None] - face).sum(axis=-1).argmin(axis=1)
+
+
+@cache
 def kept_point_mirrors() -> np.ndarray:
     """Return the row of the mirror image of each kept landmark, ``int [P]``."""
-    pairs = find_mirror_pairs(load_canonical_face())
-    return np.searchsorted(KEPT_POINTS, pairs[KEPT_POINTS])
+    return np.searchsorted(KEPT_POINTS, point_mirrors()[KEPT_POINTS])
 
 
 def mirror_pose(

@@ -33,6 +33,7 @@ LID_PAIRS_LEFT = ((159, 145), (158, 153), (160, 144))
 LID_PAIRS_RIGHT = ((386, 374), (385, 380), (387, 373))
 EYE_CORNERS_LEFT = (33, 133)  # outer, inner
 EYE_CORNERS_RIGHT = (263, 362)
+OUTER_EYE_CORNERS = (33, 263)
 
 # Cheek, forehead, temple and chin points between the outlines.
 FILL_POINTS = (

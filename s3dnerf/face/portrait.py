@@ -10,13 +10,12 @@ import numpy as np
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head_space
-from s3dnerf.face.canonical import OUTER_EYE_CORNERS
 from s3dnerf.face.consistency import measure_inconsistency
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.lips import fuse_lip_landmarks
-from s3dnerf.face.points import KEPT_POINTS
+from s3dnerf.face.points import KEPT_POINTS, OUTER_EYE_CORNERS
 from s3dnerf.face.regions import measure_eye_openness
 from s3dnerf.face.search import detect_faces
 from s3dnerf.media.image import WHITE, ImageInput, check_aspect, read_image

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 
 import numpy as np
 
 from s3dnerf.constants import SAMPLE_RATE
+from s3dnerf.media.biquad import make_high_pass
 
 _SETTLING = SAMPLE_RATE // 20
 
@@ -32,33 +32,26 @@ class RumbleFilter:
 
     def __init__(self) -> None:
         self._waiting = np.zeros(0, np.float32)
-        self._state: np.ndarray | None = None
+        self._filters = make_high_pass(25.0, SAMPLE_RATE, order=4)
+        self._has_started = False
 
     def feed(self, block: np.ndarray) -> np.ndarray:
         """Filter a block ``float32 [n]``. The first 50 ms come together."""
-        # It takes long to import.
-        from scipy.signal import sosfilt
-
-        if self._state is None:
+        if not self._has_started:
             self._waiting = np.concatenate([self._waiting, block])
             return self.finish() if len(self._waiting) >= _SETTLING else self._waiting[:0]
-        filtered, self._state = sosfilt(_design_rumble_filter(), block, zi=self._state)
-        return filtered.astype(np.float32)
+        return self._apply(block)
 
     def finish(self) -> np.ndarray:
         """Return the sound that waits, if it is all shorter than 50 ms."""
-        from scipy.signal import sosfilt, sosfilt_zi
-
         block, self._waiting = self._waiting, np.zeros(0, np.float32)
-        if not len(block):
-            return block
-        design = _design_rumble_filter()
-        filtered, self._state = sosfilt(design, block, zi=sosfilt_zi(design) * block.mean(dtype=np.float64))
-        return filtered.astype(np.float32)
+        if len(block):
+            # Nothing of a constant passes the first filter, so the others are settled as they are.
+            self._filters[0].settle(block.mean(dtype=np.float64))
+            self._has_started = True
+        return self._apply(block)
 
-
-@cache
-def _design_rumble_filter() -> np.ndarray:
-    from scipy.signal import butter
-
-    return butter(4, 25.0, "highpass", fs=SAMPLE_RATE, output="sos")
+    def _apply(self, block: np.ndarray) -> np.ndarray:
+        for biquad in self._filters:
+            block = biquad.apply(block)
+        return block.astype(np.float32)

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from s3dnerf.data.batch import Frames
-from s3dnerf.face.canonical import OUTER_EYE_CORNERS
 from s3dnerf.face.face_mesh import FaceMesh, FaceMeshOutput, FaceWindow, compute_face_window
 from s3dnerf.face.lips import SHARED_POINTS
-from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, KEPT_POINTS, LID_PAIRS_LEFT, LID_PAIRS_RIGHT, LIP_PAIRS
+from s3dnerf.face.points import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    KEPT_POINTS,
+    LID_PAIRS_LEFT,
+    LID_PAIRS_RIGHT,
+    LIP_PAIRS,
+    OUTER_EYE_CORNERS,
+)
 from s3dnerf.metrics.lips import MOUTH_POINTS
 from s3dnerf.models.sync_discriminator import SyncDiscriminator
 from s3dnerf.ops.constant import select_rows

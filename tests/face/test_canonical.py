@@ -8,11 +8,13 @@ from scipy.spatial.transform import Rotation
 
 from s3dnerf.face.camera import HeadPose, load_canonical_face, project
 from s3dnerf.face.canonical import find_mirror_pairs, fit_canonical_face, select_neutral_frames, symmetrize_face
+from s3dnerf.face.mirror import point_mirrors
 
 
 def test_mirror_pairs() -> None:
     face = load_canonical_face()
     pairs = find_mirror_pairs(face)
+    assert np.array_equal(point_mirrors(), pairs)
     assert (pairs[[33, 133, 61, 234, 468, 10, 152, 1]] == [263, 362, 291, 454, 473, 10, 152, 1]).all()
     assert np.array_equal(pairs[pairs], np.arange(478))
     assert face[pairs] * [-1, 1, 1] == pytest.approx(face, abs=1e-5)

@@ -83,22 +83,19 @@ class FastMotionFilter:
         cosine, alpha = math.cos(angle), math.sin(angle) / math.sqrt(2.0)
         edge = 2.0 * math.sqrt(root) * alpha
         above, below = root + 1.0, root - 1.0
-        self.numerator = root * np.array(
-            [above + below * cosine + edge, -2.0 * (below + above * cosine), above + below * cosine - edge]
-        )
-        self.denominator = np.array(
-            [above - below * cosine + edge, 2.0 * (below - above * cosine), above - below * cosine - edge]
-        )
-        self.state: np.ndarray | None = None
+        feedforward = (above + below * cosine + edge, -2.0 * (below + above * cosine), above + below * cosine - edge)
+        feedback = (above - below * cosine + edge, 2.0 * (below - above * cosine), above - below * cosine - edge)
+        self.numerator = root * np.array(feedforward) / feedback[0]
+        self.denominator = np.array(feedback) / feedback[0]
+        self.states: tuple[np.ndarray, np.ndarray] | None = None
 
     def apply(self, motion: np.ndarray) -> np.ndarray:
         """Filter the next frames ``[T, C]``. Before the first frame, the motion is taken to have been at rest in it."""
-        if not len(motion):
-            return motion
-        # Imported here because it takes long, and rendering without motion from speech does not need it.
-        from scipy.signal import lfilter, lfilter_zi
-
-        if self.state is None:
-            self.state = lfilter_zi(self.numerator, self.denominator)[:, None] * motion[:1].astype(np.float64)
-        filtered, self.state = lfilter(self.numerator, self.denominator, motion, axis=0, zi=self.state)
+        (b0, b1, b2), (_, a1, a2) = self.numerator, self.denominator
+        filtered = np.empty(motion.shape)
+        for number, frame in enumerate(motion.astype(np.float64)):
+            # The transposed direct form II. A constant passes unchanged.
+            first, second = self.states or ((1.0 - b0) * frame, (b2 - a2) * frame)
+            filtered[number] = b0 * frame + first
+            self.states = b1 * frame - a1 * filtered[number] + second, b2 * frame - a2 * filtered[number]
         return filtered
