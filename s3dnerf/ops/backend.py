@@ -2,7 +2,8 @@
 
 The choice is made when an operator is first used, never at import, and nothing is compiled here. The libraries are
 built when the package is installed, or by ``make kernels`` in a source checkout. The environment variable
-``S3DNERF_BACKEND`` forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries.
+``S3DNERF_BACKEND`` forces one of :data:`BACKENDS`, ``S3DNERF_LIBRARIES`` names another folder of libraries. PyTorch's
+own variable ``ATEN_CPU_CAPABILITY`` limits the instruction set of our kernels too.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ TOOLS = (
 
 MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
 """Number (of glibc's malloc.h) and value: map nothing separately, return nothing, grow by 64 MiB."""
+
+VARIANTS = {"AVX2": "avx2", "DEFAULT": "plain"}
+"""Kernels for each instruction set below AVX-512 that PyTorch may be limited to."""
 
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
 
@@ -137,7 +141,19 @@ def load_library(name: str, path: Path | None = None) -> Library:
         handle.s3d_cuda_error.restype = ctypes.c_char_p
     else:
         handle.s3d_cpu_variant.restype = ctypes.c_char_p
+        limit_instructions(library)
     return library
+
+
+def limit_instructions(library: Library) -> None:
+    """Make the CPU kernels use no instruction set that PyTorch does not use.
+
+    Users limit it by PyTorch's environment variable ``ATEN_CPU_CAPABILITY``.
+    """
+    variant = VARIANTS.get(torch.backends.cpu.get_cpu_capability())
+    if variant is not None:
+        # Processors without such kernels have chosen lesser ones already.
+        library.handle.s3d_cpu_use(variant.encode())
 
 
 def build_command(name: str) -> str:
