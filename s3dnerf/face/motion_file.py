@@ -47,6 +47,8 @@ def read_motion(path: str | Path) -> HeadPose:
         raise UserError(path, "holds arrays of other shapes than a head motion", hint)
     pose = HeadPose(**{name: part.astype(np.float32) for name, part in parts.items()})
     skew = np.abs(pose.rotation @ np.swapaxes(pose.rotation, -1, -2) - np.eye(3)).max()
-    if not all(np.isfinite(part).all() for part in parts.values()) or skew > TOLERANCE or (pose.scale <= 0.0).any():
+    is_mirrored = (np.linalg.det(pose.rotation) <= 0.0).any()
+    is_finite = all(np.isfinite(part).all() for part in parts.values())
+    if not is_finite or skew > TOLERANCE or is_mirrored or (pose.scale <= 0.0).any():
         raise UserError(path, "holds poses that no head has", hint)
     return pose

@@ -28,6 +28,8 @@ def rotvec_to_matrix(rotvec: np.ndarray) -> np.ndarray:
 def matrix_to_rotvec(matrix: np.ndarray) -> np.ndarray:
     """Return the rotation vectors ``float64 [..., 3]`` of matrices ``[..., 3, 3]``, with angles of at most pi.
 
+    Matrices are not checked: those of reflections have no such vector.
+
     >>> matrix_to_rotvec(np.diag([-1.0, 1.0, -1.0])).round(6)
     array([0.      , 3.141593, 0.      ])
     """

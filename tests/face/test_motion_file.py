@@ -40,6 +40,7 @@ def test_a_head_moves_as_the_file_says(tmp_path: Path) -> None:
     [
         {"scale": np.ones(3, np.float32)},
         {"rotation": 2.0 * make_motion().rotation},
+        {"rotation": make_motion().rotation * np.array([1.0, 1.0, -1.0], np.float32)},
         {"scale": np.zeros(20, np.float32)},
         {"center": np.full((20, 2), np.nan, np.float32)},
     ],
