@@ -46,7 +46,7 @@ class RumbleFilter:
         """Return the sound that waits, if it is all shorter than 50 ms."""
         block, self._waiting = self._waiting, np.zeros(0, np.float32)
         if len(block):
-            # Nothing of a constant passes the first filter, so the others are settled as they are.
+            # The first filter blocks constants, so the second one starts at rest.
             self._filters[0].settle(block.mean(dtype=np.float64))
             self._has_started = True
         return self._apply(block)
