@@ -42,8 +42,9 @@ TOOLS = (
 MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
 """Number (of glibc's malloc.h) and value: map nothing separately, return nothing, grow by 64 MiB."""
 
-VARIANTS = {"AVX2": "avx2", "DEFAULT": "plain"}
-"""Kernels for each instruction set below AVX-512 that PyTorch may be limited to."""
+CAPABILITY_VARIABLE = "ATEN_CPU_CAPABILITY"
+VARIANTS = {"avx2": "avx2", "default": "plain"}
+"""Kernels for each instruction set below AVX-512 that this variable may name."""
 
 ERRORS = {-1: "a size is out of range", -2: "this storage type is not supported", -3: "out of memory"}
 
@@ -146,13 +147,10 @@ def load_library(name: str, path: Path | None = None) -> Library:
 
 
 def limit_instructions(library: Library) -> None:
-    """Make the CPU kernels use no instruction set that PyTorch does not use.
-
-    Users limit it by PyTorch's environment variable ``ATEN_CPU_CAPABILITY``.
-    """
-    variant = VARIANTS.get(torch.backends.cpu.get_cpu_capability())
+    """Make the CPU kernels use no more instructions than the user lets PyTorch use."""
+    variant = VARIANTS.get(os.environ.get(CAPABILITY_VARIABLE, ""))
     if variant is not None:
-        # Processors without such kernels have chosen lesser ones already.
+        # If the processor lacks these instructions, the library already uses a lesser set.
         library.handle.s3d_cpu_use(variant.encode())
 
 
