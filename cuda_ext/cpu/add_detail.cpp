@@ -10,7 +10,7 @@ constexpr int COLORS = 4;  // of a pixel in memory; the fourth is opacity, or no
 constexpr int BAND_ROWS = 64;
 constexpr int CUBIC_TAPS = 4, LINEAR_TAPS = 2;
 constexpr float SCALE = 1.0f / S3D_DETAIL_SCALE;
-constexpr float NOTHING = 1e-5f;  // share of detail that no byte shows
+constexpr float NOTHING = 1e-5f;  // share below which detail changes no byte
 
 template <class T, int COUNT>
 struct VectorOf {
@@ -117,7 +117,7 @@ private:
     }
 };
 
-// What a thread works with: rows of the output.
+// Buffers of one thread, for rows of the output.
 struct Scratch {
     float* memory = nullptr;
     Enlarger<CUBIC_TAPS, COLORS> image;

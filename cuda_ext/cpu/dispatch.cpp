@@ -198,7 +198,6 @@ int s3d_cpu_composite_background_forward(const S3dCompositeBackground* frames, i
 int s3d_cpu_add_detail_forward(const S3dAddDetail* frames, int threads) {
     return chosen->add_detail_forward(*frames, threads);
 }
-
 int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads) {
     return chosen->place_samples_forward(*samples, threads);
 }

@@ -226,7 +226,7 @@ typedef struct {
     float* output;  // like image
 } S3dCompositeBackground;
 
-#define S3D_DETAIL_SCALE 16384  // stored detail of 1
+#define S3D_DETAIL_SCALE 16384  // the integer that stands for a detail of 1
 
 typedef struct {
     int64_t batch;

@@ -15,7 +15,7 @@ MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 @cache
 def point_mirrors() -> np.ndarray:
     """Return the number of the mirror image of each landmark, ``int [478]``."""
-    # It is exactly symmetric.
+    # The canonical face is exactly symmetric, so the nearest mirrored point is the pair.
     face = load_canonical_face()
     return np.square((face @ MIRROR)[:, None] - face).sum(axis=-1).argmin(axis=1)
 

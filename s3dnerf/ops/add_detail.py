@@ -79,7 +79,7 @@ def launch_forward(
         size=size,
         flow_size=flow_size,
         side=side,
-        flow_stride=flow.stride(0),
+        flow_stride=flow.stride(0) if len(flow) > 1 else 0,
         image=image.data_ptr(),
         shares=shares.data_ptr(),
         flow=flow.data_ptr(),

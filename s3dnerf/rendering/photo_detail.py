@@ -71,7 +71,7 @@ def add_photo_detail(
 
     Args:
         detail: of the source.
-        image: ``[B, C, S, S]`` frames in [0, 1]; a fourth channel is transparency.
+        image: ``[B, C, S, S]`` frames in [0, 1]; a fourth channel is opacity.
         warped: ``[B, 3, S, S]`` the source warped by the flow.
         hidden: ``[B, 1, h, h]`` how far the person hides the background.
         flows: ``[B, 2, n, n]`` for each image of the person: position in it of the content of a pixel, minus its own

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut, chelsea, coffee
 
+from s3dnerf.face import search
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.search import detect_faces
 from s3dnerf.face.tracker import FaceTracker
@@ -60,6 +61,20 @@ def test_faces_come_largest_first() -> None:
     assert len(found) == 2
     assert found[0][1, 0] > 0 > found[1][1, 0], "the larger one is on the right"
     assert len(detect_faces(picture, max_faces=1)) == 1
+
+
+def test_each_face_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    person = astronaut()[:256, 96:352]
+    picture = np.full((400, 640, 3), 90, np.uint8)
+    picture[20:276, 340:596] = person
+    picture[60:220, 60:220] = cv2.resize(person, (160, 160), interpolation=cv2.INTER_AREA)
+    fits = []
+    fit = search.FaceFinder._fit
+    monkeypatch.setattr(search.FaceFinder, "_fit", lambda *words: fits.append(words) or fit(*words))
+    found = detect_faces(picture)
+    assert len(found) == len(fits) == 2
+    monkeypatch.setattr(search, "KNOWN_OVERLAP", 2.0)
+    assert np.array_equal(detect_faces(picture), found) and len(fits) > 6
 
 
 @pytest.mark.parametrize("picture", [coffee(), chelsea(), np.zeros((64, 64, 3), np.uint8)])

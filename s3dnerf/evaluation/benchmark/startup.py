@@ -52,6 +52,9 @@ print(json.dumps([torch_imported, imported, times, written, measure_peak_memory(
 def measure_startup(image: Path, audio: Path, checkpoint: str | None, frames: int, device: str) -> Table:
     """Render into an mp4 in new processes: the crop, larger crops and a whole picture of 24 megapixels.
 
+    A first process, which is not timed, compiles the modules of a checkout, as those of an installed package are, and
+    reads all files once.
+
     Args:
         image: a source image.
         audio: speech.
@@ -66,7 +69,6 @@ def measure_startup(image: Path, audio: Path, checkpoint: str | None, frames: in
     with tempfile.TemporaryDirectory() as folder:
         whole, out = Path(folder) / "picture.jpg", Path(folder) / "video.mp4"
         write_image(whole, _enlarge(read_image(image)))
-        # An installed package is compiled. A first process, which is not timed, compiles a checkout.
         _render(image, audio, out, checkpoint or "", device, "crop", 0, 1)
         for framing, size in (("crop", 0), ("crop", 512), ("crop", 1024), ("picture", 0)):
             source = image if framing == "crop" and not size else whole
