@@ -34,8 +34,8 @@ def matrix_to_rotvec(matrix: np.ndarray) -> np.ndarray:
     array([0.      , 3.141593, 0.      ])
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.moveaxis(np.asarray(matrix, np.float64), (-2, -1), (0, 1))
-    # Four times the products of the components of the quaternion (w, x, y, z), see Shepperd (1978). Each row is a
-    # multiple of the quaternion, and the one with the largest diagonal is the most accurate.
+    # Four times the products of the components of the quaternion (w, x, y, z), see Diebel (2006), "Representing
+    # attitude". Each row is a multiple of the quaternion, and the one with the largest diagonal is the most accurate.
     rows = (
         (1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
         (zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx),
