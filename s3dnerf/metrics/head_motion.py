@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks, periodogram
+from scipy.spatial.transform import Rotation
 
-from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 from s3dnerf.metrics.frechet import measure_gaussian_distance
 from s3dnerf.metrics.motion import find_blinks
 
@@ -40,9 +40,8 @@ class BlinkStatistics:
 
 def compute_speed(rotation: np.ndarray, fps: float = FPS) -> np.ndarray:
     """Compute the angular speed between adjacent frames in degrees per second, ``[T - 1]``."""
-    matrices = rotvec_to_matrix(rotation)
-    turns = matrix_to_rotvec(np.swapaxes(matrices[:-1], -1, -2) @ matrices[1:])
-    return np.degrees(np.linalg.norm(turns, axis=1)) * fps
+    turns = Rotation.from_rotvec(np.asarray(rotation, np.float64))
+    return np.degrees((turns[:-1].inv() * turns[1:]).magnitude()) * fps
 
 
 def measure_speed(rotation: np.ndarray, fps: float = FPS) -> float:
