@@ -46,7 +46,9 @@ def test_compiled_parts_have_the_same_losses_and_gradients(
     assert losses == pytest.approx(before, rel=1e-4, abs=1e-6)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+        # Elements are sums over all pixels, so their rounding errors are relative to the largest of them.
+        error = (gradient - expected[name]).abs().max()
+        assert error <= 1e-3 * expected[name].abs().max() + 1e-9, name
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= len(list_compiled_parts(trainer.model, None))
     assert list(trainer.model.state_dict()) == names
 
