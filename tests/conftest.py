@@ -43,7 +43,9 @@ SLOW_MODULES = (
         "media/test_video",
     ),
     *("serving/test_render_routes", "serving/test_websocket", "serving/test_webrtc", "serving/test_process"),
-    "serving/test_page",
+    *("serving/test_page", "serving/test_hostile_clients", "live/test_session", "evaluation/test_motion_theval"),
+    *("test_several_images", "test_rendered_controls", "test_gpu_check", "test_make_weights", "test_portability"),
+    *("training/test_eye_interior", "evaluation/test_model_card", "test_check_metrics"),
 )
 """Modules whose tests `make test-fast` leaves out."""
 REAL_DATA = {"shared_data", "real_clips_folder", "real_prepared_clips"}
