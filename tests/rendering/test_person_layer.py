@@ -21,15 +21,14 @@ from s3dnerf.rendering.person_layer import (
 )
 from s3dnerf.structures import Camera
 
+from .conftest import make_turned_camera
+
 SIZE = 32
 SCALE = 0.7
 
 
 def make_camera(yaw: float = 0.0, center: tuple[float, float] = (0.0, 0.0), scale: float = SCALE) -> Camera:
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    rotation = torch.tensor([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]], dtype=torch.float64)
-    parts = (torch.tensor([scale], dtype=torch.float64), torch.tensor([center], dtype=torch.float64))
-    return Camera(rotation[None], *parts)
+    return make_turned_camera(yaw, center, scale)
 
 
 def compute_flow(frame: Camera, source: Camera) -> Tensor:
