@@ -42,7 +42,7 @@ $(READY): requirements/torch.txt requirements/lock.txt pyproject.toml setup.py $
 
 # Brings the kernels back if they were removed. Without a compiler none are built, and PyTorch's operators run instead.
 $(LIBRARY): | $(READY)
-	test -e $@ || ! command -v $${CXX:-g++} >/dev/null || $(PY) cuda_ext/build.py
+	test -e $@ || ! command -v $${CXX:-c++} >/dev/null || $(PY) cuda_ext/build.py
 
 # The kernels run under an emulator, their tests here; tools/foreign_kernels.py says what to install.
 test-arm64: setup ## Run the tests of the CPU kernels compiled for arm64, under qemu-user

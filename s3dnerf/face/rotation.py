@@ -1,6 +1,6 @@
 """Rotation matrices and rotation vectors in float64.
 
-``scipy.spatial.transform`` has the same, but importing it takes longer than finding a face.
+``scipy.spatial.transform`` has the same, but importing it would delay the first frame, which needs nothing else of it.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ class FastMotionFilter:
         (b0, b1, b2), (_, a1, a2) = self.numerator, self.denominator
         filtered = np.empty(motion.shape)
         for number, frame in enumerate(motion.astype(np.float64)):
-            # The transposed direct form II. A constant passes unchanged.
+            # The transposed direct form II, frame by frame and not as the matrix products of ``media.biquad``: however
+            # a recording is cut into blocks, its frames are the same to the bit. A constant passes unchanged.
             first, second = self.states or ((1.0 - b0) * frame, (b2 - a2) * frame)
             filtered[number] = b0 * frame + first
             self.states = b1 * frame - a1 * filtered[number] + second, b2 * frame - a2 * filtered[number]
