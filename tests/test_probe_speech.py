@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from s3dnerf.models.speech_features import Moonshine
+
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
@@ -26,6 +28,18 @@ def make_example(probe: ModuleType, person: str, late: int = 0) -> object:
     inputs = inputs - inputs.mean(dim=0)
     opening = 2.0 * inputs[:, 1].roll(-late)
     return probe.Example(person, person, inputs, opening - opening.mean())
+
+
+def test_every_layer_of_the_speech_features_is_probed(probe: ModuleType) -> None:
+    sound = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    moonshine, functions = Moonshine(), list(probe.list_features().values())
+    assert len(functions) == 2 + len(moonshine.network.layers)
+    stem, *layers = (function(sound) for function in functions[1:])
+    assert all(not torch.allclose(stem, layer) for layer in layers)
+    # What the model hears is the last one, standardized before it is resampled, which is the same at the ends.
+    last = layers[-1][..., 0]
+    standardized = (last - last.mean()) / last.std(correction=0)
+    torch.testing.assert_close(standardized, moonshine(sound)[..., 0], atol=1e-4, rtol=0.0)
 
 
 def test_ridge_regression_finds_the_weights(probe: ModuleType) -> None:

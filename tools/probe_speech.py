@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def list_features() -> dict[str, Callable[[Tensor], Tensor]]:
 
     def make_extractor(layer: int) -> Callable[[Tensor], Tensor]:
         def read(sound: Tensor) -> Tensor:
-            hidden = moonshine.network(sound, output_hidden_states=True).hidden_states[layer].transpose(1, 2)
+            hidden = next(islice(moonshine.network.iterate_states(sound), layer, None)).transpose(1, 2)
             return space_evenly(hidden, sound.shape[1], moonshine.step, moonshine.first, moonshine.rate)
 
         return read

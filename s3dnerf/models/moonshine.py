@@ -5,6 +5,8 @@ It stands here because importing that of ``transformers`` takes longer than impo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,12 +38,18 @@ class MoonshineEncoder(nn.Module):
 
     def forward(self, sound: Tensor) -> Tensor:
         """Encode ``sound [B, samples]`` as ``[B, T, channels]``."""
+        *_, last = self.iterate_states(sound)
+        return self.layer_norm(last)
+
+    def iterate_states(self, sound: Tensor) -> Iterator[Tensor]:
+        """Yield the hidden states ``[B, T, channels]`` before the first block and after each."""
         hidden = self.groupnorm(self.conv1(sound[:, None]).tanh())
         hidden = F.gelu(self.conv3(F.gelu(self.conv2(hidden)))).transpose(1, 2)
+        yield hidden
         angles = measure_angles(hidden.shape[1], hidden.shape[2] // HEADS, hidden.device)
         for layer in self.layers:
             hidden = layer(hidden, angles)
-        return self.layer_norm(hidden)
+            yield hidden
 
 
 class Block(nn.Module):
