@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +336,9 @@ class TalkingHeadPipeline:
         with torch.inference_mode(), self.autocast():
             lattice = self.model.deformation_field.encode_lattice()
         iterator = iter(frames)
-        chunks = iter(lambda: list(islice(iterator, self.batch)), [])
+        # Nobody waits for a whole batch to see the first frame.
+        sizes = chain((1, max(self.batch - 1, 1)), repeat(self.batch))
+        chunks = iter(lambda: list(islice(iterator, next(sizes))), [])
 
         def render(chunk: list[MotionFrame]) -> HostCopy | torch.Tensor:
             with torch.inference_mode(), self.autocast():
