@@ -13,10 +13,11 @@ import torch
 
 from s3dnerf import limits
 from s3dnerf.diffusion_frames import diffuse_frames, refine_frames
-from s3dnerf.face.camera import HeadPose
+from s3dnerf.face.camera import HeadPose, align_depth, to_head_space
 from s3dnerf.face.crop import CropPaster
+from s3dnerf.face.lips import fuse_video_lips
 from s3dnerf.face.motion import iterate_blinks
-from s3dnerf.face.points import POINT_COUNT
+from s3dnerf.face.points import KEPT_POINTS, POINT_COUNT
 from s3dnerf.face.portrait import MAX_TURN_DEGREES, Face, extract_face
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
 from s3dnerf.face.video import HeadTrack, track_head
@@ -25,6 +26,7 @@ from s3dnerf.media.audio import measure_level, stream_clean_speech
 from s3dnerf.media.memory import AudioInput, to_media
 from s3dnerf.media.video import stream_frames
 from s3dnerf.models.fd2talk.frame_renderer import list_expressions
+from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.render_options import RenderOptions
 from s3dnerf.source_image import make_background, open_eyes
 from s3dnerf.speech_motion import encode_audio
@@ -60,6 +62,12 @@ class ReenactmentOptions:
     images: int = 1
     """Frames of the clip that serve as source images: that one, and those in which the head is turned farthest from the
     ones before."""
+    tracked_motion: bool = False
+    """Move the face as the clip shows it, in place of speech: what a perfect speech path would give. Not with other
+    values of ``method`` and ``renderer``."""
+    tracked_source: bool = False
+    """Take the expression of the source image from the clip, whose mean is the face at rest, in place of the estimate
+    from one image."""
     shows_detail: bool = True
     """Show the photograph's own detail where the clip has more pixels than the model renders."""
 
@@ -75,6 +83,10 @@ def reenact(
     landmarks = options.landmarks
     if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
         raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
+    if options.tracked_motion and (method, renderer) != ("s3dnerf", "nerf"):
+        raise ValueError(
+            f"tracked_motion replaces speech, which moves nothing with method {method} and renderer {renderer}"
+        )
     head = track_head(video, landmarks=landmarks, max_frames=options.max_frames)
     index = choose_source_frame(head, options.source)
     first = next(islice(stream_frames(video), index, None))
@@ -95,7 +107,14 @@ def reenact(
         identity = pipeline.encode_identity(found, seed, others)
         size = choose_pasted_size(head.crop.side) if options.shows_detail and refine == "off" else None
         background = make_background(pipeline.model, found, identity, size=size, others=others)
-        if method == "fd2talk":
+        tracked = None
+        if options.tracked_motion or options.tracked_source:
+            tracked = encode_tracked_motion(pipeline.model, video, head)
+        if tracked is not None and options.tracked_source:
+            identity = replace(identity, source_motion=tracked[index : index + 1])
+        if tracked is not None and options.tracked_motion:
+            codes = tracked
+        elif method == "fd2talk":
             codes = pipeline.encode_expression(blocks)
         else:
             codes = encode_audio(pipeline.model, identity, sound, level, len(pose))
@@ -107,6 +126,16 @@ def reenact(
     paster = CropPaster(first, head.crop)
     for frame in frames:
         yield paster.paste(frame)
+
+
+def encode_tracked_motion(model: S3DNeRF, video: str | Path, head: HeadTrack) -> torch.Tensor:
+    """Return the motion codes ``[T, R, code]`` of the face in a clip, as training computes them."""
+    crops = head.crop_frames(stream_frames(video), model.config.image_size)
+    landmarks = align_depth(fuse_video_lips(crops, head.cropped_landmarks), head.pose)
+    shape = to_head_space(landmarks, head.pose)[:, KEPT_POINTS]
+    displacement = torch.from_numpy(shape - shape[head.valid].mean(axis=0))
+    with torch.inference_mode():
+        return model.motion_encoder(displacement.to(model.canonical_landmarks)).float()
 
 
 def choose_source_frame(head: HeadTrack, source: str) -> int:

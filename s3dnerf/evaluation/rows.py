@@ -7,6 +7,9 @@
 - ``two_images``: ``ours``, given also the frame in which the head is turned farthest from the first one.
 - ``closed_eyes``, ``open_mouth``, ``turned``: ``ours``, given in place of the first frame the one in which the eyes are
   most closed, the mouth is widest open, or the head is turned farthest: photographs that are hard to animate.
+- ``tracked_motion``: ``ours``, with the motion of the face tracked in the clip in place of speech: what is left are the
+  errors of rendering.
+- ``tracked_source``: the same, given also the expression of the source image, which is otherwise estimated from it.
 - ``frozen_mouth``: ``ours`` without lip motion, a baseline for what the given poses contribute.
 - ``frozen_pose``: ``ours`` without head motion, a baseline for what the lips contribute.
 - ``unmoved_portrait``: the first frame, repeated.
@@ -47,13 +50,18 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "open_mouth": {"source": "open_mouth"},
     "turned": {"source": "turned"},
     "enlarged": {"shows_detail": False},
+    "tracked_motion": {"tracked_motion": True},
+    "tracked_source": {"tracked_motion": True, "tracked_source": True},
 }
 """Options of ``Reenactor.reenact`` by row."""
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
-SPECIAL_ROWS = ("fd2talk_diffusion", "refined", "two_images", "closed_eyes", "open_mouth", "turned", "enlarged")
-"""Diffusion is slow and makes frames of 256 pixels only; the next ones are given other frames than the first, and
-"enlarged" is for larger clips."""
+SPECIAL_ROWS = (
+    *("fd2talk_diffusion", "refined", "two_images", "closed_eyes", "open_mouth", "turned", "enlarged"),
+    *("tracked_motion", "tracked_source"),
+)
+"""Diffusion is slow and makes frames of 256 pixels only; the next ones are given other frames than the first,
+"enlarged" is for larger clips, and the last two are given what they should find out."""
 DEFAULT_ROWS = tuple(row for row in ROWS if row not in SPECIAL_ROWS)
 """Rows that every model has."""
 

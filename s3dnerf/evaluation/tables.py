@@ -174,6 +174,8 @@ ROW_TITLES = {
     "open_mouth": "ours, from an open mouth",
     "turned": "ours, from a turned head",
     "enlarged": "ours, only enlarged",
+    "tracked_motion": "ours, tracked motion",
+    "tracked_source": "ours, tracked motion and source",
     "frozen_mouth": "ours, frozen mouth",
     "frozen_pose": "ours, frozen pose",
     "unmoved_portrait": "unmoved portrait",

@@ -63,7 +63,10 @@ def test_a_repeated_portrait_scores_as_the_unmoved_row_does(replayed):
 
 def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_clips):
     calls = replayed[2].calls
-    options = ("method", "renderer", "refine", "freeze_mouth", "freeze_pose", "images", "source", "shows_detail")
+    options = (
+        *("method", "renderer", "refine", "freeze_mouth", "freeze_pose", "images", "source", "shows_detail"),
+        *("tracked_motion", "tracked_source"),
+    )
     assert [tuple(call[name] for name in options if name in call) for call in calls] == [
         (),
         ("fd2talk",),
@@ -76,6 +79,8 @@ def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_
         ("open_mouth",),
         ("turned",),
         (False,),
+        (True,),
+        (True, True),
     ]
     for call in calls:
         assert call["video"] == astronaut_clips / "astronaut.mp4"
