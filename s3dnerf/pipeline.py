@@ -310,13 +310,11 @@ class TalkingHeadPipeline:
             others: the same person in other images, from which regions are taken that the first one shows less well.
         """
         with torch.no_grad(), self.autocast():
-            first, *rest = [self.model.encode_identity(make_source(part, self.device)) for part in (face, *others)]
-            identity = self.model.prepare_identity(first)
+            encoded = [self.model.encode_identity(make_source(part, self.device)) for part in (face, *others)]
+            identity, *rest = self.model.prepare_images(encoded)
         if self.fit_steps:
             identity = fit_identity(self.model, identity, self.fit_steps, seed, self.autocast())
-        # Two images of one person differ in their expression, not in the shape of the face.
-        neutral = identity.source_motion - first.source_motion
-        return replace(identity, others=[replace(part, source_motion=part.source_motion + neutral) for part in rest])
+        return replace(identity, others=rest)
 
     def render_frames(
         self,

@@ -173,6 +173,7 @@ ROW_TITLES = {
     "closed_eyes": "ours, from closed eyes",
     "open_mouth": "ours, from an open mouth",
     "turned": "ours, from a turned head",
+    "open_mouth_two_images": "ours, from an open mouth, two images",
     "enlarged": "ours, only enlarged",
     "tracked_motion": "ours, tracked motion",
     "tracked_source": "ours, tracked motion and source",

@@ -78,6 +78,7 @@ def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_
         ("closed_eyes",),
         ("open_mouth",),
         ("turned",),
+        (2, "open_mouth"),
         (False,),
         (True,),
         (True, True),

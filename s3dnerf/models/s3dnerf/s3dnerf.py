@@ -55,7 +55,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     measure_opening,
 )
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
-from s3dnerf.models.s3dnerf.source_expression import SourceExpression
+from s3dnerf.models.s3dnerf.source_expression import SourceExpression, separate_expressions
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops.constant import constant, select_rows
 from s3dnerf.ops.image import downsample, make_pixel_grid
@@ -232,8 +232,7 @@ class S3DNeRF(PretrainedModel):
         """
         neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
         neutral = self.motion_encoder(neutral).to(identity.source_motion)
-        certain = smoothstep(identity.mouth_colors.opening, *WIDE_OPEN)[:, None, None].to(neutral)
-        scale = certain.lerp(torch.ones_like(certain), self.render_config.source_expression_scale)
+        scale = self.choose_expression_scale(identity)[:, None, None].to(neutral)
         closed = compute_closed_weight(identity.eyes)
         is_painted = self.eye_interior is not None and bool((closed > 0.0).any())
         return replace(
@@ -241,6 +240,28 @@ class S3DNeRF(PretrainedModel):
             source_motion=neutral.lerp(identity.source_motion, scale),
             closed_eyes=closed if is_painted else None,
         )
+
+    def choose_expression_scale(self, identity: Identity) -> Tensor:
+        """Return the factors ``[B]`` of the expressions that are estimated in the source."""
+        certain = smoothstep(identity.mouth_colors.opening, *WIDE_OPEN)
+        return certain.lerp(torch.ones_like(certain), self.render_config.source_expression_scale)
+
+    def prepare_images(self, identities: Sequence[Identity]) -> list[Identity]:
+        """Apply the inference settings to one person in several images ``[1, ...]``, as :meth:`prepare_identity` does.
+
+        What the images show together determines the expression in each of them better than one alone.
+        """
+        first, *rest = identities
+        prepared = [self.prepare_identity(first), *rest]
+        if not rest:
+            return prepared
+        displacement = torch.cat([identity.landmarks for identity in identities]) - self.canonical_landmarks
+        scale = torch.cat([self.choose_expression_scale(identity) for identity in identities])
+        motion = self.motion_encoder(separate_expressions(self.source_expression, displacement, scale))
+        return [
+            replace(identity, source_motion=codes[None])
+            for identity, codes in zip(prepared, motion.to(first.source_motion), strict=True)
+        ]
 
     def anchor_body(self, identity: Identity) -> Identity:
         """Return an identity whose body does not move at the border of the frame, for frames pasted into a picture."""

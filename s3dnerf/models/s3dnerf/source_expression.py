@@ -43,6 +43,24 @@ class SourceExpression(nn.Module):
             return (centered @ self.reduce @ self.expand).unflatten(1, (-1, 3))
 
 
+def separate_expressions(estimator: SourceExpression, displacement: Tensor, scale: Tensor) -> Tensor:
+    """Separate the expressions in several images of one person from the shape of the face.
+
+    The shape is the same in all of them. So each expression differs from their mean as the landmarks do, and only the
+    mean has to be estimated.
+
+    Args:
+        estimator: estimates the expression in one image.
+        displacement: ``[K, P, 3]`` landmarks of the K images minus the canonical face, head units.
+        scale: ``[K]`` factors of the estimates.
+
+    Returns:
+        The part of each displacement that is due to expression, ``[K, P, 3]``. For one image it is the scaled estimate.
+    """
+    estimate = scale[:, None, None] * estimator(displacement)
+    return displacement - displacement.mean(dim=0) + estimate.mean(dim=0)
+
+
 @torch.no_grad()
 def fit_source_expression(
     module: SourceExpression, displacement: Tensor, expression: Tensor, weights: Tensor, ridge: float = 0.1

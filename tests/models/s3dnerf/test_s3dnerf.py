@@ -463,6 +463,19 @@ def test_a_portrait_is_believed_as_far_as_it_is_trusted(model: S3DNeRF, identity
             torch.testing.assert_close(model.prepare_identity(identity).source_motion, expected)
 
 
+def test_images_of_one_person_show_each_others_expression(model: S3DNeRF, identity: Identity) -> None:
+    first = map_tensors(identity, lambda x: x[:1])
+    smile = 0.02 * torch.randn(model.canonical_landmarks.shape, generator=torch.Generator().manual_seed(1))
+    second = replace(first, landmarks=first.landmarks + smile)
+    model.render_config.source_expression_scale = 0.0
+    with torch.no_grad():
+        (alone,), (one, two) = model.prepare_images([first]), model.prepare_images([first, second])
+        assert alone.source_motion.equal(model.prepare_identity(first).source_motion)
+        # Nothing is estimated, so half of the difference is on either side of the face at rest.
+        wanted = model.motion_encoder(torch.stack([-smile, smile]) / 2)
+    torch.testing.assert_close(torch.cat([one.source_motion, two.source_motion]), wanted)
+
+
 @pytest.mark.parametrize(("opening", "scale"), [(0.0, 0.25), (0.1, 0.25), (0.14, 0.625), (0.3, 1.0)])
 def test_a_mouth_that_is_wide_open_is_an_expression(
     model: S3DNeRF, identity: Identity, opening: float, scale: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
-from s3dnerf.models.s3dnerf.source_expression import SourceExpression, fit_source_expression
+from s3dnerf.models.s3dnerf.source_expression import SourceExpression, fit_source_expression, separate_expressions
 
 POINTS = len(KEPT_POINTS)
 UPPER_LIP, LOWER_LIP = (KEPT_POINTS.searchsorted(side) for side in zip(*LIP_PAIRS, strict=True))
@@ -49,6 +49,35 @@ def test_a_stronger_penalty_believes_less() -> None:
     displacement, expression = draw_faces(10, 20, seed=5)
     sizes = [fit(ridge)(displacement).square().sum() for ridge in (1e-6, 1.0, 100.0)]
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_one_image_has_the_scaled_estimate() -> None:
+    module, (displacement, _) = fit(), draw_faces(1, 1, seed=5)
+    torch.testing.assert_close(
+        separate_expressions(module, displacement, torch.tensor([0.6])), 0.6 * module(displacement), atol=1e-6, rtol=0.0
+    )
+
+
+def test_what_differs_between_images_of_one_person_is_expression() -> None:
+    displacement, expression = draw_faces(1, 3, seed=5)
+    # Before it is fitted, the estimator knows nothing, and the mean expression is missed. Here it is zero.
+    found = separate_expressions(SourceExpression(POINTS), displacement, torch.ones(3))
+    torch.testing.assert_close(found, expression, atol=1e-6, rtol=0.0)
+    # The estimates of all images count alike for the mean.
+    found = separate_expressions(fit(), displacement[:2], torch.tensor([1.0, 0.0]))
+    wanted = expression[:2] - expression[:2].mean(0) + expression[0] / 2
+    torch.testing.assert_close(found, wanted, atol=3e-3, rtol=0.0)
+
+
+def test_more_images_determine_expressions_better() -> None:
+    module = fit(ridge=1.0)
+    displacement, expression = draw_faces(40, 4, seed=5)
+    people = list(zip(displacement.split(4), expression.split(4), strict=True))
+    errors = [
+        sum(float((separate_expressions(module, d[:n], torch.ones(n))[0] - e[0]).square().sum()) for d, e in people)
+        for n in (1, 2, 3)
+    ]
+    assert errors[1] < 0.8 * errors[0] and errors[2] < errors[1]
 
 
 def test_mixed_precision_changes_nothing() -> None:
