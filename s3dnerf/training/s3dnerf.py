@@ -59,6 +59,8 @@ from s3dnerf.training.render_settings import fit_render_config
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
 VALIDATION_BATCHES = 8
+VALIDATION_SEED = 0
+"""Seed of the validation batches. It is not that of the run, so that runs are compared on the same frames."""
 EXPRESSION_CLIPS = 1_000
 """Clips from which the source expression is fitted, about; fewer if there are not so many."""
 GRID_LEARNING_RATE = 5.0
@@ -101,6 +103,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         if held_out:
             select = held_out.__contains__
             self.processes.write(f"held out for validation: {', '.join(sorted(held_out))}")
+            shape = (*shape[:-1], VALIDATION_SEED)
             self.val_data = TalkingFaceDataset(replace(data, augment=False), data.train_split, *shape, select=select)
 
     def make_model(self) -> S3DNeRF:

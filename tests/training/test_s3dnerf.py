@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from s3dnerf.config import load_config
 from s3dnerf.data.config import RUN_FRAMES
+from s3dnerf.data.dataset import TalkingFaceDataset
 from s3dnerf.errors import UserError
 from s3dnerf.interruption import defer_interrupts
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
@@ -435,6 +436,18 @@ def test_validation_people_are_not_trained_on(make_config: Callable[..., S3DNeRF
     trainer = S3DNeRFTrainer(make_config(*HOLD_OUT), tmp_path)
     assert len(trainer.val_data.people) == 1
     assert {*trainer.data.people, *trainer.val_data.people} == {"ann", "ben"}
+
+
+def test_runs_of_other_seeds_validate_on_the_same_frames(
+    make_config: Callable[..., S3DNeRFConfig], tmp_path: Path
+) -> None:
+    first, second = (S3DNeRFTrainer(make_config(*HOLD_OUT, "--seed", seed), tmp_path / seed) for seed in ("0", "1"))
+
+    def read(data: TalkingFaceDataset) -> torch.Tensor:
+        return data[1].speech.sources.image
+
+    assert read(first.val_data).equal(read(second.val_data))
+    assert not read(first.data).equal(read(second.data))
 
 
 def test_the_log_holds_losses_and_pictures(
