@@ -57,8 +57,8 @@ class ReenactmentOptions:
     refine: str = "off"
     """See ``RenderOptions``."""
     source: str = "first"
-    """Frame of the clip that serves as the source image: "first", or the one with "closed_eyes", an "open_mouth" or a
-    "turned" head."""
+    """Frame of the clip that serves as the source image: "first", or the one with "closed_eyes", a "closed_mouth", an
+    "open_mouth" or a "turned" head."""
     images: int = 1
     """Frames of the clip that serve as source images: that one, and those in which the head is turned farthest from the
     ones before."""
@@ -145,6 +145,7 @@ def choose_source_frame(head: HeadTrack, source: str) -> int:
     usable = head.valid & is_usable(head.pose)
     scores = {
         "closed_eyes": -measure_eye_openness(head.landmarks).max(axis=1),
+        "closed_mouth": -measure_lip_opening(head.cropped_landmarks, head.pose),
         "open_mouth": measure_lip_opening(head.cropped_landmarks, head.pose),
         "turned": -head.pose.rotation[:, 2, 2],
     }

@@ -156,6 +156,7 @@ def test_hard_source_images_are_found_in_a_clip(shared_data: Path) -> None:
     assert openness[closed] == openness.min() < 0.3
     opening = measure_lip_opening(head.cropped_landmarks, head.pose)
     assert opening[choose_source_frame(head, "open_mouth")] == opening.max()
+    assert opening[choose_source_frame(head, "closed_mouth")] == opening.min()
     turned = choose_source_frame(head, "turned")
     assert head.pose.rotation[turned, 2, 2] == head.pose.rotation[:, 2, 2].min()
     # Frames in which no face was found are not taken.

@@ -57,9 +57,9 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         nargs="+",
         metavar="ROW",
         help="only these rows of the table: ours, fd2talk, fd2talk_diffusion, refined, two_images, closed_eyes, "
-        "open_mouth, turned, open_mouth_two_images, enlarged, tracked_motion, tracked_source, frozen_mouth, "
-        "frozen_pose, unmoved_portrait, ground_truth (default: all but fd2talk_diffusion and refined, which are slow, "
-        "those that are given other frames than the first, enlarged and the tracked ones)",
+        "closed_mouth, open_mouth, turned, open_mouth_two_images, enlarged, tracked_motion, tracked_source, "
+        "frozen_mouth, frozen_pose, unmoved_portrait, ground_truth (default: all but fd2talk_diffusion and refined, "
+        "which are slow, those that are given other frames than the first, enlarged and the tracked ones)",
     )
     parser.add_argument(
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"

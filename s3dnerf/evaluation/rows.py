@@ -7,6 +7,7 @@
 - ``two_images``: ``ours``, given also the frame in which the head is turned farthest from the first one.
 - ``closed_eyes``, ``open_mouth``, ``turned``: ``ours``, given in place of the first frame the one in which the eyes are
   most closed, the mouth is widest open, or the head is turned farthest: photographs that are hard to animate.
+- ``closed_mouth``: the same with the frame in which the lips are most closed, as in most photographs.
 - ``open_mouth_two_images``: ``open_mouth``, given also the frame in which the head is turned farthest from it.
 - ``tracked_motion``: ``ours``, with the motion of the face tracked in the clip in place of speech: what is left are the
   errors of rendering.
@@ -48,6 +49,7 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
     "frozen_pose": {"freeze_pose": True},
     "two_images": {"images": 2},
     "closed_eyes": {"source": "closed_eyes"},
+    "closed_mouth": {"source": "closed_mouth"},
     "open_mouth": {"source": "open_mouth"},
     "turned": {"source": "turned"},
     "open_mouth_two_images": {"source": "open_mouth", "images": 2},
@@ -59,8 +61,8 @@ REENACTMENTS: dict[str, dict[str, Any]] = {
 MODEL_ROWS = tuple(REENACTMENTS)
 ROWS = (*MODEL_ROWS, "unmoved_portrait", "ground_truth")
 SPECIAL_ROWS = (
-    *("fd2talk_diffusion", "refined", "two_images", "closed_eyes", "open_mouth", "turned", "open_mouth_two_images"),
-    *("enlarged", "tracked_motion", "tracked_source"),
+    *("fd2talk_diffusion", "refined", "two_images", "closed_eyes", "closed_mouth", "open_mouth", "turned"),
+    *("open_mouth_two_images", "enlarged", "tracked_motion", "tracked_source"),
 )
 """Diffusion is slow and makes frames of 256 pixels only; the next ones are given other frames than the first,
 "enlarged" is for larger clips, and the last two are given what they should find out."""

@@ -171,6 +171,7 @@ ROW_TITLES = {
     "refined": "ours, refined by diffusion",
     "two_images": "ours, two images",
     "closed_eyes": "ours, from closed eyes",
+    "closed_mouth": "ours, from a closed mouth",
     "open_mouth": "ours, from an open mouth",
     "turned": "ours, from a turned head",
     "open_mouth_two_images": "ours, from an open mouth, two images",

@@ -76,6 +76,7 @@ def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_
         (True,),
         (2,),
         ("closed_eyes",),
+        ("closed_mouth",),
         ("open_mouth",),
         ("turned",),
         (2, "open_mouth"),
