@@ -77,16 +77,14 @@ def reenact(
 ) -> Iterator[np.ndarray]:
     """Yield the frames of a reenacted clip, see ``TalkingHeadPipeline.reenact``."""
     method, renderer, refine, seed = options.method, options.renderer, options.refine, options.seed
+    if options.tracked_motion and (method, renderer) != ("s3dnerf", "nerf"):
+        raise ValueError(f"tracked_motion is for method s3dnerf and renderer nerf, not for method {method}, {renderer}")
     pipeline.check_options(RenderOptions(method=method, renderer=renderer, refine=refine, seed=seed))
     if options.max_frames is not None:
         limits.REENACTED_FRAMES.require("max_frames", options.max_frames)
     landmarks = options.landmarks
     if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[1:] != (POINT_COUNT, 3)):
         raise ValueError(f"expected landmarks [T, {POINT_COUNT}, 3], got {list(landmarks.shape)}")
-    if options.tracked_motion and (method, renderer) != ("s3dnerf", "nerf"):
-        raise ValueError(
-            f"tracked_motion replaces speech, which moves nothing with method {method} and renderer {renderer}"
-        )
     head = track_head(video, landmarks=landmarks, max_frames=options.max_frames)
     index = choose_source_frame(head, options.source)
     first = next(islice(stream_frames(video), index, None))

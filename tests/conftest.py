@@ -45,7 +45,7 @@ SLOW_MODULES = (
     *("serving/test_render_routes", "serving/test_websocket", "serving/test_webrtc", "serving/test_process"),
     *("serving/test_page", "serving/test_hostile_clients", "live/test_session", "evaluation/test_motion_theval"),
     *("test_several_images", "test_rendered_controls", "test_gpu_check", "test_make_weights", "test_portability"),
-    *("training/test_eye_interior", "evaluation/test_model_card", "test_check_metrics"),
+    *("training/test_eye_interior", "evaluation/test_model_card", "test_check_metrics", "test_reenactment"),
 )
 """Modules whose tests `make test-fast` leaves out."""
 REAL_DATA = {"shared_data", "real_clips_folder", "real_prepared_clips"}
