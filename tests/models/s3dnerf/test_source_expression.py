@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from s3dnerf.face.points import KEPT_POINTS, LIP_PAIRS
-from s3dnerf.models.s3dnerf.source_expression import SourceExpression, fit_source_expression, separate_expressions
+from s3dnerf.models.s3dnerf.source_expression import (
+    RIGID_LANDMARKS,
+    SHARED,
+    SourceExpression,
+    fit_source_expression,
+    separate_expressions,
+)
 
 POINTS = len(KEPT_POINTS)
 UPPER_LIP, LOWER_LIP = (KEPT_POINTS.searchsorted(side) for side in zip(*LIP_PAIRS, strict=True))
@@ -21,7 +28,7 @@ def draw_faces(people: int, faces: int, seed: int = 0) -> tuple[torch.Tensor, to
     opening = torch.zeros(POINTS, 3)
     opening[UPPER_LIP, 1], opening[LOWER_LIP, 1] = 0.3, -0.7
     smile = torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(2))
-    smile[UPPER_LIP] = smile[LOWER_LIP] = 0.0
+    smile[UPPER_LIP] = smile[LOWER_LIP] = smile[RIGID_LANDMARKS] = 0.0
     amount = torch.randn(people, faces, 2, generator=generator) * torch.tensor([0.05, 0.03])
     amount = amount - amount.mean(1, keepdim=True)
     expression = torch.einsum("pfk,knc->pfnc", amount, torch.stack([opening, smile]))
@@ -62,11 +69,23 @@ def test_what_differs_between_images_of_one_person_is_expression() -> None:
     displacement, expression = draw_faces(1, 3, seed=5)
     # Before it is fitted, the estimator knows nothing, and the mean expression is missed. Here it is zero.
     found = separate_expressions(SourceExpression(POINTS), displacement, torch.ones(3))
-    torch.testing.assert_close(found, expression, atol=1e-6, rtol=0.0)
-    # The estimates of all images count alike for the mean.
+    torch.testing.assert_close(found, SHARED * expression, atol=1e-6, rtol=0.0)
+    # The estimates of all images count alike for the shape.
     found = separate_expressions(fit(), displacement[:2], torch.tensor([1.0, 0.0]))
-    wanted = expression[:2] - expression[:2].mean(0) + expression[0] / 2
-    torch.testing.assert_close(found, wanted, atol=3e-3, rtol=0.0)
+    shared = expression[:2] - expression[:2].mean(0) + expression[0] / 2
+    alone = torch.stack([expression[0], torch.zeros_like(expression[0])])
+    torch.testing.assert_close(found, alone.lerp(shared, SHARED), atol=3e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize(("distance", "agreement"), [(0.02, 1.0), (0.0375, 0.5), (0.05, 0.0)])
+def test_another_face_tells_nothing(distance: float, agreement: float) -> None:
+    face = torch.randn(POINTS, 3, generator=torch.Generator().manual_seed(3))
+    other = face + distance * torch.nn.functional.normalize(torch.ones(3), dim=0)
+    found = separate_expressions(SourceExpression(POINTS), torch.stack([face, other]), torch.ones(2))
+    # The shape is the mean of both faces, the second weighted by its agreement.
+    shift = agreement / (1.0 + agreement) * (face - other)
+    wanted = torch.stack([SHARED * shift, SHARED * agreement * (other - face + shift)])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0.0)
 
 
 def test_more_images_determine_expressions_better() -> None:
