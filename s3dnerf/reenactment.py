@@ -105,9 +105,8 @@ def reenact(
         identity = pipeline.encode_identity(found, seed, others)
         size = choose_pasted_size(head.crop.side) if options.shows_detail and refine == "off" else None
         background = make_background(pipeline.model, found, identity, size=size, others=others)
-        tracked = None
-        if options.tracked_motion or options.tracked_source:
-            tracked = encode_tracked_motion(pipeline.model, video, head)
+        needs_track = options.tracked_motion or options.tracked_source
+        tracked = encode_tracked_motion(pipeline.model, video, head) if needs_track else None
         if tracked is not None and options.tracked_source:
             identity = replace(identity, source_motion=tracked[index : index + 1])
         if tracked is not None and options.tracked_motion:
@@ -141,10 +140,11 @@ def choose_source_frame(head: HeadTrack, source: str) -> int:
     if source == "first":
         return 0
     usable = head.valid & is_usable(head.pose)
+    opening = measure_lip_opening(head.cropped_landmarks, head.pose)
     scores = {
         "closed_eyes": -measure_eye_openness(head.landmarks).max(axis=1),
-        "closed_mouth": -measure_lip_opening(head.cropped_landmarks, head.pose),
-        "open_mouth": measure_lip_opening(head.cropped_landmarks, head.pose),
+        "closed_mouth": -opening,
+        "open_mouth": opening,
         "turned": -head.pose.rotation[:, 2, 2],
     }
     return int(np.where(usable, scores[source], -np.inf).argmax())

@@ -88,13 +88,14 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             compile_parts(self.model, self.face_mesh)
         self.adversary_objective = self.processes.wrap(self.adversary)
         window = max(config.model.audio.samples, self.sync_discriminator.config.audio.samples)
-        data, shape = config.data, (config.model.image_size, window, config.train.batch_size, config.seed)
+        data, shape = config.data, (config.model.image_size, window, config.train.batch_size)
         held_out = select_held_out(data)
         self.curriculum = Curriculum(config.train, config.model.image_size, self.motion_interval)
         self.data = TalkingFaceDataset(
             data,
             data.train_split,
             *shape,
+            config.seed,
             select=lambda person: person not in held_out,
             content=partial(_find_content, self.curriculum, self.batches_per_step),
         )
@@ -103,8 +104,8 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         if held_out:
             select = held_out.__contains__
             self.processes.write(f"held out for validation: {', '.join(sorted(held_out))}")
-            shape = (*shape[:-1], VALIDATION_SEED)
-            self.val_data = TalkingFaceDataset(replace(data, augment=False), data.train_split, *shape, select=select)
+            plain = replace(data, augment=False)
+            self.val_data = TalkingFaceDataset(plain, data.train_split, *shape, VALIDATION_SEED, select=select)
 
     def make_model(self) -> S3DNeRF:
         """Return the initial model."""

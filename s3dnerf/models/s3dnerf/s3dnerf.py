@@ -55,7 +55,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     measure_opening,
 )
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
-from s3dnerf.models.s3dnerf.source_expression import SourceExpression, separate_expressions
+from s3dnerf.models.s3dnerf.source_expression import SourceExpression, scale_estimate, separate_expressions
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops.constant import constant, select_rows
 from s3dnerf.ops.image import downsample, make_pixel_grid
@@ -69,7 +69,6 @@ from s3dnerf.rendering.opening import UPPER_LIP, find_source_interior, measure_o
 from s3dnerf.rendering.person_layer import resize_matte
 from s3dnerf.rendering.rays import project_points
 from s3dnerf.rendering.sampling import Samples, sample_rays
-from s3dnerf.rendering.smoothstep import smoothstep
 from s3dnerf.rendering.source_blending import SourceView, blend_images, blend_views, weigh_views
 from s3dnerf.rendering.volume_rendering import DeformedField, render_rays
 from s3dnerf.structures import Camera, Source
@@ -84,13 +83,6 @@ where the lips of the source meet, so the search for the edges of the lips has t
 for _outline in (LIPS_OUTER, LIPS_INNER):
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
     LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
-WIDE_OPEN = (0.1, 0.18)
-"""Height of the opening between a source's lips, head units, over which more and more of the estimated expression is
-treated as expression. A smile may be the shape of a face, but nobody's mouth is wide open at rest."""
-CLOSED, CLOSED_SCALE = (0.01, 0.07), 0.9
-"""Height over which lips count less and less as closed, head units, and the least factor of the expression estimated
-from closed ones. Lips that are somewhat parted may be so at rest, closed ones seldom: of people left out, least squares
-take .9 of the lower lip's estimate from closed lips, .6 from parted ones, and all from a wide open mouth."""
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
@@ -236,20 +228,14 @@ class S3DNeRF(PretrainedModel):
         """
         neutral = identity.landmarks.new_zeros(1, *self.canonical_landmarks.shape)
         neutral = self.motion_encoder(neutral).to(identity.source_motion)
-        scale = self.choose_expression_scale(identity)[:, None, None].to(neutral)
+        scale = scale_estimate(identity.mouth_colors.opening, self.render_config.source_expression_scale)
         closed = compute_closed_weight(identity.eyes)
         is_painted = self.eye_interior is not None and bool((closed > 0.0).any())
         return replace(
             identity,
-            source_motion=neutral.lerp(identity.source_motion, scale),
+            source_motion=neutral.lerp(identity.source_motion, scale[:, None, None].to(neutral)),
             closed_eyes=closed if is_painted else None,
         )
-
-    def choose_expression_scale(self, identity: Identity) -> Tensor:
-        """Return the factors ``[B]`` of the expressions that are estimated in the source."""
-        opening, scale = identity.mouth_colors.opening, self.render_config.source_expression_scale
-        open_, parted = smoothstep(opening, *WIDE_OPEN), smoothstep(opening, *CLOSED)
-        return scale + (1.0 - scale) * open_ + max(CLOSED_SCALE - scale, 0.0) * (1.0 - parted)
 
     def prepare_images(self, identities: Sequence[Identity]) -> list[Identity]:
         """Apply the inference settings to one person in several images ``[1, ...]``, as :meth:`prepare_identity` does.
@@ -261,7 +247,8 @@ class S3DNeRF(PretrainedModel):
         if not rest:
             return prepared
         displacement = torch.cat([identity.landmarks for identity in identities]) - self.canonical_landmarks
-        scale = torch.cat([self.choose_expression_scale(identity) for identity in identities])
+        opening = torch.cat([identity.mouth_colors.opening for identity in identities])
+        scale = scale_estimate(opening, self.render_config.source_expression_scale)
         motion = self.motion_encoder(separate_expressions(self.source_expression, displacement, scale))
         return [
             replace(identity, source_motion=codes[None])

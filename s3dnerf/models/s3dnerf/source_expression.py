@@ -16,6 +16,14 @@ from s3dnerf.rendering.smoothstep import smoothstep
 
 RANK = 32
 """Number of expression directions that are estimated."""
+WIDE_OPEN = (0.1, 0.18)
+"""Height of the opening between a source's lips, head units, over which more and more of the estimated expression is
+treated as expression. A smile may be the shape of a face, but nobody's mouth is wide open at rest."""
+CLOSED, CLOSED_SCALE = (0.01, 0.07), 0.9
+"""Height over which lips count less and less as closed, head units, and the least factor of the expression estimated
+from closed ones. Lips that are somewhat parted may be so at rest, closed ones seldom: of people left out, least squares
+take .9 of the lower lip's estimate from closed lips, .6 from parted ones, and all from a wide open mouth (a script that
+is not in the repository)."""
 RIGID_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(RIGID_POINTS).astype("int64"))
 """Landmarks that hardly move with the expression."""
 OTHER_SHAPE = (0.03, 0.045)
@@ -23,7 +31,8 @@ OTHER_SHAPE = (0.03, 0.045)
 of the same person. In two clips of a person it is .012 (.03 in one pair of twenty), of two people .027."""
 SHARED = 0.75
 """Weight of what several images show together. With a frame of another clip of the person, it explains .53 of the
-variance of lips and chin, with all of the weight .47, with none .43; with a frame of the same clip .65, .66 and .41."""
+variance of lips and chin, with all of the weight .47, with none .43; with a frame of the same clip .65, .66 and .41
+(people left out, a script that is not in the repository, as for the distances above)."""
 
 
 class SourceExpression(nn.Module):
@@ -53,6 +62,17 @@ class SourceExpression(nn.Module):
         with torch.autocast(displacement.device.type, enabled=False):
             centered = (displacement.float() - self.mean).flatten(1)
             return (centered @ self.reduce @ self.expand).unflatten(1, (-1, 3))
+
+
+def scale_estimate(opening: Tensor, scale: float) -> Tensor:
+    """Return the factors ``[B]`` of the expressions that are estimated in images.
+
+    Args:
+        opening: ``[B]`` height of the opening between the lips, head units.
+        scale: the factor for lips that are somewhat parted.
+    """
+    wide, parted = smoothstep(opening, *WIDE_OPEN), smoothstep(opening, *CLOSED)
+    return scale + (1.0 - scale) * wide + max(CLOSED_SCALE - scale, 0.0) * (1.0 - parted)
 
 
 def separate_expressions(estimator: SourceExpression, displacement: Tensor, scale: Tensor) -> Tensor:
