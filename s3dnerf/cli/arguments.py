@@ -40,6 +40,12 @@ SPLIT: dict[str, Any] = {
     "metavar": "NAME",
     "help": "use only the clips of this split of the manifest, such as val",
 }
+ONLY: dict[str, Any] = {
+    "type": read_text,
+    "nargs": "+",
+    "metavar": "NAME",
+    "help": "only these clips or people (identity in the manifest), or a .txt file of names",
+}
 
 
 def add_command(

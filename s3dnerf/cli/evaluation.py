@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from s3dnerf import limits
-from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, SPLIT, add_command
+from s3dnerf.cli.arguments import CHECKPOINT, DEVICE, FIT_STEPS, MANIFEST, ONLY, SPLIT, add_command
 from s3dnerf.options import OneLineParser, add_int, read_path, read_text
 
 if TYPE_CHECKING:
@@ -64,11 +64,9 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser.add_argument(
         "--weights-folder", type=read_path, metavar="DIR", help="weights of LPIPS, CSIM, FID and LSE, as named above"
     )
-    names: dict[str, Any] = {"type": read_text, "nargs": "+", "metavar": "NAME"}
-    parser.add_argument(
-        "--only", **names, help="only these clips or people (identity in the manifest), or a .txt file of names"
-    )
-    parser.add_argument("--subset", **names, help="a second table of these clips or people, or of a .txt file of names")
+    parser.add_argument("--only", **ONLY)
+    subset = "a second table of these clips or people, or of a .txt file of names"
+    parser.add_argument("--subset", **(ONLY | {"help": subset}))
     parser.add_argument(
         "--compare",
         type=read_path,
@@ -246,13 +244,7 @@ def _add_real_options(parser: OneLineParser) -> None:
         "sha256; without it every clip is a person of its own",
     )
     parser.add_argument("--split", **SPLIT)
-    parser.add_argument(
-        "--only",
-        type=read_text,
-        nargs="+",
-        metavar="NAME",
-        help="only these clips or people (identity in the manifest), or a .txt file of names",
-    )
+    parser.add_argument("--only", **ONLY)
 
 
 def _add_score_options(parser: OneLineParser, out: str) -> None:
@@ -326,6 +318,7 @@ def add_ablate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     )
     parser.add_argument("--manifest", **MANIFEST)
     parser.add_argument("--split", **SPLIT)
+    parser.add_argument("--only", **ONLY)
     add_int(parser, "--max-frames", limits.MAX_FRAMES, default=100, help="use the first N frames of a clip, 5 or more")
     add_int(parser, "--seeds", limits.SEED, nargs="+", default=[0, 1], help="two or more seeds (default: 0 1)")
     parser.add_argument(
@@ -349,7 +342,7 @@ def run_ablate(options: argparse.Namespace) -> None:
     from s3dnerf.evaluation.ablation import Protocol, run_ablation
     from s3dnerf.training.s3dnerf import train
 
-    protocol = Protocol(options.clips, options.manifest, options.split, options.max_frames)
+    protocol = Protocol(options.clips, options.manifest, options.split, options.max_frames, tuple(options.only or ()))
     report = run_ablation(
         train=train,
         config=options.config,

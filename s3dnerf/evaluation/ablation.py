@@ -79,6 +79,7 @@ class Protocol:
     manifest: Path | None = None
     split: str | None = None
     max_frames: int | None = None
+    only: tuple[str, ...] = ()
 
     def measure(
         self, out: Path, rows: Sequence[str], checkpoint: Path | None = None, device: str = "cpu"
@@ -233,7 +234,7 @@ def run_ablation(
         raise ArgumentError("seeds", None, "there is no spread with fewer than two", "Give two or more different ones.")
     if protocol.max_frames is not None:
         limits.MAX_FRAMES.require("max_frames", protocol.max_frames)
-    find_clips(protocol.clips, protocol.manifest, protocol.split)
+    find_clips(protocol.clips, protocol.manifest, protocol.split, protocol.only)
     refuse_inputs(out, [protocol.clips])
     for name in REPORT_FILES:
         check_output(out / name, [protocol.manifest])
@@ -378,4 +379,5 @@ def read_scores(path: Path, protocol: Protocol) -> dict[str, Scores]:
 
 
 def _describe_protocol(protocol: Protocol) -> dict[str, object]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(protocol).items()}
+    described: dict[str, object] = asdict(protocol) | {"only": " ".join(protocol.only) or None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}

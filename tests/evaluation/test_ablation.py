@@ -148,6 +148,8 @@ def test_invalid_variants_scores_and_seeds_are_refused(tmp_path: Path, astronaut
     protocol = Protocol(astronaut_clips)
     with pytest.raises(UserError, match="two or more"):
         run_ablation(train, "smoke.yaml", tmp_path, protocol, seeds=[1, 1])
+    with pytest.raises(UserError, match="no clip or person nobody"):
+        run_ablation(train, "smoke.yaml", tmp_path, replace(protocol, only=("nobody",)))
     with pytest.raises(UserError, match="no such folder"):
         run_ablation(train, "smoke.yaml", tmp_path, Protocol(tmp_path / "none"))
     assert list(tmp_path.iterdir()) == []
@@ -162,6 +164,9 @@ def test_scores_are_read_back_for_the_same_protocol_only(tmp_path: Path) -> None
     assert math.isnan(restored.lip_gain) and restored.lse_c is None
     assert replace(restored, lip_gain=1.0) == replace(written["ours"], lip_gain=1.0)
     assert read_scores(path, replace(protocol, max_frames=8)) == {}
+    write_scores(path, replace(protocol, only=("anna", "berta")), written)
+    assert "ours" in read_scores(path, replace(protocol, only=("anna", "berta")))
+    assert read_scores(path, protocol) == read_scores(path, replace(protocol, only=("anna",))) == {}
     path.write_text("{}", "utf-8")
     with pytest.raises(UserError, match="is broken"):
         read_scores(path, protocol)
