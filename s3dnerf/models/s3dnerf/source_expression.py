@@ -21,18 +21,18 @@ WIDE_OPEN = (0.1, 0.18)
 treated as expression. A smile may be the shape of a face, but nobody's mouth is wide open at rest."""
 CLOSED, CLOSED_SCALE = (0.01, 0.07), 0.9
 """Height over which lips count less and less as closed, head units, and the least factor of the expression estimated
-from closed ones. Lips that are somewhat parted may be so at rest, closed ones seldom: of people left out, least squares
-take .9 of the lower lip's estimate from closed lips, .6 from parted ones, and all from a wide open mouth (a script that
-is not in the repository)."""
+from closed ones. Lips that are somewhat parted may be so at rest, closed ones seldom: ``tools/probe_expression.py``
+prints which factor is best for people left out."""
 RIGID_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(RIGID_POINTS).astype("int64"))
 """Landmarks that hardly move with the expression."""
 OTHER_SHAPE = (0.03, 0.045)
 """Mean distance of the rigid landmarks in two images, head units, over which the second is taken less and less for one
-of the same person. In two clips of a person it is .012 (.03 in one pair of twenty), of two people .027."""
-SHARED = 0.75
-"""Weight of what several images show together. With a frame of another clip of the person, it explains .53 of the
-variance of lips and chin, with all of the weight .47, with none .43; with a frame of the same clip .65, .66 and .41
-(people left out, a script that is not in the repository, as for the distances above)."""
+of the same person. The median is .013 in two clips of a person (.039 in one pair of twenty), .028 for two people, as
+``tools/probe_expression.py`` prints."""
+SHARED = 0.5
+"""Weight of what several images show together. More is better for images of one occasion, less for images of others,
+where the face is tracked differently, and much less for another person whose face has nearly the same shape. The same
+tool prints what each weight explains."""
 
 
 class SourceExpression(nn.Module):
@@ -75,7 +75,18 @@ def scale_estimate(opening: Tensor, scale: float) -> Tensor:
     return scale + (1.0 - scale) * wide + max(CLOSED_SCALE - scale, 0.0) * (1.0 - parted)
 
 
-def separate_expressions(estimator: SourceExpression, displacement: Tensor, scale: Tensor) -> Tensor:
+def measure_shape_distance(displacement: Tensor) -> Tensor:
+    """Return how far each of K face shapes ``[K, P, 3]`` is from the first, ``[K]``.
+
+    It is the mean distance of landmarks that hardly move with the expression, in head units.
+    """
+    rigid = select_rows(displacement, RIGID_LANDMARKS)
+    return (rigid - rigid[:1]).norm(dim=-1).mean(dim=1)
+
+
+def separate_expressions(
+    estimator: SourceExpression, displacement: Tensor, scale: Tensor, shared: float = SHARED
+) -> Tensor:
     """Separate the expressions in several images of one person from the shape of the face.
 
     The shape is the same in all of them, so their mean tells it from expressions better than one image does. Images
@@ -85,16 +96,15 @@ def separate_expressions(estimator: SourceExpression, displacement: Tensor, scal
         estimator: estimates the expression in one image.
         displacement: ``[K, P, 3]`` landmarks of the K images minus the canonical face, head units.
         scale: ``[K]`` factors of the estimates.
+        shared: weight of what the images show together, in [0, 1].
 
     Returns:
         The part of each displacement that is due to expression, ``[K, P, 3]``. For one image it is the scaled estimate.
     """
     estimate = scale[:, None, None] * estimator(displacement)
-    rigid = select_rows(displacement, RIGID_LANDMARKS)
-    distance = (rigid - rigid[:1]).norm(dim=-1).mean(dim=1)
-    agreement = (1.0 - smoothstep(distance, *OTHER_SHAPE))[:, None, None]
+    agreement = (1.0 - smoothstep(measure_shape_distance(displacement), *OTHER_SHAPE))[:, None, None]
     shape = (agreement * (displacement - estimate)).sum(dim=0) / agreement.sum(dim=0)
-    return estimate.lerp(displacement - shape, SHARED * agreement)
+    return estimate.lerp(displacement - shape, shared * agreement)
 
 
 @torch.no_grad()
