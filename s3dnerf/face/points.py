@@ -56,9 +56,10 @@ RIGID_POINTS = np.array(
 def _collect_kept_points() -> np.ndarray:
     groups = (
         *(LIPS_OUTER, LIPS_INNER, EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT, BROW_LEFT, BROW_RIGHT),
-        *(FACE_OVAL, NOSE_RIDGE, NOSE_OUTLINE, NOSE_OUTLINE_RIGHT, FILL_POINTS, tuple(RIGID_POINTS.tolist())),
+        *(FACE_OVAL, NOSE_RIDGE, NOSE_OUTLINE, NOSE_OUTLINE_RIGHT, FILL_POINTS, RIGID_POINTS.tolist()),
     )
-    return np.unique(np.concatenate([np.asarray(group) for group in groups]))
+    # numpy.unique would import numpy.ma.
+    return np.array(sorted(set().union(*groups)))
 
 
 KEPT_POINTS = _collect_kept_points()
