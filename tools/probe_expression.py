@@ -45,7 +45,6 @@ HEIGHTS = (-1.0, 0.02, 0.05, 0.09, 0.13, 0.18, 1.0)
 """Bounds of the height of the opening between the lips, head units."""
 RELATIONS = ("same clip", "other clips of the person", "other people")
 MIDDLE_LIPS = KEPT_POINTS.searchsorted(LIP_PAIRS[0]).tolist()
-LOWER_LIP = MIDDLE_LIPS[1], 1
 COORDINATES = tuple(
     (int(KEPT_POINTS.searchsorted(point)), axis)
     for point, axis in ((13, 1), (14, 1), (17, 1), (152, 1), (61, 0), (291, 0), (61, 1))
@@ -151,7 +150,7 @@ def print_scales(folds: list[tuple[Faces, Tensor]]) -> None:
     weight = torch.cat([faces.weight for faces, _ in folds])
     height = torch.cat([measure_height(faces) for faces, _ in folds])
     true, estimate = (
-        torch.cat([expression[:, LOWER_LIP[0], LOWER_LIP[1]] for expression in part])
+        torch.cat([expression[:, MIDDLE_LIPS[1], 1] for expression in part])
         for part in zip(*((faces.expression, estimate) for faces, estimate in folds), strict=True)
     )
     print("\n| opening, head units | frames | best factor of the lower lip's estimate |\n| --- | ---: | ---: |")
