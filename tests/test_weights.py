@@ -21,13 +21,11 @@ from s3dnerf.face.video import track_landmarks
 from s3dnerf.media.audio import count_frames, cut_speech_window, measure_level, read_speech, speech_gain
 from s3dnerf.media.image import write_image
 from s3dnerf.media.video import probe_video, stream_frames
-from s3dnerf.models.s3dnerf.mouth_interior import MouthColors
-from s3dnerf.models.s3dnerf.s3dnerf import LIPS_APART
+from s3dnerf.models.s3dnerf.mouth_interior import MouthColors, measure_opening
 from s3dnerf.pipeline import TalkingHeadPipeline
 from s3dnerf.rendering.opening import Opening
 from s3dnerf.source_image import make_background, make_source
 from s3dnerf.talking_video import PhaseTimer
-from s3dnerf.training.losses import lip_openings
 
 SPEECH = Path(s3dnerf.__file__).parent / "assets" / "speech.wav"
 
@@ -66,7 +64,7 @@ def place_lips(shipped: TalkingHeadPipeline, face: Face, windows: np.ndarray) ->
             repeated = identity.repeat(len(chunk))
             motion = model.encode_speech(repeated, chunk)
             codes = model.drive(repeated, motion, repeated.eyes, repeated.camera)
-            return lip_openings(model.locate_landmarks(repeated, codes, repeated.landmarks + LIPS_APART))
+            return measure_opening(model.locate_inner_lips(repeated, model.deform_field(repeated, codes)))
 
         return torch.cat([measure(chunk) for chunk in torch.from_numpy(windows).split(25)]).numpy()
 

@@ -42,8 +42,8 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     RegionCodes,
     encode_poses,
 )
-from s3dnerf.models.s3dnerf.edge_search import find_search_box, invert_deformation, locate_edges
-from s3dnerf.models.s3dnerf.eye_interior import LIDS, LIDS_APART, EyeInterior, compute_closed_weight
+from s3dnerf.models.s3dnerf.edge_search import find_search_box, locate_edges, make_search_lines
+from s3dnerf.models.s3dnerf.eye_interior import LID_LINES, LIDS, EyeInterior, compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
@@ -77,12 +77,8 @@ EARLY_STOP_EPS = 1e-3
 """Transmittance below which the remaining samples of a ray are skipped, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
-LIPS_APART = torch.zeros(len(KEPT_POINTS), 3)
-"""Offsets that part the lips, up by 0.08 and down by 0.16 head units. All points between open lips deform to the line
-where the lips of the source meet, so the search for the edges of the lips has to start outside."""
-for _outline in (LIPS_OUTER, LIPS_INNER):
-    LIPS_APART[KEPT_POINTS.searchsorted(_outline[1:10]), 1] = -0.16
-    LIPS_APART[KEPT_POINTS.searchsorted(_outline[11:20]), 1] = 0.08
+LIP_LINES = make_search_lines(torch.tensor([False, *[True] * 9, *[False] * 10]))
+"""Lines along which the inner edge of the lips is searched for. Its corners are searched for as the upper lip is."""
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
@@ -109,7 +105,7 @@ class S3DNeRF(PretrainedModel):
 
     canonical_landmarks: Tensor
     inner_lips: Tensor
-    lips_apart: Tensor
+    lip_lines: Tensor
 
     def __init__(self, config: ModelConfig, render_config: RenderConfig | None = None) -> None:
         """Build the model.
@@ -148,7 +144,7 @@ class S3DNeRF(PretrainedModel):
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
         self.register_buffer("inner_lips", INNER_LIPS, persistent=False)
-        self.register_buffer("lips_apart", LIPS_APART[INNER_LIPS], persistent=False)
+        self.register_buffer("lip_lines", LIP_LINES, persistent=False)
 
     @classmethod
     def load(cls, source: str | Path) -> S3DNeRF:
@@ -407,7 +403,7 @@ class S3DNeRF(PretrainedModel):
 
     def locate_inner_lips(self, identity: Identity, field: DeformedField) -> Tensor:
         """Locate the inner edge of the lips in the frame, ``[B, 20, 3]`` in head space."""
-        return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lips_apart)
+        return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lip_lines)
 
     def composite_mouth_interior(self, image: Tensor, identity: Identity, outline: Tensor, camera: Camera) -> Tensor:
         """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
@@ -432,20 +428,9 @@ class S3DNeRF(PretrainedModel):
         """Composite generated eyes into frames ``image [B, 3, S, S]`` where eyes that the source shows closed open."""
         if identity.closed_eyes is None or self.eye_interior is None:
             return image
-        lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LIDS_APART, image.device))
+        lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LID_LINES, image.device))
         irises, skin = self.eye_interior.locate_irises(identity.landmarks), identity.mouth_colors.skin
         return self.eye_interior.composite(image, lids, irises, skin, identity.closed_eyes, camera)
-
-    def locate_landmarks(self, identity: MotionIdentity, codes: RegionCodes, start: Tensor, rounds: int = 2) -> Tensor:
-        """Find the landmarks of the source in the frame.
-
-        Searches from ``start [B, P, 3]`` (head space). The result has the same shape and no gradient.
-        """
-
-        def deform(points: Tensor) -> Tensor:
-            return self.deformation_field.deform_points(codes, points).offsets
-
-        return invert_deformation(deform, identity.landmarks, start, rounds)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write settings, inference settings and weights into a folder."""
