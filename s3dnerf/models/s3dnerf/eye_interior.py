@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from s3dnerf.face.points import EYE_LEFT, EYE_RIGHT, IRIS_LEFT, IRIS_RIGHT, KEPT_POINTS
 from s3dnerf.models.layers import encode_sine, make_mlp
-from s3dnerf.models.s3dnerf.edge_search import make_search_lines
 from s3dnerf.ops.constant import constant, select_rows
 from s3dnerf.rendering.foveation import EYE_SIZE, EYES, FoveatedRays, place_patch
 from s3dnerf.rendering.opening import Opening, measure_opening_at
@@ -31,8 +30,12 @@ INWARD = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0))
 CLOSED = (0.2, 0.45)
 """Openness of an eye in a source over which it is generated less and less. An eye that is half open shows its iris, and
 the deformed field opens it well."""
-LID_LINES = make_search_lines(torch.tensor([False, *[True] * 7, *[False] * 8] * 2))
-"""Lines along which the edges of the lids are searched for. Corners are searched for as the upper lid is."""
+LIDS_APART = torch.zeros(32, 3)
+"""Offsets that part the lids, up by 0.1 and down by 0.08 head units. As with lips, the search for their edges has to
+start outside."""
+for _first in (0, 16):
+    LIDS_APART[_first + 1 : _first + 8, 1] = -0.08
+    LIDS_APART[_first + 9 : _first + 16, 1] = 0.1
 
 
 class EyeInterior(nn.Module):

@@ -42,8 +42,8 @@ from s3dnerf.models.s3dnerf.deformation_field import (
     RegionCodes,
     encode_poses,
 )
-from s3dnerf.models.s3dnerf.edge_search import find_search_box, locate_edges, make_search_lines
-from s3dnerf.models.s3dnerf.eye_interior import LID_LINES, LIDS, EyeInterior, compute_closed_weight
+from s3dnerf.models.s3dnerf.edge_search import find_search_box, locate_edges
+from s3dnerf.models.s3dnerf.eye_interior import LIDS, LIDS_APART, EyeInterior, compute_closed_weight
 from s3dnerf.models.s3dnerf.identity import Identity, MotionIdentity, Rendering
 from s3dnerf.models.s3dnerf.motion_encoder import MotionDecoder, MotionEncoder
 from s3dnerf.models.s3dnerf.motion_smoothing import smooth_gaussian
@@ -77,8 +77,10 @@ EARLY_STOP_EPS = 1e-3
 """Transmittance below which the remaining samples of a ray are skipped, except in training."""
 LIP_LANDMARKS = torch.from_numpy(KEPT_POINTS.searchsorted(sorted({*LIPS_INNER, *LIPS_OUTER})).astype("int64"))
 """Rows of the kept landmarks that lie on the lips."""
-LIP_LINES = make_search_lines(torch.tensor([False, *[True] * 9, *[False] * 10]))
-"""Lines along which the inner edge of the lips is searched for. Its corners are searched for as the upper lip is."""
+LIPS_APART = torch.zeros(len(INNER_LIPS), 3)
+"""Offsets that part the inner edges of the lips, up by 0.08 and down by 0.16 head units. All points between open lips
+deform to the line where the lips of the source meet, so the search for the edges of the lips has to start outside."""
+LIPS_APART[1:10, 1], LIPS_APART[11:20, 1] = -0.16, 0.08
 MOUTH_FRACTION = 0.25
 """Upper bound of the fraction of the mouth's foveated cells between the lips; the largest fraction observed is 0.13."""
 
@@ -105,7 +107,7 @@ class S3DNeRF(PretrainedModel):
 
     canonical_landmarks: Tensor
     inner_lips: Tensor
-    lip_lines: Tensor
+    lips_apart: Tensor
 
     def __init__(self, config: ModelConfig, render_config: RenderConfig | None = None) -> None:
         """Build the model.
@@ -144,7 +146,7 @@ class S3DNeRF(PretrainedModel):
         canonical = torch.from_numpy(load_canonical_face()[KEPT_POINTS]).float()
         self.register_buffer("canonical_landmarks", canonical)
         self.register_buffer("inner_lips", INNER_LIPS, persistent=False)
-        self.register_buffer("lip_lines", LIP_LINES, persistent=False)
+        self.register_buffer("lips_apart", LIPS_APART, persistent=False)
 
     @classmethod
     def load(cls, source: str | Path) -> S3DNeRF:
@@ -403,7 +405,7 @@ class S3DNeRF(PretrainedModel):
 
     def locate_inner_lips(self, identity: Identity, field: DeformedField) -> Tensor:
         """Locate the inner edge of the lips in the frame, ``[B, 20, 3]`` in head space."""
-        return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lip_lines)
+        return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lips_apart)
 
     def composite_mouth_interior(self, image: Tensor, identity: Identity, outline: Tensor, camera: Camera) -> Tensor:
         """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
@@ -428,7 +430,7 @@ class S3DNeRF(PretrainedModel):
         """Composite generated eyes into frames ``image [B, 3, S, S]`` where eyes that the source shows closed open."""
         if identity.closed_eyes is None or self.eye_interior is None:
             return image
-        lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LID_LINES, image.device))
+        lids = locate_edges(field, select_rows(identity.landmarks, LIDS), constant(LIDS_APART, image.device))
         irises, skin = self.eye_interior.locate_irises(identity.landmarks), identity.mouth_colors.skin
         return self.eye_interior.composite(image, lids, irises, skin, identity.closed_eyes, camera)
 

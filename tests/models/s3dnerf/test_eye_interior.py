@@ -137,7 +137,7 @@ def test_only_eyes_that_the_source_shows_closed_are_painted(
         )
         # The lids that the tracker saw, instead of those that an untrained field moves.
         monkeypatch.setattr(
-            "s3dnerf.models.s3dnerf.s3dnerf.locate_edges", lambda field, points, lines: points + 0.3 * lines[:, 0]
+            "s3dnerf.models.s3dnerf.s3dnerf.locate_edges", lambda field, points, apart: points + 0.5 * apart
         )
         field = model.deform_field(
             identity, model.drive(identity, identity.source_motion, identity.eyes, identity.camera)
