@@ -24,7 +24,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     measure_mouth_colors,
 )
 from s3dnerf.rendering.opening import Opening
-from s3dnerf.structures import Camera, map_tensors
+from s3dnerf.structures import Camera
 
 PIXELS = 6
 
@@ -99,16 +99,14 @@ def test_below_teeth_that_the_portrait_shows_another_type_is_painted(interior: M
         torch.testing.assert_close(shown, light * interior(make_opening(), tones, interior.types[kind]))
 
 
-def test_behind_closed_lips_it_is_dark_and_behind_parted_ones_as_it_was() -> None:
-    skin = torch.full((3, 3), 0.8)
-    openings = torch.tensor([0.0, 0.5 * TOOTHED, TOOTHED])
-    tones = MouthColors(skin, skin, skin, openings)
-    opening = map_tensors(make_opening(), lambda x: x.expand(3, *x.shape[1:]))
-    opening = replace(opening, coverage=torch.ones_like(opening.coverage))
-    colors = torch.full((3, 3, opening.coverage.shape[1]), 0.72)
-    # The interior is twice as bright as allowed, so half of it is kept, then three quarters, then all.
-    torch.testing.assert_close(compute_shade(colors, opening, tones), torch.tensor([0.5, 0.75, 1.0]))
-    torch.testing.assert_close(compute_shade(0.1 * colors, opening, tones), torch.ones(3))
+def test_behind_closed_lips_teeth_are_darkened_less_than_the_rest() -> None:
+    # The mean of the colors of the skin is 0.6.
+    skin = torch.tensor([0.8, 0.6, 0.4]).expand(3, 3)
+    tones = MouthColors(skin, skin, skin, torch.tensor([0.0, 0.5 * TOOTHED, TOOTHED]))
+    colors = torch.tensor([[0.9, 0.6, 0.3, 0.0], [0.9, 0.3, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0]]).expand(3, 3, 4)
+    shade = torch.tensor([1.0, 0.5, 1.0 / 6.0, 0.0])
+    expected = torch.stack([shade, (1.0 + shade) / 2.0, torch.ones(4)])
+    torch.testing.assert_close(compute_shade(colors, tones), expected)
 
 
 def test_tones_are_those_at_the_landmarks() -> None:
