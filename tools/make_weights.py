@@ -6,6 +6,7 @@ Each stage is a command of s3dnerf, which is printed before it runs. A second ru
 from __future__ import annotations
 
 import argparse
+import filecmp
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from s3dnerf.cli import report_errors
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.model_card import CardSources, write_model_card
+from s3dnerf.evaluation.report import load_report
 from s3dnerf.media.files import atomic_write_folder
 from s3dnerf.options import HelpFormatter, OneLineParser, read_path, read_text
 from s3dnerf.training.checkpoint import find_latest
@@ -71,6 +73,15 @@ def train(command: str, run_dir: Path, *words: str | Path) -> Path:
     return latest
 
 
+def is_evaluated(weights: Path, evaluation: Path, checkpoint: Path, protocol: dict[str, object]) -> bool:
+    """Return whether an earlier run evaluated a checkpoint by a protocol and, as the last thing, wrote the card."""
+    copied = [(weights / name, checkpoint / "model" / name) for name in WEIGHTS]
+    if not (weights / "README.md").is_file() or not all(filecmp.cmp(*pair, shallow=False) for pair in copied):
+        return False
+    settings = load_report(evaluation).settings
+    return all(settings.get(name) == value for name, value in protocol.items())
+
+
 def main(words: list[str]) -> None:
     """Make the weights."""
     options, settings = parse_options(words)
@@ -87,7 +98,9 @@ def main(words: list[str]) -> None:
     checkpoint = train("train", out / "run", "--config", options.config, *data, *settings)
     test = ("--manifest", options.manifest, "--split", options.split, "--max-frames", options.max_frames)
     compare = ("--compare", options.compare) if options.compare else ()
-    run("evaluate", "--clips", videos, *test, *compare, "--checkpoint", checkpoint / "model", "--out", evaluation)
+    protocol = {"clips": str(videos), "split": options.split, "max_frames": options.max_frames}
+    if options.compare or not is_evaluated(weights, evaluation, checkpoint, protocol):
+        run("evaluate", "--clips", videos, *test, *compare, "--checkpoint", checkpoint / "model", "--out", evaluation)
     with atomic_write_folder(weights) as part:
         for name in WEIGHTS:
             shutil.copy(checkpoint / "model" / name, part / name)
