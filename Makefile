@@ -62,10 +62,10 @@ weights: setup ## Make the shipped weights from videos (VIDEOS=DIR MANIFEST=CSV)
 	$(PY) tools/make_weights.py --videos $(VIDEOS) --manifest $(MANIFEST) $(ARGS)
 
 test: setup ## Run the tests (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: setup ## Run the quick tests only
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 # The pages have an environment of their own, so that what builds them can never change the pinned PyTorch.
 $(DOCS)/.ready: requirements/docs.txt

@@ -63,7 +63,10 @@ SPEAKING_FRAMES = 126
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow, as in need of the real clips, or as in need of a GPU."""
+    """Mark tests as slow, as in need of the real clips, or as in need of a GPU, and put files with slow ones first.
+
+    Workers take files in this order, so none of them is left with a slow file when the others have finished.
+    """
     for item in items:
         module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
         if module in SLOW_MODULES:
@@ -73,6 +76,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         if call is not None and call.params.get("library") == "cuda":
             item.add_marker(pytest.mark.gpu)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
