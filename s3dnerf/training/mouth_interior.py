@@ -27,6 +27,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     TOOTHED,
     MouthColors,
     MouthInterior,
+    darken,
     measure_mouth_colors,
 )
 from s3dnerf.rendering.foveation import place_foveated_rays
@@ -139,7 +140,7 @@ def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, in
     """Return the type for sources that show no teeth, and the type below teeth that a source shows."""
     rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
     closed = take_rows(mouths, rows) if len(rows) else mouths
-    painted = [interior(closed.opening, closed.source, code) for code in interior.types]
+    painted = [darken(interior(closed.opening, closed.source, code), closed.source) for code in interior.types]
     # The type with the smallest error for all people would be the grayest one. A type that is brighter along the lower
     # lip shows the lip itself, so only types that are brighter near the upper lip are considered.
     toothed = [kind for kind, colors in enumerate(painted) if compare_halves(colors, closed) > 0] or range(len(painted))

@@ -106,8 +106,7 @@ class MouthInterior(nn.Module):
         if code is None:
             toothed = colors.opening > TOOTHED
             painted = self(opening, colors, self.types[self.shown[toothed.long()]])
-            shade = compute_shade(painted, colors)
-            return torch.where(toothed[:, None], BRIGHTNESS_BELOW_TEETH, shade)[:, None] * painted
+            return torch.where(toothed[:, None, None], BRIGHTNESS_BELOW_TEETH * painted, darken(painted, colors))
         sizes = torch.stack([opening.width, 8.0 * opening.height, 8.0 * colors.opening], dim=-1)
         per_frame = torch.cat(
             [sizes, colors.lips / colors.skin, colors.inside / colors.skin, code.expand(len(sizes), -1)], dim=-1
@@ -123,17 +122,18 @@ class MouthInterior(nn.Module):
         return colors.skin[..., None] * relative.transpose(1, 2)
 
 
-def compute_shade(painted: Tensor, colors: MouthColors) -> Tensor:
-    """Return the factors ``[B, N]`` in [0, 1] by which ``painted [B, 3, N]`` is darkened.
+def darken(painted: Tensor, colors: MouthColors) -> Tensor:
+    """Darken the colors ``painted [B, 3, N]`` of the interior behind lips that the source shows closed.
 
-    If the lips of the source are closed, the factor is the brightness relative to the skin. The network returns means
-    over people, nearly as bright as lips and with less contrast than real mouths (standard deviation of the brightness
-    relative to the skin 0.20, real 0.25), so the lips would not appear to part. Its square has a contrast of 0.26. If
-    the lips of the source are far enough apart to show teeth, the factor is one.
+    They are multiplied by their brightness relative to the skin, at most 1. The network returns means over people,
+    nearly as bright as lips and with less contrast than real mouths (standard deviation of the brightness relative to
+    the skin 0.20, real 0.25), so the lips would not appear to part. This gives a contrast of 0.26. If the lips of the
+    source are far enough apart to show teeth, the colors stay as they are.
     """
     brightness = painted.mean(dim=1) / colors.skin.mean(dim=1, keepdim=True)
     shade = brightness.clamp(max=1.0)
-    return shade.lerp(torch.ones_like(shade), (colors.opening / TOOTHED).clamp(0.0, 1.0)[:, None])
+    shade = shade.lerp(torch.ones_like(shade), (colors.opening / TOOTHED).clamp(0.0, 1.0)[:, None])
+    return shade[:, None] * painted
 
 
 def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     MouthColors,
     MouthInterior,
     compute_interior_weight,
-    compute_shade,
+    darken,
     measure_mouth_colors,
 )
 from s3dnerf.rendering.opening import Opening
@@ -106,7 +106,7 @@ def test_behind_closed_lips_teeth_are_darkened_less_than_the_rest() -> None:
     colors = torch.tensor([[0.9, 0.6, 0.3, 0.0], [0.9, 0.3, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0]]).expand(3, 3, 4)
     shade = torch.tensor([1.0, 0.5, 1.0 / 6.0, 0.0])
     expected = torch.stack([shade, (1.0 + shade) / 2.0, torch.ones(4)])
-    torch.testing.assert_close(compute_shade(colors, tones), expected)
+    torch.testing.assert_close(darken(colors, tones), colors * expected[:, None])
 
 
 def test_tones_are_those_at_the_landmarks() -> None:
