@@ -144,7 +144,7 @@ def test_between_lips_that_part_there_are_teeth_and_darkness(shipped: TalkingHea
             colors = shipped.model.mouth_interior(opening, tones)
         light = colors.mean(1) / skin.mean()
         # Darker than skin on average, as behind real lips, and brightest at the teeth.
-        assert light.mean() < 0.46 and light.min() < 0.35 and light.max() > 1.5 * light.mean()
+        assert light.mean() < 0.6 and light.min() < 0.35 and light.max() > 1.5 * light.mean()
         # Upper teeth: it is brightest in the upper half, in the middle.
         row, column = divmod(light.argmax().item(), 30)
         assert row < 8 and 8 < column < 22

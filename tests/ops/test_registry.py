@@ -16,11 +16,6 @@ from s3dnerf.ops.triplane import sample_triplanes
 pytestmark = pytest.mark.usefixtures("cpu")
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("index", range(len(OPERATORS)), ids=list(OPERATORS))
 def test_structures_mirror_the_header(build, index: int) -> None:
     structure = list_structures()[index]

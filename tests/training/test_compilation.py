@@ -48,7 +48,7 @@ def test_compiled_parts_have_the_same_losses_and_gradients(
     for name, gradient in gradients.items():
         # Elements are sums over all pixels, so their rounding errors are relative to the largest of them.
         error = (gradient - expected[name]).abs().max()
-        assert error <= 1e-3 * expected[name].abs().max() + 1e-9, name
+        assert error <= 2e-3 * expected[name].abs().max() + 1e-9, name
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= len(list_compiled_parts(trainer.model, None))
     assert list(trainer.model.state_dict()) == names
 
