@@ -82,6 +82,13 @@ def is_evaluated(weights: Path, evaluation: Path, checkpoint: Path, protocol: di
     return all(settings.get(name) == value for name, value in protocol.items())
 
 
+def can_resume(evaluation: Path, checkpoint: Path) -> bool:
+    """Return whether an interrupted evaluation has finished clips with a checkpoint."""
+    made = (checkpoint / "model" / WEIGHTS[-1]).stat().st_mtime
+    finished = list((evaluation / "finished").glob("*.json"))
+    return bool(finished) and all(path.stat().st_mtime >= made for path in finished)
+
+
 def main(words: list[str]) -> None:
     """Make the weights."""
     options, settings = parse_options(words)
@@ -100,7 +107,9 @@ def main(words: list[str]) -> None:
     compare = ("--compare", options.compare) if options.compare else ()
     protocol = {"clips": str(videos), "split": options.split, "max_frames": options.max_frames}
     if options.compare or not is_evaluated(weights, evaluation, checkpoint, protocol):
-        run("evaluate", "--clips", videos, *test, *compare, "--checkpoint", checkpoint / "model", "--out", evaluation)
+        resume = ["--resume"] if can_resume(evaluation, checkpoint) else []
+        test = (*test, *compare, "--checkpoint", checkpoint / "model", *resume)
+        run("evaluate", "--clips", videos, *test, "--out", evaluation)
     with atomic_write_folder(weights) as part:
         for name in WEIGHTS:
             shutil.copy(checkpoint / "model" / name, part / name)

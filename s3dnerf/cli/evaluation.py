@@ -37,6 +37,8 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         "  syncnet_v2.model             LSE-C and LSE-D: syncnet_python's syncnet_v2.model",
         "  s3dnerf evaluate --clips clips --out outputs/evaluation\n"
         "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours\n"
+        "  s3dnerf evaluate --clips clips --manifest clips/MANIFEST.csv --split val --out outputs/val --rows ours "
+        "--resume\n"
         "  s3dnerf evaluate --clips clips --out outputs/free --audio-driven --rows idle speech --max-frames 100\n"
         "  s3dnerf evaluate --clips clips --out outputs/new --checkpoint runs/new --compare outputs/old",
     )
@@ -74,6 +76,11 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
         help="also print a comparison with the evaluation of the same clips in this output folder",
     )
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after an interruption: clips finished with the same settings are not repeated",
+    )
+    parser.add_argument(
         "--audio-driven", action="store_true", help="take nothing but the first frame and the audio from a clip"
     )
     add_int(parser, "--fit-steps", limits.FIT_STEPS, **FIT_STEPS)
@@ -108,6 +115,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         only=options.only or (),
         subset=options.subset or (),
         compare=options.compare,
+        resume=options.resume,
     )
     for clip, reason in report.skipped.items():
         print(f"{clip}: {reason}", file=sys.stderr)

@@ -26,6 +26,7 @@ from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips
 from s3dnerf.evaluation.evaluate import evaluate_clips
 from s3dnerf.evaluation.report import REPORT_FILES
+from s3dnerf.evaluation.score_file import read_scores, write_scores
 from s3dnerf.evaluation.scores import Scores, average_scores, spread_scores
 from s3dnerf.evaluation.tables import (
     COLUMNS,
@@ -33,7 +34,6 @@ from s3dnerf.evaluation.tables import (
     Column,
     format_score,
     jsonable_scores,
-    restore_scores,
     write_number,
 )
 from s3dnerf.media.files import atomic_write, check_output, refuse_inputs
@@ -324,10 +324,10 @@ def evaluate_variant(train: Train, config: S3DNeRFConfig, folder: Path, protocol
     """
     checkpoint = train_variant(train, config, folder)
     done = folder / "scores.json"
-    known = read_scores(done, protocol)
+    known = read_scores(done, _describe_protocol(protocol))
     if "ours" not in known:
         known = protocol.measure(folder / "evaluation", ("ours",), checkpoint, config.train.device)
-        write_scores(done, protocol, known)
+        write_scores(done, _describe_protocol(protocol), known)
     return known["ours"]
 
 
@@ -348,34 +348,11 @@ def train_variant(train: Train, config: S3DNeRFConfig, folder: Path) -> Path:
 def measure_reference(folder: Path, protocol: Protocol) -> dict[str, Scores]:
     """Return the scores of the unmoved portrait and the ground truth, from disk if they were measured before."""
     done = folder / "scores.json"
-    known = read_scores(done, protocol)
+    known = read_scores(done, _describe_protocol(protocol))
     if not known:
         known = protocol.measure(folder, REFERENCE_ROWS)
-        write_scores(done, protocol, known)
+        write_scores(done, _describe_protocol(protocol), known)
     return known
-
-
-def write_scores(path: Path, protocol: Protocol, scores: Mapping[str, Scores]) -> None:
-    """Write the means by row, and the protocol."""
-    tree = {
-        "protocol": _describe_protocol(protocol),
-        "scores": {row: jsonable_scores(mean) for row, mean in scores.items()},
-    }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(tree, indent=2) + "\n", "utf-8")
-
-
-def read_scores(path: Path, protocol: Protocol) -> dict[str, Scores]:
-    """Read the file of :func:`write_scores`; empty if it is missing or of another protocol."""
-    if not path.is_file():
-        return {}
-    try:
-        tree = json.loads(path.read_text("utf-8"))
-        if tree["protocol"] != _describe_protocol(protocol):
-            return {}
-        return {row: restore_scores(numbers) for row, numbers in tree["scores"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(path, f"is broken ({error})", "Delete it; the run will be measured again.") from error
 
 
 def _describe_protocol(protocol: Protocol) -> dict[str, object]:

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from s3dnerf import limits
 from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
-from s3dnerf.evaluation.contact_sheet import OVERVIEW_SIDE, stack_sheets
+from s3dnerf.evaluation.contact_sheet import stack_sheets
+from s3dnerf.evaluation.finished_clips import TARGET, FinishedClip, FinishedClips
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
-from s3dnerf.evaluation.rows import DEFAULT_ROWS, MODEL_ROWS, ROWS, ClipJob, ClipResult, Reenactor
+from s3dnerf.evaluation.rows import DEFAULT_ROWS, MODEL_ROWS, ROWS, ClipJob, Reenactor
 from s3dnerf.evaluation.scorer import load_scorer
 from s3dnerf.evaluation.weights_folder import find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
@@ -40,12 +41,14 @@ def evaluate_clips(
     only: Sequence[str] = (),
     subset: Sequence[str] = (),
     compare: str | Path | None = None,
+    resume: bool = False,
 ) -> EvaluationReport:
     """Reenact every mp4 in a folder and score it against the original, frame by frame.
 
     Writes OUT/<clip>.mp4 (row ``ours``), OUT/rows/<row>/<clip>.mp4 (the other rows), OUT/sheets/<clip>.png and
     OUT/contact_sheet.png (target above generated), and OUT/table.md, table.csv and report.json, which are updated after
-    each clip. Clips that cannot be used (no face, no audio, broken) are listed with a reason.
+    each clip. Clips that cannot be used (no face, no audio, broken) are listed with a reason. OUT/finished holds what
+    ``resume`` needs.
 
     Args:
         clips: folder of the mp4 files. A ``.wav`` next to a clip replaces the audio track of the clip.
@@ -65,6 +68,7 @@ def evaluate_clips(
         only: evaluate only these clips or people; all if empty.
         subset: clips or people whose means the summary gives as well.
         compare: output folder of an earlier evaluation of the same clips, which the summary compares with this one.
+        resume: go on after an interruption: clips that were finished with the same settings are not repeated.
 
     Raises:
         UserError: no clip can be evaluated, or an argument is invalid.
@@ -88,25 +92,30 @@ def evaluate_clips(
     }
     settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
+    finished = FinishedClips(out, dict(settings), rows, "fid" not in weights.missing)
     settings |= {"only": " ".join(only) or None, "subset": " ".join(subset) or None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing, people=people)
     report.subset, report.earlier = chosen, earlier
     fid = FIDAccumulator()
     overview: list[np.ndarray] = []
+    if not resume:
+        for video in videos:
+            finished.forget(video.stem)
     for video in tqdm(videos, desc="clips", unit="clip"):
-        job = ClipJob(video, out, max_frames, seed, pipeline, scorer)
-        try:
-            result = job.run(rows)
-        except UserError as error:
-            report.skipped[video.stem] = f"{error.reason}. {error.hint}"
-            continue
-        for row, measurement in result.rows.items():
-            report.clips[row][video.stem] = measurement.scores
+        result = finished.read(video.stem) if resume else None
+        if result is None:
+            try:
+                result = ClipJob(video, out, max_frames, seed, pipeline, scorer).run(rows).finish()
+            except UserError as error:
+                report.skipped[video.stem] = f"{error.reason}. {error.hint}"
+                continue
+            finished.write(video.stem, result)
+        for row, scores in result.scores.items():
+            report.clips[row][video.stem] = scores
         fid.add(result)
         if len(overview) < OVERVIEW_CLIPS:
-            overview.append(result.draw_sheet(OVERVIEW_SIDE))
-        write_image(out / "sheets" / f"{video.stem}.png", result.draw_sheet())
-        write_image(out / "contact_sheet.png", stack_sheets(overview))
+            overview.append(result.draw_overview())
+            write_image(out / "contact_sheet.png", stack_sheets(overview))
         report.save(out)
     if not overview:
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in report.skipped.items())
@@ -123,16 +132,15 @@ class FIDAccumulator:
         self._target: FeatureStatistics | None = None
         self._generated: dict[str, FeatureStatistics] = {}
 
-    def add(self, result: ClipResult) -> None:
+    def add(self, result: FinishedClip) -> None:
         """Add a clip, unless it was scored without Inception."""
-        if result.features is None:
+        if not result.features:
             return
-        channels = result.features.shape[1]
-        self._target = self._target or FeatureStatistics(channels)
-        self._target.add(result.features)
-        for row, measurement in result.rows.items():
-            assert measurement.features is not None, "all rows are scored by the same networks"
-            self._generated.setdefault(row, FeatureStatistics(channels)).add(measurement.features)
+        target = result.features[TARGET]
+        self._target = self._target or FeatureStatistics(target.shape[1])
+        self._target.add(target)
+        for row in result.scores:
+            self._generated.setdefault(row, FeatureStatistics(target.shape[1])).add(result.features[row])
 
     def compute(self) -> dict[str, float]:
         """Return the FID of each row; empty without features."""

@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
-from s3dnerf.evaluation.contact_sheet import FACE_SIDE, draw_clip_sheet, select_sheet_frames
+from s3dnerf.evaluation.contact_sheet import draw_clip_sheet, select_sheet_frames
+from s3dnerf.evaluation.finished_clips import TARGET, FinishedClip
 from s3dnerf.evaluation.scorer import Scorer, find_sound
 from s3dnerf.evaluation.scores import Measurement
 from s3dnerf.evaluation.tables import ROW_TITLES
@@ -89,11 +90,14 @@ class ClipResult:
     features: np.ndarray | None = None
     """Inception features of the target frames, as in ``Measurement``."""
 
-    def draw_sheet(self, side: int = FACE_SIDE) -> np.ndarray:
-        """Draw the contact sheet of the first row."""
+    def finish(self) -> FinishedClip:
+        """Draw the contact sheet, of the first row, and drop the frames."""
         row, measurement = next(iter(self.rows.items()))
         label = ROW_TITLES[row].split(",")[0]
-        return draw_clip_sheet(self.target, measurement.sampled, self.track, self.moments, self.title, label, side)
+        sheet = draw_clip_sheet(self.target, measurement.sampled, self.track, self.moments, self.title, label)
+        features = {TARGET: self.features, **{row: one.features for row, one in self.rows.items()}}
+        kept = {name: one for name, one in features.items() if one is not None}
+        return FinishedClip({row: one.scores for row, one in self.rows.items()}, sheet, kept)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import islice, repeat
 from pathlib import Path
@@ -134,6 +135,35 @@ def test_a_pipeline_that_stops_early_is_an_error_and_leaves_no_video(astronaut_c
     with pytest.raises(ValueError, match="7 frames .* which has 16"):
         evaluate_clips(astronaut_clips, tmp_path, rows=("ours",), pipeline=Stop())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(astronaut_clips: Path, tmp_path: Path) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    for name in ("first", "second"):
+        for kind in ("mp4", "wav"):
+            shutil.copy(astronaut_clips / f"astronaut.{kind}", clips / f"{name}.{kind}")
+    options = {"rows": ("ours", "ground_truth"), "max_frames": 8}
+
+    class Interrupted(Replay):
+        def reenact(self, video: Path, audio: Path | None, **options) -> Iterator[np.ndarray]:
+            if video.stem == "second":
+                raise KeyboardInterrupt
+            return super().reenact(video, audio, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_clips(clips, out, pipeline=Interrupted(), **options)
+    pipelines = [Replay() for _ in range(4)]
+    report = evaluate_clips(clips, out, pipeline=pipelines[0], resume=True, **options)
+    assert [call["video"].stem for call in pipelines[0].calls] == ["second"]
+    whole = evaluate_clips(clips, tmp_path / "whole", pipeline=pipelines[1], **options)
+    assert list(report.clips["ours"]) == ["first", "second"] == list(whole.clips["ours"])
+    for name in ("table.md", "table.csv", "report.json", "contact_sheet.png"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    # Other settings, and a call that does not resume, evaluate all clips again.
+    evaluate_clips(clips, out, pipeline=pipelines[2], resume=True, **{**options, "seed": 1})
+    evaluate_clips(clips, out, pipeline=pipelines[3], **{**options, "seed": 1})
+    assert [len(pipeline.calls) for pipeline in pipelines[2:]] == [2, 2]
 
 
 def test_unusable_clips_are_listed_and_do_not_stop_the_rest(astronaut_clips, tmp_path):

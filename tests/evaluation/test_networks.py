@@ -44,10 +44,35 @@ def save(path: Path, network: nn.Module | dict[str, Tensor], prefix: str = "") -
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
 
 
+ROWS = ("ground_truth", "unmoved_portrait")
+
+
 @pytest.fixture(scope="module")
-def report(astronaut_clips: Path, weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
-    rows, out = ("ground_truth", "unmoved_portrait"), tmp_path_factory.mktemp("compared")
-    return evaluate_clips(astronaut_clips, out, max_frames=FRAMES, rows=rows, weights_folder=weights_folder)
+def evaluated(
+    astronaut_clips: Path, weights_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[EvaluationReport, Path]:
+    out = tmp_path_factory.mktemp("compared")
+    return evaluate_clips(astronaut_clips, out, max_frames=FRAMES, rows=ROWS, weights_folder=weights_folder), out
+
+
+@pytest.fixture(scope="module")
+def report(evaluated: tuple[EvaluationReport, Path]) -> EvaluationReport:
+    return evaluated[0]
+
+
+def test_a_resumed_evaluation_has_the_features_of_what_was_finished(
+    evaluated: tuple[EvaluationReport, Path],
+    astronaut_clips: Path,
+    weights_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("s3dnerf.evaluation.evaluate.ClipJob", None)
+    options = {"max_frames": FRAMES, "weights_folder": weights_folder, "resume": True}
+    again = evaluate_clips(astronaut_clips, evaluated[1], rows=ROWS[::-1], **options)
+    assert again.fid == evaluated[0].fid
+    for row in ROWS:
+        scores = (report.clips[row]["astronaut"].as_dict() for report in (again, evaluated[0]))
+        np.testing.assert_equal(*scores)
 
 
 def test_scores_of_networks_are_in_the_table(report):
