@@ -418,13 +418,23 @@ class S3DNeRF(PretrainedModel):
         patch = place_foveated_rays(camera, size, eye_size=(0.0, 0.0))
         opening = measure_opening_at(outline, lips[:, UPPER_LIP], camera, patch.points, size)
         # Most cells of the patch show lips and chin. The network skips them.
-        inside = opening.coverage.topk(math.ceil(MOUTH_FRACTION * opening.coverage.shape[1])).indices
+        inside = opening.coverage.topk(self.count_covered(opening.coverage)).indices
         patch, opening = patch.select(inside), opening.select(inside)
         visible = find_source_interior(outline, lips, camera, identity.camera, patch.points, size)
         shown = F.grid_sample(identity.image.float(), visible.points[:, None], "bicubic", "border", align_corners=False)
         painted = self.mouth_interior(opening, colors).lerp(shown[:, :, 0], visible.visibility[:, None])
         weight = opening.coverage * compute_interior_weight(measure_opening(outline), colors.opening)[:, None]
         return patch.paste(patch.gather(image).lerp(painted, weight[:, None]), image)
+
+    def count_covered(self, coverage: Tensor) -> int:
+        """Return how many cells of frames, given their ``coverage [B, N]``, are composited.
+
+        As many as the frame with most of them needs. In training and on a GPU, which would have to wait for the number,
+        as many as any frame may need.
+        """
+        if self.training or coverage.device.type != "cpu" or torch.compiler.is_compiling():
+            return math.ceil(MOUTH_FRACTION * coverage.shape[1])
+        return max(1, int((coverage > 0.0).sum(dim=1).max()))
 
     def composite_eye_interior(self, image: Tensor, identity: Identity, field: DeformedField, camera: Camera) -> Tensor:
         """Composite generated eyes into frames ``image [B, 3, S, S]`` where eyes that the source shows closed open."""

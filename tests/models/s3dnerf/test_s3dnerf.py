@@ -314,6 +314,20 @@ def test_a_mouth_that_is_no_wider_open_than_in_the_portrait_is_not_painted(
     assert (open_lips(model, identity, monkeypatch, source=0.3, frame=frame) == 0.5).all()
 
 
+@pytest.mark.parametrize("height", [0.01, 0.1, 0.4])
+def test_cells_that_are_not_covered_do_not_matter(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, height: float
+) -> None:
+    source, lips = draw_source(identity, 0.0), draw_lips(height)
+    image = torch.rand_like(identity.image)
+    with torch.no_grad():
+        some = model.composite_mouth_interior(image, source, lips, identity.camera)
+        monkeypatch.setattr(model, "count_covered", lambda coverage: coverage.shape[1])
+        every = model.composite_mouth_interior(image, source, lips, identity.camera)
+    torch.testing.assert_close(some, every, atol=1e-6, rtol=0)
+    assert (every - image).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("degrees", [-40.0, 0.0, 40.0])
 def test_a_mouth_that_is_wider_open_is_painted_however_far_the_head_nods(
     model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, degrees: float
