@@ -76,7 +76,9 @@ def train(command: str, run_dir: Path, *words: str | Path) -> Path:
 def is_evaluated(weights: Path, evaluation: Path, checkpoint: Path, protocol: dict[str, object]) -> bool:
     """Return whether an earlier run evaluated a checkpoint by a protocol and, as the last thing, wrote the card."""
     copied = [(weights / name, checkpoint / "model" / name) for name in WEIGHTS]
-    if not (weights / "README.md").is_file() or not all(filecmp.cmp(*pair, shallow=False) for pair in copied):
+    if not all(path.is_file() for path in (weights / "README.md", evaluation / "report.json")):
+        return False
+    if not all(filecmp.cmp(*pair, shallow=False) for pair in copied):
         return False
     settings = load_report(evaluation).settings
     return all(settings.get(name) == value for name, value in protocol.items())
