@@ -6,7 +6,6 @@ Each stage is a command of s3dnerf, which is printed before it runs. A second ru
 from __future__ import annotations
 
 import argparse
-import filecmp
 import shlex
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from pathlib import Path
 from s3dnerf.cli import report_errors
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.model_card import CardSources, write_model_card
-from s3dnerf.evaluation.report import load_report
 from s3dnerf.media.files import atomic_write_folder
 from s3dnerf.options import HelpFormatter, OneLineParser, read_path, read_text
 from s3dnerf.training.checkpoint import find_latest
@@ -73,24 +71,6 @@ def train(command: str, run_dir: Path, *words: str | Path) -> Path:
     return latest
 
 
-def is_evaluated(weights: Path, evaluation: Path, checkpoint: Path, protocol: dict[str, object]) -> bool:
-    """Return whether an earlier run evaluated a checkpoint by a protocol and, as the last thing, wrote the card."""
-    copied = [(weights / name, checkpoint / "model" / name) for name in WEIGHTS]
-    if not all(path.is_file() for path in (weights / "README.md", evaluation / "report.json")):
-        return False
-    if not all(filecmp.cmp(*pair, shallow=False) for pair in copied):
-        return False
-    settings = load_report(evaluation).settings
-    return all(settings.get(name) == value for name, value in protocol.items())
-
-
-def can_resume(evaluation: Path, checkpoint: Path) -> bool:
-    """Return whether an interrupted evaluation has finished clips with a checkpoint."""
-    made = (checkpoint / "model" / WEIGHTS[-1]).stat().st_mtime
-    finished = list((evaluation / "finished").glob("*.json"))
-    return bool(finished) and all(path.stat().st_mtime >= made for path in finished)
-
-
 def main(words: list[str]) -> None:
     """Make the weights."""
     options, settings = parse_options(words)
@@ -107,11 +87,8 @@ def main(words: list[str]) -> None:
     checkpoint = train("train", out / "run", "--config", options.config, *data, *settings)
     test = ("--manifest", options.manifest, "--split", options.split, "--max-frames", options.max_frames)
     compare = ("--compare", options.compare) if options.compare else ()
-    protocol = {"clips": str(videos), "split": options.split, "max_frames": options.max_frames}
-    if options.compare or not is_evaluated(weights, evaluation, checkpoint, protocol):
-        resume = ["--resume"] if can_resume(evaluation, checkpoint) else []
-        test = (*test, *compare, "--checkpoint", checkpoint / "model", *resume)
-        run("evaluate", "--clips", videos, *test, "--out", evaluation)
+    test = (*test, *compare, "--checkpoint", checkpoint / "model", "--resume")
+    run("evaluate", "--clips", videos, *test, "--out", evaluation)
     with atomic_write_folder(weights) as part:
         for name in WEIGHTS:
             shutil.copy(checkpoint / "model" / name, part / name)

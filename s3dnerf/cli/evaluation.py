@@ -78,7 +78,7 @@ def add_evaluate(commands: argparse._SubParsersAction[OneLineParser]) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on after an interruption: clips finished with the same settings are not repeated",
+        help="go on after an interruption: clips finished with the same settings and weights are not repeated",
     )
     parser.add_argument(
         "--audio-driven", action="store_true", help="take nothing but the first frame and the audio from a clip"

@@ -14,7 +14,9 @@ from s3dnerf.metrics import MOUTH_POINTS
 
 SHEET_COLUMNS = 10
 FACE_SIDE = 176
+"""Height of the faces on the sheet of a clip, in pixels."""
 OVERVIEW_SIDE = 112
+"""Height of the faces on an overview of many clips, in pixels."""
 MOUTH_ASPECT = 0.55
 """Height of a mouth crop over its width."""
 LABEL_HEIGHT = 20
@@ -66,7 +68,6 @@ def draw_clip_sheet(
     moments: np.ndarray,
     title: str,
     generated_label: str = "generated",
-    side: int = FACE_SIDE,
 ) -> np.ndarray:
     """Draw the sheet of one clip, ``uint8 [H, W, 3]``: target and generated faces, then both mouths.
 
@@ -77,9 +78,8 @@ def draw_clip_sheet(
         moments: frame numbers.
         title: above the sheet.
         generated_label: of the rows of the generated clip.
-        side: height of the faces in pixels.
     """
-    faces = [[_fit_height(frame, side) for frame in frames] for frames in (target, generated)]
+    faces = [[_fit_height(frame, FACE_SIDE) for frame in frames] for frames in (target, generated)]
     width = faces[0][0].shape[1]
     mouths = [
         [crop_mouth(frame, track, index, width) for frame, index in zip(frames, moments, strict=True)]
@@ -110,8 +110,10 @@ def draw_row_sheet(
     return np.concatenate([_draw_title(title, strips[0].shape[1]), _draw_margin(header, ""), *strips], axis=0)
 
 
-def stack_sheets(sheets: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack sheets vertically, padded with white on the right."""
+def draw_overview(sheets: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack sheets of clips, made smaller, vertically, padded with white on the right."""
+    ratio = OVERVIEW_SIDE / FACE_SIDE
+    sheets = [resize_image(sheet, (round(sheet.shape[0] * ratio), round(sheet.shape[1] * ratio))) for sheet in sheets]
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(sheet, ((0, 8), (0, width - sheet.shape[1]), (0, 0)), constant_values=255) for sheet in sheets]
     return np.concatenate(padded, axis=0)

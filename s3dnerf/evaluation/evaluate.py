@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import s3dnerf
 from s3dnerf import limits
 from s3dnerf.errors import ArgumentError, UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, select_names
-from s3dnerf.evaluation.contact_sheet import stack_sheets
-from s3dnerf.evaluation.finished_clips import TARGET, FinishedClip, FinishedClips
+from s3dnerf.evaluation.contact_sheet import draw_overview
+from s3dnerf.evaluation.finished_clips import TARGET, FinishedClip, FinishedClips, hash_checkpoint
 from s3dnerf.evaluation.report import REPORT_FILES, EvaluationReport, load_report
 from s3dnerf.evaluation.rows import DEFAULT_ROWS, MODEL_ROWS, ROWS, ClipJob, Reenactor
 from s3dnerf.evaluation.scorer import load_scorer
@@ -68,7 +69,8 @@ def evaluate_clips(
         only: evaluate only these clips or people; all if empty.
         subset: clips or people whose means the summary gives as well.
         compare: output folder of an earlier evaluation of the same clips, which the summary compares with this one.
-        resume: go on after an interruption: clips that were finished with the same settings are not repeated.
+        resume: go on after an interruption: clips that were finished with the same settings, clip, weights and version
+            of the package are not repeated.
 
     Raises:
         UserError: no clip can be evaluated, or an argument is invalid.
@@ -92,7 +94,8 @@ def evaluate_clips(
     }
     settings |= {"max_frames": max_frames, "seed": seed, "fit_steps": fit_steps}
     settings |= {"weights_folder": str(weights_folder) if weights_folder else None}
-    finished = FinishedClips(out, dict(settings), rows, "fid" not in weights.missing)
+    made_with = {**settings, "version": s3dnerf.__version__, "model": hash_checkpoint(checkpoint)}
+    finished = FinishedClips(out, made_with, rows, "fid" not in weights.missing)
     settings |= {"only": " ".join(only) or None, "subset": " ".join(subset) or None}
     report = EvaluationReport(settings, {row: {} for row in rows}, missing=weights.missing, people=people)
     report.subset, report.earlier = chosen, earlier
@@ -100,22 +103,22 @@ def evaluate_clips(
     overview: list[np.ndarray] = []
     if not resume:
         for video in videos:
-            finished.forget(video.stem)
+            finished.forget(video)
     for video in tqdm(videos, desc="clips", unit="clip"):
-        result = finished.read(video.stem) if resume else None
+        result = finished.read(video) if resume else None
         if result is None:
             try:
                 result = ClipJob(video, out, max_frames, seed, pipeline, scorer).run(rows).finish()
             except UserError as error:
                 report.skipped[video.stem] = f"{error.reason}. {error.hint}"
                 continue
-            finished.write(video.stem, result)
+            finished.write(video, result)
         for row, scores in result.scores.items():
             report.clips[row][video.stem] = scores
         fid.add(result)
         if len(overview) < OVERVIEW_CLIPS:
-            overview.append(result.draw_overview())
-            write_image(out / "contact_sheet.png", stack_sheets(overview))
+            overview.append(result.sheet)
+            write_image(out / "contact_sheet.png", draw_overview(overview))
         report.save(out)
     if not overview:
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in report.skipped.items())

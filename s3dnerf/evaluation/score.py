@@ -16,7 +16,7 @@ from s3dnerf.data.engines import WorkerDied, run_in_processes
 from s3dnerf.data.videos import VIDEO_SUFFIXES
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.clip_list import find_clips, find_people, list_videos, read_manifest
-from s3dnerf.evaluation.contact_sheet import FACE_SIDE, OVERVIEW_SIDE, stack_sheets
+from s3dnerf.evaluation.contact_sheet import draw_overview
 from s3dnerf.evaluation.framing import CROPS
 from s3dnerf.evaluation.measures import TASKS
 from s3dnerf.evaluation.protocol import hash_file
@@ -24,7 +24,7 @@ from s3dnerf.evaluation.score_jobs import REAL_METHOD, ScoreJob, ScoreSettings, 
 from s3dnerf.evaluation.score_report import SCORE_FILES, ScoreReport
 from s3dnerf.evaluation.weights_folder import find_weights
 from s3dnerf.media.files import check_output, refuse_inputs
-from s3dnerf.media.image import read_image, resize_image, write_image
+from s3dnerf.media.image import read_image, write_image
 from s3dnerf.metrics import FeatureStatistics, measure_frechet_distance
 from s3dnerf.metrics.face_descriptor import INSTALL_COMMAND, has_face_descriptor
 
@@ -117,7 +117,7 @@ def score_videos(
         raise UserError(methods[method], f"no video could be scored ({reason})", "Name videos like their real clips.")
     report.of_sets = measure_sets(report, out)
     report.save(out)
-    draw_overview(report, out)
+    write_overview(report, out)
     return report
 
 
@@ -227,7 +227,7 @@ def measure_sets(report: ScoreReport, out: Path) -> dict[str, dict[str, float]]:
     return fid
 
 
-def draw_overview(report: ScoreReport, out: Path) -> None:
+def write_overview(report: ScoreReport, out: Path) -> None:
     """Draw the sheets of the first clips of all methods into OUT/contact_sheet.png."""
     paths = [
         out / "sheets" / method / f"{clip}.png"
@@ -236,6 +236,4 @@ def draw_overview(report: ScoreReport, out: Path) -> None:
         if clip in report.scores[method]
     ]
     sheets = [read_image(path) for path in paths[:OVERVIEW_SHEETS]]
-    ratio = OVERVIEW_SIDE / FACE_SIDE
-    small = [resize_image(sheet, (round(sheet.shape[0] * ratio), round(sheet.shape[1] * ratio))) for sheet in sheets]
-    write_image(out / "contact_sheet.png", stack_sheets(small))
+    write_image(out / "contact_sheet.png", draw_overview(sheets))

@@ -1,12 +1,13 @@
 import numpy as np
 
 from s3dnerf.evaluation.contact_sheet import (
+    FACE_SIDE,
     LABEL_HEIGHT,
     MARGIN_WIDTH,
     crop_mouth,
     draw_clip_sheet,
+    draw_overview,
     select_sheet_frames,
-    stack_sheets,
 )
 from s3dnerf.evaluation.tracking import FaceTrack
 from s3dnerf.metrics import MOUTH_POINTS
@@ -60,15 +61,18 @@ def test_sheet_has_target_frames_above_generated_ones():
     red, blue = np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     moments = np.array([3, 8])
-    sheet = draw_clip_sheet([red] * 2, [blue] * 2, ScriptedTrack(np.zeros(10)), moments, "title", side=100)
+    sheet = draw_clip_sheet([red] * 2, [blue] * 2, ScriptedTrack(np.zeros(10)), moments, "title")
     top = 2 * LABEL_HEIGHT + 4
-    assert sheet.shape == (top + 2 * 100 + 2 * 55, MARGIN_WIDTH + 2 * 100, 3)
-    rows = [sheet[top + offset, MARGIN_WIDTH + 150].tolist() for offset in (50, 150, 225, 280)]
+    # A mouth is as wide as a face and 0.55 times as high.
+    assert FACE_SIDE == 176
+    assert sheet.shape == (top + 2 * 176 + 2 * 97, MARGIN_WIDTH + 2 * 176, 3)
+    rows = [sheet[top + offset, MARGIN_WIDTH + 264].tolist() for offset in (88, 264, 400, 497)]
     assert rows == [[255, 0, 0], [0, 0, 255], [255, 0, 0], [0, 0, 255]]
     assert (sheet[:top] < 128).any()
 
 
-def test_sheets_of_unequal_width_are_stacked():
-    stacked = stack_sheets([np.zeros((10, 30, 3), np.uint8), np.zeros((20, 50, 3), np.uint8)])
-    assert stacked.shape == (46, 50, 3)
-    assert (stacked[5, 40] == 255).all()
+def test_an_overview_stacks_sheets_of_unequal_width_in_smaller():
+    # Faces of 176 pixels become 112 pixels high.
+    overview = draw_overview([np.zeros((11, 33, 3), np.uint8), np.zeros((22, 55, 3), np.uint8)])
+    assert overview.shape == (7 + 8 + 14 + 8, 35, 3)
+    assert (overview[3, 25] == 255).all() and (overview[20, 25] == 0).all()

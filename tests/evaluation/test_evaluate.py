@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation import ROWS, evaluate_clips
+from s3dnerf.evaluation.finished_clips import hash_checkpoint
 from s3dnerf.evaluation.report import load_report
 from s3dnerf.media.image import read_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
@@ -153,17 +155,31 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(astronaut_clips: Pat
 
     with pytest.raises(KeyboardInterrupt):
         evaluate_clips(clips, out, pipeline=Interrupted(), **options)
-    pipelines = [Replay() for _ in range(4)]
+    pipelines = [Replay() for _ in range(5)]
     report = evaluate_clips(clips, out, pipeline=pipelines[0], resume=True, **options)
     assert [call["video"].stem for call in pipelines[0].calls] == ["second"]
     whole = evaluate_clips(clips, tmp_path / "whole", pipeline=pipelines[1], **options)
     assert list(report.clips["ours"]) == ["first", "second"] == list(whole.clips["ours"])
     for name in ("table.md", "table.csv", "report.json", "contact_sheet.png"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    # Other settings, and a call that does not resume, evaluate all clips again.
+    # Other settings, and a call that does not resume, evaluate all clips again; another clip is evaluated itself.
     evaluate_clips(clips, out, pipeline=pipelines[2], resume=True, **{**options, "seed": 1})
     evaluate_clips(clips, out, pipeline=pipelines[3], **{**options, "seed": 1})
-    assert [len(pipeline.calls) for pipeline in pipelines[2:]] == [2, 2]
+    (clips / "first.wav").write_bytes((clips / "first.wav").read_bytes()[:-640])
+    evaluate_clips(clips, out, pipeline=pipelines[4], resume=True, **{**options, "seed": 1})
+    assert [len(pipeline.calls) for pipeline in pipelines[2:]] == [2, 2, 1]
+
+
+def test_other_weights_at_the_same_place_have_another_hash(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for content in ("one", "two"):
+        (model / "model.safetensors").write_text(content)
+        (model / "config.json").write_text("{}")
+        hashes = [hash_checkpoint(folder) for folder in (model, tmp_path)]
+        assert hashes[0] == hashes[1] and set(hashes[0]) == {"model.safetensors", "config.json"}
+        assert hashes[0]["model.safetensors"] == hashlib.sha256(content.encode()).hexdigest()
+    assert hash_checkpoint("somebody/model") == {} and "model.safetensors" in hash_checkpoint(None)
 
 
 def test_unusable_clips_are_listed_and_do_not_stop_the_rest(astronaut_clips, tmp_path):
