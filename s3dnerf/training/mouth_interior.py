@@ -138,8 +138,7 @@ def train_mouth_interior(interior: MouthInterior, mouths: MouthSamples, steps: i
 @torch.no_grad()
 def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, int]:
     """Return the type for sources that show no teeth, and the type below teeth that a source shows."""
-    rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
-    closed = take_rows(mouths, rows) if len(rows) else mouths
+    closed = select_closed(mouths)
     painted = [darken(interior(closed.opening, closed.source, code), closed.source) for code in interior.types]
     # The type with the smallest error for all people would be the grayest one. A type that is brighter along the lower
     # lip shows the lip itself, so only types that are brighter near the upper lip are considered.
@@ -150,6 +149,21 @@ def choose_types(interior: MouthInterior, mouths: MouthSamples) -> tuple[int, in
     painted = [interior(mouths.opening, mouths.source, code) for code in interior.types]
     darkest = min(range(len(painted)), key=lambda kind: rgb_to_luma(painted[kind][..., None]).mean().item())
     return contrasting, darkest
+
+
+@torch.no_grad()
+def describe_contrast(interior: MouthInterior, mouths: MouthSamples) -> str:
+    """Return a line with the contrast of mouths whose source shows no teeth: real, painted, and as it is shown."""
+    closed = select_closed(mouths)
+    painted = interior(closed.opening, closed.source, interior.types[interior.shown[0]])
+    levels = [measure_contrast(x, closed) for x in (closed.colors, painted, darken(painted, closed.source))]
+    return "contrast of mouths: real {:.3f}, painted {:.3f}, shown {:.3f}".format(*levels)
+
+
+def select_closed(mouths: MouthSamples) -> MouthSamples:
+    """Select the frames whose source shows no teeth; all if there are none."""
+    rows = (mouths.source.opening <= TOOTHED).nonzero()[:, 0]
+    return take_rows(mouths, rows) if len(rows) else mouths
 
 
 def compare_halves(colors: Tensor, mouths: MouthSamples) -> float:

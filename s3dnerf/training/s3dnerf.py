@@ -51,7 +51,7 @@ from s3dnerf.training.losses import (
     speech_losses,
     weighted_sum,
 )
-from s3dnerf.training.mouth_interior import collect_mouth_samples, train_mouth_interior
+from s3dnerf.training.mouth_interior import collect_mouth_samples, describe_contrast, train_mouth_interior
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
 from s3dnerf.training.processes import Processes
 from s3dnerf.training.render_settings import fit_render_config
@@ -152,6 +152,7 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
         interior, steps, seed = self.model.mouth_interior, self.config.train.mouth_steps, self.config.seed
         mouths = map_tensors(collect_mouth_samples(self.data, seed, steps), lambda x: x.to(self.device))
         train_mouth_interior(interior, mouths, steps, seed)
+        self.processes.write(describe_contrast(interior, mouths))
         self.averaged_model.mouth_interior.load_state_dict(interior.state_dict())
 
     def train_eye_interior(self) -> None:

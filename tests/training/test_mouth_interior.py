@@ -24,6 +24,7 @@ from s3dnerf.training.mouth_interior import (
     MouthSamples,
     choose_types,
     collect_mouth_samples,
+    describe_contrast,
     measure_contrast,
     measure_errors,
     train_mouth_interior,
@@ -84,6 +85,17 @@ def test_the_type_shown_has_the_contrast_of_real_mouths() -> None:
     assert measure_contrast(shown, mouths) == pytest.approx(wanted, rel=0.2)
     assert choose_types(interior, mouths) == tuple(interior.shown.tolist())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in interior.parameters())
+
+
+def test_contrast_is_described_for_sources_without_teeth() -> None:
+    interior = make_interior(1)
+    interior.forward = lambda opening, source, code: (0.5 * TEETH).expand(len(opening.width), 3, -1)
+    mouths = make_mouths(torch.stack([TEETH, TEETH]))
+    # Half of the pixels are 0.7 and half 0.1, the skin is 0.5: 0.6 apart, then half of it, then 0.35² / 0.5 and 0.05².
+    halves = [0.6, 0.3, (0.35**2 - 0.05**2) / 0.5]
+    levels = [half / 2 / 0.5 * (PIXELS / (PIXELS - 1)) ** 0.5 for half in halves]
+    expected = "contrast of mouths: real {:.3f}, painted {:.3f}, shown {:.3f}".format(*levels)
+    assert describe_contrast(interior, mouths) == expected
 
 
 def test_strangers_are_shown_upper_teeth_and_below_teeth_the_dark() -> None:
