@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +32,7 @@ from s3dnerf.data.clip_files import SHARD_HINT, ClipFiles, FolderFiles
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose
 from s3dnerf.face.crop import CropBox
-from s3dnerf.face.matting import PersonSegmenter
+from s3dnerf.face.matting import segment_people
 from s3dnerf.face.points import KEPT_POINTS
 from s3dnerf.face.rotation import matrix_to_rotvec, rotvec_to_matrix
 from s3dnerf.media.audio import read_flac, write_flac
@@ -46,6 +47,8 @@ INFO_FIELDS = ("id", "person", "split", "sync", "frames", "size", "has_speech", 
 LANDMARK_STEPS = 4096
 KEY_FRAME_DISTANCE = 12
 VIDEO_CRF, VIDEO_PRESET = 23, "superfast"
+MATTE_BATCH = 8
+"""Frames whose mattes are computed together."""
 IN_SYNC_LABELS = ("ok", "corrected")
 """Labels of clips whose speech is in sync with the video."""
 PREPARE_AGAIN = "Delete this folder and prepare the clip again."
@@ -277,20 +280,20 @@ def _open_arrays(files: ClipFiles, name: str) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def _write_images(folder: Path, clip: Clip, frames: Iterable[np.ndarray]) -> None:
-    """Write the video and its mattes frame by frame, since clips may be long."""
+    """Write the video and its mattes a few frames at a time, since clips may be long."""
     size, half = (clip.size, clip.size), (clip.size // 2, clip.size // 2)
-    count = 0
+    count, stream = 0, iter(frames)
     with (
         VideoWriter(folder / VIDEO_FILE, size, crf=VIDEO_CRF, gop=KEY_FRAME_DISTANCE, preset=VIDEO_PRESET) as writer,
         zipfile.ZipFile(folder / MATTE_FILE, "w", zipfile.ZIP_DEFLATED) as mattes,
     ):
-        segmenter = PersonSegmenter()
-        for frame in frames:
-            writer.write(frame)
-            matte = cv2.resize(segmenter.segment(frame), half, interpolation=cv2.INTER_AREA)
-            with mattes.open(f"{count}.npy", "w") as file:
-                np.lib.format.write_array(file, np.round(255.0 * matte).astype(np.uint8), allow_pickle=False)
-            count += 1
+        while some := list(islice(stream, MATTE_BATCH)):
+            for frame, matte in zip(some, segment_people(some), strict=True):
+                writer.write(frame)
+                matte = cv2.resize(matte, half, interpolation=cv2.INTER_AREA)
+                with mattes.open(f"{count}.npy", "w") as file:
+                    np.lib.format.write_array(file, np.round(255.0 * matte).astype(np.uint8), allow_pickle=False)
+                count += 1
         if count != clip.frames:
             raise ValueError(f"clip {clip.id} was given {count} frames instead of {clip.frames}")
 

@@ -6,6 +6,7 @@ five small networks compute the landmarks of lips, eyes and irises once more (ar
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,12 @@ class AttentionMesh(nn.Module):
             turned = found.numpy() @ matrix[:, region].transpose(0, 2, 1)
             points[:, numbers, :2] = turned + scale * shift[:, region, None]
         return MeshPoints(torch.from_numpy(points), presence)
+
+
+@cache
+def load_attention_mesh() -> AttentionMesh:
+    """Return the mesh, loaded once per process. All callers share it, so it must not be changed."""
+    return AttentionMesh()
 
 
 class EyeNetwork(nn.Module):

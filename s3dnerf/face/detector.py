@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,18 @@ class FarNetwork(nn.Module):
         boxes = _depth_to_space(self.boxes_halved(self.boxes(x)))
         values = _list_anchors(boxes, BOX_VALUES) / image.shape[-1]
         return _list_anchors(scores, 1)[..., 0], _add_anchors(values, _make_anchors(scores, 1))
+
+
+@cache
+def load_near_network() -> NearNetwork:
+    """Return the detector of near faces, loaded once per process. All callers share it, so it must not be changed."""
+    return NearNetwork()
+
+
+@cache
+def load_far_network() -> FarNetwork:
+    """Return the detector of far faces, loaded once per process. All callers share it, so it must not be changed."""
+    return FarNetwork()
 
 
 def detect(network: NearNetwork | FarNetwork, images: Sequence[np.ndarray]) -> list[list[Detection]]:

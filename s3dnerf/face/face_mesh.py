@@ -8,8 +8,11 @@ them. The network also gives a second estimate of lip landmarks (``lips.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -119,6 +122,12 @@ class FaceMesh(nn.Module):
         return features
 
 
+@cache
+def load_face_mesh() -> FaceMesh:
+    """Return the plain mesh on the CPU, loaded once per process. All callers share it, so it must not be changed."""
+    return FaceMesh()
+
+
 class BlazeBlock(SeparableLayer):
     """A depthwise separable convolution with a residual connection; may halve the resolution and add channels."""
 
@@ -159,3 +168,20 @@ def crop_face_window(image: Tensor, window: FaceWindow) -> Tensor:
     centers = (2 * torch.arange(MESH_INPUT_SIZE, device=image.device) + 1) / MESH_INPUT_SIZE - 1
     grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1).expand(len(image), -1, -1, -1)
     return F.grid_sample(image, window_to_image(grid, window), padding_mode="zeros", align_corners=False)
+
+
+def crop_pixels(images: np.ndarray, window: FaceWindow) -> Tensor:
+    """Crop windows from ``images uint8 [B, H, H, 3]`` as :func:`crop_face_window` does, many times as fast.
+
+    Positions are rounded to 1/32 pixel, and colors to bytes. Returns ``[B, 3, 192, 192]`` in [0, 1].
+    """
+    center, half_size, roll = (part.double().numpy() for part in (window.center, window.half_size, window.roll))
+    side, size = images.shape[1], (MESH_INPUT_SIZE, MESH_INPUT_SIZE)
+    cos, sin = np.cos(roll), np.sin(roll)
+    turn = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], 1)
+    turn *= (half_size * (side / MESH_INPUT_SIZE))[:, None, None]
+    first = (center + 1.0) * (side / 2) - 0.5 - turn.sum(-1) * ((MESH_INPUT_SIZE - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    matrices = np.concatenate([turn, first[..., None]], axis=2)
+    crops = [cv2.warpAffine(image, matrix, size, flags=flags) for image, matrix in zip(images, matrices, strict=True)]
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255.0

@@ -13,7 +13,15 @@ from itertools import islice
 import numpy as np
 import torch
 
-from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, compute_face_window
+from s3dnerf.face.face_mesh import (
+    MESH_INPUT_SIZE,
+    MESH_POINT_COUNT,
+    FaceMesh,
+    compute_face_window,
+    crop_pixels,
+    load_face_mesh,
+    window_to_image,
+)
 from s3dnerf.face.points import KEPT_POINTS, LIPS_INNER, LIPS_OUTER, OUTER_EYE_CORNERS, select_points
 
 LIP_POINTS = np.array((*LIPS_OUTER, *LIPS_INNER))
@@ -38,10 +46,11 @@ def fuse_lip_landmarks(mesh: FaceMesh, images: np.ndarray, landmarks: np.ndarray
     """
     groups = (SHARED_POINTS, OUTER_EYE_CORNERS)
     face, corners = (torch.from_numpy(select_points(landmarks, numbers)[..., :2]).float() for numbers in groups)
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
     left, right = corners.unbind(1)
+    window = compute_face_window(face, (left, right))
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        plain = mesh(batch, compute_face_window(face, (left, right))).points.numpy()[:, LIP_POINTS]
+        points = mesh.locate(crop_pixels(images, window)).points[..., :2]
+        plain = window_to_image(2.0 * points / MESH_INPUT_SIZE - 1.0, window).numpy()[:, LIP_POINTS]
     refined = landmarks[:, LIP_POINTS, :2]
     fused = landmarks.copy()
     fused[:, LIP_POINTS, :2] = (refined + plain + (refined - plain).mean(axis=1, keepdims=True)) / 2
@@ -55,7 +64,7 @@ def fuse_video_lips(frames: Iterable[np.ndarray], landmarks: np.ndarray) -> np.n
         frames: T crops ``uint8 [S, S, 3]``.
         landmarks: ``float32 [T, 478, 3]`` in them, crop-normalized.
     """
-    mesh, stream = FaceMesh(), iter(frames)
+    mesh, stream = load_face_mesh(), iter(frames)
     batches = np.split(landmarks, range(LIP_BATCH_FRAMES, len(landmarks), LIP_BATCH_FRAMES))
     return np.concatenate(
         [fuse_lip_landmarks(mesh, np.stack(list(islice(stream, len(some)))), some) for some in batches]

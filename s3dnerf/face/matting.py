@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
 
-from s3dnerf.face.segmentation import SEGMENTATION_SIZE, SegmentationNetwork
-
-
-class PersonSegmenter:
-    """Separates people from the background in many images; loads the network once."""
-
-    def __init__(self) -> None:
-        self._network = SegmentationNetwork()
-
-    def segment(self, image: np.ndarray) -> np.ndarray:
-        """Return the matte of an image, see :func:`segment_person`."""
-        height, width = image.shape[:2]
-        square = _resize(image, (SEGMENTATION_SIZE, SEGMENTATION_SIZE))
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            batch = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255.0
-            matte = self._network(batch.contiguous(memory_format=torch.channels_last))[0].numpy()
-        return cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR)
+from s3dnerf.face.segmentation import SEGMENTATION_SIZE, load_segmentation_network
 
 
 def segment_person(image: np.ndarray) -> np.ndarray:
@@ -35,7 +21,20 @@ def segment_person(image: np.ndarray) -> np.ndarray:
         Matte ``float32 [S, S]``: 1 on the person (including hair, neck and shoulders), 0 on the background, in between
         along the outline.
     """
-    return PersonSegmenter().segment(image)
+    return segment_people([image])[0]
+
+
+def segment_people(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the matte of each image, see :func:`segment_person`. A few at a time take less time than one by one."""
+    size = (SEGMENTATION_SIZE, SEGMENTATION_SIZE)
+    pixels = torch.from_numpy(np.stack([_resize(image, size) for image in images]))
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        # In memory, the colors of a pixel stay next to each other, as the network reads them fastest.
+        mattes = load_segmentation_network()(pixels.permute(0, 3, 1, 2).float() / 255.0).numpy()
+    return [
+        cv2.resize(matte, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        for matte, image in zip(mattes, images, strict=True)
+    ]
 
 
 def dilate_matte(matte: np.ndarray, gain: float = 4.0, margin: float = 0.012) -> np.ndarray:

@@ -12,7 +12,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.camera import HeadPose, align_depth, fit_head_pose, to_head_space
 from s3dnerf.face.consistency import measure_inconsistency
 from s3dnerf.face.crop import CropBox, apply_crop, choose_crop, crop_landmarks
-from s3dnerf.face.face_mesh import FaceMesh
+from s3dnerf.face.face_mesh import load_face_mesh
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.lips import fuse_lip_landmarks
 from s3dnerf.face.points import KEPT_POINTS, OUTER_EYE_CORNERS
@@ -72,7 +72,7 @@ def find_face(image: ImageInput, size: int, number: int | None = None, over: tup
     pose = fit_head_pose(points)
     check_face(path, pose)
     face = extract_face(picture, points, choose_crop(pose, picture.shape[:2]), size)
-    inconsistency = measure_inconsistency(FaceMesh(), face.image, crop_landmarks(points, face.crop))
+    inconsistency = measure_inconsistency(load_face_mesh(), face.image, crop_landmarks(points, face.crop))
     if inconsistency.is_implausible:
         log.warning(
             "%s: the face networks are unsure of this face (%s); use a photograph of a human face", path, inconsistency
@@ -145,7 +145,7 @@ def extract_face(image: np.ndarray, points: np.ndarray, box: CropBox, size: int)
         size: side of the model's images in pixels.
     """
     cropped = apply_crop(image, box, size)
-    landmarks = fuse_lip_landmarks(FaceMesh(), cropped[None], crop_landmarks(points, box))
+    landmarks = fuse_lip_landmarks(load_face_mesh(), cropped[None], crop_landmarks(points, box))
     pose = fit_head_pose(landmarks)
     in_head_space = to_head_space(align_depth(landmarks, pose), pose)[0, KEPT_POINTS]
     eyes = measure_eye_openness(landmarks)[0]

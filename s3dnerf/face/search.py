@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3dnerf.face.attention_mesh import AttentionMesh
-from s3dnerf.face.detector import Detection, FarNetwork, NearNetwork, detect
+from s3dnerf.face.attention_mesh import load_attention_mesh
+from s3dnerf.face.detector import Detection, FarNetwork, NearNetwork, detect, load_far_network, load_near_network
 from s3dnerf.face.face_mesh import WINDOW_MARGIN
 from s3dnerf.face.landmarks import from_pixels
 from s3dnerf.face.pyramid import Window, build_pyramid, crop_from_pyramid
@@ -65,11 +65,11 @@ class Candidate:
 
 
 class FaceFinder:
-    """Finds the faces of still images; loads the networks once."""
+    """Finds the faces of still images."""
 
     def __init__(self) -> None:
-        self._mesh = AttentionMesh()
-        self._near, self._far = NearNetwork(), FarNetwork()
+        self._mesh = load_attention_mesh()
+        self._near, self._far = load_near_network(), load_far_network()
 
     def find(self, image: np.ndarray, max_faces: int = 5, is_turned: bool = False) -> list[np.ndarray]:
         """Find faces, see :func:`detect_faces`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -66,6 +67,12 @@ class SegmentationNetwork(nn.Module):
         assert bias is not None
         patches = F.linear(x.permute(0, 2, 3, 1), weight, bias.expand(4))
         return patches.sigmoid().unflatten(-1, (2, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+@cache
+def load_segmentation_network() -> SegmentationNetwork:
+    """Return the network, loaded once per process. All callers share it, so it must not be changed."""
+    return SegmentationNetwork()
 
 
 class Decoder(nn.Module):

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from s3dnerf.face.attention_mesh import AttentionMesh
-from s3dnerf.face.detector import Detection, NearNetwork, detect
+from s3dnerf.face.attention_mesh import load_attention_mesh
+from s3dnerf.face.detector import Detection, NearNetwork, detect, load_near_network
 from s3dnerf.face.face_mesh import MESH_INPUT_SIZE, WINDOW_MARGIN, MeshPoints
 from s3dnerf.face.landmarks import from_pixels
 from s3dnerf.face.points import EYE_CORNERS_LEFT, EYE_CORNERS_RIGHT
@@ -49,8 +49,8 @@ class FaceTracker:
     """
 
     def __init__(self, mesh: MeshNetwork | None = None) -> None:
-        self._mesh = mesh or AttentionMesh()
-        self._detector = NearNetwork()
+        self._mesh = mesh or load_attention_mesh()
+        self._detector = load_near_network()
         self._window: Window | None = None
 
     def track(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray | None]:

@@ -37,9 +37,9 @@ def measure_flow(frame: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.
     cycle = forward + sample(backward, target)
     cycle_error = _measure_length(cycle[..., 0], cycle[..., 1])
     change = cv2.blur(cv2.absdiff(frame_gray, sample(source_gray, target)).astype(np.float32), (5, 5))
-    inside = ((target >= 0) & (target <= size - 1)).all(axis=-1)
+    inside = (target >= 0) & (target <= size - 1)
     texture = cv2.blur(_measure_gradient(frame_gray), (5, 5))
-    confidence = (cycle_error < MAX_CYCLE_ERROR) & (change < MAX_INTENSITY_CHANGE) & inside
+    confidence = (cycle_error < MAX_CYCLE_ERROR) & (change < MAX_INTENSITY_CHANGE) & inside[..., 0] & inside[..., 1]
     confidence = confidence * (texture / (texture + HALF_CONFIDENCE_GRADIENT)).astype(np.float32)
     half = (size // 2, size // 2)
     flow, confidence = (cv2.resize(part, half, interpolation=cv2.INTER_AREA) for part in (forward, confidence))

@@ -18,6 +18,8 @@ from s3dnerf.face.face_mesh import (
     FaceWindow,
     compute_face_window,
     crop_face_window,
+    crop_pixels,
+    load_face_mesh,
     pad_for_stride,
     window_to_image,
 )
@@ -120,3 +122,20 @@ def test_gradients_reach_the_image_and_no_weight(mesh: FaceMesh, face: np.ndarra
     assert [feature.shape[1:] for feature in look.features] == [
         (16, 96, 96), (32, 48, 48), (64, 24, 24), (128, 12, 12), (128, 6, 6), (128, 3, 3)
     ]  # fmt: skip
+
+
+def test_pixels_are_cropped_as_by_pytorch(face: np.ndarray) -> None:
+    images = np.stack([face, np.ascontiguousarray(face[::-1])])
+    window = FaceWindow(torch.tensor([[0.1, -0.2], [0.6, 0.9]]), torch.tensor([0.7, 0.4]), torch.tensor([0.3, -1.2]))
+    expected = crop_face_window(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0, window)
+    found = crop_pixels(images, window)
+    assert found.shape == expected.shape == (2, 3, 192, 192) and found.dtype == torch.float32
+    # Rounding of positions and colors.
+    error = 255.0 * (found - expected).abs()
+    assert error.mean() < 0.6 and error.max() < 8
+    assert expected[1].eq(0).any() and found[1, expected[1] == 0].eq(0).float().mean() > 0.99
+
+
+def test_networks_are_loaded_once() -> None:
+    assert load_face_mesh() is load_face_mesh()
+    assert not any(parameter.requires_grad for parameter in load_face_mesh().parameters())

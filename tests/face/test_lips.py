@@ -11,22 +11,34 @@ from torch import Tensor
 from s3dnerf.face import lips
 from s3dnerf.face.camera import fit_head_pose
 from s3dnerf.face.crop import apply_crop, choose_crop, crop_landmarks
-from s3dnerf.face.face_mesh import MESH_POINT_COUNT, FaceMesh, FaceMeshOutput, FaceWindow
+from s3dnerf.face.face_mesh import MESH_INPUT_SIZE, MESH_POINT_COUNT, FaceMesh, MeshPoints
 from s3dnerf.face.landmarks import to_pixels
-from s3dnerf.face.lips import LIP_POINTS, fuse_lip_landmarks, fuse_video_lips
+from s3dnerf.face.lips import LIP_POINTS, SHARED_POINTS, fuse_lip_landmarks, fuse_video_lips
 from s3dnerf.face.points import POINT_COUNT
 from s3dnerf.face.search import detect_faces
 
 
 class Witness:
-    """A face mesh with given points that records its inputs."""
+    """A face mesh that finds given points, in pixels of its input, and records its input."""
 
     def __init__(self, points: np.ndarray) -> None:
         self.points = torch.from_numpy(points)
 
-    def __call__(self, image: Tensor, window: FaceWindow) -> FaceMeshOutput:
-        self.image, self.window = image, window
-        return FaceMeshOutput(self.points, [])
+    def locate(self, crop: Tensor) -> MeshPoints:
+        self.crop = crop
+        return MeshPoints(self.points, torch.ones(len(crop)))
+
+
+def move_to_input(points: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Map image coordinates ``[T, P, 2]`` to pixels ``[T, P, 3]`` of the window around faces with ``landmarks``."""
+    shared = landmarks[:, SHARED_POINTS, :2]
+    low, high = shared.min(1), shared.max(1)
+    across = landmarks[:, 263, :2] - landmarks[:, 33, :2]
+    cos, sin = (across / np.linalg.norm(across, axis=-1, keepdims=True)).T
+    turn = np.stack([np.stack([cos, -sin]), np.stack([sin, cos])]).transpose(2, 0, 1)
+    half = 0.75 * (high - low).max(-1)[:, None, None]
+    inside = (points - (low + high)[:, None] / 2) @ turn / half
+    return np.concatenate([(inside + 1) * (MESH_INPUT_SIZE / 2), 0 * inside[..., :1]], axis=-1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,8 @@ def test_lips_are_averaged_about_their_own_centers() -> None:
     landmarks = rng.uniform(-0.5, 0.5, (2, POINT_COUNT, 3)).astype(np.float32)
     seen = rng.uniform(-0.5, 0.5, (2, MESH_POINT_COUNT, 2)).astype(np.float32)
     before = landmarks.copy()
-    averaged = fuse_lip_landmarks(Witness(seen), np.zeros((2, 8, 8, 3), np.uint8), landmarks)
+    witness = Witness(move_to_input(seen, landmarks))
+    averaged = fuse_lip_landmarks(witness, np.zeros((2, 8, 8, 3), np.uint8), landmarks)
     assert np.array_equal(landmarks, before)
     others = np.setdiff1d(np.arange(POINT_COUNT), LIP_POINTS)
     assert np.array_equal(averaged[:, others], landmarks[:, others])
@@ -55,15 +68,15 @@ def test_lips_are_averaged_about_their_own_centers() -> None:
             np.testing.assert_allclose(averaged[frame, number, :2], middle + (shape[0] + shape[1]) / 2, atol=1e-6)
 
 
-def test_plain_mesh_window_is_centered_with_level_eyes(face: tuple[np.ndarray, np.ndarray]) -> None:
+def test_plain_mesh_sees_the_face_in_the_middle_with_level_eyes(face: tuple[np.ndarray, np.ndarray]) -> None:
     image, landmarks = face
-    witness = Witness(np.zeros((1, MESH_POINT_COUNT, 2), np.float32))
+    witness = Witness(np.zeros((1, MESH_POINT_COUNT, 3), np.float32))
     fuse_lip_landmarks(witness, image, landmarks)
-    assert witness.image.shape == (1, 3, 256, 256) and 0.5 < witness.image.max() <= 1.0
-    low, high = landmarks[0, :MESH_POINT_COUNT, :2].min(0), landmarks[0, :MESH_POINT_COUNT, :2].max(0)
-    np.testing.assert_allclose(witness.window.center[0].numpy(), (low + high) / 2, atol=0.02)
-    across = landmarks[0, 263, :2] - landmarks[0, 33, :2]
-    assert witness.window.roll.item() == pytest.approx(np.arctan2(across[1], across[0]), abs=1e-5)
+    assert witness.crop.shape == (1, 3, MESH_INPUT_SIZE, MESH_INPUT_SIZE) and 0.5 < witness.crop.max() <= 1.0
+    points = FaceMesh().locate(witness.crop).points[0, :, :2]
+    middle = (points.amin(0) + points.amax(0)) / 2
+    assert (middle - MESH_INPUT_SIZE / 2).abs().max() < 4
+    assert (points[263] - points[33])[1].abs() < 0.03 * (points[263] - points[33])[0]
 
 
 def test_both_networks_nearly_agree_on_a_real_face(face: tuple[np.ndarray, np.ndarray]) -> None:
