@@ -43,7 +43,10 @@ class MoonshineEncoder(nn.Module):
 
     def iterate_states(self, sound: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states ``[B, T, channels]`` before the first block and after each."""
-        hidden = self.groupnorm(self.conv1(sound[:, None]).tanh())
+        # oneDNN (of PyTorch 2.13) multiplies bfloat16 values in pairs with AMX. If taps are odd in number and there is
+        # one channel, the last pair has a value that it finds in memory, and NaN times 0 is NaN (oneDNN issue 5717).
+        padded, taps = F.pad(sound[:, None], (0, 1)), F.pad(self.conv1.weight, (0, 1))
+        hidden = self.groupnorm(F.conv1d(padded, taps, stride=self.conv1.stride).tanh())
         hidden = F.gelu(self.conv3(F.gelu(self.conv2(hidden)))).transpose(1, 2)
         yield hidden
         angles = measure_angles(hidden.shape[1], hidden.shape[2] // HEADS, hidden.device)
