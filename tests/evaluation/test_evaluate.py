@@ -12,6 +12,8 @@ from s3dnerf.errors import UserError
 from s3dnerf.evaluation import ROWS, evaluate_clips
 from s3dnerf.evaluation.finished_clips import hash_checkpoint
 from s3dnerf.evaluation.report import load_report
+from s3dnerf.evaluation.rows import seed_clip
+from s3dnerf.limits import MAX_SEED
 from s3dnerf.media.image import read_image
 from s3dnerf.media.video import VideoWriter, probe_video, stream_frames
 
@@ -90,9 +92,15 @@ def test_pipeline_gets_the_clip_its_audio_and_its_landmarks(replayed, astronaut_
     for call in calls:
         assert call["video"] == astronaut_clips / "astronaut.mp4"
         assert call["audio"] == astronaut_clips / "astronaut.wav"
-        assert call["seed"] == 3
+        assert call["seed"] == seed_clip(3, "astronaut")
         assert call["landmarks"].shape == (16, 478, 3)
         assert np.isfinite(call["landmarks"]).all()
+
+
+def test_every_clip_has_a_seed_of_its_own():
+    seeds = {seed_clip(seed, clip) for seed in (0, 1, MAX_SEED) for clip in ("anna", "ben", "ben_1")}
+    assert len(seeds) == 9 and min(seeds) >= 0 and max(seeds) <= MAX_SEED
+    assert seed_clip(1, "anna") == seed_clip(0, "anna") + 1
 
 
 def test_videos_have_the_length_and_size_of_the_clip(replayed):
