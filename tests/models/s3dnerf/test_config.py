@@ -25,10 +25,11 @@ def read(path: Path) -> dict:
 
 
 def read_old() -> dict:
-    """Return a config of version 0.1 with the samples and the super-resolution network that are shipped today."""
+    """Return a config of version 0.1 with the samples, super-resolution network and motion scale that ship today."""
     old, today = read(OLD_CONFIG), read(SHIPPED / "config.json")
     network = {**old["super_resolution"], **today["super_resolution"], "kept_detail": 1.0}
-    return {**old, "samples": today["samples"], "super_resolution": network}
+    deformation = {**old["deformation"], "articulation": read(SHIPPED / "render_config.json")["motion_scale"]}
+    return {**old, "samples": today["samples"], "super_resolution": network, "deformation": deformation}
 
 
 def test_a_config_of_version_0_1_means_the_same_as_todays() -> None:
