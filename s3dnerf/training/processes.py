@@ -141,11 +141,14 @@ def leave_processes() -> Iterator[None]:
     Raises:
         UserError: another process has ended, or the block raises a UserError.
     """
+    # If gloo's threads, which outlive the group, held the last reference to a tensor of Python, they would need the
+    # interpreter to free it, and abort the process if that is exiting.
+    kept = torch.zeros(())
     try:
         yield
         if distributed.is_initialized():
             # A process may abort while it exits. The launcher then ends the others, and the first may still be saving.
-            distributed.all_reduce(torch.zeros(()))
+            distributed.all_reduce(kept)
     except (UserError, RuntimeError) as error:
         explained = _explain_loss(error)
         if not isinstance(explained, UserError):
