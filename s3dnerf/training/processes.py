@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,8 @@ from s3dnerf.errors import UserError, first_line
 
 TIMEOUT = timedelta(hours=1)
 """Longest wait for another process, which may be validating or training the mouth interior."""
+FREEING_SECONDS = 0.2
+"""Time at the end in which the threads of gloo free what they hold."""
 FAILED = "s3dnerf_failed"
 """Key under which the process that fails first registers."""
 
@@ -141,14 +144,14 @@ def leave_processes() -> Iterator[None]:
     Raises:
         UserError: another process has ended, or the block raises a UserError.
     """
-    # If gloo's threads, which outlive the group, held the last reference to a tensor of Python, they would need the
-    # interpreter to free it, and abort the process if that is exiting.
-    kept = torch.zeros(())
     try:
         yield
         if distributed.is_initialized():
             # A process may abort while it exits. The launcher then ends the others, and the first may still be saving.
-            distributed.all_reduce(kept)
+            distributed.all_reduce(torch.zeros(()))
+            # Threads of gloo, which outlive the group, need the interpreter to free the tensors of Python that they
+            # hold. If it is exiting by then, they abort the process.
+            time.sleep(FREEING_SECONDS)
     except (UserError, RuntimeError) as error:
         explained = _explain_loss(error)
         if not isinstance(explained, UserError):
