@@ -61,7 +61,7 @@ def evaluate_clips(
         max_frames: evaluate only so many frames of each clip, at 25 per second.
         device: where the model and the networks run.
         rows: which of :data:`ROWS` to generate. The default leaves out those of diffusion.
-        seed: seed of the blinks.
+        seed: seed of the blinks, from which every clip gets its own.
         pipeline: used instead of loading the checkpoint.
         weights_folder: folder with the weights of public networks, see ``weights_folder.WEIGHTS_FILES``. Scores whose
             weights are missing are not measured.

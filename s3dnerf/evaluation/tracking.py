@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from s3dnerf.face.camera import fit_head_pose
-from s3dnerf.face.face_mesh import FaceMesh
+from s3dnerf.face.face_mesh import load_face_mesh
 from s3dnerf.face.landmarks import to_pixels
 from s3dnerf.face.points import LIP_PAIRS, POINT_COUNT
 from s3dnerf.face.regions import measure_eye_openness, measure_lip_opening
@@ -75,7 +75,7 @@ class FaceTrackRecorder:
     """
 
     def __init__(self) -> None:
-        self._fine_tracker, self._plain_tracker = FaceTracker(), FaceTracker(FaceMesh())
+        self._fine_tracker, self._plain_tracker = FaceTracker(), FaceTracker(load_face_mesh())
         self._fine: list[np.ndarray] = []
         self._plain: list[np.ndarray] = []
         self._size = (0, 0)
