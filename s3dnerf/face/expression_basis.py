@@ -117,7 +117,8 @@ class ExpressionBasis:
     def displace(self, expression: np.ndarray, eye_state: np.ndarray) -> np.ndarray:
         """Return displacements ``float32 [T, P, 3]`` from the rest face; the inverse of :meth:`project`."""
         parts = np.concatenate([expression, eye_state], axis=1), np.concatenate([self.components, self.eye_motion])
-        return np.tensordot(parts[0], parts[1], axes=1).astype(np.float32)
+        # Not by BLAS, whose threads would spin on the cores that render frames.
+        return np.einsum("tk,kpc->tpc", *parts).astype(np.float32)
 
 
 @cache

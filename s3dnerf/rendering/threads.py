@@ -22,16 +22,15 @@ MOST_THREADS = 4
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield ``function(item)`` in the order of ``items``, computed in threads that share PyTorch's threads evenly.
 
-    At most one item per thread is waiting for its result to be taken. Items are taken in the calling thread. If the
-    iteration ends early, the calls that run are waited for.
+    At most one item per thread is waiting for its result to be taken. Items are taken in the calling thread, whose
+    operators then have as many threads. If the iteration ends early, the calls that run are waited for.
     """
     total = torch.get_num_threads()
     count = min(total, MOST_THREADS)
     pending: deque[Future[Result]] = deque()
-    # PyTorch keeps a number of threads for each thread, and uses the latest one for threads to come.
-    with ThreadPoolExecutor(count, "render", torch.set_num_threads, (total // count,)) as pool:
+    with ThreadPoolExecutor(count, "render", use_threads, (total // count,)) as pool:
         try:
-            for item in items:
+            for item in limit_threads(items, total // count):
                 pending.append(pool.submit(function, item))
                 if len(pending) > count:
                     yield pending.popleft().result()
@@ -41,6 +40,28 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
             for future in pending:
                 future.cancel()
             torch.set_num_threads(total)
+
+
+def use_threads(count: int) -> None:
+    """Let PyTorch compute in ``count`` threads when this thread calls it."""
+    # A thread begins with the number that any thread set last, when it first asks for it, and then keeps its own.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
+def limit_threads(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Yield ``items``, which PyTorch computes in ``count`` threads; other threads keep their numbers."""
+    iterator = iter(items)
+    while True:
+        total = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            torch.set_num_threads(total)
+        yield item
 
 
 def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:

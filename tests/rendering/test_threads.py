@@ -40,6 +40,16 @@ def test_items_are_taken_as_they_are_needed(threads: int) -> None:
     results.close()
 
 
+def test_items_are_made_in_as_many_threads_as_results(threads: int) -> None:
+    def make() -> Iterator[int]:
+        for _ in range(5):
+            yield torch.get_num_threads()
+
+    expected = threads // min(threads, MOST_THREADS)
+    for made in map_in_threads(lambda made: made, make()):
+        assert (made, torch.get_num_threads()) == (expected, threads)
+
+
 def test_an_error_ends_the_iteration_at_its_item(threads: int) -> None:
     def work(number: int) -> int:
         if number == 2:
