@@ -42,6 +42,7 @@ struct Kernels {
     int (*warp_source_forward)(const S3dWarpSource&, int);
     int (*convolution_forward)(const S3dConvolution&, int);
     int (*convolution_backward)(const S3dConvolution&, int);
+    int (*convolution_bf16_forward)(const S3dConvolutionBf16&, int);
     int (*add_residual_forward)(const S3dAddResidual&, int);
     int (*upsample_add_forward)(const S3dUpsampleAdd&, int);
     int (*separable_forward)(const S3dSeparable&, int);
@@ -68,6 +69,7 @@ struct Kernels {
      variant::warp_source_forward,          \
      variant::convolution_forward,          \
      variant::convolution_backward,         \
+     variant::convolution_bf16_forward,     \
      variant::add_residual_forward,         \
      variant::upsample_add_forward,         \
      variant::separable_forward,            \
@@ -179,6 +181,9 @@ int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads) {
 }
 int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads) {
     return chosen->convolution_backward(*layer, threads);
+}
+int s3d_cpu_convolution_bf16_forward(const S3dConvolutionBf16* layer, int threads) {
+    return chosen->convolution_bf16_forward(*layer, threads);
 }
 int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads) {
     return chosen->add_residual_forward(*detail, threads);

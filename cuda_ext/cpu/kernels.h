@@ -18,6 +18,7 @@
     int warp_source_forward(const S3dWarpSource&, int threads);                   \
     int convolution_forward(const S3dConvolution&, int threads);                  \
     int convolution_backward(const S3dConvolution&, int threads);                 \
+    int convolution_bf16_forward(const S3dConvolutionBf16&, int threads);         \
     int add_residual_forward(const S3dAddResidual&, int threads);                 \
     int upsample_add_forward(const S3dUpsampleAdd&, int threads);                 \
     int separable_forward(const S3dSeparable&, int threads);                      \

@@ -142,6 +142,11 @@ S3D_HD void store_masked(float* address, Pack value, int count) {
 
 // Rounds to nearest, ties to even; NaN stays NaN.
 S3D_HD void store_bf16(BFloat16* address, Pack value, int count) {
+#if defined(__AVX512BF16__)
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)value);
+    if (count == WIDTH) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(address), rounded);
+    _mm256_mask_storeu_epi16(address, static_cast<__mmask16>((1u << count) - 1u), rounded);
+#else
     const PackUInt bits = to_bits(value);
     const PackUInt rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const PackUInt chosen = select(value == value, rounded, PackUInt{} + 0x7fc0u);
@@ -151,6 +156,7 @@ S3D_HD void store_bf16(BFloat16* address, Pack value, int count) {
     } else {
         memcpy(address, &stored, sizeof(BFloat16) * count);
     }
+#endif
 }
 
 // Gathers `address[index]` in the first `count` lanes and zeros the other lanes.

@@ -163,6 +163,19 @@ typedef struct {
 
 typedef struct {
     int64_t batch;
+    int32_t height, width;   // of the input
+    int32_t inputs, outputs;  // channels
+    int32_t stride;          // 1 or 2; the output has (height - 1) / stride + 1 rows
+    int32_t activate_input, activate_output;
+    const void* input;     // bfloat16 [batch, height, width, inputs], finite
+    const float* weights;  // [outputs, inputs, 3, 3]; rounded to bfloat16
+    const float* bias;     // [outputs]
+    const void* addend;    // bfloat16, like output; may be null
+    void* output;          // bfloat16 [batch, output height, output width, outputs]
+} S3dConvolutionBf16;
+
+typedef struct {
+    int64_t batch;
     int32_t height, width;  // of the residual; even
     int32_t storage;        // of the residual
     float detail_scale;     // fraction of the residual's detail, in [0, 1], that is removed where the residual is small
@@ -292,6 +305,8 @@ S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads
 // Gradients to weights and bias. The gradient to the input is a convolution of the output gradient with the flipped and
 // transposed filters.
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
+// On processors with AMX alone; all others return S3D_BAD_STORAGE.
+S3D_API int s3d_cpu_convolution_bf16_forward(const S3dConvolutionBf16* layer, int threads);
 S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
 S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
 S3D_API int s3d_cpu_separable_forward(const S3dSeparable* chain, int threads);

@@ -1,7 +1,8 @@
 """A 3 x 3 convolution with the activations and the addition around it, in one operator.
 
 In float32 the CPU kernel uses Winograd's minimal filtering (Lavin and Gray, 2016), with a quarter of the products,
-forward and backward. In bfloat16 PyTorch's convolution is faster on processors with AVX-512.
+forward and backward. In bfloat16 there is a kernel for AMX (``convolution_bf16.py``), and elsewhere PyTorch's
+convolution is faster on processors with AVX-512.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3dnerf.ops import convolution_bf16 as amx
 from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.layout import needs_grad
 from s3dnerf.ops.library import define_operator
@@ -39,9 +41,10 @@ class Convolution(nn.Conv2d):
         Returns:
             ``[B, D, H', W']``.
         """
-        plain = (self.stride, self.dilation, self.groups, self.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
-        if plain and self.padding == (1, 1):
-            return convolve(x, self.weight, self.bias, addend, activate_input, activate_output)
+        step = self.stride[0]
+        shape = (self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
+        if shape == ((step, step), (1, 1), (1, 1), 1, "zeros"):
+            return convolve(x, self.weight, self.bias, addend, activate_input, activate_output, step)
         return apply_epilogue(super().forward(F.silu(x) if activate_input else x), addend, activate_output)
 
 
@@ -52,6 +55,7 @@ def convolve(
     addend: Tensor | None = None,
     activate_input: bool = False,
     activate_output: bool = False,
+    stride: int = 1,
 ) -> Tensor:
     """Convolve ``x [B, C, H, W]`` by ``weight [D, C, k, k]`` and ``bias [D]``, with one pixel of zero padding.
 
@@ -59,8 +63,11 @@ def convolve(
     differentiated with respect to everything else.
     """
     tensors = [x, weight, *(part for part in (bias, addend) if part is not None)]
-    if bias is None or not is_supported(tensors) or choose_backend("convolution", x.device.type) == "pytorch":
-        return convolve_reference(x, weight, bias, addend, activate_input, activate_output)
+    if bias is not None and amx.has_kernel(tensors, stride):
+        return amx.convolve_channels_last(x, weight, bias, addend, activate_input, activate_output, stride)
+    unsupported = stride != 1 or not is_supported(tensors)
+    if bias is None or unsupported or choose_backend("convolution", x.device.type) == "pytorch":
+        return convolve_reference(x, weight, bias, addend, activate_input, activate_output, stride)
     if not needs_grad(*tensors):
         return convolve_channels_last(x, weight, bias, addend, activate_input, activate_output)
     # Activations run outside the kernel so that autograd can save their inputs.
@@ -75,9 +82,10 @@ def convolve_reference(
     addend: Tensor | None = None,
     activate_input: bool = False,
     activate_output: bool = False,
+    stride: int = 1,
 ) -> Tensor:
     """Reference implementation of :func:`convolve`."""
-    result = F.conv2d(F.silu(x) if activate_input else x, weight, bias, padding=1)
+    result = F.conv2d(F.silu(x) if activate_input else x, weight, bias, stride, padding=1)
     return apply_epilogue(result, addend, activate_output)
 
 

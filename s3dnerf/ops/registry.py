@@ -31,6 +31,7 @@ OPERATORS = {
         Operator("deformation", ("cpu",)),
         Operator("warp_source", ("cpu",)),
         Operator("convolution", ("cpu",)),
+        Operator("convolution_bf16", ("cpu",)),
         Operator("add_residual", ("cpu",)),
         Operator("upsample_add", ("cpu",)),
         Operator("separable", ("cpu",)),
