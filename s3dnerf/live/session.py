@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 MAX_PENDING_SECONDS = 30.0
 """Most speech that waits to be rendered."""
-LARGEST_BATCHES = 4
+LARGEST_BATCHES = 2
 """Most batches that are rendered before it is looked again at what is ready."""
 
 
