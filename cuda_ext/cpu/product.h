@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <type_traits>
 
 #include "pack_lanes.h"
 
@@ -60,8 +61,25 @@ struct Addend {
     int64_t row;
 };
 
+// Where a block lies in the product.
+struct BlockPlace {
+    int row, column;
+};
+
+// The epilogue maps a sum to the value that is stored, and may ask for its row and column.
+template <class Epilogue>
+S3D_HD Pack finish_sum(const Epilogue& epilogue, Pack sum, int row, int column) {
+    if constexpr (std::is_invocable_v<Epilogue, Pack, int, int>) {
+        return epilogue(sum, row, column);
+    } else {
+        (void)row, (void)column;
+        return epilogue(sum);
+    }
+}
+
 template <int R, int P, class Epilogue>
-S3D_HD void multiply_block(LeftMatrix left, RightMatrix right, Addend addend, OutputMatrix target, Epilogue epilogue) {
+S3D_HD void multiply_block(LeftMatrix left, RightMatrix right, Addend addend, OutputMatrix target, BlockPlace place,
+                           const Epilogue& epilogue) {
     Pack sum[R][P];
     for (int r = 0; r < R; ++r) {
         for (int p = 0; p < P; ++p) sum[r][p] = load(addend.data + r * addend.row + p * WIDTH);
@@ -76,31 +94,36 @@ S3D_HD void multiply_block(LeftMatrix left, RightMatrix right, Addend addend, Ou
         }
     }
     for (int r = 0; r < R; ++r) {
-        for (int p = 0; p < P; ++p) store(target.data + r * target.row + p * WIDTH, epilogue(sum[r][p]));
+        for (int p = 0; p < P; ++p) {
+            const Pack done = finish_sum(epilogue, sum[r][p], place.row + r, place.column + p * WIDTH);
+            store(target.data + r * target.row + p * WIDTH, done);
+        }
     }
 }
 
 template <int R, class Epilogue>
-void multiply_rows(LeftMatrix left, RightMatrix right, int columns, Addend addend, OutputMatrix target,
-                   Epilogue epilogue) {
-    int column = 0;
+void multiply_rows(LeftMatrix left, RightMatrix right, int columns, Addend addend, OutputMatrix target, int row,
+                   const Epilogue& epilogue) {
+    BlockPlace place = {row, 0};
     const auto step = [&](int packs) {
-        column += packs * WIDTH;
+        place.column += packs * WIDTH;
         right.data += packs * WIDTH;
         addend.data += packs * WIDTH;
         target.data += packs * WIDTH;
     };
-    for (; columns - column >= BLOCK_PACKS * WIDTH; step(BLOCK_PACKS)) {
-        multiply_block<R, BLOCK_PACKS>(left, right, addend, target, epilogue);
+    for (; columns - place.column >= BLOCK_PACKS * WIDTH; step(BLOCK_PACKS)) {
+        multiply_block<R, BLOCK_PACKS>(left, right, addend, target, place, epilogue);
     }
-    for (; columns - column >= 2 * WIDTH; step(2)) multiply_block<R, 2>(left, right, addend, target, epilogue);
-    for (; column < columns; step(1)) multiply_block<R, 1>(left, right, addend, target, epilogue);
+    for (; columns - place.column >= 2 * WIDTH; step(2)) {
+        multiply_block<R, 2>(left, right, addend, target, place, epilogue);
+    }
+    for (; place.column < columns; step(1)) multiply_block<R, 1>(left, right, addend, target, place, epilogue);
 }
 
 // target = epilogue(addend + left * right) for `rows` rows and `columns` columns, rounded up to whole packs.
 template <class Epilogue>
 void multiply(LeftMatrix left, RightMatrix right, int rows, int columns, Addend addend, OutputMatrix target,
-              Epilogue epilogue) {
+              const Epilogue& epilogue) {
     int row = 0;
     const auto step = [&](int count) {
         row += count;
@@ -110,11 +133,11 @@ void multiply(LeftMatrix left, RightMatrix right, int rows, int columns, Addend 
     };
     // Blocks of two rows would stall on the latency of their sums, so the last eight rows run as four and four.
     for (; rows - row >= BLOCK_ROWS && rows - row != BLOCK_ROWS + 2; step(BLOCK_ROWS)) {
-        multiply_rows<BLOCK_ROWS>(left, right, columns, addend, target, epilogue);
+        multiply_rows<BLOCK_ROWS>(left, right, columns, addend, target, row, epilogue);
     }
-    for (; rows - row >= 4; step(4)) multiply_rows<4>(left, right, columns, addend, target, epilogue);
-    for (; rows - row >= 2; step(2)) multiply_rows<2>(left, right, columns, addend, target, epilogue);
-    for (; row < rows; step(1)) multiply_rows<1>(left, right, columns, addend, target, epilogue);
+    for (; rows - row >= 4; step(4)) multiply_rows<4>(left, right, columns, addend, target, row, epilogue);
+    for (; rows - row >= 2; step(2)) multiply_rows<2>(left, right, columns, addend, target, row, epilogue);
+    for (; row < rows; step(1)) multiply_rows<1>(left, right, columns, addend, target, row, epilogue);
 }
 
 }  // namespace S3D_VARIANT

@@ -180,14 +180,16 @@ void add_skip(const Layer& layer, Map skip, int y, float* row, int columns) {
     }
 }
 
-void activate_row(const Layer& layer, float* row) {
+Pack activate_by_slopes(Pack x, const float* slopes) {
     const Pack zero = {};
-    for (int c = 0; c < layer.columns; c += WIDTH) {
-        const Pack slope = load(layer.slopes + c);
-        for (int x = 0; x < layer.output_width; ++x) {
-            float* address = row + x * layer.columns + c;
-            const Pack value = load(address);
-            store(address, layer.activation == SLOPES ? (value > zero ? value : value * slope)
+    return x > zero ? x : x * load(slopes);
+}
+
+void activate_row(const Layer& layer, float* row) {
+    for (int x = 0; x < layer.output_width; ++x, row += layer.columns) {
+        for (int c = 0; c < layer.columns; c += WIDTH) {
+            const Pack value = load(row + c);
+            store(row + c, layer.activation == SLOPES ? activate_by_slopes(value, layer.slopes + c)
                                                       : activate(value, layer.activation));
         }
     }
@@ -277,12 +279,21 @@ void compute_row(const Layer& layer, const float* image, Map input, Map skip, Ma
         if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
         return;
     }
-    if (layer.residual == 0 && layer.activation == RELU) {
-        multiply_row(layer, left, target, [](Pack sum) { return activate(sum, RELU); });
+    const auto multiply_with = [&](auto epilogue) { multiply_row(layer, left, target, epilogue); };
+    const bool adds_alike = layer.residual > 0 && layer.stride == 1 && skip.pixel == layer.columns;
+    if (adds_alike && layer.activation == SLOPES) {
+        const float* added = skip.at(y, 0);
+        multiply_with([&](Pack sum, int x, int c) {
+            return activate_by_slopes(sum + load(added + x * skip.pixel + c), layer.slopes + c);
+        });
+    } else if (layer.residual == 0 && layer.activation == SLOPES) {
+        multiply_with([&](Pack sum, int, int c) { return activate_by_slopes(sum, layer.slopes + c); });
+    } else if (layer.residual == 0 && layer.activation == RELU) {
+        multiply_with([](Pack sum) { return activate(sum, RELU); });
     } else if (layer.residual == 0 && layer.activation == HARD_SWISH) {
-        multiply_row(layer, left, target, [](Pack sum) { return activate(sum, HARD_SWISH); });
+        multiply_with([](Pack sum) { return activate(sum, HARD_SWISH); });
     } else {
-        multiply_row(layer, left, target, [](Pack sum) { return sum; });
+        multiply_with([](Pack sum) { return sum; });
         if (layer.residual) add_skip(layer, skip, y, target, layer.columns);
         if (layer.activation != NONE) activate_row(layer, target);
     }
