@@ -39,9 +39,9 @@ BATCH = 10
 EXPRESSION_SCALES = (0.4, 0.6, 0.8, 1.0)
 SMOOTHINGS = (0.0, 0.7, 1.0)
 DETAIL_SCALES = (0.8, 0.9, 1.0)
-MOTION_SCALES, EYE_SCALES = (1.0, 1.3), (1.0, 2.0)
+MOTION_SCALES, EYE_SCALES = (1.0, 1.5), (1.0, 2.0)
 """Scales at which the gain is measured; the fitted one is interpolated, or extrapolated within the ranges below."""
-MOTION_SCALE_RANGE, EYE_SCALE_RANGE = (1.0, 1.6), (1.0, 3.0)
+MOTION_SCALE_RANGE, EYE_SCALE_RANGE = (1.0, 2.0), (1.0, 3.0)
 LIP_GAIN = 0.95
 """Gain of the lips to reach. Speech determines less than half of the variance of real lips, so the distance to the real
 lips grows with the gain; timid lips look worse than ones that are off."""
