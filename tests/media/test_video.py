@@ -23,6 +23,7 @@ from s3dnerf.media.audio import read_speech
 from s3dnerf.media.video import (
     VIDEO_FORMATS,
     Region,
+    ThreadedVideoWriter,
     VideoWriter,
     choose_video_format,
     probe_video,
@@ -458,6 +459,26 @@ def test_only_the_part_that_changes_is_converted_again(tmp_path: Path, suffix: s
             assert np.array_equal(view_pixels(expected), view_pixels(found))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_frames_that_are_used_again_do_not_change_the_file(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    first, region = rng.integers(0, 256, (140, 200, 3), np.uint8), (slice(41, 95), slice(33, 120))
+    frames = [first]
+    for _ in range(30):
+        frames.append(first.copy())
+        frames[-1][region] = rng.integers(0, 256, frames[-1][region].shape, np.uint8)
+    decoded = []
+    for name in ("whole", "parts"):
+        writer = VideoWriter(tmp_path / f"{name}{suffix}", (200, 140), preset="veryfast")
+        if name == "parts":
+            writer.limit_changes(region)
+        with ThreadedVideoWriter(writer) as threaded:
+            for frame in frames:
+                threaded.write(frame)
+        decoded.append(np.stack(list(stream_frames(writer.path))))
+    assert np.array_equal(*decoded) and len(decoded[0]) == 31
+
+
 def test_what_is_said_not_to_change_is_kept_from_the_first_frame(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "video.mp4", (96, 64)) as writer:
         writer.limit_changes((slice(20, 30), slice(30, 50)))
@@ -468,7 +489,11 @@ def test_what_is_said_not_to_change_is_kept_from_the_first_frame(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("side", "effort"), [(512, (b"subme=2 ", b"analyse=0x3:0x113 ")), (528, (b"subme=1 ", b"analyse=0x3:0 "))]
+    ("side", "effort"),
+    [
+        (512, (b"subme=2 ", b"analyse=0x3:0x113 ", b"weightp=1 ")),
+        (528, (b"subme=1 ", b"analyse=0x3:0 ", b"weightp=0 ")),
+    ],
 )
 def test_large_frames_are_encoded_with_less_effort(tmp_path: Path, side: int, effort: tuple[bytes, ...]) -> None:
     with VideoWriter(tmp_path / "video.mp4", (side, side), preset="veryfast") as writer:
