@@ -26,6 +26,25 @@ T load_as(const void* address) {
     return value;
 }
 
+// Loads the detail of one pixel, or of two neighboring ones. GCC would convert one value at a time.
+Pixel load_pixel(const int16_t* address) {
+#if defined(__AVX2__)
+    const __m128i stored = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(address));
+    return (Pixel)_mm_cvtepi32_ps(_mm_cvtepi16_epi32(stored));
+#else
+    return __builtin_convertvector(load_as<VectorOf<int16_t, COLORS>::Type>(address), Pixel);
+#endif
+}
+
+PixelPair load_pair(const int16_t* address) {
+#if defined(__AVX2__)
+    const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i*>(address));
+    return (PixelPair)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(stored));
+#else
+    return __builtin_convertvector(load_as<VectorOf<int16_t, 2 * COLORS>::Type>(address), PixelPair);
+#endif
+}
+
 // The input pixels around the center of output pixel `index`, and their weights. The border is repeated outside.
 template <int TAPS>
 struct Taps {
@@ -206,9 +225,7 @@ void enlarge_frame(const S3dAddDetail& frames, int64_t item, int32_t y, Scratch&
 
 // Interpolates the detail between four pixels.
 Pixel sample_detail(const int16_t* corner, int64_t row_step, float column, float row) {
-    using StoredPair = VectorOf<int16_t, 2 * COLORS>::Type;
-    const PixelPair upper = __builtin_convertvector(load_as<StoredPair>(corner), PixelPair);
-    const PixelPair lower = __builtin_convertvector(load_as<StoredPair>(corner + row_step), PixelPair);
+    const PixelPair upper = load_pair(corner), lower = load_pair(corner + row_step);
     const PixelPair pair = upper + row * (lower - upper);
     Pixel both[2];
     memcpy(both, &pair, sizeof both);
@@ -217,7 +234,6 @@ Pixel sample_detail(const int16_t* corner, int64_t row_step, float column, float
 
 // Adds the detail of row `y` to its enlarged colors.
 void add_detail(const S3dAddDetail& frames, int32_t y, const Scratch& scratch) {
-    using Stored = VectorOf<int16_t, COLORS>::Type;
     const int64_t row_step = int64_t{frames.side} * COLORS;
     const int16_t* still = frames.still + y * row_step;
     float* colors = scratch.colors;
@@ -228,25 +244,48 @@ void add_detail(const S3dAddDetail& frames, int32_t y, const Scratch& scratch) {
             const int16_t* corner = frames.moving + int64_t{scratch.corner[x]} * COLORS;
             value += (SCALE * moving) * sample_detail(corner, row_step, scratch.weight[0][x], scratch.weight[1][x]);
         }
-        if (fixed > NOTHING) value += (SCALE * fixed) * __builtin_convertvector(load_as<Stored>(still), Pixel);
+        if (fixed > NOTHING) value += (SCALE * fixed) * load_pixel(still);
         memcpy(colors, &value, sizeof value);
     }
 }
 
+// Moves the colors of four pixels together, which leaves out every fourth byte.
+void drop_fourth_bytes(const uint8_t* pixels, uint8_t* to) {
+#if defined(__AVX2__)
+    const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    const __m128i together = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels)), order);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), together);
+#else
+    for (int i = 0; i < 4; ++i) memcpy(to + 3 * i, pixels + COLORS * i, COLORS);
+#endif
+}
+
 // Rounds the colors of a row to bytes.
 void write_row(const S3dAddDetail& frames, int64_t row, const Scratch& scratch) {
+    constexpr int GROUP = 4;  // pixels
     using Bytes = VectorOf<uint8_t, WIDTH>::Type;
     const int32_t side = frames.side;
     uint8_t* output = frames.output + row * side * frames.channels;
-    for (int32_t first = 0; first < side; first += WIDTH / COLORS) {
-        const Pack value = load(scratch.colors + int64_t{first} * COLORS);
-        const Pack valid = clamp(select(value == value, value, Pack{}), 0.0f, 1.0f);
-        const Bytes bytes = __builtin_convertvector(to_int(255.0f * valid + 0.5f), Bytes);
-        uint8_t pixels[WIDTH];
-        memcpy(pixels, &bytes, sizeof bytes);
-        for (int32_t i = 0; i < WIDTH / COLORS && first + i < side; ++i, output += frames.channels) {
-            // The next pixel replaces the fourth byte. After the last one of a row, it belongs to another thread.
-            memcpy(output, pixels + COLORS * i, first + i + 1 < side ? COLORS : static_cast<size_t>(frames.channels));
+    for (int32_t first = 0; first < side; first += GROUP, output += GROUP * frames.channels) {
+        uint8_t pixels[GROUP * COLORS];
+        for (int i = 0; i < GROUP * COLORS; i += WIDTH) {
+            const Pack value = load(scratch.colors + int64_t{first} * COLORS + i);
+            const Pack valid = clamp(select(value == value, value, Pack{}), 0.0f, 1.0f);
+            const Bytes bytes = __builtin_convertvector(to_int(255.0f * valid + 0.5f), Bytes);
+            memcpy(pixels + i, &bytes, sizeof bytes);
+        }
+        // The bytes behind a group are replaced by the next one. After the last ones of a row, they belong to another
+        // thread.
+        if (first + 2 * GROUP <= side) {
+            if (frames.channels == COLORS) {
+                memcpy(output, pixels, sizeof pixels);
+            } else {
+                drop_fourth_bytes(pixels, output);
+            }
+            continue;
+        }
+        for (int32_t i = 0; i < GROUP && first + i < side; ++i) {
+            memcpy(output + i * frames.channels, pixels + COLORS * i, static_cast<size_t>(frames.channels));
         }
     }
 }
