@@ -11,7 +11,7 @@ namespace S3D_VARIANT {
 namespace {
 
 constexpr int TAPS = 3;
-constexpr int BAND_ROWS = 16;          // output rows that a thread computes in turn
+constexpr int BAND_ROWS = 16;         // output rows that a thread computes in turn
 constexpr int BLOCK = 2 * BF16_TILE;  // pixels and channels of a block of sums
 
 // Sizes shared by all threads.

@@ -163,9 +163,9 @@ typedef struct {
 
 typedef struct {
     int64_t batch;
-    int32_t height, width;   // of the input
+    int32_t height, width;    // of the input
     int32_t inputs, outputs;  // channels
-    int32_t stride;          // 1 or 2; the output has (height - 1) / stride + 1 rows
+    int32_t stride;           // 1 or 2; the output has (height - 1) / stride + 1 rows
     int32_t activate_input, activate_output;
     const void* input;     // bfloat16 [batch, height, width, inputs], finite
     const float* weights;  // [outputs, inputs, 3, 3]; rounded to bfloat16

@@ -27,12 +27,16 @@ def has_kernel(tensors: list[Tensor], stride: int) -> bool:
         return False
     if any(part.dtype == torch.float64 for part in tensors) or needs_grad(*tensors) or not is_bf16_autocast(x.device):
         return False
-    return choose_backend("convolution_bf16", "cpu") == "cpu" and uses_amx(find_library("cpu"))
+    return choose_backend("convolution_bf16", "cpu") == "cpu" and uses_amx()
 
 
-def uses_amx(library: Library) -> bool:
-    """Tell whether the library runs on AMX, the only instructions with this kernel."""
-    return library.handle.s3d_cpu_variant() == b"amx"
+def uses_amx() -> bool:
+    """Tell whether the CPU kernels run on AMX, the only instructions with this kernel."""
+    return find_library("cpu").handle.s3d_cpu_variant() == b"amx"
+
+
+# The compiler cannot trace it; see `choose_backend`.
+uses_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def convolve_channels_last(

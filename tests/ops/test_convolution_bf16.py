@@ -133,6 +133,17 @@ def test_the_layer_uses_it_under_autocast(library, make) -> None:
     assert relative_error(result, truth) < 4 * ROUNDING
 
 
+def test_the_compiler_traces_the_layer(library, make) -> None:
+    layer, x = Convolution(4, 3, 3, padding=1), make(1, 4, 9, 8)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x, activate_output=True)
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(run, backend="aot_eager", fullgraph=True)(x), run(x))
+
+
 def test_other_tensors_run_on_pytorch(cpu, make, monkeypatch) -> None:
     monkeypatch.setattr(module, "convolution_bf16", None)
     x, weight, bias = make(1, 4, 9, 8), make(3, 4, 3, 3), make(3)
