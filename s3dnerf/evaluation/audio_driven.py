@@ -23,7 +23,7 @@ from s3dnerf.evaluation.clip_list import find_clips, find_people
 from s3dnerf.evaluation.contact_sheet import draw_row_sheet
 from s3dnerf.evaluation.estimates import NAN
 from s3dnerf.evaluation.motion_report import MotionReport
-from s3dnerf.evaluation.rows import require_sound
+from s3dnerf.evaluation.rows import require_sound, seed_clip
 from s3dnerf.evaluation.scores import SpeechTiming, compare_tracks
 from s3dnerf.evaluation.tracking import FaceTrack, FaceTrackRecorder
 from s3dnerf.media.audio import read_clean_speech, read_speech, write_wav
@@ -61,7 +61,7 @@ class AudioDrivenRow:
     pose: str
     method: str = "s3dnerf"
     next_seed: int = 0
-    """Added to the seed of the evaluation."""
+    """Added to the seed of the evaluation, from which a clip has its own."""
 
 
 AUDIO_DRIVEN_ROWS = {
@@ -120,7 +120,7 @@ def evaluate_audio_driven(
         pipeline: renders.
         lip_sync: the lip-sync discriminator.
         rows: which of :data:`AUDIO_DRIVEN_ROWS` to render.
-        seed: of motion and blinks.
+        seed: of motion and blinks; each clip has its own, which depends on it.
         checkpoint: name of the weights of the pipeline, by which scores of other weights are told apart.
 
     Raises:
@@ -133,7 +133,7 @@ def evaluate_audio_driven(
     report = MotionReport([], {row: [] for row in (REAL, *rows)}, {})
     skipped: dict[str, str] = {}
     frames = 0
-    settings = {"max_frames": videos.max_frames, "seed": seed, "checkpoint": checkpoint}
+    settings = {"max_frames": videos.max_frames, "seed_of_clips": seed, "checkpoint": checkpoint}
     for video in tqdm(files, desc="clips", unit="clip"):
         job = AudioDrivenJob(video, out, videos.max_frames, seed, pipeline, lip_sync)
         stored = out / "scores" / f"{video.stem}.json"
@@ -222,7 +222,7 @@ class AudioDrivenJob:
 
     def _render(self, path: Path, row: str, source: Path, sound: Path, count: int) -> None:
         how = AUDIO_DRIVEN_ROWS[row]
-        seed = self.seed + how.next_seed
+        seed = seed_clip(self.seed + how.next_seed, self.video.stem)
         frames = self.pipeline(source, sound, pose=how.pose, method=how.method, seed=seed, framing="picture")
         write_video(path, islice(frames, count), sound, f"{self.video.stem}: {row}")
 

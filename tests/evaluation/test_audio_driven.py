@@ -15,6 +15,7 @@ from s3dnerf import cli
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.errors import UserError
 from s3dnerf.evaluation.audio_driven import EvaluatedVideos, evaluate_audio_driven, read_scores
+from s3dnerf.evaluation.rows import seed_clip
 from s3dnerf.media.audio import read_speech
 from s3dnerf.media.image import read_image
 from s3dnerf.media.video import probe_video, stream_frames
@@ -53,11 +54,14 @@ def test_the_renderer_gets_the_first_frame_the_audio_and_the_options_of_the_row(
     _, out, calls = replayed
     first = next(stream_frames(astronaut_clips / "astronaut.mp4"))
     np.testing.assert_array_equal(read_image(out / "sources" / "astronaut.png"), first)
+    # Every clip has a seed of its own, so that eyes do not blink alike in all.
+    this, following = (seed_clip(seed, "astronaut") for seed in (3, 4))
+    assert this != following and this != seed_clip(3, "other")
     assert [(call["pose"], call["method"], call["seed"]) for call in calls] == [
-        ("static", "s3dnerf", 3),
-        ("idle", "s3dnerf", 3),
-        ("speech", "s3dnerf", 3),
-        ("speech", "s3dnerf", 4),
+        ("static", "s3dnerf", this),
+        ("idle", "s3dnerf", this),
+        ("speech", "s3dnerf", this),
+        ("speech", "s3dnerf", following),
     ]
     for call in calls:
         assert call["image"] == out / "sources" / "astronaut.png" and call["framing"] == "picture"
