@@ -63,10 +63,11 @@ def convolve(
     differentiated with respect to everything else.
     """
     tensors = [x, weight, *(part for part in (bias, addend) if part is not None)]
-    if bias is not None and amx.has_kernel(tensors, stride):
+    if bias is None or not has_kernel_shapes(x, weight, bias, addend, stride):
+        return convolve_reference(x, weight, bias, addend, activate_input, activate_output, stride)
+    if amx.has_kernel(tensors):
         return amx.convolve_channels_last(x, weight, bias, addend, activate_input, activate_output, stride)
-    unsupported = stride != 1 or not is_supported(tensors)
-    if bias is None or unsupported or choose_backend("convolution", x.device.type) == "pytorch":
+    if stride != 1 or not is_supported(tensors) or choose_backend("convolution", x.device.type) == "pytorch":
         return convolve_reference(x, weight, bias, addend, activate_input, activate_output, stride)
     if not needs_grad(*tensors):
         return convolve_channels_last(x, weight, bias, addend, activate_input, activate_output)
@@ -96,11 +97,18 @@ def apply_epilogue(result: Tensor, addend: Tensor | None, activate: bool) -> Ten
     return F.silu(result) if activate else result
 
 
+def has_kernel_shapes(x: Tensor, weight: Tensor, bias: Tensor, addend: Tensor | None, stride: int) -> bool:
+    """Tell whether shapes are those that kernels take: they check nothing, and PyTorch raises or broadcasts."""
+    if x.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or bias.shape != weight.shape[:1] or stride not in (1, 2):
+        return False
+    size = [(side - 1) // stride + 1 for side in x.shape[2:]]
+    return x.numel() > 0 and (addend is None or addend.shape == (len(x), len(weight), *size))
+
+
 def is_supported(tensors: list[Tensor]) -> bool:
     """Tell whether the kernel computes this (input and weight come first), and faster than PyTorch."""
-    x, weight = tensors[:2]
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if weight.shape[2:] != (3, 3) or autocast or any(part.dtype != torch.float32 for part in tensors):
+    x = tensors[0]
+    if torch.is_autocast_enabled(x.device.type) or any(part.dtype != torch.float32 for part in tensors):
         return False
     return x.numel() // x.shape[1] >= MIN_PIXELS
 

@@ -17,15 +17,15 @@ from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.layout import is_bf16_autocast, needs_grad
 from s3dnerf.ops.library import define_operator
 
-STRIDES = (1, 2)
+TYPES = (torch.float32, torch.bfloat16)
 
 
-def has_kernel(tensors: list[Tensor], stride: int) -> bool:
-    """Tell whether the kernel computes this (input and weight come first): under autocast to bfloat16, on AMX."""
-    x, weight = tensors[:2]
-    if x.device.type != "cpu" or stride not in STRIDES or weight.shape[2:] != (3, 3) or not x.numel():
+def has_kernel(tensors: list[Tensor]) -> bool:
+    """Tell whether the kernel computes these types of tensors here: under autocast to bfloat16, on AMX."""
+    device = tensors[0].device
+    if device.type != "cpu" or any(part.dtype not in TYPES for part in tensors):
         return False
-    if any(part.dtype == torch.float64 for part in tensors) or needs_grad(*tensors) or not is_bf16_autocast(x.device):
+    if needs_grad(*tensors) or not is_bf16_autocast(device):
         return False
     return choose_backend("convolution_bf16", "cpu") == "cpu" and uses_amx()
 
@@ -48,7 +48,7 @@ def convolve_channels_last(
     activate_output: bool,
     stride: int,
 ) -> Tensor:
-    """Run the operator on tensors ``[B, C, H, W]`` of any floating-point type; returns bfloat16."""
+    """Run the operator on tensors ``[B, C, H, W]`` of :data:`TYPES`; returns bfloat16."""
     x = x.permute(0, 2, 3, 1).bfloat16()
     addend = None if addend is None else addend.permute(0, 2, 3, 1).bfloat16()
     result = convolution_bf16(x, weight.float(), bias.float(), addend, stride, activate_input, activate_output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -28,7 +29,7 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     total = torch.get_num_threads()
     count = min(total, MOST_THREADS)
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(count, "render", use_threads, (total // count,)) as pool:
+    with ThreadPoolExecutor(count, "render", use_threads, (total // count, total)) as pool:
         try:
             for item in limit_threads(items, total // count):
                 pending.append(pool.submit(function, item))
@@ -39,14 +40,17 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
         finally:
             for future in pending:
                 future.cancel()
-            torch.set_num_threads(total)
 
 
-def use_threads(count: int) -> None:
-    """Let PyTorch compute in ``count`` threads when this thread calls it."""
+def use_threads(count: int, others: int) -> None:
+    """Let PyTorch compute in ``count`` threads when this thread calls it, and in ``others`` for threads to come."""
     # A thread begins with the number that any thread set last, when it first asks for it, and then keeps its own.
     torch.get_num_threads()
     torch.set_num_threads(count)
+    if others != count:
+        setter = Thread(target=torch.set_num_threads, args=(others,))
+        setter.start()
+        setter.join()
 
 
 def limit_threads(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -54,7 +58,7 @@ def limit_threads(items: Iterable[Item], count: int) -> Iterator[Item]:
     iterator = iter(items)
     while True:
         total = torch.get_num_threads()
-        torch.set_num_threads(count)
+        use_threads(count, total)
         try:
             item = next(iterator)
         except StopIteration:

@@ -156,6 +156,22 @@ def test_other_tensors_run_on_pytorch(cpu, make, monkeypatch) -> None:
         assert torch.equal(convolve(x, weight, bias), convolve_reference(x, weight, bias))
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_other_shapes_run_on_pytorch(cpu, make, stride, autocast) -> None:
+    x, weight, bias = make(2, 4, 40, 40), make(3, 4, 3, 3), make(3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for addend in (make(1, 3, 1, 1), make(40 // stride)):
+            result = convolve(x, weight, bias, addend, stride=stride)
+            assert torch.equal(result, convolve_reference(x, weight, bias, addend, stride=stride))
+        assert torch.equal(
+            convolve(x[0], weight, bias, stride=stride), convolve_reference(x[0], weight, bias, stride=stride)
+        )
+        for wrong in ((x[:, :2], weight, bias), (x, weight, bias[:2]), (x, weight, bias, make(2, 3, 39, 39))):
+            with pytest.raises(RuntimeError):
+                convolve(*wrong, stride=stride)
+
+
 @pytest.mark.parametrize("variant", ["plain", "avx2", "avx512"])
 def test_other_processors_run_on_pytorch(cpu, make, monkeypatch, variant) -> None:
     monkeypatch.setattr(module, "convolution_bf16", None)

@@ -50,6 +50,29 @@ def test_items_are_made_in_as_many_threads_as_results(threads: int) -> None:
         assert (made, torch.get_num_threads()) == (expected, threads)
 
 
+def test_threads_that_begin_meanwhile_have_all_of_torch(threads: int) -> None:
+    seen = []
+
+    def make() -> Iterator[int]:
+        for number in range(5):
+            beginner = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            beginner.start()
+            beginner.join()
+            yield number
+
+    assert list(map_in_threads(lambda number: number, make())) == list(range(5))
+    assert seen == [threads] * 5
+
+
+def test_nested_iterations_that_end_early_leave_the_number_of_threads(threads: int) -> None:
+    inner = map_in_threads(lambda number: number, range(10))
+    outer = map_in_threads(lambda number: number, inner)
+    assert next(outer) == 0
+    outer.close()
+    inner.close()
+    assert torch.get_num_threads() == threads
+
+
 def test_an_error_ends_the_iteration_at_its_item(threads: int) -> None:
     def work(number: int) -> int:
         if number == 2:

@@ -252,6 +252,8 @@ class VideoWriter:
     def limit_changes(self, changing: Region) -> None:
         """Convert only a part of each frame after the first one, outside of which frames are equal.
 
+        Call it before the first frame.
+
         Args:
             changing: rows and columns of this part, such as those of a head in a picture.
         """
@@ -338,7 +340,7 @@ class VideoWriter:
         return image
 
     def encode(self, image: av.VideoFrame) -> None:
-        """Append a frame from :meth:`convert`."""
+        """Append a frame from :meth:`convert`, once: a later frame may be converted into it."""
         image.pts, image.time_base = self.frames, 1 / self.fps
         self._container.mux(self._video.encode(image))
         if self._window is not None:
