@@ -12,6 +12,8 @@ from s3dnerf.ops.add_detail import DETAIL_SCALE, has_kernel, launch_forward, pac
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.image import warp_image
 
+from .conftest import use_threads
+
 # Batch, channels, pixels per side of the frame, of the flow, and of the enlarged frame.
 SIZES = [(1, 3, 1, 1, 2), (2, 3, 12, 6, 29), (1, 4, 16, 8, 64), (2, 3, 32, 16, 150)]
 
@@ -79,13 +81,9 @@ def test_a_batch_of_nothing_is_nothing(cpu_library, make) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bytes(cpu, make, threads) -> None:
     parts = draw(make, SIZES[3])
-    before = torch.get_num_threads()
     expected = launch_forward(cpu, *parts)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         result = launch_forward(cpu, *parts)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(result, expected)
 
 

@@ -10,7 +10,7 @@ from s3dnerf.ops import add_residual as module
 from s3dnerf.ops.add_residual import add_residual_reference, add_residual_to_source, launch_forward
 from s3dnerf.ops.backend import VARIABLE
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Batch, height and width of the residual.
 SIZES = [(1, 2, 2), (2, 4, 6), (1, 16, 32), (3, 18, 34), (2, 34, 128), (1, 50, 14)]
@@ -65,13 +65,9 @@ def test_bad_values_spoil_only_their_neighbors(cpu_library, make, bad) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(cpu, make, threads) -> None:
     parts = draw(make, SIZES[4])
-    before = torch.get_num_threads()
     expected = run(cpu, *parts, 1.0)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         result = run(cpu, *parts, 1.0)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(result, expected)
 
 

@@ -10,7 +10,7 @@ from s3dnerf.ops import composite_background as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.composite_background import composite_over, composite_over_reference, launch_forward
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Batch, pixels per side of the flow.
 SIZES = [(1, 2), (2, 10), (3, 36)]
@@ -41,13 +41,9 @@ def test_bad_pixels_stay_visible(cpu_library, make) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads_gives_the_same_bits(cpu, make, threads) -> None:
     parts = draw(make, SIZES[2])
-    before = torch.get_num_threads()
     expected = launch_forward(cpu, *parts)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         result = launch_forward(cpu, *parts)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(result, expected)
 
 

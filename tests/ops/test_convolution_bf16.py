@@ -14,7 +14,7 @@ from s3dnerf.ops.backend import VARIABLE, Library
 from s3dnerf.ops.convolution import Convolution, convolve, convolve_reference
 from s3dnerf.ops.convolution_bf16 import launch_forward
 
-from .conftest import FOREIGN, relative_error, use_variant
+from .conftest import FOREIGN, relative_error, use_threads, use_variant
 
 # Batch, channels in and out, height and width: full and partial tiles, one and two of them in each direction.
 SIZES = [
@@ -105,13 +105,9 @@ def test_large_values_stay_finite(library) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(library, make, threads) -> None:
     parts = draw(make, (2, 20, 33, 40, 33), 2)
-    before = torch.get_num_threads()
     expected = launch_forward(library, *parts, 2, True, True)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         assert torch.equal(launch_forward(library, *parts, 2, True, True), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_memory_around_the_map_is_not_read(library, make) -> None:

@@ -10,7 +10,7 @@ from s3dnerf.ops import deformation as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.deformation import DeformationArguments, deform, deform_reference, launch_backward, launch_forward
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Frames, points, regions, hidden width, bottleneck width, outputs.
 SIZES = [
@@ -77,12 +77,8 @@ def test_products_in_bfloat16_where_they_are_allowed(cpu_library, make, sizes) -
 def test_any_number_of_threads_gives_the_same_bits_twice(cpu_library, make, threads) -> None:
     parts, gradient = make_parts(make, SIZES[0]), draw_gradient(make, SIZES[0])
     _, truths = find_truth(parts, gradient)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         runs = [launch_backward(cpu_library, gradient, describe(parts, True)) for _ in range(2)]
-    finally:
-        torch.set_num_threads(before)
     assert_agree(runs[0], truths, 1e-2)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 

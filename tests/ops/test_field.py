@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -26,7 +24,7 @@ from s3dnerf.rendering.sampling import place_samples
 from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays, render_rays_reference
 from s3dnerf.structures import Camera
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Channels per plane, hidden, features, ambient, octaves, scales, samples, rays.
 SIZES = [
@@ -232,16 +230,6 @@ def repeat_field(field: DeformedField, batch: int) -> DeformedField:
     camera = Camera(field.camera.rotation[index], field.camera.scale[index], field.camera.center[index])
     lattice = field.lattice[index] * torch.arange(1, batch + 1).to(field.lattice)[:, None, None] / batch
     return replace(field, lattice=lattice, camera=camera, planes=[scale[index] for scale in field.planes])
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

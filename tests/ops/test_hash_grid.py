@@ -15,7 +15,7 @@ from s3dnerf.ops.hash_grid import (
 )
 from s3dnerf.ops.layout import GridLevel
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 SIZES = [(2, 1, 1), (2, 2, 17), (2, 8, 300), (3, 1, 33), (3, 2, 1000), (3, 4, 50), (3, 8, 129)]
 
@@ -134,12 +134,8 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
     torch.manual_seed(0)
     grid = HashGrid(HashGridConfig(levels=6, log2_hashmap_size=8))
     positions = torch.rand(5000, 3, requires_grad=True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         runs = [torch.autograd.grad(grid(positions).square().sum(), [positions, grid.table]) for _ in range(2)]
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 

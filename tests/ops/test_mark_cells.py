@@ -11,6 +11,8 @@ from s3dnerf.ops import mark_cells as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.mark_cells import has_kernel, launch_forward
 
+from .conftest import use_threads
+
 SIZE = (7, 9, 5)
 
 
@@ -56,12 +58,8 @@ def test_positions_beyond_the_lattice_mark_its_border(cpu_library, lattice, far)
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads_gives_the_same_marks(cpu_library, make, lattice, threads) -> None:
     positions = make.uniform(3, 5_000, 3, low=-0.6, high=0.6)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         marks = launch_forward(cpu_library, positions, SIZE, describe(lattice))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(marks, find_truth(lattice, positions)) and not marks.all()
 
 

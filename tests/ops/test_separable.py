@@ -9,6 +9,8 @@ from torch import nn
 from s3dnerf.ops.backend import inspect_backend
 from s3dnerf.ops.separable import GateLayer, SeparableChain, SeparableLayer, StemLayer, chain_reference
 
+from .conftest import use_threads
+
 CHAINS = {
     "blaze": lambda: [
         SeparableLayer(24, 24, residual=1, activation="prelu"),
@@ -61,10 +63,8 @@ def test_kernel_equals_the_reference(name: str, threads: int) -> None:
     chain = make_chain(name)
     first = chain[0]
     x = torch.randn(2, first.inputs, 12, 20, generator=torch.Generator().manual_seed(1))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    result = chain(x)
-    torch.set_num_threads(before)
+    with use_threads(threads):
+        result = chain(x)
     expected = chain_reference(chain, x)
     assert result.shape == expected.shape
     torch.testing.assert_close(result, expected, atol=2e-5, rtol=2e-5)

@@ -13,7 +13,7 @@ from s3dnerf.ops.triplane import (
     sample_triplanes,
 )
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 SIZES = [
     (1, 1, 1, 1),
@@ -129,12 +129,8 @@ def test_the_same_twice_for_a_fixed_number_of_threads(cpu, threads: int) -> None
     torch.manual_seed(0)
     planes, positions = torch.randn(1, 3, 16, 16, 33), torch.rand(1, 5000, 3)
     gradient = torch.randn(1, 5000, 33)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         runs = [launch_backward(cpu, gradient, [planes], positions, True, True) for _ in range(2)]
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
@@ -145,14 +141,10 @@ def test_sorted_points_read_what_points_read_one_by_one(library, make, device, b
     planes = make(batch, 3, 48, 64, 32).to(dtype)
     positions = make.uniform(batch, points, 3, low=-1.2, high=1.2)
     positions[0, 3, 1] = float("nan")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         whole = launch_forward(library, [planes], positions)
         parts = [launch_forward(library, [planes], part) for part in positions.split(500, dim=1)]
         odd = launch_forward(library, [planes[..., :31]], positions)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(whole.nan_to_num(9e9), torch.cat(parts, dim=1).nan_to_num(9e9))
     torch.testing.assert_close(odd, whole[..., :31], equal_nan=True, rtol=1e-5, atol=1e-5)
 

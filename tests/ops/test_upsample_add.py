@@ -11,7 +11,7 @@ from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.image import upsample
 from s3dnerf.ops.upsample_add import add_upsampled, launch_forward
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Batch, channels, height and width of the coarse map.
 SIZES = [(1, 1, 1, 1), (2, 3, 4, 5), (1, 32, 8, 16), (3, 37, 5, 9), (2, 64, 17, 1)]
@@ -58,13 +58,9 @@ def test_bad_values_spoil_only_their_neighbors(cpu_library, make) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(cpu, make, threads) -> None:
     parts = draw(make, SIZES[3])
-    before = torch.get_num_threads()
     expected = run(cpu, *parts)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         result = run(cpu, *parts)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(result, expected)
 
 

@@ -10,7 +10,7 @@ from s3dnerf.ops import warp_source as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.warp_source import launch_forward, warp_source_image, warp_source_reference
 
-from .conftest import relative_error
+from .conftest import relative_error, use_threads
 
 # Batch, rendered channels and size, image size, detail channels and size.
 SIZES = [
@@ -103,13 +103,9 @@ def test_bad_flow_reads_nothing_beyond_and_spoils_only_its_neighbors(cpu_library
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(cpu, make, threads) -> None:
     parts = draw(make, SIZES[3])
-    before = torch.get_num_threads()
     expected = launch_forward(cpu, *parts, False)
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         result = launch_forward(cpu, *parts, False)
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(result, expected, strict=True))
 
 
