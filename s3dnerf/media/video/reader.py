@@ -11,6 +11,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
@@ -74,10 +75,10 @@ def stream_frames(path: str | Path, fps: float = FPS) -> Iterator[np.ndarray]:
     with open_media(path, "video") as container:
         stream = _require_stream(container, path)
         stream.thread_type = "AUTO"
-        size = None
+        size, reformatter = None, VideoReformatter()
         for frame in _pick_nearest(_time_frames(container, stream, path), fps):
             size = size or _displayed_size(frame, stream)
-            yield _to_rgb(frame, size)
+            yield _to_rgb(frame, size, reformatter)
 
 
 def read_frames(video: str | Path | BinaryIO, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -194,16 +195,23 @@ def _count_quarter_turns(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """Convert to upright sRGB ``uint8 [H, W, 3]``; ``size`` is (height, width) as displayed."""
+def _to_rgb(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
+    """Convert to upright sRGB ``uint8 [H, W, 3]``.
+
+    Args:
+        frame: a decoded frame.
+        size: (height, width) as displayed.
+        reformatter: the same for all frames of a video, because making its tables takes as long as using them.
+    """
     quarter_turns = _count_quarter_turns(frame)
     height, width = reversed(size) if quarter_turns % 2 else size
-    options = {"width": width, "height": height, "interpolation": SWSCALE_FLAGS}
     primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
-    if needs_conversion(primaries, transfer):
-        pixels = convert_to_srgb(frame.reformat(format="rgb48le", **options).to_ndarray(), primaries, transfer)
-    else:
-        pixels = frame.reformat(format="rgb24", **options).to_ndarray()
+    is_converted = needs_conversion(primaries, transfer)
+    pixels = reformatter.reformat(
+        frame, width, height, "rgb48le" if is_converted else "rgb24", interpolation=SWSCALE_FLAGS
+    ).to_ndarray()
+    if is_converted:
+        pixels = convert_to_srgb(pixels, primaries, transfer)
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
@@ -214,6 +222,7 @@ def _read_sorted(container: InputContainer, wanted: list[int], path: str | Path)
     rate = stream.average_rate or Fraction(FPS)
     decoder: Iterator[av.VideoFrame] = iter(())
     position, frame = -1, None  # number of `frame`, the last one decoded
+    reformatter = VideoReformatter()
     for index in wanted:
         if frame is None or index - position > _DECODE_AHEAD:
             decoder, position, frame = _seek(container, stream, index, start, rate)
@@ -222,7 +231,7 @@ def _read_sorted(container: InputContainer, wanted: list[int], path: str | Path)
             position = -1 if frame is None else _number(frame, stream, start, rate)
         if frame is None or position != index:
             raise UserError(path, f"has no frame {index}", "Prepare the clip again.")
-        yield _to_rgb(frame, _displayed_size(frame, stream))
+        yield _to_rgb(frame, _displayed_size(frame, stream), reformatter)
 
 
 def _seek(
