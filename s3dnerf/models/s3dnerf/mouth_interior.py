@@ -40,6 +40,9 @@ PARTED = 0.02
 """Minimum height of the opening, head units, at which some pixels show only the interior."""
 TOOTHED = 0.05
 """Minimum height of the source's opening, head units, at which it shows teeth rather than only a gap."""
+SMILE = (0.1, 0.13)
+"""Height of the source's opening, head units, up to which it shows little but teeth, and from which it shows the floor
+of the mouth too, which rises with the lower lip."""
 DEPTHS = (0.25, 0.5, 0.75)
 """Positions from the upper to the lower lip at which the interior of a source's mouth is sampled."""
 
@@ -150,3 +153,14 @@ def compute_interior_weight(opening: Tensor, source: Tensor) -> Tensor:
     """
     stretched = opening.clamp(min=0.0) / source.clamp(min=THINNEST)
     return smoothstep(stretched, *STRETCH)
+
+
+def measure_smile(source: Tensor) -> Tensor:
+    """Return how much of what sources show between their lips are teeth, ``[B]`` in [0, 1].
+
+    Teeth do not follow lips that close over them, but the deformed field squeezes them to gray streaks.
+
+    Args:
+        source: ``[B]`` height of the opening in the source, head units.
+    """
+    return (source > TOOTHED) * (1.0 - smoothstep(source, *SMILE))

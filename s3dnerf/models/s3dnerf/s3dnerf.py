@@ -53,6 +53,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     compute_interior_weight,
     measure_mouth_colors,
     measure_opening,
+    measure_smile,
 )
 from s3dnerf.models.s3dnerf.radiance_field import RadianceField
 from s3dnerf.models.s3dnerf.source_expression import SourceExpression, scale_estimate, separate_expressions
@@ -408,10 +409,11 @@ class S3DNeRF(PretrainedModel):
         return locate_edges(field, identity.landmarks[:, self.inner_lips], self.lips_apart)
 
     def composite_mouth_interior(self, image: Tensor, identity: Identity, outline: Tensor, camera: Camera) -> Tensor:
-        """Composite the interior of the mouth into frames ``image [B, 3, S, S]`` that open further than the source.
+        """Composite the interior of the mouth into frames ``image [B, 3, S, S]``.
 
-        Pixels that the source shows are warped from it; the network generates the others. Where lips do not open
-        further, the deformed field is correct and stays as it is.
+        Where they open further than the source, pixels that the source shows are warped from it, and the network
+        generates the others. Where they do not, the deformed field is correct and stays as it is, except for the teeth
+        of a smile.
         """
         size, colors = image.shape[-1], identity.mouth_colors
         lips = identity.landmarks[:, self.inner_lips]
@@ -422,9 +424,12 @@ class S3DNeRF(PretrainedModel):
         patch, opening = patch.select(inside), opening.select(inside)
         visible = find_source_interior(outline, lips, camera, identity.camera, patch.points, size)
         shown = F.grid_sample(identity.image.float(), visible.points[:, None], "bicubic", "border", align_corners=False)
-        painted = self.mouth_interior(opening, colors).lerp(shown[:, :, 0], visible.visibility[:, None])
+        shown = shown[:, :, 0]
+        painted = self.mouth_interior(opening, colors).lerp(shown, visible.visibility[:, None])
         weight = opening.coverage * compute_interior_weight(measure_opening(outline), colors.opening)[:, None]
-        return patch.paste(patch.gather(image).lerp(painted, weight[:, None]), image)
+        teeth = opening.coverage * visible.visibility * measure_smile(colors.opening)[:, None]
+        mouth = patch.gather(image).lerp(shown, teeth[:, None]).lerp(painted, weight[:, None])
+        return patch.paste(mouth, image)
 
     def count_covered(self, coverage: Tensor) -> int:
         """Return how many cells of frames, given their ``coverage [B, N]``, are composited.

@@ -14,6 +14,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     INNER_LIPS,
     OUTER_LIPS,
     SKIN,
+    SMILE,
     STRETCH,
     THINNEST,
     TOOTHED,
@@ -22,6 +23,7 @@ from s3dnerf.models.s3dnerf.mouth_interior import (
     compute_interior_weight,
     darken,
     measure_mouth_colors,
+    measure_smile,
 )
 from s3dnerf.rendering.opening import Opening
 from s3dnerf.structures import Camera
@@ -82,6 +84,12 @@ def test_nothing_is_put_in_while_the_mouth_is_no_wider_open_than_in_the_portrait
     assert compute_interior_weight(opening, source).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     between = compute_interior_weight(0.04 * torch.linspace(*STRETCH, 11), source[:1])
     assert between.diff().min() > 0 and between[5].item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_smile_is_an_opening_that_shows_little_but_teeth() -> None:
+    openings = torch.tensor([-0.01, 0.0, TOOTHED, 1.01 * TOOTHED, SMILE[0], SMILE[1], 0.3])
+    torch.testing.assert_close(measure_smile(openings), torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]))
+    assert measure_smile(torch.linspace(*SMILE, 7)).diff().max() < 0
 
 
 def test_lips_closed_in_the_portrait_leave_all_to_the_painter() -> None:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from s3dnerf.data.batch import Batch
+from s3dnerf.models.s3dnerf import mouth_interior
 from s3dnerf.models.s3dnerf import s3dnerf as module
 from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
@@ -125,7 +126,9 @@ def test_a_head_twice_as_large_reads_half_as_far_out(model: S3DNeRF, identity: I
 
 def test_empty_space_shows_the_still_background(model: S3DNeRF, identity: Identity) -> None:
     set_density(model, -100.0)
-    nobody = replace(identity, person=torch.zeros_like(identity.person))
+    # The teeth of a smile would be put in.
+    wide = replace(identity.mouth_colors, opening=torch.full((2,), 0.3))
+    nobody = replace(identity, person=torch.zeros_like(identity.person), mouth_colors=wide)
     rendering = render(model, nobody, shift(identity.camera, 0.3, 0.1))
     assert rendering.alpha.abs().max() < 1e-6
     torch.testing.assert_close(rendering.coarse, downsample(identity.image, 4))
@@ -312,6 +315,21 @@ def test_a_mouth_that_is_no_wider_open_than_in_the_portrait_is_not_painted(
     model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, frame: float
 ) -> None:
     assert (open_lips(model, identity, monkeypatch, source=0.3, frame=frame) == 0.5).all()
+
+
+@pytest.mark.parametrize("frame", [0.12, 0.15, 0.2, 0.3])
+def test_lips_that_close_over_a_smile_leave_its_teeth_as_they_are(
+    model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, frame: float
+) -> None:
+    # These lips are farther apart than those of smiles.
+    monkeypatch.setattr(mouth_interior, "SMILE", (0.5, 0.6))
+    closing = open_lips(model, identity, monkeypatch, source=0.3, frame=frame)
+    teeth, lip = mark_band(identity, 0.035, 0.075, 0.06), mark_band(identity, frame + 0.04, frame + 0.12, 0.06)
+    assert teeth.any() and lip.any()
+    torch.testing.assert_close(closing[..., teeth], identity.image[..., teeth], atol=1e-3, rtol=0)
+    assert (closing[..., lip] == 0.5).all()
+    # Nothing is painted, and the source has no colors above 1.
+    assert closing.max() <= 1.01
 
 
 @pytest.mark.parametrize("height", [0.01, 0.1, 0.4])
