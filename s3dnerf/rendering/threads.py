@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Thread
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     total = torch.get_num_threads()
     count = min(total, MOST_THREADS)
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(count, "render", use_threads, (total // count, total)) as pool:
+    with ThreadPoolExecutor(count, "render", set_own_threads, (total // count, total)) as pool:
         try:
             for item in limit_threads(items, total // count):
                 pending.append(pool.submit(function, item))
@@ -42,7 +43,18 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
                 future.cancel()
 
 
-def use_threads(count: int, others: int) -> None:
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Set the number of PyTorch's threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def set_own_threads(count: int, others: int) -> None:
     """Let PyTorch compute in ``count`` threads when this thread calls it, and in ``others`` for threads to come."""
     # A thread begins with the number that any thread set last, when it first asks for it, and then keeps its own.
     torch.get_num_threads()
@@ -58,7 +70,7 @@ def limit_threads(items: Iterable[Item], count: int) -> Iterator[Item]:
     iterator = iter(items)
     while True:
         total = torch.get_num_threads()
-        use_threads(count, total)
+        set_own_threads(count, total)
         try:
             item = next(iterator)
         except StopIteration:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -100,17 +99,6 @@ def use_variant(library: backend.Library, variant: str) -> Iterator[backend.Libr
         pytest.skip(f"this processor has no {variant}")
     yield library
     library.handle.s3d_cpu_use(chosen)
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """Let kernels compute in so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(params=CPU_VARIANTS if FOREIGN else (*CPU_VARIANTS, "emulated", "cuda"))

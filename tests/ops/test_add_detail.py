@@ -11,8 +11,7 @@ from s3dnerf.ops import add_detail as module
 from s3dnerf.ops.add_detail import DETAIL_SCALE, has_kernel, launch_forward, pack_detail
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.image import warp_image
-
-from .conftest import use_threads
+from s3dnerf.rendering.threads import use_threads
 
 # Batch, channels, pixels per side of the frame, of the flow, and of the enlarged frame.
 SIZES = [(1, 3, 1, 1, 2), (2, 3, 12, 6, 29), (1, 4, 16, 8, 64), (2, 3, 32, 16, 150)]

@@ -9,8 +9,9 @@ from torch import Tensor
 from s3dnerf.ops import add_residual as module
 from s3dnerf.ops.add_residual import add_residual_reference, add_residual_to_source, launch_forward
 from s3dnerf.ops.backend import VARIABLE
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Batch, height and width of the residual.
 SIZES = [(1, 2, 2), (2, 4, 6), (1, 16, 32), (3, 18, 34), (2, 34, 128), (1, 50, 14)]

@@ -9,8 +9,9 @@ from torch import Tensor
 from s3dnerf.ops import composite_background as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.composite_background import composite_over, composite_over_reference, launch_forward
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Batch, pixels per side of the flow.
 SIZES = [(1, 2), (2, 10), (3, 36)]

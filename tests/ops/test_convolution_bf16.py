@@ -13,8 +13,9 @@ from s3dnerf.ops import convolution_bf16 as module
 from s3dnerf.ops.backend import VARIABLE, Library
 from s3dnerf.ops.convolution import Convolution, convolve, convolve_reference
 from s3dnerf.ops.convolution_bf16 import launch_forward
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import FOREIGN, relative_error, use_threads, use_variant
+from .conftest import FOREIGN, relative_error, use_variant
 
 # Batch, channels in and out, height and width: full and partial tiles, one and two of them in each direction.
 SIZES = [

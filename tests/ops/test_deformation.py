@@ -9,8 +9,9 @@ from torch import Tensor
 from s3dnerf.ops import deformation as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.deformation import DeformationArguments, deform, deform_reference, launch_backward, launch_forward
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Frames, points, regions, hidden width, bottleneck width, outputs.
 SIZES = [

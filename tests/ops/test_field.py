@@ -21,10 +21,11 @@ from s3dnerf.ops.image import make_pixel_grid
 from s3dnerf.ops.triplane import sample_triplane_reference
 from s3dnerf.rendering.rays import cast_rays, project_points
 from s3dnerf.rendering.sampling import place_samples
+from s3dnerf.rendering.threads import use_threads
 from s3dnerf.rendering.volume_rendering import DeformedField, interpolate_lattice, render_rays, render_rays_reference
 from s3dnerf.structures import Camera
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Channels per plane, hidden, features, ambient, octaves, scales, samples, rays.
 SIZES = [

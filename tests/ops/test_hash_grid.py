@@ -14,8 +14,9 @@ from s3dnerf.ops.hash_grid import (
     launch_forward,
 )
 from s3dnerf.ops.layout import GridLevel
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 SIZES = [(2, 1, 1), (2, 2, 17), (2, 8, 300), (3, 1, 33), (3, 2, 1000), (3, 4, 50), (3, 8, 129)]
 

@@ -10,8 +10,7 @@ from s3dnerf.models.s3dnerf.lattice import CENTER, FOCUS, REACH, Lattice
 from s3dnerf.ops import mark_cells as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.mark_cells import has_kernel, launch_forward
-
-from .conftest import use_threads
+from s3dnerf.rendering.threads import use_threads
 
 SIZE = (7, 9, 5)
 

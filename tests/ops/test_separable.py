@@ -8,8 +8,7 @@ from torch import nn
 
 from s3dnerf.ops.backend import inspect_backend
 from s3dnerf.ops.separable import GateLayer, SeparableChain, SeparableLayer, StemLayer, chain_reference
-
-from .conftest import use_threads
+from s3dnerf.rendering.threads import use_threads
 
 CHAINS = {
     "blaze": lambda: [

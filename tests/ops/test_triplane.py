@@ -12,8 +12,9 @@ from s3dnerf.ops.triplane import (
     sample_triplane_reference,
     sample_triplanes,
 )
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 SIZES = [
     (1, 1, 1, 1),

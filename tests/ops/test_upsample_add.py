@@ -10,8 +10,9 @@ from s3dnerf.ops import upsample_add as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.image import upsample
 from s3dnerf.ops.upsample_add import add_upsampled, launch_forward
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Batch, channels, height and width of the coarse map.
 SIZES = [(1, 1, 1, 1), (2, 3, 4, 5), (1, 32, 8, 16), (3, 37, 5, 9), (2, 64, 17, 1)]

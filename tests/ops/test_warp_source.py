@@ -9,8 +9,9 @@ from torch import Tensor
 from s3dnerf.ops import warp_source as module
 from s3dnerf.ops.backend import VARIABLE
 from s3dnerf.ops.warp_source import launch_forward, warp_source_image, warp_source_reference
+from s3dnerf.rendering.threads import use_threads
 
-from .conftest import relative_error, use_threads
+from .conftest import relative_error
 
 # Batch, rendered channels and size, image size, detail channels and size.
 SIZES = [

@@ -285,7 +285,7 @@ def _make_warp_cases(points: int, repeats: int, device: torch.device, generator:
 def _make_convolution_cases(
     points: int, repeats: int, device: torch.device, generator: torch.Generator
 ) -> Iterator[Case]:
-    """Yield the residual blocks (two convolutions, SiLU, sum) of super-resolution on ``points`` pixels, in float32."""
+    """Yield the residual blocks (two convolutions, SiLU, sum) of super-resolution on ``points`` pixels."""
     for channels, size in ((32, 128), (64, 64)):
         x = torch.randn(max(points // size**2, 1), channels, size, size, generator=generator).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -303,15 +303,22 @@ def _make_convolution_cases(
 
             return run
 
+        def forward_bf16(function: Operator, x: Tensor = x) -> Function:
+            def run() -> Tensor:
+                with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+                    return function(x)
+
+            return run
+
         def backward(function: Operator, inputs: list[Tensor] = inputs, gradient: Tensor = gradient) -> Function:
             return lambda: torch.autograd.grad(function(inputs[0]), inputs, gradient)
 
-        for name, bind in (("forward", forward), ("forward + backward", backward)):
+        for name, bind in (("forward", forward), ("autocast, forward", forward_bf16), ("forward + backward", backward)):
             ours = bind(block)
             yield Case(
                 f"residual block of {channels} channels, {size}^2, {name}",
                 ours,
                 {"eager": on_pytorch(ours)},
                 repeats,
-                partial(_bind_compiled, bind, block),
+                None if bind is forward_bf16 else partial(_bind_compiled, bind, block),
             )

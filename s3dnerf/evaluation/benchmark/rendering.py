@@ -33,6 +33,7 @@ from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.super_resolution import SuperResolution
 from s3dnerf.ops import backend
 from s3dnerf.pipeline import TalkingHeadPipeline
+from s3dnerf.rendering.threads import use_threads
 from s3dnerf.talking_video import TalkingVideo
 
 PHASES: tuple[tuple[str, object, str], ...] = (
@@ -149,17 +150,6 @@ def measure_render(
         Table(f"Frames without the file, {size}, {machine}", comparison),
         Table(f"Head motion, speech of {count} frames to mp4, one thread, {place.type}", poses),
     ]
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """Set the number of PyTorch's threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
