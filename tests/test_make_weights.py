@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
+import yaml
 
 from s3dnerf.constants import SAMPLES_PER_FRAME
 from s3dnerf.media.audio import read_speech
@@ -50,7 +51,8 @@ def test_clips_become_weights_with_a_card(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "sync.yaml").write_text(SYNC)
     words = ["--videos", str(videos), "--manifest", str(videos / "MANIFEST.csv"), "--out", str(tmp_path / "out")]
     words += ["--config", "smoke.yaml", "--sync-config", str(tmp_path / "sync.yaml"), "--max-frames", "6"]
-    words += ["--train.steps", "2", "--train.motion_steps", "1"]
+    words += ["--train.steps", "2", "--train.motion_steps", "1", "--train.gradient_accumulation_steps", "2"]
+    words += ["--processes", "2"]
     command = [sys.executable, str(ROOT / "tools" / "make_weights.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -61,7 +63,9 @@ def test_clips_become_weights_with_a_card(videos: Path, tmp_path: Path) -> None:
     weights = tmp_path / "out" / "model"
     assert S3DNeRF.load(weights).config.ray_size == 16
     card = (weights / "README.md").read_text()
-    assert "| ours |" in card and "make weights VIDEOS=DIR MANIFEST=CSV ARGS='--train.steps 2" in card
+    assert "| ours |" in card and "make weights VIDEOS=DIR MANIFEST=CSV ARGS='--processes 2 --train.steps 2" in card
+    resolved = yaml.safe_load((weights.parent / "run" / "config.yaml").read_text())
+    assert resolved["train"]["gradient_accumulation_steps"] == 1  # two processes, as many frames a step
     steps = sorted(path.name for path in (tmp_path / "out" / "run" / "checkpoints").iterdir())
     rendered = weights.parent / "evaluation" / "person_4.mp4"
     made = rendered.stat().st_mtime_ns
@@ -69,6 +73,14 @@ def test_clips_become_weights_with_a_card(videos: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr[-2000:]
     assert "--offsets" not in again.stdout and rendered.stat().st_mtime_ns == made
     assert sorted(path.name for path in (tmp_path / "out" / "run" / "checkpoints").iterdir()) == steps
+
+
+def test_processes_that_cannot_share_a_step_are_refused(tmp_path: Path) -> None:
+    words = ["--videos", str(tmp_path), "--manifest", str(tmp_path / "none.csv"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "tools" / "make_weights.py"), *words, "--processes", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "3 does not divide the 2 batches" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_videos_and_manifest_are_required() -> None:
