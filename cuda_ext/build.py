@@ -43,7 +43,8 @@ AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", 
 AVX512_FLAGS = (*AVX512_FLAGS, "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 X86_VARIANTS = {"plain": (), "avx2": ("-mavx2", "-mfma"), "avx512": AVX512_FLAGS}
 # Only newer compilers know these.
-AMX_FLAGS = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
+BF16_FLAGS = (*AVX512_FLAGS, "-mavx512bf16")
+AMX_FLAGS = (*BF16_FLAGS, "-mamx-tile", "-mamx-bf16")
 
 SYSTEM_MARKS = {"windows": ("mingw", "windows"), "darwin": ("darwin", "apple")}
 """What the name of a compiler's target contains for each system."""
@@ -163,10 +164,13 @@ def list_variants(compiler: str, system: str, processor: str) -> tuple[dict[str,
     """Return the flags of each instruction set to compile for, by name, and those that tell dispatch.cpp of them."""
     if processor != "x86_64":
         return {"plain": ()}, ()
+    if not _accepts(compiler, *BF16_FLAGS):
+        return X86_VARIANTS, ()
+    variants, chosen = {**X86_VARIANTS, "avx512bf16": BF16_FLAGS}, ("-DS3D_WITH_BF16",)
     # Linux alone grants AMX to a process that asks for it; see dispatch.cpp.
     if system != "linux" or not _accepts(compiler, *AMX_FLAGS):
-        return X86_VARIANTS, ()
-    return {**X86_VARIANTS, "amx": (*AVX512_FLAGS, *AMX_FLAGS)}, ("-DS3D_WITH_AMX",)
+        return variants, chosen
+    return {**variants, "amx": AMX_FLAGS}, (*chosen, "-DS3D_WITH_AMX")
 
 
 def build_cuda(folder: Path, architectures: Sequence[int] = CUDA_ARCHITECTURES) -> Path:

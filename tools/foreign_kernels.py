@@ -66,7 +66,7 @@ def name_best_variant() -> str:
     """Return the set of kernels that is chosen on this processor, without AMX, which only Linux grants."""
     code = "from s3dnerf.ops.backend import load_library; print(load_library('cpu').handle.s3d_cpu_variant().decode())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip().replace("amx", "avx512")
+    return done.stdout.strip().replace("amx", "avx512bf16")
 
 
 def main() -> int:

@@ -1,11 +1,15 @@
-// Matrix products in bfloat16 with float32 accumulation on AMX: eight tiles of 16 rows of 64 bytes. Operands are
-// rounded from float32 into the layouts that tiles are loaded from.
+// Matrix products in bfloat16 with float32 accumulation: on AMX in tiles of 16 rows of 64 bytes, on AVX-512 (since Zen 4
+// and Cooper Lake) by instructions for pairs of values. Operands are rounded from float32 into the layout of tiles, which
+// serves both.
 #pragma once
 
 #include "product.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if defined(__AVX512BF16__)
 #define S3D_BF16_PRODUCTS
+#endif
+#if defined(S3D_BF16_PRODUCTS) && defined(__AMX_BF16__)
+#define S3D_AMX_TILES
 #endif
 
 namespace S3D_VARIANT {
@@ -23,7 +27,7 @@ struct Bf16Scratch {
     uint32_t* transposed = nullptr;  // left operand that is stored column by column
 };
 
-#if defined(S3D_BF16_PRODUCTS)
+#if defined(S3D_AMX_TILES)
 
 // Configures the thread's AMX tiles and restores the previous configuration, because other code uses them too.
 struct AmxTiles {
@@ -49,6 +53,16 @@ struct AmxTiles {
         if (used && before[0] != 0) _tile_loadconfig(before);
     }
 };
+
+#else
+
+struct AmxTiles {
+    explicit AmxTiles(bool) {}
+};
+
+#endif
+
+#if defined(S3D_BF16_PRODUCTS)
 
 // Rounds `high` and `low` and packs their elements in pairs, one pair per word.
 S3D_HD __m512i round_pairs(Pack high, Pack low) {
@@ -123,61 +137,131 @@ static inline void round_and_transpose(const float* from, int64_t stride, int ro
     }
 }
 
-// Computes one accumulator tile, or up to two by two adjacent ones. `depth` counts tiles; strides are in bytes.
+// Matrices of whole tiles, the same number of left and right ones; strides are in bytes. Rows of a left matrix hold
+// `depth` tiles; rows of a right one pairs of values, and `step` bytes further is the next right matrix.
+struct TilesLeft {
+    const char* const* matrices;
+    int count, depth;
+    int64_t stride;
+};
+struct TilesRight {
+    const char* data;
+    int64_t stride, step;
+};
+struct TilesAddend {
+    const float* data;
+    int64_t stride;
+};
+struct TilesOutput {
+    float* data;
+    int64_t stride;
+};
+
+constexpr int TILE_BYTES = 4 * BF16_TILE;
+
+#if defined(S3D_AMX_TILES)
+
+// Adds the products of all left matrices, from byte `first` of each, with the right ones to one tile, or to up to two by
+// two adjacent ones.
 template <bool BELOW, bool BESIDE>
-void multiply_tiles(const char* left, int64_t left_stride, const char* right, int64_t right_stride, int depth,
-                    const char* addend, int64_t addend_stride, char* target, int64_t target_stride) {
-    const int64_t down = BF16_TILE * left_stride, addend_down = BF16_TILE * addend_stride,
-                  target_down = BF16_TILE * target_stride;
-    _tile_loadd(0, addend, addend_stride);
-    if (BESIDE) _tile_loadd(1, addend + 64, addend_stride);
-    if (BELOW) _tile_loadd(2, addend + addend_down, addend_stride);
-    if (BELOW && BESIDE) _tile_loadd(3, addend + addend_down + 64, addend_stride);
-    for (int k = 0; k < depth; ++k, left += 64, right += BF16_TILE * right_stride) {
-        _tile_loadd(4, left, left_stride);
-        _tile_loadd(6, right, right_stride);
-        _tile_dpbf16ps(0, 4, 6);
-        if (BESIDE) {
-            _tile_loadd(7, right + 64, right_stride);
-            _tile_dpbf16ps(1, 4, 7);
+void sum_tiles(const TilesLeft& from, int64_t first, TilesRight weights, TilesAddend addend, TilesOutput target) {
+    const int64_t down = BF16_TILE * from.stride;
+    const char* start = reinterpret_cast<const char*>(addend.data);
+    char* end = reinterpret_cast<char*>(target.data);
+    // The compiler does not know that tiles read and write memory.
+    asm volatile("" ::: "memory");
+    _tile_loadd(0, start, addend.stride);
+    if (BESIDE) _tile_loadd(1, start + TILE_BYTES, addend.stride);
+    if (BELOW) _tile_loadd(2, start + BF16_TILE * addend.stride, addend.stride);
+    if (BELOW && BESIDE) _tile_loadd(3, start + BF16_TILE * addend.stride + TILE_BYTES, addend.stride);
+    for (int i = 0; i < from.count; ++i) {
+        const char *left = from.matrices[i] + first, *right = weights.data + i * weights.step;
+        for (int k = 0; k < from.depth; ++k, left += TILE_BYTES, right += BF16_TILE * weights.stride) {
+            _tile_loadd(4, left, from.stride);
+            _tile_loadd(6, right, weights.stride);
+            _tile_dpbf16ps(0, 4, 6);
+            if (BESIDE) {
+                _tile_loadd(7, right + TILE_BYTES, weights.stride);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (BELOW) {
+                _tile_loadd(5, left + down, from.stride);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+            if (BELOW && BESIDE) _tile_dpbf16ps(3, 5, 7);
         }
-        if (BELOW) {
-            _tile_loadd(5, left + down, left_stride);
-            _tile_dpbf16ps(2, 5, 6);
-        }
-        if (BELOW && BESIDE) _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, target, target_stride);
-    if (BESIDE) _tile_stored(1, target + 64, target_stride);
-    if (BELOW) _tile_stored(2, target + target_down, target_stride);
-    if (BELOW && BESIDE) _tile_stored(3, target + target_down + 64, target_stride);
+    _tile_stored(0, end, target.stride);
+    if (BESIDE) _tile_stored(1, end + TILE_BYTES, target.stride);
+    if (BELOW) _tile_stored(2, end + BF16_TILE * target.stride, target.stride);
+    if (BELOW && BESIDE) _tile_stored(3, end + BF16_TILE * target.stride + TILE_BYTES, target.stride);
+    asm volatile("" ::: "memory");
+}
+
+#else
+
+S3D_HD Pack multiply_pairs(Pack sum, uint32_t left, __m512i right) {
+    return (Pack)_mm512_dpbf16_ps((__m512)sum, (__m512bh)right, (__m512bh)_mm512_set1_epi32(static_cast<int>(left)));
+}
+
+S3D_HD uint32_t load_pair(const char* from) {
+    uint32_t pair;
+    memcpy(&pair, from, sizeof pair);
+    return pair;
+}
+
+// The same without tiles, a few rows at a time.
+template <bool BELOW, bool BESIDE>
+void sum_tiles(const TilesLeft& from, int64_t first, TilesRight weights, TilesAddend addend, TilesOutput target) {
+    constexpr int PACKS = BESIDE ? 2 : 1, ROWS = BF16_TILE / PACKS;  // as many sums as hide the latency of products
+    for (int row = 0; row < (BELOW ? 2 : 1) * BF16_TILE; row += ROWS) {
+        Pack sum[ROWS][PACKS];
+        for (int r = 0; r < ROWS; ++r) {
+            const char* start = reinterpret_cast<const char*>(addend.data) + (row + r) * addend.stride;
+            for (int p = 0; p < PACKS; ++p) sum[r][p] = load(reinterpret_cast<const float*>(start) + p * WIDTH);
+        }
+        for (int i = 0; i < from.count; ++i) {
+            const char *left = from.matrices[i] + first + row * from.stride, *right = weights.data + i * weights.step;
+            for (int k = 0; k < from.depth * BF16_TILE; ++k, left += 4, right += weights.stride) {
+                __m512i pairs[PACKS];
+                for (int p = 0; p < PACKS; ++p) pairs[p] = _mm512_loadu_si512(right + p * TILE_BYTES);
+                for (int r = 0; r < ROWS; ++r) {
+                    const uint32_t pair = load_pair(left + r * from.stride);
+                    for (int p = 0; p < PACKS; ++p) sum[r][p] = multiply_pairs(sum[r][p], pair, pairs[p]);
+                }
+            }
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            char* end = reinterpret_cast<char*>(target.data) + (row + r) * target.stride;
+            for (int p = 0; p < PACKS; ++p) store(reinterpret_cast<float*>(end) + p * WIDTH, sum[r][p]);
+        }
+    }
+}
+
+#endif
+
+// Picks the block of `rows` x `columns`, or of as much of it as two by two tiles hold.
+static inline auto choose_tiles(int rows, int columns) {
+    const bool below = rows > BF16_TILE, beside = columns > BF16_TILE;
+    return below ? (beside ? sum_tiles<true, true> : sum_tiles<true, false>)
+                 : (beside ? sum_tiles<false, true> : sum_tiles<false, false>);
 }
 
 // target = addend + left * right, with left [rows, 32 depth] and right in pairs [16 depth, width], of which the first
 // `columns` are used. `rows` and `columns` are multiples of a tile.
 static inline void multiply_bf16(const void* left, const uint32_t* right, int rows, int columns, int width, int depth,
                                  Addend addend, OutputMatrix target) {
-    const int64_t left_stride = depth * 64, right_stride = width * 4;
-    // The compiler does not know that a tile load reads memory.
-    asm volatile("" ::: "memory");
+    const char* matrix = static_cast<const char*>(left);
+    const TilesLeft from = {&matrix, 1, depth, int64_t{depth} * TILE_BYTES};
     for (int row = 0; row < rows; row += 2 * BF16_TILE) {
         for (int column = 0; column < columns; column += 2 * BF16_TILE) {
-            const bool below = rows - row > BF16_TILE, beside = columns - column > BF16_TILE;
-            const auto block = below ? (beside ? multiply_tiles<true, true> : multiply_tiles<true, false>)
-                                     : (beside ? multiply_tiles<false, true> : multiply_tiles<false, false>);
-            block(static_cast<const char*>(left) + row * left_stride, left_stride,
-                  reinterpret_cast<const char*>(right + column), right_stride, depth,
-                  reinterpret_cast<const char*>(addend.data + row * addend.row + column), addend.row * 4,
-                  reinterpret_cast<char*>(target.data + row * target.row + column), target.row * 4);
+            choose_tiles(rows - row, columns - column)(
+                from, row * from.stride, {reinterpret_cast<const char*>(right + column), int64_t{width} * 4, 0},
+                {addend.data + row * addend.row + column, addend.row * 4},
+                {target.data + row * target.row + column, target.row * 4});
         }
     }
 }
-
-#else
-
-struct AmxTiles {
-    explicit AmxTiles(bool) {}
-};
 
 #endif
 

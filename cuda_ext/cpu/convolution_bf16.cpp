@@ -1,4 +1,4 @@
-// 3 x 3 convolution of bfloat16 maps in channels-last layout on AMX, fused with the activation before it and with the
+// 3 x 3 convolution of bfloat16 maps in channels-last layout, fused with the activation before it and with the
 // addition and activation behind it. The pixels under a row of filters lie side by side in memory, so that a tile is
 // loaded from the map itself, with a row for each output pixel.
 #include "bf16.h"
@@ -128,49 +128,13 @@ void copy_row(const S3dConvolutionBf16& layer, int64_t item, int y, BFloat16* to
 }
 
 // Returns the rows under the filters of output row `y`, copying those that are not there yet.
-void find_rows(const S3dConvolutionBf16& layer, int64_t item, int y, Scratch& scratch, const BFloat16* (&found)[TAPS]) {
+void find_rows(const S3dConvolutionBf16& layer, int64_t item, int y, Scratch& scratch, const char* (&found)[TAPS]) {
     for (int tap = 0; tap < TAPS; ++tap) {
         const int row = y * layer.stride - 1 + tap, slot = (row + TAPS) % TAPS;
         if (scratch.kept[slot] != row) copy_row(layer, item, row, scratch.rows[slot]);
         scratch.kept[slot] = row;
-        found[tap] = scratch.rows[slot];
+        found[tap] = reinterpret_cast<const char*>(scratch.rows[slot]);
     }
-}
-
-// Sums of a tile of pixels by a tile of channels, or of up to two by two adjacent ones. `first` is the value of the
-// first pixel in the rows, `stride` the bytes between pixels.
-template <bool BELOW, bool BESIDE>
-void sum_block(const BFloat16* const (&rows)[TAPS], int64_t first, int64_t stride, const Filters& filters, int channel,
-               const Plan& plan, float* sums) {
-    const int64_t width = 4 * int64_t{plan.columns}, down = BF16_TILE * stride;
-    const float* bias = filters.bias + channel;
-    _tile_loadd(0, bias, 0);
-    if (BESIDE) _tile_loadd(1, bias + BF16_TILE, 0);
-    if (BELOW) _tile_loadd(2, bias, 0);
-    if (BELOW && BESIDE) _tile_loadd(3, bias + BF16_TILE, 0);
-    for (int tap = 0; tap < TAPS; ++tap) {
-        const char* left = reinterpret_cast<const char*>(rows[tap] + first);
-        const char* right = reinterpret_cast<const char*>(filters.pairs + tap * filters.step + channel);
-        for (int k = 0; k < plan.depth; k += BF16_TILE_DEPTH, left += 64, right += BF16_TILE * width) {
-            _tile_loadd(4, left, stride);
-            _tile_loadd(6, right, width);
-            _tile_dpbf16ps(0, 4, 6);
-            if (BESIDE) {
-                _tile_loadd(7, right + 64, width);
-                _tile_dpbf16ps(1, 4, 7);
-            }
-            if (BELOW) {
-                _tile_loadd(5, left + down, stride);
-                _tile_dpbf16ps(2, 5, 6);
-            }
-            if (BELOW && BESIDE) _tile_dpbf16ps(3, 5, 7);
-        }
-    }
-    constexpr int64_t STEP = sizeof(float) * BLOCK;
-    _tile_stored(0, sums, STEP);
-    if (BESIDE) _tile_stored(1, sums + BF16_TILE, STEP);
-    if (BELOW) _tile_stored(2, sums + BF16_TILE * BLOCK, STEP);
-    if (BELOW && BESIDE) _tile_stored(3, sums + BF16_TILE * BLOCK + BF16_TILE, STEP);
 }
 
 // Adds, activates and rounds the sums of `pixels` pixels by `channels` channels; `index` is that of their first output.
@@ -190,22 +154,19 @@ void write_block(const S3dConvolutionBf16& layer, const float* sums, int pixels,
 
 void compute_row(const S3dConvolutionBf16& layer, const Plan& plan, const Filters& filters, int64_t item, int y,
                  Scratch& scratch) {
-    const BFloat16* rows[TAPS];
+    const char* rows[TAPS];
     find_rows(layer, item, y, scratch, rows);
-    const int64_t pixel = int64_t{layer.stride} * layer.inputs, step = pixel * static_cast<int64_t>(sizeof(BFloat16));
+    const int64_t pixel = int64_t{layer.stride} * layer.inputs * static_cast<int64_t>(sizeof(BFloat16));
+    const TilesLeft from = {rows, TAPS, plan.depth / BF16_TILE_DEPTH, pixel};
     const int64_t begin = (item * plan.output_height + y) * plan.output_width;
     for (int channel = 0; channel < plan.columns; channel += BLOCK) {
-        const bool beside = plan.columns - channel > BF16_TILE;
+        const char* right = reinterpret_cast<const char*>(filters.pairs + channel);
+        const TilesRight weights = {right, 4 * int64_t{plan.columns}, 4 * filters.step};
         const int channels = layer.outputs - channel < BLOCK ? layer.outputs - channel : BLOCK;
         for (int x = 0; x < plan.output_width; x += BLOCK) {
             const int pixels = plan.output_width - x < BLOCK ? plan.output_width - x : BLOCK;
-            const bool below = pixels > BF16_TILE;
-            const auto sum = below ? (beside ? sum_block<true, true> : sum_block<true, false>)
-                                   : (beside ? sum_block<false, true> : sum_block<false, false>);
-            // The compiler does not know that tiles read and write memory.
-            asm volatile("" ::: "memory");
-            sum(rows, x * pixel, step, filters, channel, plan, scratch.sums);
-            asm volatile("" ::: "memory");
+            choose_tiles(pixels, plan.columns - channel)(from, x * pixel, weights, {filters.bias + channel, 0},
+                                                         {scratch.sums, int64_t{sizeof(float)} * BLOCK});
             write_block(layer, scratch.sums, pixels, channels, (begin + x) * layer.outputs + channel);
         }
     }

@@ -9,8 +9,11 @@
 #include <cpuid.h>
 #endif
 
-// build.py defines S3D_WITH_AMX if the compiler supports the instructions.
-#if defined(S3D_X86) && defined(S3D_WITH_AMX) && defined(__linux__)
+// build.py defines S3D_WITH_BF16 and S3D_WITH_AMX if the compiler supports the instructions.
+#if defined(S3D_X86) && defined(S3D_WITH_BF16)
+#define S3D_BF16
+#endif
+#if defined(S3D_BF16) && defined(S3D_WITH_AMX) && defined(__linux__)
 #define S3D_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,6 +23,9 @@ S3D_DECLARE_KERNELS(s3d_plain)
 #if defined(S3D_X86)
 S3D_DECLARE_KERNELS(s3d_avx2)
 S3D_DECLARE_KERNELS(s3d_avx512)
+#endif
+#if defined(S3D_BF16)
+S3D_DECLARE_KERNELS(s3d_avx512bf16)
 #endif
 #if defined(S3D_AMX)
 S3D_DECLARE_KERNELS(s3d_amx)
@@ -84,6 +90,9 @@ const Kernels VARIANTS[] = {
 #if defined(S3D_AMX)
     S3D_LIST_KERNELS("amx", s3d_amx),
 #endif
+#if defined(S3D_BF16)
+    S3D_LIST_KERNELS("avx512bf16", s3d_avx512bf16),
+#endif
 #if defined(S3D_X86)
     S3D_LIST_KERNELS("avx512", s3d_avx512),
     S3D_LIST_KERNELS("avx2", s3d_avx2),
@@ -98,15 +107,22 @@ bool has_avx512() {
 }
 #endif
 
+#if defined(S3D_BF16)
+bool has_avx512_bf16() {
+    constexpr unsigned AVX512_BF16 = 1u << 5;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX512_BF16) != 0;
+}
+#endif
+
 #if defined(S3D_AMX)
 // AMX for bfloat16, and the system's permission to use it, which a process has to request once.
 bool has_amx() {
-    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, AVX512_BF16 = 1u << 5;
+    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     if ((d & AMX_BF16) == 0 || (d & AMX_TILE) == 0) return false;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & AVX512_BF16) == 0) return false;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 #endif
@@ -114,6 +130,9 @@ bool has_amx() {
 bool processor_has(const char* name) {
 #if defined(S3D_AMX)
     if (strcmp(name, "amx") == 0) return has_amx();
+#endif
+#if defined(S3D_BF16)
+    if (strcmp(name, "avx512bf16") == 0) return has_avx512_bf16();
 #endif
 #if defined(S3D_X86)
     if (strcmp(name, "avx512") == 0) return has_avx512();

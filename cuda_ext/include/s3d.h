@@ -305,7 +305,7 @@ S3D_API int s3d_cpu_convolution_forward(const S3dConvolution* layer, int threads
 // Gradients to weights and bias. The gradient to the input is a convolution of the output gradient with the flipped and
 // transposed filters.
 S3D_API int s3d_cpu_convolution_backward(const S3dConvolution* layer, int threads);
-// On processors with AMX alone; all others return S3D_BAD_STORAGE.
+// With the variants "amx" and "avx512bf16" alone; all others return S3D_BAD_STORAGE.
 S3D_API int s3d_cpu_convolution_bf16_forward(const S3dConvolutionBf16* layer, int threads);
 S3D_API int s3d_cpu_add_residual_forward(const S3dAddResidual* detail, int threads);
 S3D_API int s3d_cpu_upsample_add_forward(const S3dUpsampleAdd* maps, int threads);
@@ -316,8 +316,8 @@ S3D_API int s3d_cpu_add_detail_forward(const S3dAddDetail* frames, int threads);
 S3D_API int s3d_cpu_place_samples_forward(const S3dPlaceSamples* samples, int threads);
 S3D_API int s3d_cpu_stretch_forward(const S3dStretch* lattice, int threads);
 S3D_API int s3d_cpu_mark_cells_forward(const S3dMarkCells* cells, int threads);
-// The instruction set in use: "amx" (AVX-512 and AMX for bfloat16), "avx512", "avx2" or "plain". `s3d_cpu_use` selects
-// one that the processor supports.
+// The instruction set in use: "amx" (AVX-512, and AMX for bfloat16), "avx512bf16" (AVX-512 with products in bfloat16),
+// "avx512", "avx2" or "plain". `s3d_cpu_use` selects one that the processor supports.
 S3D_API const char* s3d_cpu_variant(void);
 S3D_API int s3d_cpu_use(const char* variant);
 

@@ -1,8 +1,8 @@
 """A 3 x 3 convolution with the activations and the addition around it, in one operator.
 
 In float32 the CPU kernel uses Winograd's minimal filtering (Lavin and Gray, 2016), with a quarter of the products,
-forward and backward. In bfloat16 there is a kernel for AMX (``convolution_bf16.py``), and elsewhere PyTorch's
-convolution is faster on processors with AVX-512.
+forward and backward. In bfloat16 there is a kernel for rendering (``convolution_bf16.py``), where the processor has
+instructions for its products, and elsewhere PyTorch convolves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s3dnerf.ops import convolution_bf16 as amx
+from s3dnerf.ops import convolution_bf16 as bf16
 from s3dnerf.ops.backend import Library, choose_backend, find_library
 from s3dnerf.ops.layout import needs_grad
 from s3dnerf.ops.library import define_operator
@@ -65,8 +65,8 @@ def convolve(
     tensors = [x, weight, *(part for part in (bias, addend) if part is not None)]
     if bias is None or not has_kernel_shapes(x, weight, bias, addend, stride):
         return convolve_reference(x, weight, bias, addend, activate_input, activate_output, stride)
-    if amx.has_kernel(tensors):
-        return amx.convolve_channels_last(x, weight, bias, addend, activate_input, activate_output, stride)
+    if bf16.has_kernel(tensors):
+        return bf16.convolve_channels_last(x, weight, bias, addend, activate_input, activate_output, stride)
     if stride != 1 or not is_supported(tensors) or choose_backend("convolution", x.device.type) == "pytorch":
         return convolve_reference(x, weight, bias, addend, activate_input, activate_output, stride)
     if not needs_grad(*tensors):

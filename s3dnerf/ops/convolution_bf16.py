@@ -1,4 +1,4 @@
-"""The 3 x 3 convolution of :mod:`s3dnerf.ops.convolution` in bfloat16, on processors with AMX.
+"""The 3 x 3 convolution of :mod:`s3dnerf.ops.convolution` in bfloat16, on processors with AMX or AVX512_BF16.
 
 The kernel reads tiles from the map itself and applies the activations and the addition on the way, which PyTorch does
 in passes of their own. It serves rendering, where no gradients are needed.
@@ -21,22 +21,22 @@ TYPES = (torch.float32, torch.bfloat16)
 
 
 def has_kernel(tensors: list[Tensor]) -> bool:
-    """Tell whether the kernel computes these types of tensors here: under autocast to bfloat16, on AMX."""
+    """Tell whether the kernel computes these types of tensors here: under autocast to bfloat16, with its products."""
     device = tensors[0].device
     if device.type != "cpu" or any(part.dtype not in TYPES for part in tensors):
         return False
     if needs_grad(*tensors) or not is_bf16_autocast(device):
         return False
-    return choose_backend("convolution_bf16", "cpu") == "cpu" and uses_amx()
+    return choose_backend("convolution_bf16", "cpu") == "cpu" and uses_bf16_products()
 
 
-def uses_amx() -> bool:
-    """Tell whether the CPU kernels run on AMX, the only instructions with this kernel."""
-    return find_library("cpu").handle.s3d_cpu_variant() == b"amx"
+def uses_bf16_products() -> bool:
+    """Tell whether the CPU kernels use instructions for products in bfloat16, without which there is no kernel."""
+    return find_library("cpu").handle.s3d_cpu_variant() in (b"amx", b"avx512bf16")
 
 
 # The compiler cannot trace it; see `choose_backend`.
-uses_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+uses_bf16_products._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def convolve_channels_last(

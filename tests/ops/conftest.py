@@ -20,7 +20,7 @@ from . import foreign
 BUILD = Path(__file__).resolve().parents[2] / "cuda_ext" / "build.py"
 FOREIGN = foreign.VARIABLE in os.environ
 """Whether the tests run on the library of another processor or system, under an emulator."""
-CPU_VARIANTS = ("foreign",) if FOREIGN else ("plain", "avx2", "avx512", "amx")
+CPU_VARIANTS = ("foreign",) if FOREIGN else ("plain", "avx2", "avx512", "avx512bf16", "amx")
 
 
 @pytest.fixture(scope="session")

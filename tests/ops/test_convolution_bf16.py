@@ -1,4 +1,4 @@
-"""The convolution on AMX against float64, and against numbers computed by hand."""
+"""The convolution in bfloat16 against float64, and against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ROUNDING = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
 
-@pytest.fixture
-def library(cpu: Library) -> Iterator[Library]:
-    """Use the kernels for AMX."""
+@pytest.fixture(params=["avx512bf16", "amx"])
+def library(cpu: Library, request: pytest.FixtureRequest) -> Iterator[Library]:
+    """Use the kernels for AMX, and those for AVX512_BF16."""
     if FOREIGN:
-        pytest.skip("AMX is not emulated")
-    yield from use_variant(cpu, "amx")
+        pytest.skip("its instructions are not emulated")
+    yield from use_variant(cpu, request.param)
 
 
 def draw(make, sizes, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
