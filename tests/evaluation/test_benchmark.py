@@ -85,11 +85,12 @@ def test_without_a_compiler_or_a_package_the_reason_is_in_the_table(monkeypatch:
 
 
 def test_rendering_is_split_into_phases_and_compared() -> None:
-    startup, phases, together, comparison, poses = measure_render(frames=8, device="cpu")
+    # Several batches, which would overlap in threads.
+    startup, phases, together, comparison, poses = measure_render(frames=16, device="cpu")
     assert startup.rows
     rows = {row["phase"]: row["ms a frame"] for row in phases.rows}
     assert {"speech", "deformation", "super-resolution", "encoding to mp4", "all else", "in all"} <= set(rows)
-    assert sum(rows.values()) - rows["in all"] == pytest.approx(rows["in all"], rel=0.02)
+    assert sum(rows.values()) - rows["in all"] == pytest.approx(rows["in all"]) and min(rows.values()) > 0
     assert together.rows[0]["ms a frame"] > 0
     # Both backends render the same frames.
     assert comparison.rows[0]["PSNR between them, dB"] > 45
