@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ def test_cpu_kernels_compile_for_other_processors(build) -> None:
     flags = [
         *build.COMMON_FLAGS,
         *build.WARNINGS,
+        "-Werror",
         "-fsyntax-only",
         "-Wno-unused-parameter",
         "-DS3D_PORTABLE",
@@ -36,6 +39,15 @@ def test_cpu_kernels_compile_for_other_processors(build) -> None:
         subprocess.run([build.find_compiler(), *flags, str(source)], check=True)
 
 
+def test_warnings_are_errors_only_where_it_is_asked_for(build) -> None:
+    """A newer compiler warns of more, which must not cost an installation its kernels."""
+    code = "import build, json; print(json.dumps([build.WARNINGS, build.NVCC_FLAGS]))"
+    for strict in (False, True):
+        environment = {**os.environ, "PYTHONPATH": str(build.HERE), "S3DNERF_STRICT_BUILD": str(int(strict))}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert [any(flag.startswith("-Werror") for flag in flags) for flags in json.loads(done.stdout)] == [strict] * 2
+
+
 def test_cross_compiles_for_arm64(build) -> None:
     compiler = build.shutil.which("aarch64-linux-gnu-g++")
     if compiler is None:
@@ -43,6 +55,7 @@ def test_cross_compiles_for_arm64(build) -> None:
     flags = [
         *build.COMMON_FLAGS,
         *build.WARNINGS,
+        "-Werror",
         *build.SPEED_FLAGS,
         "-fopenmp",
         "-DS3D_VARIANT=s3d_plain",

@@ -19,6 +19,7 @@ from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.mouth_interior import INNER_LIPS, MouthColors
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import SHARED
+from s3dnerf.ops.backend import choose_backend
 from s3dnerf.ops.image import downsample, make_pixel_grid, warp_image
 from s3dnerf.rendering.body_motion import SHARE, weigh_body
 from s3dnerf.rendering.opening import Opening
@@ -379,6 +380,8 @@ def test_points_of_the_lattice_that_no_ray_reads_are_left_out(
     model: S3DNeRF, identity: Identity, monkeypatch: pytest.MonkeyPatch, is_closed: bool
 ) -> None:
     torch.nn.init.normal_(model.deformation_field.network.output.weight, std=0.03)
+    if choose_backend("mark_cells", "cpu") == "pytorch":
+        pytest.skip("only a kernel marks the points that are read")
     closed = torch.ones(2, 2) if is_closed else None
     identity, motion = replace(identity, closed_eyes=closed), torch.randn(2, 6, 8)
     camera = shift(identity.camera, 0.1, -0.1)
@@ -389,7 +392,8 @@ def test_points_of_the_lattice_that_no_ray_reads_are_left_out(
     left_out = (part.lattice[..., :3] == 0.0).all(dim=(0, 2)).float().mean()
     assert 0.1 < left_out < 0.9
     for name in ("image", "warped", "coarse", "fine", "flow", "alpha"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+        # On AMD the last bit of a matrix product depends on its number of rows.
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name), atol=1e-6, rtol=0)
 
 
 def test_the_points_that_are_left_out_have_no_gradients(
