@@ -18,9 +18,6 @@ from s3dnerf.ops.image import upsample
 from s3dnerf.rendering.photo_detail import PhotoDetail
 from s3dnerf.rendering.source_blending import blend_images
 
-INVISIBLE = 1 / 512
-"""Largest alpha that 8 bits round to 0."""
-
 
 @dataclass(frozen=True)
 class Background:
@@ -70,5 +67,7 @@ def composite_background(
     hidden = upsample(hidden, image.shape[-1] // hidden.shape[-1])
     image = image.clamp(0.0, 1.0)
     if background.image is None:
-        return torch.cat([image * (hidden > INVISIBLE), hidden], dim=1)
+        # As `to_bytes` rounds it.
+        is_visible = hidden * 255.0 + 0.5 >= 1.0
+        return torch.cat([image * is_visible, hidden], dim=1)
     return image.lerp(background.image, 1.0 - hidden)

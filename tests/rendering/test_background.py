@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from s3dnerf.ops.image import to_bytes
 from s3dnerf.rendering.background import Background, composite_background
 
 SIZE, PERSON = 64, 32
@@ -55,6 +56,16 @@ def test_where_somebody_moves_to_is_theirs_and_what_nobody_knows_stays_as_render
     assert columns[:7] == [0.0] * 7 and columns[25:] == [0.0] * 7
     # From 8 to 12 the source shows the person and the frame a moved wall, which is better than nothing.
     assert columns[9:24] == [1.0] * 15
+
+
+def test_colors_are_black_exactly_where_eight_bits_of_alpha_are_zero() -> None:
+    share = torch.linspace(0.4, 0.6, PERSON * PERSON).view(1, 1, PERSON, PERSON) / 255
+    nobody = torch.zeros_like(share)
+    backdrop = Background(None, share, nobody, nobody)
+    frame = to_bytes(composite_background(backdrop, WHITE, [nobody], [STILL], ONE_IMAGE))[0]
+    alpha = frame[..., 3]
+    assert 0.3 < (alpha == 0).float().mean() < 0.7 and alpha.max() == 1
+    assert torch.equal(frame[..., 0], torch.where(alpha > 0, 255, 0).to(torch.uint8))
 
 
 def test_a_head_that_has_left_is_not_shown_where_it_was() -> None:
