@@ -283,10 +283,14 @@ def _choose(operator: str, device: str, wanted: str, libraries: str | None) -> s
             return name
         # tinycudann is optional. Without our own kernels everything is many times slower.
         if name != "tinycudann":
-            log.warning(
-                "%s runs on PyTorch, slower: the %s kernels: %s; %s", operator, name, finding.detail, finding.hint
-            )
+            _warn_once(finding)
     raise AssertionError("PyTorch is always there")
+
+
+@cache
+def _warn_once(finding: Finding) -> None:
+    reason = f"the {finding.name} kernels: {finding.detail}"
+    log.warning("operators run on PyTorch, many times slower: %s; %s", reason, finding.hint)
 
 
 def _force(wanted: str, candidates: list[str], device: str) -> str:

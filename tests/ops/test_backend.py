@@ -18,7 +18,7 @@ from s3dnerf.ops import backend
 
 def forget() -> None:
     """Clear the cached choices of the process."""
-    for function in (backend._choose, backend.inspect_backend, backend.load_library):
+    for function in (backend._choose, backend._warn_once, backend.inspect_backend, backend.load_library):
         function.cache_clear()
 
 
@@ -91,7 +91,7 @@ def test_tinycudann_leaves_other_operators_to_the_next_backend(cpu, monkeypatch)
 def test_without_libraries_pytorch_serves_and_the_reason_is_told_once(without_libraries, monkeypatch, caplog) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     with caplog.at_level(logging.WARNING):
-        names = [backend.choose_backend("hash_grid", "cpu") for _ in range(3)]
+        names = [backend.choose_backend(name, "cpu") for name in ("hash_grid", "hash_grid", "field")]
     assert names == ["pytorch"] * 3
     assert len(caplog.records) == 1
     message = caplog.records[0].getMessage()
