@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from s3dnerf.errors import UserError
 from s3dnerf.face.camera import align_similarity, load_canonical_face
@@ -148,7 +148,7 @@ def load_basis(path: str | Path) -> ExpressionBasis:
 def save_basis(path: str | Path, basis: ExpressionBasis) -> None:
     """Write a basis; the file appears when it is complete."""
     with atomic_write(path) as part:
-        save_file({name: np.ascontiguousarray(getattr(basis, name), np.float32) for name in SHAPES}, part)
+        part.write_bytes(save({name: np.ascontiguousarray(getattr(basis, name), np.float32) for name in SHAPES}))
 
 
 def read_3dmm_basis(path: str | Path) -> np.ndarray:

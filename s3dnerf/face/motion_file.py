@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from s3dnerf.constants import FPS
 from s3dnerf.errors import UserError
@@ -27,7 +27,7 @@ def write_motion(path: str | Path, pose: HeadPose) -> None:
     """
     parts = {name: np.ascontiguousarray(getattr(pose, name), np.float32) for name in SHAPES}
     with atomic_write(path) as part:
-        save_file(parts, part, {"format": "s3dnerf head motion", "fps": str(FPS)})
+        part.write_bytes(save(parts, {"format": "s3dnerf head motion", "fps": str(FPS)}))
 
 
 def read_motion(path: str | Path) -> HeadPose:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from s3dnerf.config import from_dict, to_dict
@@ -39,7 +39,9 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write settings and weights into a folder."""
         folder = make_folder(folder)
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        # `save_file` would leave it to the owner alone.
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        (folder / WEIGHTS_FILE).write_bytes(weights)
         (folder / CONFIG_FILE).write_text(json.dumps(to_dict(self.config), indent=2, sort_keys=True), "utf-8")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -49,7 +49,8 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState) -> None:
     with atomic_write_folder(folder) as part:
         save_pretrained: Any = state.average.save_pretrained
         save_pretrained(part / MODEL)
-        save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, part / STATE)
+        copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+        (part / STATE).write_bytes(save(copies))
         (part / NUMBERS).write_text(json.dumps({"step": step, **state.record}))
 
 

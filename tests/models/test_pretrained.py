@@ -78,6 +78,10 @@ def test_settings_that_are_wrong_are_refused(text: str | None, named: str, folde
     assert named in refuse(folder)
 
 
+def test_weights_can_be_read_by_whoever_reads_the_settings(saved: Path) -> None:
+    assert (saved / "model.safetensors").stat().st_mode == (saved / "config.json").stat().st_mode
+
+
 def test_weights_that_are_missing_or_broken_are_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     content = path.read_bytes()
