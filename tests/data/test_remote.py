@@ -101,8 +101,13 @@ def assert_equal(one: Batch, other: Batch) -> None:
         assert torch.equal(first, second)
 
 
+def keep(batch: Batch) -> Batch:
+    """Collate nothing. Python 3.14 sends the function to workers, which a lambda would not survive."""
+    return batch
+
+
 def list_steps(data: TalkingFaceDataset, steps: range, workers: int) -> dict[int, Batch]:
-    loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, collate_fn=lambda batch: batch)
+    loader = DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, collate_fn=keep)
     return dict(zip(steps, loader, strict=True))
 
 
