@@ -34,11 +34,11 @@ SHARED_FLAGS = ("-fPIC", "-fvisibility=hidden")
 UNALIGNED_FLAGS = ("-Wa,-muse-unaligned-vector-move",)
 # Nor does it find the libraries of the compiler where there is none.
 WINDOWS_LINK_FLAGS = ("-static",)
-# Compilers to come will warn of more. That must not cost an installation its kernels, so only CI refuses warnings.
+# Newer compilers warn of more. That must not cost an installation its kernels, so only CI refuses warnings.
 STRICT = os.environ.get("S3DNERF_STRICT_BUILD") == "1"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", *(("-Werror",) if STRICT else ()))
-# GCC 16 takes vectors that are filled lane by lane for such. Clang does not know the name, and warns of loops whose
-# variables a lambda changes.
+# GCC 16 takes vectors that are filled lane by lane for uninitialized. Clang does not know that warning, and has one for
+# loops whose variables a lambda changes.
 WARNINGS = (*WARNINGS, "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-for-loop-analysis")
 # The order of floating-point operations stays as written, except that a * b + c may become one instruction.
 SPEED_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
