@@ -126,12 +126,12 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             self.train_eye_interior()
 
     def finalize(self) -> None:
-        """Fit the inference settings on the held-out people."""
+        """Fit the inference settings, if people are held out."""
         if self.val_data is None:
             tqdm.write("no inference settings are fitted, because no people are held out (data.held_out_people)")
             return
         model = self.averaged_model.eval()
-        model.render_config = fit_render_config(model, self.val_data, self.face_mesh, self.autocast())
+        model.render_config = fit_render_config(model, self.val_data, self.data, self.face_mesh, self.autocast())
 
     def finish_step(self) -> None:
         """Train the discriminators."""
