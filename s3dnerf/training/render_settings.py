@@ -47,8 +47,9 @@ MOTION_SMOOTHING = 0.7
 """Frames. Not fitted: so few clips cannot tell it, see docs/history.md."""
 DETAIL_SCALES = (0.8, 0.9, 1.0)
 MOTION_SCALES, EYE_SCALES = (1.0, 1.5), (1.0, 2.0)
-"""Scales at which the gains are measured; the fitted ones are interpolated, or extrapolated within the ranges below."""
-MOTION_SCALE_RANGE, EYE_SCALE_RANGE = (1.0, 2.0), (1.0, 3.0)
+"""Scales at which the gains are measured; the fitted ones are interpolated, or extrapolated within the ranges below.
+That of lids is not extrapolated: their gain hardly grows, because they close no further than shut."""
+MOTION_SCALE_RANGE, EYE_SCALE_RANGE = (1.0, 2.0), (1.0, 2.0)
 LIP_GAIN = 0.95
 """Gain of the lips to reach. Speech determines less than half of the variance of real lips, so the
 distance to the real lips grows with the gain; timid lips look worse than ones that are off."""
