@@ -71,6 +71,18 @@ class FitClip:
 
 
 @dataclass(frozen=True)
+class ClipMeasurement:
+    """What is measured on one clip, in the units of :class:`Measurement`."""
+
+    psnr: float
+    m_lmd: float
+    lip_gain: float
+    """Not below 0.001, so that it has a logarithm."""
+    lids: tuple[np.ndarray, np.ndarray]
+    """Openings ``[T]`` of the real lids and of ours, head units."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Means over clips."""
 
@@ -161,11 +173,11 @@ def solve_gain(
 
 def list_clips(data: TalkingFaceDataset, count: int) -> list[int]:
     """Return the numbers of the ``count`` longest clips with speech of each person."""
-    chosen, length = [], data.clips.index.frames
-    readable = data.clips.find_readable()
-    for rows in data.speakers.group_rows():
-        chosen += sorted(rows[np.isin(rows, readable)].tolist(), key=lambda row: -length[row])[:count]
-    return chosen
+    index = data.clips.index
+    rows = data.clips.find_speaking(data.config.sequence_frames)
+    rows = rows[np.lexsort((-index.frames[rows], index.person[rows]))]
+    first = np.unique(index.person[rows], return_index=True)[1]
+    return [row for group in np.split(rows, first[1:]) for row in group[:count].tolist()]
 
 
 def load_clips(data: TalkingFaceDataset, rows: Sequence[int], bar: tqdm[NoReturn]) -> Iterator[FitClip]:
@@ -194,31 +206,35 @@ def measure_settings(
     autocast: torch.autocast,
 ) -> Measurement:
     """Reenact clips with the inference settings ``config`` and compare the frames with the real ones."""
-    device = model.canonical_landmarks.device
-    psnr, m_lmd, gains, lids = [], [], [], []
-    for clip in clips:
-        clip = map_tensors(clip, lambda x: x.to(device))
-        previous, model.render_config = model.render_config, config
-        try:
-            image = reenact(model, clip, autocast)
-        finally:
-            model.render_config = previous
-        assert clip.frames.image is not None, "the clips were read with images"
-        window = find_windows(clip.frames)
-        scale = clip.frames.camera.scale[:, None]
-        ours, real = (mesh(frames, window).points for frames in (image, clip.frames.image))
-        psnr.append(measure_psnr(image, clip.frames.image).mean().item())
-        mouths = [points[:, MOUTH_POINTS] - points[:, MOUTH_POINTS].mean(1, keepdim=True) for points in (ours, real)]
-        m_lmd.append(((mouths[0] - mouths[1]).norm(dim=-1) / scale).mean().item())
-        one, other = (measure_gaps(points, LIP_SIDES, scale) for points in (real, ours))
-        gains.append(max(measure_opening_gain(one, other), 1e-3))
-        lids.append([measure_gaps(points, LID_SIDES, scale) for points in (real, ours)])
+    previous, model.render_config = model.render_config, config
+    try:
+        measured = [measure_clip(model, clip, mesh, autocast) for clip in clips]
+    finally:
+        model.render_config = previous
+    lids = [clip.lids for clip in measured]
     real_lids, our_lids = (np.concatenate([pair[side] - pair[side].mean() for pair in lids]) for side in (0, 1))
     return Measurement(
-        psnr=fmean(psnr),
-        m_lmd=fmean(m_lmd),
-        lip_gain=float(np.exp(np.nanmean(np.log(gains)))),
+        psnr=fmean(clip.psnr for clip in measured),
+        m_lmd=fmean(clip.m_lmd for clip in measured),
+        lip_gain=float(np.exp(np.nanmean(np.log([clip.lip_gain for clip in measured])))),
         eye_gain=float((real_lids * our_lids).sum() / max(np.square(real_lids).sum(), 1e-12)),
+    )
+
+
+def measure_clip(model: S3DNeRF, clip: FitClip, mesh: FaceMesh, autocast: torch.autocast) -> ClipMeasurement:
+    """Reenact a clip and compare the frames with the real ones."""
+    clip = map_tensors(clip, lambda x: x.to(model.canonical_landmarks.device))
+    image, target = reenact(model, clip, autocast), clip.frames.image
+    assert target is not None, "the clip was read with images"
+    window, scale = find_windows(clip.frames), clip.frames.camera.scale[:, None]
+    ours, real = (mesh(frames, window).points for frames in (image, target))
+    mouths = [points[:, MOUTH_POINTS] - points[:, MOUTH_POINTS].mean(1, keepdim=True) for points in (ours, real)]
+    our_lips, real_lips = (measure_gaps(points, LIP_SIDES, scale) for points in (ours, real))
+    return ClipMeasurement(
+        psnr=measure_psnr(image, target).mean().item(),
+        m_lmd=((mouths[0] - mouths[1]).norm(dim=-1) / scale).mean().item(),
+        lip_gain=max(measure_opening_gain(real_lips, our_lips), 1e-3),
+        lids=(measure_gaps(real, LID_SIDES, scale), measure_gaps(ours, LID_SIDES, scale)),
     )
 
 
