@@ -26,6 +26,7 @@ from s3dnerf.models.sync_discriminator import (
     measure_two_way,
 )
 from s3dnerf.structures import map_tensors
+from s3dnerf.training.checkpoint import find_latest, read_step
 from s3dnerf.training.loop import LoopConfig, Metrics, TrainingLoop, check_run_folder
 from s3dnerf.training.processes import Processes
 from s3dnerf.training.sync_data import (
@@ -194,13 +195,17 @@ class SyncTrainer(TrainingLoop[SyncDiscriminator]):
 
 
 def train_sync(config: SyncConfig, run_dir: Path, resume: bool = False) -> Path:
-    """Train the discriminator and return the folder of the last checkpoint.
+    """Train the discriminator and return the folder of the last checkpoint. A finished run is left as it is.
 
     Raises:
         UserError: the folder already holds a run, or there are too few clips.
     """
     if Processes(config.train.device).is_main:
         check_run_folder(run_dir, resume, [config.data.root])
+    latest = find_latest(run_dir / "checkpoints") if resume else None
+    # To read the clips takes minutes.
+    if latest is not None and read_step(latest) >= config.train.steps:
+        return latest
     return SyncTrainer(config, run_dir, read_clips(config.data, config.model, config.seed)).run(config, resume)
 
 

@@ -239,6 +239,12 @@ def test_training_resumes_exactly(config: SyncConfig, clips: list[SyncClip], tmp
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name)
     assert isinstance(load_discriminator(whole.checkpoints / "step_0000004" / "model"), SyncDiscriminator)
+    # A finished run needs no clips, which take minutes to read.
+    finished = replace(config, data=replace(config.data, root=tmp_path / "nowhere"))
+    assert train_sync(finished, tmp_path / "whole", resume=True) == whole.checkpoints / "step_0000004"
+    longer = replace(finished, train=replace(config.train, steps=6))
+    with pytest.raises(UserError, match="nowhere"):
+        train_sync(longer, tmp_path / "whole", resume=True)
 
 
 def test_it_learns_what_drawn_mouths_sound_like(clips: list[SyncClip], config: SyncConfig, tmp_path: Path) -> None:
