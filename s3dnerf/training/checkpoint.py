@@ -60,12 +60,11 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
     Raises:
         UserError: the checkpoint is incomplete or belongs to a model of other sizes.
     """
+    step = read_step(folder)
     try:
         tensors = load_file(folder / STATE)
-        step = read_step(folder)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        reason = f"is damaged and cannot be resumed ({first_line(error)})"
-        raise UserError(folder, reason, "delete it to resume from the checkpoint before it, if there is one") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _make_error(folder, error) from error
     try:
         restore_tensors(state, tensors)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -102,8 +101,11 @@ def restore_tensors(state: TrainingState, tensors: dict[str, Tensor]) -> None:
 
 
 def read_step(folder: Path) -> int:
-    """Return the step of a checkpoint. Raises OSError, KeyError or ValueError if it is incomplete."""
-    return json.loads((folder / NUMBERS).read_text())["step"]
+    """Return the step of a checkpoint. Raises UserError if it is damaged."""
+    try:
+        return int(json.loads((folder / NUMBERS).read_text())["step"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _make_error(folder, error) from error
 
 
 def read_seconds(folder: Path) -> float:
@@ -148,6 +150,12 @@ def drop_old(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints."""
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def _make_error(folder: Path, error: Exception) -> UserError:
+    """Return the error about a damaged checkpoint."""
+    reason = f"is damaged and cannot be resumed ({first_line(error)})"
+    return UserError(folder, reason, "delete it to resume from the checkpoint before it, if there is one")
 
 
 def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

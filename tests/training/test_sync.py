@@ -245,6 +245,9 @@ def test_training_resumes_exactly(config: SyncConfig, clips: list[SyncClip], tmp
     longer = replace(finished, train=replace(config.train, steps=6))
     with pytest.raises(UserError, match="nowhere"):
         train_sync(longer, tmp_path / "whole", resume=True)
+    (whole.checkpoints / "step_0000004" / "training.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        train_sync(finished, tmp_path / "whole", resume=True)
 
 
 def test_it_learns_what_drawn_mouths_sound_like(clips: list[SyncClip], config: SyncConfig, tmp_path: Path) -> None:
