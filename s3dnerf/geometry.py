@@ -9,10 +9,9 @@ from torch.nn import functional as F
 from s3dnerf.models.s3dnerf.deformation_field import PositionFeatures
 from s3dnerf.models.s3dnerf.identity import Identity
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
-from s3dnerf.ops.composite import composite
 from s3dnerf.ops.image import make_pixel_grid
-from s3dnerf.rendering.rays import rotate
 from s3dnerf.rendering.sampling import sample_rays
+from s3dnerf.rendering.volume_rendering import average_rays
 from s3dnerf.structures import Camera
 
 SAMPLES = 24
@@ -51,11 +50,8 @@ def render_depth(
     field = model.deform_field(identity, codes, lattice)
     points = make_pixel_grid(side, side, motion.device).flatten(0, 1).expand(len(motion), -1, -1)
     samples = sample_rays(points, camera, SAMPLES)
-    density, _ = field(samples.positions)
-    depth = rotate(camera.rotation, samples.positions.flatten(1, 2))[..., 2:].view(*density.shape, 1)
-    rendered = composite(density.float(), depth, samples.deltas, 0.0)
-    alpha = rendered.alpha.view(-1, 1, side, side)
-    return rendered.values.view(-1, 1, side, side) / alpha.clamp(min=1e-3), alpha
+    rendered = average_rays(field, samples, camera)
+    return rendered.values[..., -1].view(-1, 1, side, side), rendered.alpha.view(-1, 1, side, side)
 
 
 def measure_normals(depth: Tensor, camera: Camera) -> Tensor:

@@ -19,9 +19,12 @@ from s3dnerf.ops.constant import constant
 from s3dnerf.ops.field import FieldArguments, field, is_supported
 from s3dnerf.ops.layout import is_bf16_autocast
 from s3dnerf.ops.triplane import sample_triplanes
-from s3dnerf.rendering.rays import project_points
+from s3dnerf.rendering.rays import project_points, rotate
+from s3dnerf.rendering.sampling import Samples
 from s3dnerf.structures import Camera
 
+LEAST_ALPHA = 1e-3
+"""Opacity below which the expected values of a ray are not defined."""
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions ``[B, R, S, 3]`` -> density ``[B, R, S]`` and values ``[B, R, S, C]``."""
 
@@ -137,6 +140,24 @@ def render_rays_reference(
     density, values = field_function(positions)
     rendered = composite(density, values, deltas, early_stop_eps)
     return RayOutputs(rendered.values, rendered.alpha)
+
+
+def average_rays(field_function: FieldFunction, samples: Samples, camera: Camera) -> RayOutputs:
+    """Average a field along rays, by visibility; differentiable.
+
+    Args:
+        field_function: a function from positions to density and values.
+        samples: along ``[B, R]`` rays.
+        camera: of the frames.
+
+    Returns:
+        Values ``[B, R, C + 1]``: the expected values of what a ray shows, and its depth in head units along the view,
+        nearer is larger.
+    """
+    density, values = field_function(samples.positions)
+    depth = rotate(camera.rotation, samples.positions.flatten(1, 2))[..., 2:].view(*density.shape, 1)
+    rendered = composite(density.float(), torch.cat([values.to(depth), depth], dim=-1), samples.deltas)
+    return RayOutputs(rendered.values / rendered.alpha[..., None].clamp(min=LEAST_ALPHA), rendered.alpha)
 
 
 def interpolate_lattice(field: DeformedField, points: Tensor) -> Tensor:

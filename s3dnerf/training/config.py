@@ -68,6 +68,8 @@ class LossWeights:
     """Image discriminators: adversarial loss and feature matching."""
     landmarks: NonNegativeFloat = 1.0
     """Distances between deformed landmarks and the landmarks of the source."""
+    views: NonNegativeFloat = 1.0
+    """Differences between landmarks and what is rendered there, seen from random sides."""
     speech: NonNegativeFloat = 1.0
     """Motion from speech: differences between landmarks decoded from motion codes and tracked landmarks."""
 

@@ -75,6 +75,12 @@ LOSS_GROUPS = {
         "lids": 9.0,  # the same for lids and the gaps between them, with extra weight if the eyes differ
         "regions": 0.02,  # cross-entropy of the regions, in head space and in the source
     },
+    # The heads of the clips seldom turn far from the source, so images say little about the surface or about how it
+    # looks from the side. Landmarks are known from any side.
+    "views": {
+        "depth": 4.0,  # distance of the rendered depth to that of landmarks, head units
+        "places": 8.0,  # distance between where the landmarks of a view are rendered from and those of the source
+    },
     "speech": {
         "motion": 10.0,  # distance of lips and jaw decoded from motion codes of the tracked face, head units
         "speech": 10.0,  # the same for the motion codes of speech

@@ -22,7 +22,7 @@ from s3dnerf.errors import UserError
 from s3dnerf.face.face_mesh import FaceMesh
 from s3dnerf.models.pretrained import read_weights
 from s3dnerf.models.s3dnerf.config import ModelConfig, rename_parameter
-from s3dnerf.models.s3dnerf.identity import Rendering
+from s3dnerf.models.s3dnerf.identity import Identity, Rendering
 from s3dnerf.models.s3dnerf.s3dnerf import S3DNeRF
 from s3dnerf.models.s3dnerf.source_expression import fit_source_expression
 from s3dnerf.models.sync_discriminator import SHIPPED, load_discriminator
@@ -55,6 +55,7 @@ from s3dnerf.training.mouth_interior import collect_mouth_samples, describe_cont
 from s3dnerf.training.perceptual import perceptual_losses, sync_loss
 from s3dnerf.training.processes import Processes
 from s3dnerf.training.render_settings import fit_render_config
+from s3dnerf.training.views import turn_to_random_sides, view_losses
 
 SPEECH_SHARE = 0.25
 """Fraction of the frames rendered from speech instead of the tracked face, from ``speech_from`` on."""
@@ -238,12 +239,24 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
                 states = torch.where(chosen, identity.source_motion, states)
             rendering = model(identity, motion, frames.eyes, frames.camera, states, generator)
         losses["regions"] = losses["regions"] + region_loss(sources)
+        losses |= self.view_losses(model, sources, batch, generator)
         adversarial = self.adversarial_losses(rendering.image, frames, generator)
         if batch.is_run and speech_share > 0:
             middle = frames.speech[self.sync_discriminator.config.frames // 2 :: self.sync_discriminator.config.frames]
             losses["sync"] = sync_loss(self.sync_discriminator, rendering.image, frames.camera, middle)
         perceived = perceptual_losses(self.face_mesh, rendering.image, frames)
         return losses | image_reconstruction_losses(rendering, frames) | perceived | adversarial
+
+    def view_losses(
+        self, model: S3DNeRF, sources: Identity, batch: Reenactment, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the losses of heads turned to random sides, one for each source, driven by the tracked face."""
+        frames = map_tensors(batch.frames, lambda x: x[:: batch.frames_per_source])
+        frames = replace(frames, camera=turn_to_random_sides(frames.camera, generator))
+        with self.autocast():
+            motion, state = (model.motion_encoder(x) for x in (frames.displacement, batch.source_displacement))
+            field = model.deform_field(sources, model.drive(sources, motion, frames.eyes, frames.camera, state))
+            return view_losses(field, sources, frames, model.config.samples, generator)
 
     def adversarial_losses(self, image: Tensor, frames: Frames, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the adversarial and feature-matching losses of rendered frames."""
@@ -260,6 +273,8 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             "psnr": [],
             "psnr_source": [],
             "flow_error": [],
+            "depth_error": [],
+            "view_error": [],
             "lip_correlation": [],
             "lip_gain": [],
         }
@@ -277,6 +292,10 @@ class S3DNeRFTrainer(TrainingLoop[S3DNeRF]):
             totals["lip_gain"] += (opening.std(-1) / wanted.std(-1).clamp(min=1e-3)).tolist()
             if self.step >= self.config.train.motion_steps:
                 rendering = self.render_validation(model, batch.images)
+                sources = model.encode_identity(batch.images.sources)
+                views = self.view_losses(model, sources, batch.images, torch.Generator(self.device).manual_seed(index))
+                totals["depth_error"].append(views["depth"].item())
+                totals["view_error"].append(views["places"].item())
                 image, target = rendering.image.clamp(0.0, 1.0), batch.images.frames.image
                 assert target is not None, "frames have images in the image stage"
                 pixels = model.config.image_size / 2

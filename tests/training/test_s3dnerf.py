@@ -41,7 +41,7 @@ from s3dnerf.training.s3dnerf import (
 CORRESPONDENCES = {"landmarks", "gap", "lids", "regions"}
 SPEECH = {"motion", "speech", "correlation", "gain", "distill", "silence"}
 PICTURES = {"pixel", "lips", "mouth", "eyes", "structure", "gradient", "texture", "coarse", "fine", "warped", "deform"}
-PICTURES |= {"perceptual", "seen", "seen_gap", "flow"}
+PICTURES |= {"perceptual", "seen", "seen_gap", "flow", "depth", "places"}
 JUDGED = {"adversarial", "matching"}
 UNFINISHED = {"coarse", "fine", "warped", "flow", "deform"}
 """Loss terms on the input of super-resolution: eight rays across a face cannot represent all of it."""
@@ -410,12 +410,12 @@ def test_the_whole_of_training_in_under_a_minute(
     assert checkpoint.name == f"step_{config.train.steps:07d}"
     assert (tmp_path / "config.yaml").is_file()
     text = "".join(capsys.readouterr())
-    names = ("psnr", "psnr_source", "flow_error", "lip_correlation", "lip_gain")
+    names = ("psnr", "psnr_source", "flow_error", "depth_error", "view_error", "lip_correlation", "lip_gain")
     validations = re.findall(r"step (\d+): " + "  ".join(rf"{name} (\S+)" for name in names), text)
     assert [int(step) for step, *_ in validations] == [6, 12]
     # The untrained model shows the source nearly unmoved, so it is about as good as the source itself.
-    for _, ours, source, flow, correlation, gain in validations:
-        assert 0 < float(flow) < 10
+    for _, ours, source, flow, depth, view, correlation, gain in validations:
+        assert 0 < float(flow) < 10 and 0 < float(depth) < 0.5 and 0 < float(view) < 0.5
         assert 10 < float(source) < 50 and abs(float(ours) - float(source)) < 8
         assert -1 <= float(correlation) <= 1 and 0 <= float(gain) < 10
     events = list((tmp_path / "log").glob("events*"))
