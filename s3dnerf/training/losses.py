@@ -78,8 +78,8 @@ LOSS_GROUPS = {
     # The heads of the clips seldom turn far from the source, so images say little about the surface or about how it
     # looks from the side. Landmarks are known from any side.
     "views": {
-        "depth": 4.0,  # distance of the rendered depth to that of landmarks, head units
-        "places": 8.0,  # distance between where the landmarks of a view are rendered from and those of the source
+        "depth": 0.4,  # distance of the rendered depth to that of landmarks, head units
+        "places": 0.8,  # distance between where the landmarks of a view are rendered from and those of the source
     },
     "speech": {
         "motion": 10.0,  # distance of lips and jaw decoded from motion codes of the tracked face, head units

@@ -36,12 +36,13 @@ def view_losses(
         generator: draws stratified samples; without one, samples lie at interval centers.
 
     Returns:
-        Mean distances in head units, of the landmarks that are not hidden.
+        Mean distances in head units, of the landmarks that are hidden neither in the frame nor in the source.
     """
     seen, wanted = (project_points(part.landmarks, part.camera) for part in (frames, identity))
     samples = sample_rays(seen[..., :2], frames.camera, count, generator)
     found = average_rays(field, samples, frames.camera).values
-    visible = find_visible_landmarks(seen, frames.camera)
+    # What the source hides, such as a cheek under hair, has no place in it, and a surface of something else before it.
+    visible = find_visible_landmarks(seen, frames.camera) * find_visible_landmarks(wanted, identity.camera)
     misses = {
         "depth": (found[..., -1] - seen[..., 2]).abs(),
         "places": (found[..., -3:-1] - wanted[..., :2]).abs().sum(-1) / identity.camera.scale[:, None],

@@ -105,6 +105,21 @@ def test_hidden_landmarks_are_not_compared(model: S3DNeRF) -> None:
     assert found[0]["depth"].item() == pytest.approx(found[1]["depth"].item(), abs=1e-6)
 
 
+def test_what_the_source_hides_is_not_compared(model: S3DNeRF) -> None:
+    landmarks, frame, source = model.canonical_landmarks[None], make_camera(1), make_camera(1, math.radians(50))
+    shown, seen = (find_visible_landmarks(project_points(landmarks, camera), camera)[0] for camera in (source, frame))
+    hidden = (shown == 0.0) & (seen == 1.0)
+    assert hidden.sum() > 0.1 * POINTS
+    identity = make_identity(landmarks, source)
+    found = view_losses(make_wall(source), identity, make_frames(landmarks, frame), 99)
+    # The error of one that the source shows counts, and that of one that it hides does not.
+    for row, differs in ((int(hidden.nonzero()[0]), False), (int((shown * seen).nonzero()[0]), True)):
+        moved = landmarks.clone()
+        moved[0, row] += 0.02 * source.rotation[0, 0]
+        losses = view_losses(make_wall(source), make_identity(moved, source), make_frames(landmarks, frame), 99)
+        assert (abs(losses["places"].item() - found["places"].item()) > 1e-6) == differs
+
+
 def test_most_landmarks_are_visible_and_fewer_from_the_side(model: S3DNeRF) -> None:
     counts = []
     for degrees in (0, 30, 60):
