@@ -392,13 +392,9 @@ class S3DNeRF(PretrainedModel):
 
         Where only some points of the lattice will be read, ``needed`` marks them, see ``deform_lattice``.
         """
-        return self.make_field(identity, self.deformation_field.deform_lattice(codes, lattice, needed))
-
-    def make_field(self, identity: Identity, deformation: Tensor) -> DeformedField:
-        """Return the radiance fields of the sources, given their deformation on the lattice, as in a rendering."""
         shape = self.deformation_field.lattice
         return DeformedField(
-            lattice=deformation,
+            lattice=self.deformation_field.deform_lattice(codes, lattice, needed),
             lattice_size=shape.size,
             lattice_center=shape.center,
             lattice_focus=shape.focus,
